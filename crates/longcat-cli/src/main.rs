@@ -1,0 +1,3 @@
+//! The `longcat` command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The LongCat-Video diffusion transformer on Burn.

@@ -1,0 +1,1 @@
+//! Attention, block-sparse attention and linear kernels for Burn backends.

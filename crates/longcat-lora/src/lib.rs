@@ -1,0 +1,1 @@
+//! LoRA adapters for Burn: layers, a registry, every common file format, merging and reports.

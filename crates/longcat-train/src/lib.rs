@@ -1,0 +1,1 @@
+//! LoRA fine-tuning of LongCat-Video by Burn autodiff.

@@ -1,0 +1,1 @@
+//! LongCat-Video on Burn: pipelines, scheduler, checkpoints and video files.

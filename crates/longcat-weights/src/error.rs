@@ -1,0 +1,114 @@
+use std::path::PathBuf;
+
+/// What can be wrong with weight files.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WeightsError {
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The file is not in the safetensors format at all.
+    #[error("{path}: not a safetensors file ({reason}); if it is a PyTorch pickle, convert it to safetensors first")]
+    NotSafetensors {
+        /// The file.
+        path: PathBuf,
+        /// What was found instead.
+        reason: String,
+    },
+    /// The header is well-formed, but the file does not hold the data it announces.
+    #[error("{path}: corrupt or truncated safetensors file ({reason}); download it again")]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is inconsistent.
+        reason: String,
+    },
+    /// A directory holds neither an index nor a safetensors file.
+    #[error("{path}: no safetensors file or shard index (*.safetensors.index.json) found here")]
+    NoWeights {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The shard index is not valid.
+    #[error("{path}: invalid shard index: {reason}")]
+    BadIndex {
+        /// The index file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The shard index names a file that does not exist.
+    #[error("{path}: the index names the shard {shard}, which does not exist; download the missing file")]
+    MissingShard {
+        /// The index file.
+        path: PathBuf,
+        /// The absent file.
+        shard: String,
+    },
+    /// The index places a tensor in a shard that does not hold it.
+    #[error("{path}: the index places {key} in {shard}, which does not contain it")]
+    MissingInShard {
+        /// The index file.
+        path: PathBuf,
+        /// The tensor.
+        key: String,
+        /// The shard.
+        shard: String,
+    },
+    /// A requested tensor is not in the files.
+    #[error("{path}: no tensor named {key}")]
+    MissingTensor {
+        /// The file or directory.
+        path: PathBuf,
+        /// The tensor.
+        key: String,
+    },
+    /// A tensor holds NaN or an infinity.
+    #[error("{path}: {key} holds a value that is not finite (NaN or infinity) at element {index}")]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        key: String,
+        /// The first such element, in row-major order.
+        index: usize,
+    },
+    /// A tensor's stored type cannot serve as weights.
+    #[error("{path}: {key} is stored as {dtype}; weights must be F64, F32, F16 or BF16")]
+    WrongDtype {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        key: String,
+        /// The stored type.
+        dtype: String,
+    },
+    /// Keys and module do not match. The report says how.
+    #[error("{path}: the weights do not fit the model: {report}")]
+    Mismatch {
+        /// The file or directory.
+        path: PathBuf,
+        /// The lists of offending keys.
+        report: Box<crate::LoadReport>,
+    },
+    /// Burn could not apply a tensor.
+    #[error("{path}: {message}")]
+    Apply {
+        /// The file or directory.
+        path: PathBuf,
+        /// Burn's message.
+        message: String,
+    },
+}
+
+impl WeightsError {
+    /// Wraps an I/O error with the file it concerns.
+    pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        Self::Io { path: path.into(), source }
+    }
+}

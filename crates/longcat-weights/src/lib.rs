@@ -1,0 +1,18 @@
+//! Safetensors checkpoints for Burn modules.
+//!
+//! - [`WeightFiles`]: one safetensors file, or a directory of shards with an index, memory-mapped;
+//! - [`NameMap`]: an ordered regex table from file keys to module paths;
+//! - [`load_module`]: strict application onto a Burn module, with a [`LoadReport`];
+//! - [`write_safetensors`]: atomic writing (temporary name, then rename).
+
+mod error;
+mod files;
+mod load;
+mod names;
+mod write;
+
+pub use error::WeightsError;
+pub use files::{TensorInfo, WeightFiles};
+pub use load::{LoadOptions, LoadReport, load_module};
+pub use names::NameMap;
+pub use write::{NamedTensor, collect_module, write_atomic, write_safetensors};
