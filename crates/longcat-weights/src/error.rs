@@ -13,7 +13,9 @@ pub enum WeightsError {
         source: std::io::Error,
     },
     /// The file is not in the safetensors format at all.
-    #[error("{path}: not a safetensors file ({reason}); if it is a PyTorch pickle, convert it to safetensors first")]
+    #[error(
+        "{path}: not a safetensors file ({reason}); if it is a PyTorch pickle, convert it to safetensors first"
+    )]
     NotSafetensors {
         /// The file.
         path: PathBuf,
@@ -43,7 +45,9 @@ pub enum WeightsError {
         reason: String,
     },
     /// The shard index names a file that does not exist.
-    #[error("{path}: the index names the shard {shard}, which does not exist; download the missing file")]
+    #[error(
+        "{path}: the index names the shard {shard}, which does not exist; download the missing file"
+    )]
     MissingShard {
         /// The index file.
         path: PathBuf,
@@ -109,6 +113,16 @@ pub enum WeightsError {
 impl WeightsError {
     /// Wraps an I/O error with the file it concerns.
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
-        Self::Io { path: path.into(), source }
+        Self::Io {
+            path: path.into(),
+            source,
+        }
+    }
+}
+
+pub(crate) fn index_error(path: &std::path::Path, reason: String) -> WeightsError {
+    WeightsError::BadIndex {
+        path: path.to_path_buf(),
+        reason,
     }
 }

@@ -1,0 +1,378 @@
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::tensor::{Bytes, DType, TensorData};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::WeightsError;
+use crate::error::index_error;
+
+/// Where one tensor lies and what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Stored type.
+    pub dtype: Dtype,
+    /// Shape, outermost dimension first.
+    pub shape: Vec<usize>,
+    /// The file that holds it.
+    pub file: PathBuf,
+}
+
+#[derive(Clone)]
+struct Entry {
+    shard: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    start: usize,
+    end: usize,
+}
+
+#[derive(Clone)]
+struct Shard {
+    path: PathBuf,
+    map: Arc<Mmap>,
+}
+
+/// One safetensors file, or the shards of a directory, memory-mapped.
+///
+/// Opening reads and checks headers only; tensor data is paged in when asked for. Clones share the
+/// maps.
+#[derive(Clone)]
+pub struct WeightFiles {
+    path: PathBuf,
+    shards: Vec<Shard>,
+    entries: BTreeMap<String, Entry>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for WeightFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WeightFiles")
+            .field("path", &self.path)
+            .field("tensors", &self.entries.len())
+            .finish()
+    }
+}
+
+impl WeightFiles {
+    /// Opens a safetensors file, or a directory that holds either a shard index
+    /// (`*.safetensors.index.json`) or exactly one safetensors file.
+    ///
+    /// # Errors
+    /// [`WeightsError`] names the file and, where there is one, the key: absent files, files that
+    /// are not safetensors, truncated data, an index that contradicts its shards.
+    pub fn open(path: &Path) -> Result<Self, WeightsError> {
+        let mut files = Self {
+            path: path.to_path_buf(),
+            shards: Vec::new(),
+            entries: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+        };
+        if !path.is_dir() {
+            files.add_shard(path)?;
+            return Ok(files);
+        }
+        let (index, mut singles) = list_directory(path)?;
+        match (index, singles.len()) {
+            (Some(index), _) => files.open_index(&index)?,
+            (None, 1) => files.add_shard(&singles.remove(0))?,
+            (None, 0) => {
+                return Err(WeightsError::NoWeights {
+                    path: path.to_path_buf(),
+                });
+            }
+            (None, n) => {
+                return Err(WeightsError::BadIndex {
+                    path: path.to_path_buf(),
+                    reason: format!(
+                        "{n} safetensors files and no *.safetensors.index.json that says how they belong together"
+                    ),
+                });
+            }
+        }
+        Ok(files)
+    }
+
+    fn open_index(&mut self, index: &Path) -> Result<(), WeightsError> {
+        let text = std::fs::read_to_string(index).map_err(|e| WeightsError::io(index, e))?;
+        let json: serde_json::Value =
+            serde_json::from_str(&text).map_err(|e| index_error(index, e.to_string()))?;
+        let map = json
+            .get("weight_map")
+            .and_then(|v| v.as_object())
+            .ok_or_else(|| index_error(index, "no object named weight_map".into()))?;
+        let mut expected = BTreeMap::new();
+        for (key, shard) in map {
+            let shard = shard
+                .as_str()
+                .ok_or_else(|| index_error(index, format!("the shard of {key} is not a string")))?;
+            // A shard name is a file beside the index, never a path that leaves the directory.
+            if shard.contains(['/', '\\']) || shard == ".." {
+                return Err(index_error(
+                    index,
+                    format!("{shard} is not a plain file name"),
+                ));
+            }
+            expected.insert(key.clone(), shard.to_string());
+        }
+        if expected.is_empty() {
+            return Err(index_error(index, "weight_map is empty".into()));
+        }
+        let directory = index.parent().unwrap_or(Path::new("."));
+        let mut names: Vec<&String> = expected.values().collect();
+        names.sort();
+        names.dedup();
+        for name in names {
+            let file = directory.join(name);
+            if !file.is_file() {
+                return Err(WeightsError::MissingShard {
+                    path: index.to_path_buf(),
+                    shard: name.clone(),
+                });
+            }
+            self.add_shard(&file)?;
+        }
+        for (key, shard) in &expected {
+            let found = self
+                .entries
+                .get(key)
+                .is_some_and(|e| self.shards[e.shard].path.file_name() == Some(shard.as_ref()));
+            if !found {
+                return Err(WeightsError::MissingInShard {
+                    path: index.to_path_buf(),
+                    key: key.clone(),
+                    shard: shard.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn add_shard(&mut self, path: &Path) -> Result<(), WeightsError> {
+        let file = File::open(path).map_err(|e| WeightsError::io(path, e))?;
+        // SAFETY: the map is read-only; as with every memory-mapped reader, another process that
+        // truncates the file meanwhile can raise SIGBUS, which is the documented trade-off.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| WeightsError::io(path, e))?;
+        let (header, metadata) = read_header(path, &map)?;
+        let data_start = map.len() - header.1;
+        let shard = self.shards.len();
+        for (key, info) in header.0 {
+            let entry = Entry {
+                shard,
+                dtype: info.0,
+                shape: info.1,
+                start: data_start + info.2,
+                end: data_start + info.3,
+            };
+            if let Some(other) = self.entries.insert(key.clone(), entry) {
+                return Err(WeightsError::BadIndex {
+                    path: path.to_path_buf(),
+                    reason: format!(
+                        "{key} is also in {}",
+                        self.shards[other.shard].path.display()
+                    ),
+                });
+            }
+        }
+        if shard == 0 {
+            self.metadata = metadata;
+        }
+        self.shards.push(Shard {
+            path: path.to_path_buf(),
+            map: Arc::new(map),
+        });
+        Ok(())
+    }
+
+    /// The file or directory that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The files that hold the tensors, in order.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.shards.iter().map(|s| s.path.as_path())
+    }
+
+    /// All tensor names, sorted.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// Type, shape and file of a tensor.
+    pub fn info(&self, key: &str) -> Option<TensorInfo> {
+        self.entries.get(key).map(|e| TensorInfo {
+            dtype: e.dtype,
+            shape: e.shape.clone(),
+            file: self.shards[e.shard].path.clone(),
+        })
+    }
+
+    /// The `__metadata__` strings of the (first) file.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// The stored bytes of a tensor (little endian, row-major).
+    ///
+    /// # Errors
+    /// [`WeightsError::MissingTensor`].
+    pub fn bytes(&self, key: &str) -> Result<&[u8], WeightsError> {
+        let entry = self.entry(key)?;
+        Ok(&self.shards[entry.shard].map[entry.start..entry.end])
+    }
+
+    /// A floating-point tensor in its stored type, checked to hold finite values only.
+    ///
+    /// # Errors
+    /// [`WeightsError::MissingTensor`], [`WeightsError::WrongDtype`] for anything but
+    /// F64, F32, F16 and BF16, [`WeightsError::NotFinite`].
+    pub fn tensor_data(&self, key: &str) -> Result<TensorData, WeightsError> {
+        self.check_finite(key)?;
+        self.tensor_data_unchecked(key)
+    }
+
+    /// As [`Self::tensor_data`], for tensors that [`Self::check_finite`] has passed.
+    pub(crate) fn tensor_data_unchecked(&self, key: &str) -> Result<TensorData, WeightsError> {
+        let dtype = self.float_dtype(key)?;
+        let bytes = Bytes::from_bytes_vec(self.bytes(key)?.to_vec());
+        let shape = self.entry(key)?.shape.clone();
+        Ok(TensorData::from_bytes(bytes, shape, dtype))
+    }
+
+    pub(crate) fn float_dtype(&self, key: &str) -> Result<DType, WeightsError> {
+        let entry = self.entry(key)?;
+        match entry.dtype {
+            Dtype::F64 => Ok(DType::F64),
+            Dtype::F32 => Ok(DType::F32),
+            Dtype::F16 => Ok(DType::F16),
+            Dtype::BF16 => Ok(DType::BF16),
+            other => Err(WeightsError::WrongDtype {
+                path: self.shards[entry.shard].path.clone(),
+                key: key.to_string(),
+                dtype: format!("{other:?}"),
+            }),
+        }
+    }
+
+    pub(crate) fn check_finite(&self, key: &str) -> Result<(), WeightsError> {
+        let dtype = self.float_dtype(key)?;
+        match first_not_finite(self.bytes(key)?, dtype) {
+            None => Ok(()),
+            Some(index) => Err(WeightsError::NotFinite {
+                path: self.shards[self.entry(key)?.shard].path.clone(),
+                key: key.to_string(),
+                index,
+            }),
+        }
+    }
+
+    fn entry(&self, key: &str) -> Result<&Entry, WeightsError> {
+        self.entries
+            .get(key)
+            .ok_or_else(|| WeightsError::MissingTensor {
+                path: self.path.clone(),
+                key: key.to_string(),
+            })
+    }
+}
+
+fn list_directory(path: &Path) -> Result<(Option<PathBuf>, Vec<PathBuf>), WeightsError> {
+    let mut index = Vec::new();
+    let mut singles = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(|e| WeightsError::io(path, e))? {
+        let file = entry.map_err(|e| WeightsError::io(path, e))?.path();
+        let name = file.file_name().map(|n| n.to_string_lossy().into_owned());
+        match name {
+            Some(n) if n.ends_with(".safetensors.index.json") => index.push(file),
+            Some(n) if n.ends_with(".safetensors") => singles.push(file),
+            _ => {}
+        }
+    }
+    if index.len() > 1 {
+        return Err(WeightsError::BadIndex {
+            path: path.to_path_buf(),
+            reason: format!("{} shard indexes in one directory", index.len()),
+        });
+    }
+    singles.sort();
+    Ok((index.pop(), singles))
+}
+
+type HeaderEntries = Vec<(String, (Dtype, Vec<usize>, usize, usize))>;
+
+/// Parses and checks a header. Returns the entries, the length of the data section, the metadata.
+#[allow(clippy::type_complexity)]
+fn read_header(
+    path: &Path,
+    map: &[u8],
+) -> Result<((HeaderEntries, usize), BTreeMap<String, String>), WeightsError> {
+    let not_safetensors = |reason: &str| WeightsError::NotSafetensors {
+        path: path.to_path_buf(),
+        reason: reason.to_string(),
+    };
+    if map.starts_with(b"PK\x03\x04")
+        || map.starts_with(b"\x80\x02")
+        || map.starts_with(b"\x80\x04")
+    {
+        return Err(not_safetensors(
+            "it is a Python pickle, which is never executed here",
+        ));
+    }
+    let Some(prefix) = map.first_chunk::<8>() else {
+        return Err(not_safetensors("shorter than a header"));
+    };
+    // The length field precedes a JSON object: anything else is another format, while an object
+    // that is cut off is a damaged safetensors file.
+    if map.get(8).is_some_and(|b| *b != b'{') || u64::from_le_bytes(*prefix) > 100_000_000 {
+        return Err(not_safetensors("no JSON header"));
+    }
+    let corrupt = |reason: String| WeightsError::Corrupt {
+        path: path.to_path_buf(),
+        reason,
+    };
+    let (header_len, metadata) =
+        SafeTensors::read_metadata(map).map_err(|e| corrupt(e.to_string()))?;
+    let data_len = metadata.data_len();
+    if 8 + header_len + data_len != map.len() {
+        return Err(corrupt(format!(
+            "the header announces {data_len} bytes of data, {} are there",
+            map.len().saturating_sub(8 + header_len)
+        )));
+    }
+    let entries = metadata
+        .tensors()
+        .into_iter()
+        .map(|(key, info)| {
+            let (start, end) = info.data_offsets;
+            (key, (info.dtype, info.shape.clone(), start, end))
+        })
+        .collect();
+    let strings = metadata
+        .metadata()
+        .clone()
+        .unwrap_or_default()
+        .into_iter()
+        .collect();
+    Ok(((entries, data_len), strings))
+}
+
+/// Index of the first NaN or infinity in little-endian floats, by their exponent bits.
+fn first_not_finite(bytes: &[u8], dtype: DType) -> Option<usize> {
+    match dtype {
+        DType::F64 => bytes
+            .chunks_exact(8)
+            .position(|c| c[7] & 0x7f == 0x7f && c[6] & 0xf0 == 0xf0),
+        DType::F32 => bytes
+            .chunks_exact(4)
+            .position(|c| c[3] & 0x7f == 0x7f && c[2] & 0x80 == 0x80),
+        DType::BF16 => bytes
+            .chunks_exact(2)
+            .position(|c| c[1] & 0x7f == 0x7f && c[0] & 0x80 == 0x80),
+        DType::F16 => bytes.chunks_exact(2).position(|c| c[1] & 0x7c == 0x7c),
+        _ => None,
+    }
+}

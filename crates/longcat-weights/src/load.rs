@@ -1,0 +1,229 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::tensor::backend::Backend;
+use burn::tensor::{Bool, DType, Int, Shape, Tensor};
+use burn_store::{ModuleSnapshot, PyTorchToBurnAdapter, TensorSnapshot, TensorSnapshotError};
+use regex::Regex;
+use serde::Serialize;
+
+use crate::{NameMap, WeightFiles, WeightsError};
+
+/// How weights are applied.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    /// The type of the weights on the device; the stored one where `None`.
+    pub dtype: Option<DType>,
+    /// Internal paths whose weights stay f32 whatever `dtype` says (fp32 islands).
+    pub keep_f32: Option<Regex>,
+    /// File keys that may be left unused.
+    pub ignore_unused: Vec<Regex>,
+}
+
+/// What became of every key of a file and every parameter of a module.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct LoadReport {
+    /// Internal paths that received a tensor.
+    pub applied: Vec<String>,
+    /// File keys that no parameter took.
+    pub unused: Vec<String>,
+    /// Internal paths without a tensor.
+    pub missing: Vec<String>,
+    /// Key, shape in the file, shape of the parameter.
+    pub mismatched: Vec<(String, Vec<usize>, Vec<usize>)>,
+}
+
+impl LoadReport {
+    /// Whether every key found its parameter and every parameter its key.
+    pub fn is_complete(&self) -> bool {
+        self.unused.is_empty() && self.missing.is_empty() && self.mismatched.is_empty()
+    }
+}
+
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 8;
+        let mut list = |what: &str, names: &[String]| -> fmt::Result {
+            if names.is_empty() {
+                return Ok(());
+            }
+            write!(
+                f,
+                "{} {what} ({}",
+                names.len(),
+                names[..names.len().min(SHOWN)].join(", ")
+            )?;
+            write!(f, "{}); ", if names.len() > SHOWN { ", …" } else { "" })
+        };
+        list("missing", &self.missing)?;
+        list("unused", &self.unused)?;
+        let shapes: Vec<String> = self
+            .mismatched
+            .iter()
+            .map(|(key, found, expected)| {
+                format!("{key} has shape {found:?} and the model needs {expected:?}")
+            })
+            .collect();
+        list("with another shape", &shapes)?;
+        write!(f, "{} matched", self.applied.len())
+    }
+}
+
+/// Applies every tensor of `files` to `module`, one at a time, and leaves nothing out silently.
+///
+/// `names` turns file keys into module paths. Structs named `Linear` of Burn's own library hold
+/// their weight transposed to the files and are handled; other modules take tensors as stored.
+/// All names and shapes are checked before the module changes.
+///
+/// # Errors
+/// [`WeightsError::Mismatch`] with the report when keys or shapes do not fit, and what
+/// [`WeightFiles::tensor_data`] refuses.
+pub fn load_module<B: Backend, M: Module<B> + ModuleSnapshot<B>>(
+    module: &mut M,
+    files: &WeightFiles,
+    names: &NameMap,
+    options: &LoadOptions,
+) -> Result<LoadReport, WeightsError> {
+    let mut parameters = Parameters::default();
+    module.visit(&mut parameters);
+
+    // Burn's snapshots are closures that own what they read from.
+    let shared = Rc::new(files.clone());
+    let mut report = LoadReport::default();
+    let mut snapshots = Vec::new();
+    let mut taken = BTreeMap::new();
+    for key in files.keys() {
+        let path = names.map(key);
+        let info = files.info(key).ok_or_else(|| WeightsError::MissingTensor {
+            path: files.path().to_path_buf(),
+            key: key.to_string(),
+        })?;
+        let Some(expected) = parameters.shapes.get(&path) else {
+            if !options.ignore_unused.iter().any(|r| r.is_match(key)) {
+                report.unused.push(key.to_string());
+            }
+            continue;
+        };
+        if info.shape != *expected {
+            report
+                .mismatched
+                .push((key.to_string(), info.shape, expected.clone()));
+            taken.insert(path, key);
+            continue;
+        }
+        if taken.insert(path.clone(), key).is_some() {
+            // Two keys for one parameter: the second would silently win.
+            report.unused.push(key.to_string());
+            continue;
+        }
+        let dtype = match (&options.keep_f32, options.dtype) {
+            (Some(keep), _) if keep.is_match(&path) => Some(DType::F32),
+            (_, dtype) => dtype,
+        };
+        snapshots.push(snapshot(&shared, key, &path, info.shape, dtype));
+        report.applied.push(path);
+    }
+    report.missing = parameters
+        .shapes
+        .keys()
+        .filter(|path| !taken.contains_key(*path))
+        .cloned()
+        .collect();
+    if !report.is_complete() {
+        return Err(WeightsError::Mismatch {
+            path: files.path().to_path_buf(),
+            report: Box::new(report),
+        });
+    }
+    // Values are checked before any of them reaches the module, so that a failed load leaves it as
+    // it was; the second read comes from the page cache.
+    for key in taken.values() {
+        files.check_finite(key)?;
+    }
+    let result = module.apply(snapshots, None, Some(Box::new(PyTorchToBurnAdapter)), false);
+    if let Some(error) = result.errors.first() {
+        return Err(WeightsError::Apply {
+            path: files.path().to_path_buf(),
+            message: error.to_string(),
+        });
+    }
+    Ok(report)
+}
+
+fn snapshot(
+    files: &Rc<WeightFiles>,
+    key: &str,
+    path: &str,
+    shape: Vec<usize>,
+    dtype: Option<DType>,
+) -> TensorSnapshot {
+    let (files, key) = (files.clone(), key.to_string());
+    let stored = files.float_dtype(&key).unwrap_or(DType::F32);
+    let data = move || {
+        let data = files
+            .tensor_data_unchecked(&key)
+            .map_err(|e| TensorSnapshotError::DataError(e.to_string()))?;
+        Ok(match dtype {
+            Some(dtype) if dtype != data.dtype => data.convert_dtype(dtype),
+            _ => data,
+        })
+    };
+    TensorSnapshot::from_closure(
+        Rc::new(data),
+        dtype.unwrap_or(stored),
+        Shape::from(shape),
+        path.split('.').map(str::to_string).collect(),
+        Vec::new(),
+        ParamId::new(),
+    )
+}
+
+/// Paths and shapes of a module's parameters, as they are stored in files.
+#[derive(Default)]
+struct Parameters {
+    path: Vec<String>,
+    containers: Vec<String>,
+    shapes: BTreeMap<String, Vec<usize>>,
+}
+
+impl Parameters {
+    fn add(&mut self, shape: Shape) {
+        let mut shape = shape.to_vec();
+        let transposed = self
+            .containers
+            .iter()
+            .rev()
+            .find(|c| c.starts_with("Struct:"))
+            .is_some_and(|c| c == "Struct:Linear");
+        if transposed && shape.len() == 2 {
+            shape.reverse();
+        }
+        self.shapes.insert(self.path.join("."), shape);
+    }
+}
+
+impl<B: Backend> ModuleVisitor<B> for Parameters {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.push(name.to_string());
+        self.containers.push(container_type.to_string());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+        self.containers.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        self.add(param.lazy_shape());
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<B, D, Int>>) {
+        self.add(param.lazy_shape());
+    }
+
+    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<B, D, Bool>>) {
+        self.add(param.lazy_shape());
+    }
+}

@@ -1,0 +1,137 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, TensorData};
+use burn_store::{BurnToPyTorchAdapter, ModuleSnapshot};
+use safetensors::Dtype;
+use safetensors::tensor::{View, serialize_to_file};
+
+use crate::{NameMap, WeightsError};
+
+/// A host tensor with its name in a file.
+#[derive(Debug, Clone)]
+pub struct NamedTensor {
+    /// Key in the file.
+    pub name: String,
+    /// Values, row-major.
+    pub data: TensorData,
+}
+
+/// All parameters of a module as host tensors, named for a file by `names` (from internal paths).
+///
+/// Weights of Burn's own `Linear` are transposed to `[out, in]`, the inverse of what
+/// [`load_module`](crate::load_module) does.
+///
+/// # Errors
+/// [`WeightsError::Apply`] when a parameter cannot be read back from its device.
+pub fn collect_module<B: Backend, M: Module<B> + ModuleSnapshot<B>>(
+    module: &M,
+    names: &NameMap,
+) -> Result<Vec<NamedTensor>, WeightsError> {
+    module
+        .collect(None, Some(Box::new(BurnToPyTorchAdapter)), false)
+        .into_iter()
+        .map(|snapshot| {
+            let path = snapshot.full_path();
+            let data = snapshot.to_data().map_err(|e| WeightsError::Apply {
+                path: PathBuf::from(&path),
+                message: e.to_string(),
+            })?;
+            Ok(NamedTensor {
+                name: names.map(&path),
+                data,
+            })
+        })
+        .collect()
+}
+
+struct DataView<'a>(&'a TensorData, Dtype);
+
+impl View for DataView<'_> {
+    fn dtype(&self) -> Dtype {
+        self.1
+    }
+    fn shape(&self) -> &[usize] {
+        &self.0.shape
+    }
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        self.0.as_bytes().into()
+    }
+    fn data_len(&self) -> usize {
+        self.0.as_bytes().len()
+    }
+}
+
+fn stored_dtype(dtype: DType) -> Option<Dtype> {
+    Some(match dtype {
+        DType::F64 => Dtype::F64,
+        DType::F32 | DType::Flex32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::BF16 => Dtype::BF16,
+        DType::I64 => Dtype::I64,
+        DType::I32 => Dtype::I32,
+        DType::U8 => Dtype::U8,
+        DType::U32 => Dtype::U32,
+        _ => return None,
+    })
+}
+
+/// Writes tensors to a safetensors file under a temporary name, then renames it, so that the
+/// target is either the old file or the whole new one.
+///
+/// # Errors
+/// [`WeightsError::Io`] when writing fails, [`WeightsError::WrongDtype`] for types that
+/// safetensors files cannot hold.
+pub fn write_safetensors(
+    path: &Path,
+    tensors: &[NamedTensor],
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), WeightsError> {
+    let mut views = Vec::with_capacity(tensors.len());
+    for tensor in tensors {
+        let dtype = stored_dtype(tensor.data.dtype).ok_or_else(|| WeightsError::WrongDtype {
+            path: path.to_path_buf(),
+            key: tensor.name.clone(),
+            dtype: format!("{:?}", tensor.data.dtype),
+        })?;
+        views.push((tensor.name.as_str(), DataView(&tensor.data, dtype)));
+    }
+    let metadata = (!metadata.is_empty()).then(|| metadata.clone().into_iter().collect());
+    replace_file(path, |temporary| {
+        serialize_to_file(views, metadata, temporary)
+            .map_err(|e| std::io::Error::other(e.to_string()))
+    })
+}
+
+/// Writes `bytes` to a file under a temporary name, then renames it.
+///
+/// # Errors
+/// [`WeightsError::Io`].
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), WeightsError> {
+    replace_file(path, |temporary| {
+        let mut file = fs::File::create(temporary)?;
+        file.write_all(bytes)
+    })
+}
+
+fn replace_file(
+    path: &Path,
+    write: impl FnOnce(&Path) -> std::io::Result<()>,
+) -> Result<(), WeightsError> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let result = write(&temporary)
+        // The data reaches the disk before the name does: a crash between the two leaves the
+        // old file, never an empty new one.
+        .and_then(|()| fs::File::open(&temporary)?.sync_all())
+        .and_then(|()| fs::rename(&temporary, path));
+    result.map_err(|e| {
+        let _ = fs::remove_file(&temporary);
+        WeightsError::io(path, e)
+    })
+}
