@@ -1,0 +1,18 @@
+use burn::tensor::backend::Backend;
+
+use crate::{LoraLinear, TargetTable};
+
+/// A model whose layers can carry adapters.
+///
+/// Names are the canonical ones, those of the files the model was released in
+/// (`blocks.0.attn.qkv`), whatever the Rust fields are called.
+pub trait LoraHost<B: Backend> {
+    /// Calls `visit` with every layer and its name, in a fixed order.
+    fn visit_lora(&self, visit: &mut dyn FnMut(&str, &LoraLinear<B>));
+
+    /// As [`Self::visit_lora`], mutably, in the same order.
+    fn visit_lora_mut(&mut self, visit: &mut dyn FnMut(&str, &mut LoraLinear<B>));
+
+    /// How the layers are named, fused and spelled in adapter files.
+    fn target_table(&self) -> &TargetTable;
+}

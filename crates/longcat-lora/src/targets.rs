@@ -1,0 +1,138 @@
+use regex::Regex;
+
+/// One kind of layer that adapters can address.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// Canonical name; `{i}` stands for a number (`blocks.{i}.attn.qkv`).
+    pub name: &'static str,
+    /// How many equal parts are fused in its output rows (1: none).
+    pub parts: usize,
+    /// Names of the parts where a file addresses them one by one; empty where nobody does.
+    pub split: &'static [&'static str],
+}
+
+/// How a model's layers are named in adapter files: its targets, how they are fused, and other
+/// spellings of their names. Data of the model crate; this crate knows no model.
+///
+/// A part of a fused target is written `name#j`, with `j` from 0.
+#[derive(Debug, Clone)]
+pub struct TargetTable {
+    targets: Vec<Target>,
+    /// Whole-name patterns of the targets, in the order of `targets`.
+    patterns: Vec<Regex>,
+    /// Dotted spelling to canonical name or part.
+    dotted: Vec<(Regex, String)>,
+    /// The same with every dot written as an underscore.
+    flat: Vec<(Regex, String)>,
+}
+
+impl TargetTable {
+    /// Builds the table from the targets and further spellings `(other, canonical)`, where both
+    /// may hold `{i}` and the canonical side may name a part (`blocks.{i}.attn.qkv#0`).
+    ///
+    /// # Panics
+    /// If a target with split names has not exactly one per part: tables are data of the program.
+    pub fn new(targets: &[Target], aliases: &[(&str, &str)]) -> Self {
+        let mut spellings = Vec::new();
+        for target in targets {
+            assert!(
+                target.split.is_empty() || target.split.len() == target.parts,
+                "{} has {} parts and {} split names",
+                target.name,
+                target.parts,
+                target.split.len()
+            );
+            spellings.push((target.name.to_string(), target.name.to_string()));
+            for (part, name) in target.split.iter().enumerate() {
+                spellings.push((name.to_string(), format!("{}#{part}", target.name)));
+            }
+        }
+        for (other, canonical) in aliases {
+            spellings.push((other.to_string(), canonical.to_string()));
+        }
+        let rules = |separator: &str| {
+            spellings
+                .iter()
+                .map(|(other, canonical)| (pattern(other, separator), replacement(canonical)))
+                .collect()
+        };
+        Self {
+            targets: targets.to_vec(),
+            patterns: targets.iter().map(|t| pattern(t.name, ".")).collect(),
+            dotted: rules("."),
+            flat: rules("_"),
+        }
+    }
+
+    /// The canonical name, or part of a canonical name, that a dotted spelling stands for.
+    /// `None` where the model has no such layer.
+    pub fn canonical(&self, name: &str) -> Option<String> {
+        matches(&self.dotted, name).into_iter().next()
+    }
+
+    /// Every canonical name that a flattened spelling (dots as underscores) can stand for.
+    pub fn unflatten(&self, name: &str) -> Vec<String> {
+        let mut names = matches(&self.flat, name);
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// How many parts are fused in the target of this canonical name; 1 for names not in the table.
+    pub fn parts(&self, name: &str) -> usize {
+        self.target(name).map_or(1, |(_, target)| target.parts)
+    }
+
+    /// The names of the parts of a canonical name, where the table has some.
+    pub fn split_names(&self, name: &str) -> Option<Vec<String>> {
+        let (pattern, target) = self.target(name)?;
+        if target.split.is_empty() {
+            return None;
+        }
+        let names = target.split.iter();
+        Some(
+            names
+                .map(|split| {
+                    pattern
+                        .replace(name, replacement(split).as_str())
+                        .into_owned()
+                })
+                .collect(),
+        )
+    }
+
+    /// The ordered table from dotted spellings to canonical names, as `(pattern, replacement)`.
+    pub fn rules(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.dotted.iter().map(|(r, t)| (r.as_str(), t.as_str()))
+    }
+
+    fn target(&self, name: &str) -> Option<(&Regex, &Target)> {
+        let mut rows = self.patterns.iter().zip(&self.targets);
+        rows.find(|(pattern, _)| pattern.is_match(name))
+    }
+}
+
+fn matches(rules: &[(Regex, String)], name: &str) -> Vec<String> {
+    rules
+        .iter()
+        .filter(|(pattern, _)| pattern.is_match(name))
+        .map(|(pattern, to)| pattern.replace(name, to.as_str()).into_owned())
+        .collect()
+}
+
+/// A whole-name pattern in which each `{i}` captures a number.
+fn pattern(template: &str, separator: &str) -> Regex {
+    let escaped = regex::escape(&template.replace('.', separator));
+    let text = format!("^{}$", escaped.replace(r"\{i\}", "([0-9]+)"));
+    Regex::new(&text).unwrap_or_else(|e| panic!("{text} is not a pattern: {e}"))
+}
+
+/// The replacement text in which each `{i}` is the number captured at the same place.
+fn replacement(template: &str) -> String {
+    let mut pieces = template.split("{i}");
+    let mut text = pieces.next().unwrap_or_default().to_string();
+    for (group, piece) in pieces.enumerate() {
+        text += &format!("${{{}}}{piece}", group + 1);
+    }
+    text
+}
