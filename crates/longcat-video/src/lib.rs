@@ -1,1 +1,29 @@
 //! LongCat-Video on Burn: pipelines, scheduler, checkpoints and video files.
+//!
+//! [`Pipeline`] is where to start: it opens a [`Checkpoint`] on a device and turns requests into
+//! latents and pixels.
+
+mod adapters;
+mod buckets;
+mod checkpoint;
+mod error;
+mod frames;
+mod guidance;
+pub mod media;
+mod noise;
+mod pipeline;
+mod scheduler;
+
+pub use adapters::{CFG_STEP_LORA, LoraStatus, REFINEMENT_LORA};
+pub use buckets::{Resolution, bucket};
+pub use checkpoint::Checkpoint;
+pub use error::VideoError;
+pub use frames::PixelFrames;
+pub use guidance::cfg_zero;
+pub use noise::{NoisePurpose, NoiseSource, SeededNoise};
+pub use pipeline::{
+    ContinuationRequest, Generated, ImageToVideoRequest, Observer, Pipeline, PipelineOptions,
+    Posterior, RefineCondition, RefineRequest, Refined, Sampling, Silent, StepEvent,
+    TextToVideoRequest, VideoSize,
+};
+pub use scheduler::{FlowMatchScheduler, Schedule, ScheduleMode};

@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -7,8 +8,8 @@ use burn::tensor::{Bytes, DType, TensorData};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::WeightsError;
 use crate::error::index_error;
+use crate::{NameMap, WeightsError};
 
 /// Where one tensor lies and what it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,9 +24,15 @@ pub struct TensorInfo {
 
 #[derive(Clone)]
 struct Entry {
-    shard: usize,
     dtype: Dtype,
     shape: Vec<usize>,
+    /// Where the bytes lie: one place, or one per part of rows that a file stores split.
+    parts: Vec<Part>,
+}
+
+#[derive(Clone)]
+struct Part {
+    shard: usize,
     start: usize,
     end: usize,
 }
@@ -139,7 +146,7 @@ impl WeightFiles {
             let found = self
                 .entries
                 .get(key)
-                .is_some_and(|e| self.shards[e.shard].path.file_name() == Some(shard.as_ref()));
+                .is_some_and(|e| self.file_of(e).file_name() == Some(shard.as_ref()));
             if !found {
                 return Err(WeightsError::MissingInShard {
                     path: index.to_path_buf(),
@@ -161,19 +168,18 @@ impl WeightFiles {
         let shard = self.shards.len();
         for (key, info) in header.0 {
             let entry = Entry {
-                shard,
                 dtype: info.0,
                 shape: info.1,
-                start: data_start + info.2,
-                end: data_start + info.3,
+                parts: vec![Part {
+                    shard,
+                    start: data_start + info.2,
+                    end: data_start + info.3,
+                }],
             };
             if let Some(other) = self.entries.insert(key.clone(), entry) {
                 return Err(WeightsError::BadIndex {
                     path: path.to_path_buf(),
-                    reason: format!(
-                        "{key} is also in {}",
-                        self.shards[other.shard].path.display()
-                    ),
+                    reason: format!("{key} is also in {}", self.file_of(&other).display()),
                 });
             }
         }
@@ -207,7 +213,7 @@ impl WeightFiles {
         self.entries.get(key).map(|e| TensorInfo {
             dtype: e.dtype,
             shape: e.shape.clone(),
-            file: self.shards[e.shard].path.clone(),
+            file: self.file_of(e).to_path_buf(),
         })
     }
 
@@ -216,13 +222,78 @@ impl WeightFiles {
         &self.metadata
     }
 
-    /// The stored bytes of a tensor (little endian, row-major).
+    /// The stored bytes of a tensor (little endian, row-major); borrowed from the map unless it has
+    /// several parts.
     ///
     /// # Errors
     /// [`WeightsError::MissingTensor`].
-    pub fn bytes(&self, key: &str) -> Result<&[u8], WeightsError> {
-        let entry = self.entry(key)?;
-        Ok(&self.shards[entry.shard].map[entry.start..entry.end])
+    pub fn bytes(&self, key: &str) -> Result<Cow<'_, [u8]>, WeightsError> {
+        let slice = |part: &Part| &self.shards[part.shard].map[part.start..part.end];
+        Ok(match self.entry(key)?.parts.as_slice() {
+            [whole] => slice(whole).into(),
+            parts => parts.iter().map(slice).collect::<Vec<_>>().concat().into(),
+        })
+    }
+
+    /// The same tensors under other names.
+    ///
+    /// Names that `names` turns into `key#0`, `key#1`, … become one tensor `key` with the rows of
+    /// the parts one after another.
+    ///
+    /// # Errors
+    /// [`WeightsError::BadIndex`] when two tensors get one name, or parts are missing or differ in
+    /// type or row shape.
+    pub fn renamed(&self, names: &NameMap) -> Result<Self, WeightsError> {
+        let bad = |reason: String| WeightsError::BadIndex {
+            path: self.path.clone(),
+            reason,
+        };
+        let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
+        let mut split: BTreeMap<String, BTreeMap<usize, &Entry>> = BTreeMap::new();
+        for (old, entry) in &self.entries {
+            let name = names.map(old);
+            let taken = match name.rsplit_once('#').map(|(n, j)| (n, j.parse::<usize>())) {
+                Some((name, Ok(part))) => {
+                    let parts = split.entry(name.to_string()).or_default();
+                    parts.insert(part, entry).is_some()
+                }
+                _ => entries.insert(name.clone(), entry.clone()).is_some(),
+            };
+            if taken {
+                return Err(bad(format!("two tensors are called {name}")));
+            }
+        }
+        for (name, parts) in split {
+            let count = parts.len();
+            let mut fused: Option<Entry> = None;
+            for (expected, (index, part)) in parts.into_iter().enumerate() {
+                let fits = fused.as_ref().is_none_or(|f| {
+                    f.dtype == part.dtype && f.shape.get(1..) == part.shape.get(1..)
+                });
+                if index != expected || !fits || part.shape.is_empty() {
+                    return Err(bad(format!(
+                        "part {expected} of {name} is missing or differs in type or row shape \
+                         ({count} parts found)"
+                    )));
+                }
+                match &mut fused {
+                    None => fused = Some(part.clone()),
+                    Some(fused) => {
+                        fused.shape[0] += part.shape[0];
+                        fused.parts.extend(part.parts.iter().cloned());
+                    }
+                }
+            }
+            if let Some(fused) = fused
+                && entries.insert(name.clone(), fused).is_some()
+            {
+                return Err(bad(format!("two tensors are called {name}")));
+            }
+        }
+        Ok(Self {
+            entries,
+            ..self.clone()
+        })
     }
 
     /// A floating-point tensor in its stored type, checked to hold finite values only.
@@ -238,7 +309,7 @@ impl WeightFiles {
     /// As [`Self::tensor_data`], for tensors that [`Self::check_finite`] has passed.
     pub(crate) fn tensor_data_unchecked(&self, key: &str) -> Result<TensorData, WeightsError> {
         let dtype = self.float_dtype(key)?;
-        let bytes = Bytes::from_bytes_vec(self.bytes(key)?.to_vec());
+        let bytes = Bytes::from_bytes_vec(self.bytes(key)?.into_owned());
         let shape = self.entry(key)?.shape.clone();
         Ok(TensorData::from_bytes(bytes, shape, dtype))
     }
@@ -251,7 +322,7 @@ impl WeightFiles {
             Dtype::F16 => Ok(DType::F16),
             Dtype::BF16 => Ok(DType::BF16),
             other => Err(WeightsError::WrongDtype {
-                path: self.shards[entry.shard].path.clone(),
+                path: self.file_of(entry).to_path_buf(),
                 key: key.to_string(),
                 dtype: format!("{other:?}"),
             }),
@@ -260,14 +331,18 @@ impl WeightFiles {
 
     pub(crate) fn check_finite(&self, key: &str) -> Result<(), WeightsError> {
         let dtype = self.float_dtype(key)?;
-        match first_not_finite(self.bytes(key)?, dtype) {
+        match first_not_finite(&self.bytes(key)?, dtype) {
             None => Ok(()),
             Some(index) => Err(WeightsError::NotFinite {
-                path: self.shards[self.entry(key)?.shard].path.clone(),
+                path: self.file_of(self.entry(key)?).to_path_buf(),
                 key: key.to_string(),
                 index,
             }),
         }
+    }
+
+    fn file_of(&self, entry: &Entry) -> &Path {
+        &self.shards[entry.parts[0].shard].path
     }
 
     fn entry(&self, key: &str) -> Result<&Entry, WeightsError> {

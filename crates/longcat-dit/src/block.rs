@@ -1,0 +1,176 @@
+use burn::module::Module;
+use burn::nn::{LayerNorm, LayerNormConfig};
+use burn::tensor::activation::silu;
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor};
+use longcat_kernels::{BsaParams, KernelBackend};
+use longcat_lora::{LoraLinear, LoraLinearConfig};
+
+use crate::attention::{CrossAttention, KeysValues, SelfAttention};
+use crate::embed::chunks;
+use crate::norm::{EPSILON, gated_residual, norm_modulate};
+use crate::{DitConfig, RopeTables, TextTokens};
+
+/// SwiGLU: `w2(silu(w1 x) · w3 x)`, without bias.
+#[derive(Module, Debug)]
+pub struct FeedForward<B: Backend> {
+    pub(crate) w1: LoraLinear<B>,
+    pub(crate) w2: LoraLinear<B>,
+    pub(crate) w3: LoraLinear<B>,
+}
+
+impl<B: Backend> FeedForward<B> {
+    fn new(config: &DitConfig, device: &B::Device) -> Self {
+        let (width, hidden) = (config.hidden_size, config.ffn_dim());
+        let layer = |d_in, d_out| {
+            LoraLinearConfig::new(d_in, d_out)
+                .with_bias(false)
+                .init(device)
+        };
+        Self {
+            w1: layer(width, hidden),
+            w2: layer(hidden, width),
+            w3: layer(width, hidden),
+        }
+    }
+}
+
+impl<B: KernelBackend> FeedForward<B> {
+    fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let gate = silu(self.w1.forward(x.clone()));
+        self.w2.forward(gate * self.w3.forward(x))
+    }
+}
+
+/// What the blocks of one forward pass share.
+#[derive(Debug, Clone)]
+pub struct BlockContext<B: Backend> {
+    /// Text of every sample; `None` skips cross-attention (cache pass).
+    pub text: Option<TextTokens<B>>,
+    /// Timestep embeddings `[B, T, C_t]`, fp32.
+    pub time: Tensor<B, 3>,
+    /// Token grid (T, H, W).
+    pub grid: [usize; 3],
+    /// Rotary tables of the grid, condition frames included.
+    pub rope: RopeTables<B>,
+    /// Leading frames that are clean conditions.
+    pub num_cond: usize,
+    /// Block-sparse attention, when it is on.
+    pub bsa: Option<BsaParams>,
+}
+
+/// One transformer block: modulated self-attention, cross-attention, modulated SwiGLU.
+#[derive(Module, Debug)]
+pub struct Block<B: Backend> {
+    pub(crate) adaln: LoraLinear<B>,
+    pub(crate) attn: SelfAttention<B>,
+    pub(crate) pre_crs_attn_norm: LayerNorm<B>,
+    pub(crate) cross_attn: CrossAttention<B>,
+    pub(crate) ffn: FeedForward<B>,
+}
+
+impl<B: Backend> Block<B> {
+    pub(crate) fn new(config: &DitConfig, device: &B::Device) -> Self {
+        let width = config.hidden_size;
+        Self {
+            adaln: LoraLinearConfig::new(config.adaln_tembed_dim, 6 * width).init(device),
+            attn: SelfAttention::new(config, device),
+            pre_crs_attn_norm: LayerNormConfig::new(width)
+                .with_epsilon(EPSILON)
+                .init(device),
+            cross_attn: CrossAttention::new(config, device),
+            ffn: FeedForward::new(config, device),
+        }
+    }
+}
+
+impl<B: KernelBackend> Block<B> {
+    /// Tokens `[B, N, C]` through the block.
+    pub fn forward(&self, x: Tensor<B, 3>, context: &BlockContext<B>) -> Tensor<B, 3> {
+        self.forward_keeping(x, context).0
+    }
+
+    /// As [`Self::forward`], and the keys and values that a cache keeps.
+    pub(crate) fn forward_keeping(
+        &self,
+        x: Tensor<B, 3>,
+        context: &BlockContext<B>,
+    ) -> (Tensor<B, 3>, KeysValues<B>) {
+        let mut kept = None;
+        let out = self.run(x, context, context.num_cond, |normed| {
+            let (out, keys_values) = self.attn.forward(
+                normed,
+                context.grid,
+                &context.rope,
+                context.num_cond,
+                context.bsa.as_ref(),
+            );
+            kept = Some(keys_values);
+            out
+        });
+        match kept {
+            Some(kept) => (out, kept),
+            None => unreachable!("attention runs in every block"),
+        }
+    }
+
+    /// Noise tokens `[B, N, C]` through the block, over cached condition keys and values.
+    pub(crate) fn forward_cached(
+        &self,
+        x: Tensor<B, 3>,
+        context: &BlockContext<B>,
+        cached: KeysValues<B>,
+    ) -> Tensor<B, 3> {
+        // The condition tokens live in the cache: every token here is noise to cross-attention.
+        self.run(x, context, 0, |normed| {
+            self.attn.forward_cached(
+                normed,
+                context.grid,
+                &context.rope,
+                cached,
+                context.bsa.as_ref(),
+            )
+        })
+    }
+
+    fn run(
+        &self,
+        x: Tensor<B, 3>,
+        context: &BlockContext<B>,
+        num_cond: usize,
+        attend: impl FnOnce(Tensor<B, 3>) -> Tensor<B, 3>,
+    ) -> Tensor<B, 3> {
+        let modulation = self
+            .adaln
+            .forward(silu(context.time.clone()))
+            .unsqueeze_dim::<4>(2);
+        let [shift_a, scale_a, gate_a, shift_f, scale_f, gate_f] = chunks(modulation);
+
+        let attended = attend(norm_modulate(x.clone(), shift_a, scale_a));
+        let x = gated_residual(x, attended, gate_a);
+        let x = match &context.text {
+            Some(text) => self.cross_attend(x, text, num_cond * context.grid[1] * context.grid[2]),
+            None => x,
+        };
+        let fed = self.ffn.forward(norm_modulate(x.clone(), shift_f, scale_f));
+        gated_residual(x, fed, gate_f)
+    }
+
+    /// Adds cross-attention to all tokens after the first `cond`, which get nothing.
+    fn cross_attend(&self, x: Tensor<B, 3>, text: &TextTokens<B>, cond: usize) -> Tensor<B, 3> {
+        let noise = match cond {
+            0 => x.clone(),
+            _ => x.clone().narrow(1, cond, x.dims()[1] - cond),
+        };
+        let dtype = x.dtype();
+        let normed = self
+            .pre_crs_attn_norm
+            .forward(noise.clone().cast(DType::F32))
+            .cast(dtype);
+        let noise = noise + self.cross_attn.forward(normed, text);
+        match cond {
+            0 => noise,
+            _ => Tensor::cat(vec![x.narrow(1, 0, cond), noise], 1),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+use burn::module::Module;
+use burn::nn::conv::{Conv3d, Conv3dConfig};
+use burn::tensor::activation::{gelu_approximate, silu};
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor, TensorData};
+use longcat_kernels::{KernelBackend, linear};
+use longcat_lora::{LoraLinear, LoraLinearConfig};
+
+use crate::norm::norm_modulate;
+use crate::{DitConfig, DitError};
+
+const MAX_PERIOD: f64 = 10_000.0;
+
+/// Latents to tokens: a convolution whose kernel equals its stride, computed as one matrix product.
+#[derive(Module, Debug)]
+pub struct PatchEmbed<B: Backend> {
+    proj: Conv3d<B>,
+}
+
+impl<B: Backend> PatchEmbed<B> {
+    pub(crate) fn new(config: &DitConfig, device: &B::Device) -> Self {
+        let proj = Conv3dConfig::new([config.in_channels, config.hidden_size], config.patch_size)
+            .with_stride(config.patch_size)
+            .init(device);
+        Self { proj }
+    }
+
+    /// The dtype of the weights, which is the dtype of the token stream.
+    pub(crate) fn dtype(&self) -> DType {
+        self.proj.weight.val().dtype()
+    }
+
+    /// The token grid (T, H, W) of latents of this shape.
+    pub(crate) fn grid(&self, shape: [usize; 5]) -> Result<[usize; 3], DitError> {
+        let [_, channels, t, h, w] = shape;
+        let [_, expected, _, ph, pw] = self.proj.weight.dims();
+        if channels != expected || t == 0 || h == 0 || w == 0 || h % ph != 0 || w % pw != 0 {
+            return Err(DitError::Shape {
+                input: "latents",
+                found: shape.to_vec(),
+                expected: format!(
+                    "[B, {expected}, T, H, W] with H a multiple of {ph} and W of {pw} is needed"
+                ),
+            });
+        }
+        Ok([t, h / ph, w / pw])
+    }
+}
+
+impl<B: KernelBackend> PatchEmbed<B> {
+    /// Latents `[B, C, T, H, W]` to tokens `[B, N, hidden]` in the dtype of the weights.
+    pub fn forward(&self, latents: Tensor<B, 5>) -> Tensor<B, 3> {
+        let [b, c, t, h, w] = latents.dims();
+        let weight = self.proj.weight.val();
+        let [hidden, _, _, ph, pw] = weight.dims();
+        let (nh, nw) = (h / ph, w / pw);
+        let patches = latents
+            .cast(weight.dtype())
+            .reshape([b, c, t, nh, ph, nw, pw])
+            .permute([0, 2, 3, 5, 1, 4, 6])
+            .reshape([b, t * nh * nw, c * ph * pw]);
+        let weight = weight.reshape([hidden, c * ph * pw]);
+        linear(patches, weight, self.proj.bias.as_ref().map(|b| b.val()))
+    }
+}
+
+/// Timesteps to vectors: a sinusoid (cosines, then sines) and a two-layer MLP, in fp32.
+#[derive(Module, Debug)]
+pub struct TimestepEmbedder<B: Backend> {
+    pub(crate) linear_in: LoraLinear<B>,
+    pub(crate) linear_out: LoraLinear<B>,
+    frequencies: usize,
+}
+
+impl<B: Backend> TimestepEmbedder<B> {
+    pub(crate) fn new(config: &DitConfig, device: &B::Device) -> Self {
+        let width = config.adaln_tembed_dim;
+        let frequencies = config.frequency_embedding_size;
+        Self {
+            linear_in: LoraLinearConfig::new(frequencies, width).init(device),
+            linear_out: LoraLinearConfig::new(width, width).init(device),
+            frequencies,
+        }
+    }
+}
+
+impl<B: KernelBackend> TimestepEmbedder<B> {
+    /// Timesteps `[B, T]` (fp32, 0 to 1000) to embeddings `[B, T, adaln_tembed_dim]` in fp32.
+    pub fn forward(&self, timesteps: Tensor<B, 2>) -> Tensor<B, 3> {
+        let half = self.frequencies / 2;
+        let device = timesteps.device();
+        let frequencies: Vec<f32> = (0..half)
+            .map(|i| (-MAX_PERIOD.ln() as f32 * i as f32 / half as f32).exp())
+            .collect();
+        let frequencies = Tensor::<B, 3>::from_data(
+            TensorData::new(frequencies, [1, 1, half]),
+            (&device, DType::F32),
+        );
+        let angles = timesteps.cast(DType::F32).unsqueeze_dim::<3>(2) * frequencies;
+        let mut waves = vec![angles.clone().cos(), angles.sin()];
+        if self.frequencies % 2 == 1 {
+            let [b, t, _] = waves[0].dims();
+            waves.push(Tensor::zeros([b, t, 1], (&device, DType::F32)));
+        }
+        let hidden = silu(self.linear_in.forward(Tensor::cat(waves, 2)));
+        self.linear_out.forward(hidden)
+    }
+}
+
+/// Text embeddings to the width of the transformer: two layers with a tanh GELU between.
+#[derive(Module, Debug)]
+pub struct CaptionEmbedder<B: Backend> {
+    pub(crate) linear_in: LoraLinear<B>,
+    pub(crate) linear_out: LoraLinear<B>,
+}
+
+impl<B: Backend> CaptionEmbedder<B> {
+    pub(crate) fn new(config: &DitConfig, device: &B::Device) -> Self {
+        let width = config.hidden_size;
+        Self {
+            linear_in: LoraLinearConfig::new(config.caption_channels, width).init(device),
+            linear_out: LoraLinearConfig::new(width, width).init(device),
+        }
+    }
+}
+
+impl<B: KernelBackend> CaptionEmbedder<B> {
+    /// `[B, L, caption_channels]` to `[B, L, hidden]`.
+    pub fn forward(&self, embeds: Tensor<B, 3>) -> Tensor<B, 3> {
+        self.linear_out
+            .forward(gelu_approximate(self.linear_in.forward(embeds)))
+    }
+}
+
+/// Modulated norm and projection back to patches, in fp32.
+#[derive(Module, Debug)]
+pub struct FinalLayer<B: Backend> {
+    pub(crate) adaln: LoraLinear<B>,
+    pub(crate) linear: LoraLinear<B>,
+    patch: [usize; 3],
+}
+
+impl<B: Backend> FinalLayer<B> {
+    pub(crate) fn new(config: &DitConfig, device: &B::Device) -> Self {
+        let hidden = config.hidden_size;
+        let patch = config.patch_size.iter().product::<usize>() * config.out_channels;
+        Self {
+            adaln: LoraLinearConfig::new(config.adaln_tembed_dim, 2 * hidden).init(device),
+            linear: LoraLinearConfig::new(hidden, patch).init(device),
+            patch: config.patch_size,
+        }
+    }
+}
+
+impl<B: KernelBackend> FinalLayer<B> {
+    /// Tokens `[B, N, hidden]` with timestep embeddings `[B, T, C_t]` to latents
+    /// `[B, C_out, T, H, W]` in fp32. `grid` counts tokens.
+    pub fn forward(&self, x: Tensor<B, 3>, t: Tensor<B, 3>, grid: [usize; 3]) -> Tensor<B, 5> {
+        let b = x.dims()[0];
+        let modulation = self.adaln.forward(silu(t)).unsqueeze_dim::<4>(2);
+        let [shift, scale] = chunks(modulation);
+        let x = self
+            .linear
+            .forward(norm_modulate(x.cast(DType::F32), shift, scale));
+        let [nt, nh, nw] = grid;
+        let [_, ph, pw] = self.patch;
+        let channels = x.dims()[2] / (ph * pw);
+        x.reshape([b, nt, nh, nw, ph, pw, channels])
+            .permute([0, 6, 1, 2, 4, 3, 5])
+            .reshape([b, channels, nt, nh * ph, nw * pw])
+    }
+}
+
+/// Splits the last dimension into `K` equal parts.
+pub(crate) fn chunks<B: Backend, const K: usize>(x: Tensor<B, 4>) -> [Tensor<B, 4>; K] {
+    let width = x.dims()[3] / K;
+    std::array::from_fn(|i| x.clone().narrow(3, i * width, width))
+}

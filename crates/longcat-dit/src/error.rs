@@ -1,0 +1,60 @@
+use std::path::PathBuf;
+
+use longcat_weights::WeightsError;
+
+/// What can be wrong with a transformer's files or inputs.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DitError {
+    /// The config file could not be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The config file is not what the official code writes.
+    #[error("{path}: {reason}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The key and what is wrong with it.
+        reason: String,
+    },
+    /// The weights do not fit.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// An input has the wrong shape.
+    #[error("{input} has shape {found:?}: {expected}")]
+    Shape {
+        /// Name of the input.
+        input: &'static str,
+        /// Its shape.
+        found: Vec<usize>,
+        /// What is needed.
+        expected: String,
+    },
+    /// The number of condition latents does not fit the clip.
+    #[error("{count} condition latents with {frames} latent frames: {expected}")]
+    ConditionFrames {
+        /// Condition latents asked for.
+        count: usize,
+        /// Latent frames of the clip.
+        frames: usize,
+        /// What is needed.
+        expected: &'static str,
+    },
+    /// A prompt has no valid token although padding is dropped.
+    #[error(
+        "prompt {sample} of the batch has no valid text token; with text_tokens_zero_pad = false \
+         at least one is needed"
+    )]
+    EmptyText {
+        /// Index in the batch.
+        sample: usize,
+    },
+    /// Block-sparse attention was asked for without parameters.
+    #[error("block-sparse attention needs bsa_params, and the config has none")]
+    NoBsaParams,
+}

@@ -1,0 +1,61 @@
+use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
+
+#[derive(Debug, Clone)]
+enum Layer<B: Backend> {
+    Device { k: Tensor<B, 4>, v: Tensor<B, 4> },
+    Host { k: TensorData, v: TensorData },
+}
+
+/// Keys (before rotation) and values of clean condition latents, per block.
+#[derive(Debug, Clone)]
+pub struct KvCache<B: Backend> {
+    layers: Vec<Layer<B>>,
+    num_latents: usize,
+}
+
+impl<B: Backend> KvCache<B> {
+    pub(crate) fn new(num_latents: usize) -> Self {
+        Self {
+            layers: Vec::new(),
+            num_latents,
+        }
+    }
+
+    /// Adds the next block's keys and values; with `offload` they move to host memory.
+    pub(crate) fn push(&mut self, k: Tensor<B, 4>, v: Tensor<B, 4>, offload: bool) {
+        self.layers.push(if offload {
+            Layer::Host {
+                k: k.into_data(),
+                v: v.into_data(),
+            }
+        } else {
+            Layer::Device { k, v }
+        });
+    }
+
+    /// Number of condition latent frames.
+    pub fn num_latents(&self) -> usize {
+        self.num_latents
+    }
+
+    /// Number of blocks.
+    pub fn depth(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Keys and values of a block, `[B, heads, n·H·W, D]`, on `device`.
+    ///
+    /// # Panics
+    /// If `block` is not below [`Self::depth`].
+    pub fn layer(&self, block: usize, device: &B::Device) -> (Tensor<B, 4>, Tensor<B, 4>) {
+        match &self.layers[block] {
+            Layer::Device { k, v } => (k.clone(), v.clone()),
+            Layer::Host { k, v } => {
+                let upload =
+                    |data: &TensorData| Tensor::from_data(data.clone(), (device, data.dtype));
+                (upload(k), upload(v))
+            }
+        }
+    }
+}

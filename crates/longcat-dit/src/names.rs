@@ -1,0 +1,184 @@
+//! Names: the official module paths are canonical; tables lead from other layouts to them and from
+//! them to the module tree.
+
+use std::sync::LazyLock;
+
+use burn::tensor::backend::Backend;
+use longcat_lora::{LoraHost, LoraLinear, Target, TargetTable};
+use longcat_weights::{NameMap, WeightFiles, WeightsError};
+use regex::Regex;
+
+use crate::LongCatTransformer;
+
+/// Official keys to paths in the module tree.
+const CANONICAL: &[(&str, &str)] = &[
+    (r"adaLN_modulation\.1\.", "adaln."),
+    (r"^t_embedder\.mlp\.0\.", "t_embedder.linear_in."),
+    (r"^t_embedder\.mlp\.2\.", "t_embedder.linear_out."),
+    (r"^y_embedder\.y_proj\.0\.", "y_embedder.linear_in."),
+    (r"^y_embedder\.y_proj\.2\.", "y_embedder.linear_out."),
+    (r"\.([qk]_norm)\.weight$", ".${1}.gamma"),
+    (r"\.pre_crs_attn_norm\.weight$", ".pre_crs_attn_norm.gamma"),
+    (r"\.pre_crs_attn_norm\.bias$", ".pre_crs_attn_norm.beta"),
+];
+
+/// Paths in the module tree to official keys, the inverse of [`CANONICAL`].
+const INTERNAL: &[(&str, &str)] = &[
+    (r"adaln\.", "adaLN_modulation.1."),
+    (r"^t_embedder\.linear_in\.", "t_embedder.mlp.0."),
+    (r"^t_embedder\.linear_out\.", "t_embedder.mlp.2."),
+    (r"^y_embedder\.linear_in\.", "y_embedder.y_proj.0."),
+    (r"^y_embedder\.linear_out\.", "y_embedder.y_proj.2."),
+    (r"\.gamma$", ".weight"),
+    (r"\.beta$", ".bias"),
+];
+
+/// FastVideo's converted checkpoint to official keys; a trailing `#j` is part j of fused rows.
+const FASTVIDEO: &[(&str, &str)] = &[
+    (r"^patch_embed\.", "x_embedder."),
+    (r"^time_embedder\.linear_1\.", "t_embedder.mlp.0."),
+    (r"^time_embedder\.linear_2\.", "t_embedder.mlp.2."),
+    (r"^caption_embedder\.linear_1\.", "y_embedder.y_proj.0."),
+    (r"^caption_embedder\.linear_2\.", "y_embedder.y_proj.2."),
+    (r"\.adaln_linear_1\.", ".adaLN_modulation.1."),
+    (r"\.norm_cross\.", ".pre_crs_attn_norm."),
+    (r"\.cross_attn\.to_q\.", ".cross_attn.q_linear."),
+    (r"\.cross_attn\.to_k\.(.*)$", ".cross_attn.kv_linear.${1}#0"),
+    (r"\.cross_attn\.to_v\.(.*)$", ".cross_attn.kv_linear.${1}#1"),
+    (r"\.cross_attn\.to_out\.", ".cross_attn.proj."),
+    (r"\.self_attn\.to_q\.(.*)$", ".attn.qkv.${1}#0"),
+    (r"\.self_attn\.to_k\.(.*)$", ".attn.qkv.${1}#1"),
+    (r"\.self_attn\.to_v\.(.*)$", ".attn.qkv.${1}#2"),
+    (r"\.self_attn\.to_out\.", ".attn.proj."),
+    (r"\.self_attn\.", ".attn."),
+    (
+        r"^final_layer\.adaln_linear\.",
+        "final_layer.adaLN_modulation.1.",
+    ),
+    (r"^final_layer\.proj\.", "final_layer.linear."),
+];
+
+/// Layers that adapters attach to: name, fused parts, names of the parts in split files.
+const TARGETS: &[Target] = &[
+    target("t_embedder.mlp.0"),
+    target("t_embedder.mlp.2"),
+    target("y_embedder.y_proj.0"),
+    target("y_embedder.y_proj.2"),
+    fused("blocks.{i}.adaLN_modulation.1", 6, &[]),
+    fused(
+        "blocks.{i}.attn.qkv",
+        3,
+        &[
+            "blocks.{i}.self_attn.to_q",
+            "blocks.{i}.self_attn.to_k",
+            "blocks.{i}.self_attn.to_v",
+        ],
+    ),
+    target("blocks.{i}.attn.proj"),
+    target("blocks.{i}.cross_attn.q_linear"),
+    fused(
+        "blocks.{i}.cross_attn.kv_linear",
+        2,
+        &["blocks.{i}.cross_attn.to_k", "blocks.{i}.cross_attn.to_v"],
+    ),
+    target("blocks.{i}.cross_attn.proj"),
+    target("blocks.{i}.ffn.w1"),
+    target("blocks.{i}.ffn.w2"),
+    target("blocks.{i}.ffn.w3"),
+    fused("final_layer.adaLN_modulation.1", 2, &[]),
+    target("final_layer.linear"),
+];
+
+/// Further spellings of the targets in adapter files (FastVideo's).
+const ALIASES: &[(&str, &str)] = &[
+    ("time_embedder.linear_1", "t_embedder.mlp.0"),
+    ("time_embedder.linear_2", "t_embedder.mlp.2"),
+    ("caption_embedder.linear_1", "y_embedder.y_proj.0"),
+    ("caption_embedder.linear_2", "y_embedder.y_proj.2"),
+    ("blocks.{i}.adaln_linear_1", "blocks.{i}.adaLN_modulation.1"),
+    ("blocks.{i}.self_attn.to_out", "blocks.{i}.attn.proj"),
+    (
+        "blocks.{i}.cross_attn.to_q",
+        "blocks.{i}.cross_attn.q_linear",
+    ),
+    ("blocks.{i}.cross_attn.to_out", "blocks.{i}.cross_attn.proj"),
+    ("final_layer.adaln_linear", "final_layer.adaLN_modulation.1"),
+    ("final_layer.proj", "final_layer.linear"),
+];
+
+const fn target(name: &'static str) -> Target {
+    fused(name, 1, &[])
+}
+
+const fn fused(name: &'static str, parts: usize, split: &'static [&'static str]) -> Target {
+    Target { name, parts, split }
+}
+
+/// Official keys to paths in the module tree.
+pub fn canonical_names() -> NameMap {
+    NameMap::new(CANONICAL)
+}
+
+/// Paths in the module tree to official keys.
+pub fn internal_names() -> NameMap {
+    NameMap::new(INTERNAL)
+}
+
+/// The layers that adapters attach to, how they are fused, and how adapter files spell them.
+pub fn lora_targets() -> &'static TargetTable {
+    static TABLE: LazyLock<TargetTable> = LazyLock::new(|| TargetTable::new(TARGETS, ALIASES));
+    &TABLE
+}
+
+/// Renames FastVideo's converted weights to the official keys and fuses the rows it split.
+///
+/// # Errors
+/// [`WeightsError::BadIndex`] when parts of a fused layer are missing.
+pub fn from_fastvideo(files: &WeightFiles) -> Result<WeightFiles, WeightsError> {
+    files.renamed(&NameMap::new(FASTVIDEO))
+}
+
+/// Module paths whose weights and arithmetic stay fp32 in every dtype.
+pub(crate) fn fp32_islands() -> Regex {
+    match Regex::new(r"adaln\.|^t_embedder\.|^final_layer\.|norm\.(gamma|beta)$") {
+        Ok(regex) => regex,
+        Err(error) => unreachable!("{error}"),
+    }
+}
+
+macro_rules! each_layer {
+    ($model:expr, $visit:expr, $($borrow:tt)+) => {{
+        $visit("t_embedder.mlp.0", $($borrow)+ $model.t_embedder.linear_in);
+        $visit("t_embedder.mlp.2", $($borrow)+ $model.t_embedder.linear_out);
+        $visit("y_embedder.y_proj.0", $($borrow)+ $model.y_embedder.linear_in);
+        $visit("y_embedder.y_proj.2", $($borrow)+ $model.y_embedder.linear_out);
+        for (i, block) in ($($borrow)+ $model.blocks).into_iter().enumerate() {
+            let name = |layer: &str| format!("blocks.{i}.{layer}");
+            $visit(&name("adaLN_modulation.1"), $($borrow)+ block.adaln);
+            $visit(&name("attn.qkv"), $($borrow)+ block.attn.qkv);
+            $visit(&name("attn.proj"), $($borrow)+ block.attn.proj);
+            $visit(&name("cross_attn.q_linear"), $($borrow)+ block.cross_attn.q_linear);
+            $visit(&name("cross_attn.kv_linear"), $($borrow)+ block.cross_attn.kv_linear);
+            $visit(&name("cross_attn.proj"), $($borrow)+ block.cross_attn.proj);
+            $visit(&name("ffn.w1"), $($borrow)+ block.ffn.w1);
+            $visit(&name("ffn.w2"), $($borrow)+ block.ffn.w2);
+            $visit(&name("ffn.w3"), $($borrow)+ block.ffn.w3);
+        }
+        $visit("final_layer.adaLN_modulation.1", $($borrow)+ $model.final_layer.adaln);
+        $visit("final_layer.linear", $($borrow)+ $model.final_layer.linear);
+    }};
+}
+
+impl<B: Backend> LoraHost<B> for LongCatTransformer<B> {
+    fn visit_lora(&self, visit: &mut dyn FnMut(&str, &LoraLinear<B>)) {
+        each_layer!(self, visit, &);
+    }
+
+    fn visit_lora_mut(&mut self, visit: &mut dyn FnMut(&str, &mut LoraLinear<B>)) {
+        each_layer!(self, visit, &mut);
+    }
+
+    fn target_table(&self) -> &TargetTable {
+        lora_targets()
+    }
+}

@@ -1,0 +1,338 @@
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor};
+use longcat_kernels::{BsaParams, KernelBackend};
+use longcat_weights::{LoadOptions, LoadReport, WeightFiles, load_module};
+
+use crate::names::{canonical_names, fp32_islands};
+use crate::{
+    Block, BlockContext, CaptionEmbedder, DitConfig, DitError, FinalLayer, KvCache, PatchEmbed,
+    RopeCache, TextCondition, TextTokens, TimestepEmbedder,
+};
+
+/// The LongCat-Video diffusion transformer.
+///
+/// Latents are `[B, C, T, H, W]`, normalised; timesteps run from 1000 (noise) to 0 (clean), one per
+/// latent frame. The output is the model's native prediction, x0 − noise, in fp32.
+#[derive(Module, Debug)]
+pub struct LongCatTransformer<B: Backend> {
+    pub(crate) x_embedder: PatchEmbed<B>,
+    pub(crate) t_embedder: TimestepEmbedder<B>,
+    pub(crate) y_embedder: CaptionEmbedder<B>,
+    pub(crate) blocks: Vec<Block<B>>,
+    pub(crate) final_layer: FinalLayer<B>,
+    rope: RopeCache<B>,
+    #[module(skip)]
+    config: DitConfig,
+    #[module(skip)]
+    bsa: Option<BsaParams>,
+}
+
+/// The inputs of the first block.
+#[derive(Debug, Clone)]
+pub struct Embedded<B: Backend> {
+    /// Video tokens `[B, N, C]`.
+    pub tokens: Tensor<B, 3>,
+    /// What all blocks share.
+    pub context: BlockContext<B>,
+}
+
+impl<B: Backend> LongCatTransformer<B> {
+    /// A transformer with freshly drawn weights (made when first used).
+    pub fn new(config: &DitConfig, device: &B::Device) -> Self {
+        Self {
+            x_embedder: PatchEmbed::new(config, device),
+            t_embedder: TimestepEmbedder::new(config, device),
+            y_embedder: CaptionEmbedder::new(config, device),
+            blocks: (0..config.depth)
+                .map(|_| Block::new(config, device))
+                .collect(),
+            final_layer: FinalLayer::new(config, device),
+            rope: RopeCache::default(),
+            bsa: config.bsa_params.clone().filter(|_| config.enable_bsa),
+            config: config.clone(),
+        }
+    }
+
+    /// Reads `config.json` and the weights of an official `dit/` directory.
+    ///
+    /// Weights are cast to `dtype` (kept as stored where `None`); the fp32 islands stay fp32.
+    ///
+    /// # Errors
+    /// [`DitError`] names the file and key.
+    pub fn load(
+        dir: &Path,
+        dtype: Option<DType>,
+        device: &B::Device,
+    ) -> Result<(Self, LoadReport), DitError> {
+        let config = DitConfig::read(&dir.join("config.json"))?;
+        Self::load_with_config(&config, &WeightFiles::open(dir)?, dtype, device)
+    }
+
+    /// As [`Self::load`], with a config and weights of the caller's.
+    ///
+    /// # Errors
+    /// [`DitError::Weights`].
+    pub fn load_with_config(
+        config: &DitConfig,
+        files: &WeightFiles,
+        dtype: Option<DType>,
+        device: &B::Device,
+    ) -> Result<(Self, LoadReport), DitError> {
+        let mut model = Self::new(config, device);
+        let options = LoadOptions {
+            dtype,
+            keep_f32: Some(fp32_islands()),
+            ..LoadOptions::default()
+        };
+        let report = load_module(&mut model, files, &canonical_names(), &options)?;
+        Ok((model, report))
+    }
+
+    /// The config the model was built from.
+    pub fn config(&self) -> &DitConfig {
+        &self.config
+    }
+
+    /// The dtype of the token stream.
+    pub fn dtype(&self) -> DType {
+        self.x_embedder.dtype()
+    }
+
+    /// Number of blocks.
+    pub fn depth(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// The blocks, in order.
+    pub fn blocks(&self) -> &[Block<B>] {
+        &self.blocks
+    }
+
+    /// Switches block-sparse attention on or off.
+    ///
+    /// # Errors
+    /// [`DitError::NoBsaParams`] when the config has no parameters for it.
+    pub fn set_bsa(&mut self, enabled: bool) -> Result<(), DitError> {
+        self.bsa = match (enabled, &self.config.bsa_params) {
+            (false, _) => None,
+            (true, Some(params)) => Some(params.clone()),
+            (true, None) => return Err(DitError::NoBsaParams),
+        };
+        Ok(())
+    }
+
+    /// Whether block-sparse attention is on.
+    pub fn bsa_enabled(&self) -> bool {
+        self.bsa.is_some()
+    }
+}
+
+impl<B: KernelBackend> LongCatTransformer<B> {
+    /// Predicts x0 − noise, `[B, C, T, H, W]` in fp32.
+    ///
+    /// `timesteps` is `[B, T]`; the first `num_cond` latent frames are clean conditions (with
+    /// timestep 0).
+    ///
+    /// # Errors
+    /// [`DitError::Shape`], [`DitError::ConditionFrames`], [`DitError::EmptyText`].
+    pub fn forward(
+        &self,
+        latents: Tensor<B, 5>,
+        timesteps: Tensor<B, 2>,
+        text: &TextCondition<B>,
+        num_cond: usize,
+    ) -> Result<Tensor<B, 5>, DitError> {
+        let Embedded {
+            mut tokens,
+            context,
+        } = self.embed(latents, timesteps, text, num_cond)?;
+        for block in &self.blocks {
+            tokens = block.forward(tokens, &context);
+        }
+        Ok(self.head(tokens, &context))
+    }
+
+    /// Everything before the first block: patches, timesteps, text.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn embed(
+        &self,
+        latents: Tensor<B, 5>,
+        timesteps: Tensor<B, 2>,
+        text: &TextCondition<B>,
+        num_cond: usize,
+    ) -> Result<Embedded<B>, DitError> {
+        let frames = latents.dims()[2];
+        if num_cond >= frames {
+            return Err(DitError::ConditionFrames {
+                count: num_cond,
+                frames,
+                expected: "at least one frame must be noise",
+            });
+        }
+        let text = Some(self.embed_text(text)?);
+        self.embed_latents(latents, timesteps, text, num_cond, 0)
+    }
+
+    /// Everything after the last block.
+    pub fn head(&self, tokens: Tensor<B, 3>, context: &BlockContext<B>) -> Tensor<B, 5> {
+        self.final_layer
+            .forward(tokens, context.time.clone(), context.grid)
+    }
+
+    /// Timesteps `[B, T]` to their embeddings `[B, T, adaln_tembed_dim]`, fp32.
+    pub fn embed_time(&self, timesteps: Tensor<B, 2>) -> Tensor<B, 3> {
+        // The official code passes timesteps through the dtype of the weights.
+        let timesteps = timesteps.cast(self.dtype()).cast(DType::F32);
+        self.t_embedder.forward(timesteps)
+    }
+
+    /// Text embeddings `[B, L, caption_channels]` to `[B, L, C]`, before the padding rule.
+    pub fn embed_caption(&self, embeds: Tensor<B, 3>) -> Tensor<B, 3> {
+        self.y_embedder.forward(embeds.cast(self.dtype()))
+    }
+
+    /// Text embeddings in the width of the transformer, with the padding rule of the config.
+    ///
+    /// # Errors
+    /// [`DitError::EmptyText`], [`DitError::Shape`].
+    pub fn embed_text(&self, text: &TextCondition<B>) -> Result<TextTokens<B>, DitError> {
+        let width = text.embeds.dims()[2];
+        if width != self.config.caption_channels {
+            return Err(DitError::Shape {
+                input: "text embeddings",
+                found: text.embeds.dims().to_vec(),
+                expected: format!(
+                    "the last dimension must be {}",
+                    self.config.caption_channels
+                ),
+            });
+        }
+        TextTokens::new(
+            self.embed_caption(text.embeds.clone()),
+            text.mask.as_deref(),
+            self.config.text_tokens_zero_pad,
+        )
+    }
+
+    /// `cached` is the number of latent frames that precede these ones in a KV cache.
+    fn embed_latents(
+        &self,
+        latents: Tensor<B, 5>,
+        timesteps: Tensor<B, 2>,
+        text: Option<TextTokens<B>>,
+        num_cond: usize,
+        cached: usize,
+    ) -> Result<Embedded<B>, DitError> {
+        let shape = latents.dims();
+        let grid = self.x_embedder.grid(shape)?;
+        let batch = shape[0];
+        if timesteps.dims() != [batch, grid[0]] {
+            return Err(DitError::Shape {
+                input: "timesteps",
+                found: timesteps.dims().to_vec(),
+                expected: format!("[{batch}, {}] like the latents is needed", grid[0]),
+            });
+        }
+        let text_batch = match &text {
+            Some(TextTokens::Dense(tokens)) => tokens.dims()[0],
+            Some(TextTokens::Ragged(samples)) => samples.len(),
+            None => batch,
+        };
+        if text_batch != batch {
+            return Err(DitError::Shape {
+                input: "text",
+                found: vec![text_batch],
+                expected: format!("a batch of {batch} like the latents is needed"),
+            });
+        }
+        let device = latents.device();
+        let rope_grid = [grid[0] + cached, grid[1], grid[2]];
+        let context = BlockContext {
+            text,
+            time: self.embed_time(timesteps),
+            grid,
+            rope: self.rope.get(rope_grid, self.config.head_dim(), &device),
+            num_cond,
+            bsa: self.bsa.clone(),
+        };
+        Ok(Embedded {
+            tokens: self.x_embedder.forward(latents),
+            context,
+        })
+    }
+
+    /// Keys and values of clean condition latents `[B, C, n, H, W]`: one pass at timestep 0 without
+    /// cross-attention. With `offload` they are kept in host memory.
+    ///
+    /// # Errors
+    /// [`DitError::Shape`]; [`DitError::ConditionFrames`] without a frame.
+    pub fn cache_condition(
+        &self,
+        latents: Tensor<B, 5>,
+        offload: bool,
+    ) -> Result<KvCache<B>, DitError> {
+        let [batch, _, frames, _, _] = latents.dims();
+        if frames == 0 {
+            return Err(DitError::ConditionFrames {
+                count: 0,
+                frames,
+                expected: "a KV cache needs at least one condition latent",
+            });
+        }
+        let timesteps = Tensor::zeros([batch, frames], (&latents.device(), DType::F32));
+        // All frames are conditions, which is the same attention as none: each attends to all.
+        let Embedded {
+            mut tokens,
+            context,
+        } = self.embed_latents(latents, timesteps, None, 0, 0)?;
+        let mut cache = KvCache::new(frames);
+        for block in &self.blocks {
+            let (out, (k, v)) = block.forward_keeping(tokens, &context);
+            cache.push(k, v, offload);
+            tokens = out;
+        }
+        Ok(cache)
+    }
+
+    /// Predicts x0 − noise for the noise frames alone, `[B, C, T − n, H, W]` in fp32, over cached
+    /// condition frames. A cache of batch 1 serves any batch.
+    ///
+    /// # Errors
+    /// As [`Self::forward`], and [`DitError::Shape`] when the cache does not fit.
+    pub fn forward_cached(
+        &self,
+        latents: Tensor<B, 5>,
+        timesteps: Tensor<B, 2>,
+        text: &TextCondition<B>,
+        cache: &KvCache<B>,
+    ) -> Result<Tensor<B, 5>, DitError> {
+        let batch = latents.dims()[0];
+        let device = latents.device();
+        let text = Some(self.embed_text(text)?);
+        let Embedded {
+            mut tokens,
+            context,
+        } = self.embed_latents(latents, timesteps, text, 0, cache.num_latents())?;
+        let cached_tokens = cache.num_latents() * context.grid[1] * context.grid[2];
+        for (i, block) in self.blocks.iter().enumerate() {
+            let (k, v) = cache.layer(i, &device);
+            let [cache_batch, _, tokens_in_cache, _] = k.dims();
+            if tokens_in_cache != cached_tokens || (cache_batch != 1 && cache_batch != batch) {
+                return Err(DitError::Shape {
+                    input: "KV cache",
+                    found: k.dims().to_vec(),
+                    expected: format!(
+                        "{cached_tokens} tokens and a batch of 1 or {batch} are needed"
+                    ),
+                });
+            }
+            tokens = block.forward_cached(tokens, &context, (k, v));
+        }
+        Ok(self.head(tokens, &context))
+    }
+}

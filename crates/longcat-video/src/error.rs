@@ -1,0 +1,90 @@
+use std::path::PathBuf;
+
+use longcat_dit::DitError;
+use longcat_lora::LoraError;
+use longcat_text::TextError;
+use longcat_vae::VaeError;
+use longcat_weights::WeightsError;
+
+use crate::media::MediaError;
+
+/// What can go wrong between a request and a video.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VideoError {
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A config file is not what the official release holds.
+    #[error("{path}: {reason}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The key and what is wrong with it.
+        reason: String,
+    },
+    /// A checkpoint directory lacks a part.
+    #[error(
+        "{path}: no {component} here; a LongCat-Video checkpoint has tokenizer/, text_encoder/, \
+         vae/, scheduler/ and dit/ (or FastVideo's transformer/)"
+    )]
+    MissingComponent {
+        /// The checkpoint directory.
+        path: PathBuf,
+        /// The absent folder.
+        component: String,
+    },
+    /// A request holds a value that cannot work.
+    #[error("{what}: {reason}")]
+    Invalid {
+        /// The field, as the command line calls it.
+        what: &'static str,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// The caller asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+    /// The device is not compiled in or not present.
+    #[error("{0}")]
+    Device(String),
+    /// The transformer.
+    #[error(transparent)]
+    Dit(#[from] DitError),
+    /// An adapter.
+    #[error(transparent)]
+    Lora(#[from] LoraError),
+    /// The text encoder or tokenizer.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// The VAE.
+    #[error(transparent)]
+    Vae(#[from] VaeError),
+    /// Weight files.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// Video and image files.
+    #[error(transparent)]
+    Media(#[from] MediaError),
+}
+
+impl VideoError {
+    pub(crate) fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        Self::Io {
+            path: path.into(),
+            source,
+        }
+    }
+
+    pub(crate) fn invalid(what: &'static str, reason: impl Into<String>) -> Self {
+        Self::Invalid {
+            what,
+            reason: reason.into(),
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Pixels on the host and on the device.
+
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use image::RgbImage;
+use image::imageops::FilterType;
+
+use crate::VideoError;
+use crate::pipeline::VideoSize;
+
+/// Frames as 8-bit RGB, `[F, H, W, 3]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PixelFrames {
+    data: Vec<u8>,
+    size: VideoSize,
+}
+
+impl PixelFrames {
+    /// Frames from pictures of one size.
+    ///
+    /// # Errors
+    /// [`VideoError::Invalid`] without pictures, or when sizes differ.
+    pub fn from_images(images: &[RgbImage]) -> Result<Self, VideoError> {
+        let first = images
+            .first()
+            .ok_or_else(|| VideoError::invalid("frames", "there are none"))?;
+        let mut data = Vec::with_capacity(first.as_raw().len() * images.len());
+        for (i, image) in images.iter().enumerate() {
+            if image.dimensions() != first.dimensions() {
+                let ((w, h), (w0, h0)) = (image.dimensions(), first.dimensions());
+                return Err(VideoError::invalid(
+                    "frames",
+                    format!("frame {i} is {w}x{h} and the first is {w0}x{h0}"),
+                ));
+            }
+            data.extend_from_slice(image.as_raw());
+        }
+        let (width, height) = first.dimensions();
+        Ok(Self {
+            data,
+            size: VideoSize {
+                width: width as usize,
+                height: height as usize,
+            },
+        })
+    }
+
+    /// Frames from bytes `[F, H, W, 3]`.
+    ///
+    /// # Errors
+    /// [`VideoError::Invalid`] when the length is not a whole number of frames above 0.
+    pub fn from_bytes(data: Vec<u8>, size: VideoSize) -> Result<Self, VideoError> {
+        let frame = size.width * size.height * 3;
+        if frame == 0 || data.is_empty() || data.len() % frame != 0 {
+            return Err(VideoError::invalid(
+                "frames",
+                format!(
+                    "{} bytes are not whole frames of {}x{}",
+                    data.len(),
+                    size.width,
+                    size.height
+                ),
+            ));
+        }
+        Ok(Self { data, size })
+    }
+
+    /// Number of frames, at least 1.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.data.len() / self.frame_bytes()
+    }
+
+    /// Width and height.
+    pub fn size(&self) -> VideoSize {
+        self.size
+    }
+
+    /// Bytes of all frames, `[F, H, W, 3]`.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// The frames as pictures.
+    pub fn images(&self) -> impl Iterator<Item = RgbImage> + '_ {
+        let (width, height) = (self.size.width as u32, self.size.height as u32);
+        self.data.chunks_exact(self.frame_bytes()).map(move |frame| {
+            RgbImage::from_raw(width, height, frame.to_vec())
+                .unwrap_or_else(|| unreachable!("a frame has width·height·3 bytes"))
+        })
+    }
+
+    /// The last `count` frames (all, if there are fewer).
+    pub fn tail(&self, count: usize) -> Self {
+        let skip = self.len().saturating_sub(count) * self.frame_bytes();
+        Self {
+            data: self.data[skip..].to_vec(),
+            size: self.size,
+        }
+    }
+
+    /// All frames resized (Lanczos, as the official pipelines prepare conditions).
+    pub fn resized(&self, size: VideoSize) -> Self {
+        if size == self.size {
+            return self.clone();
+        }
+        let (width, height) = (size.width as u32, size.height as u32);
+        let data = self
+            .images()
+            .flat_map(|image| {
+                image::imageops::resize(&image, width, height, FilterType::Lanczos3).into_raw()
+            })
+            .collect();
+        Self { data, size }
+    }
+
+    /// `[1, 3, F, H, W]` in [-1, 1], fp32.
+    pub fn to_tensor<B: Backend>(&self, device: &B::Device) -> Tensor<B, 5> {
+        self.raw_tensor(device) / 127.5 - 1.0
+    }
+
+    /// `[1, 3, F, H, W]` in [0, 255], fp32.
+    pub(crate) fn raw_tensor<B: Backend>(&self, device: &B::Device) -> Tensor<B, 5> {
+        let values: Vec<f32> = self.data.iter().map(|v| f32::from(*v)).collect();
+        let shape = [1, self.len(), self.size.height, self.size.width, 3];
+        Tensor::<B, 5>::from_data(TensorData::new(values, shape), (device, DType::F32))
+            .permute([0, 4, 1, 2, 3])
+    }
+
+    /// One clip per sample from pixels `[B, 3, F, H, W]` in [-1, 1], rounded to 8 bits.
+    ///
+    /// # Errors
+    /// [`VideoError::Device`] when the device fails to hand the values over.
+    pub fn from_tensor<B: Backend>(pixels: Tensor<B, 5>) -> Result<Vec<Self>, VideoError> {
+        let [batch, _, _, height, width] = pixels.dims();
+        let values = (pixels.cast(DType::F32).permute([0, 2, 3, 4, 1]) * 0.5 + 0.5)
+            .clamp(0.0, 1.0)
+            .mul_scalar(255.0)
+            .round()
+            .into_data()
+            .into_vec::<f32>()
+            .map_err(|e| VideoError::Device(format!("reading pixels back: {e:?}")))?;
+        let size = VideoSize { width, height };
+        Ok(values
+            .chunks_exact(values.len() / batch)
+            .map(|clip| Self {
+                data: clip.iter().map(|v| *v as u8).collect(),
+                size,
+            })
+            .collect())
+    }
+
+    fn frame_bytes(&self) -> usize {
+        self.size.width * self.size.height * 3
+    }
+}
+
+/// Linear resampling of dimension `dim` to `length` samples, first and last kept in place
+/// (`align_corners`), in the dtype of `x`.
+pub(crate) fn resample<B: Backend>(x: Tensor<B, 5>, dim: usize, length: usize) -> Tensor<B, 5> {
+    let from = x.dims()[dim];
+    if from == length {
+        return x;
+    }
+    let device = x.device();
+    let ratio = match length {
+        1 => 0.0,
+        _ => (from - 1) as f32 / (length - 1) as f32,
+    };
+    let mut left = Vec::with_capacity(length);
+    let mut right = Vec::with_capacity(length);
+    let mut weight = Vec::with_capacity(length);
+    for i in 0..length {
+        let position = ratio * i as f32;
+        let low = (position as usize).min(from - 1);
+        left.push(low as i32);
+        right.push((low + 1).min(from - 1) as i32);
+        weight.push(position - low as f32);
+    }
+    let index = |ids: &[i32]| Tensor::<B, 1, Int>::from_ints(ids, &device);
+    let mut shape = [1; 5];
+    shape[dim] = length;
+    let weight =
+        Tensor::<B, 5>::from_data(TensorData::new(weight, shape), (&device, x.dtype()));
+    let low = x.clone().select(dim, index(&left));
+    let high = x.select(dim, index(&right));
+    low * (weight.clone().neg() + 1.0) + high * weight
+}

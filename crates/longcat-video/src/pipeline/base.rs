@@ -1,0 +1,308 @@
+use std::path::Path;
+
+use burn::tensor::{DType, Tensor};
+use longcat_dit::{DitConfig, LongCatTransformer, TextCondition};
+use longcat_kernels::KernelBackend;
+use longcat_text::TextEncoder;
+use longcat_vae::{WanVae, WanVaeConfig};
+
+use super::{Observer, Posterior, Sampling, VideoSize};
+use crate::VideoError;
+use crate::adapters::Adapters;
+use crate::checkpoint::Checkpoint;
+use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
+use crate::scheduler::{FlowMatchScheduler, Schedule};
+
+/// How a pipeline treats its components.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PipelineOptions {
+    /// Dtype of transformer and text encoder (bf16 on CUDA, f32 or f16 on wgpu, f32 on CPU).
+    pub dtype: DType,
+    /// Dtype of the VAE.
+    pub vae_dtype: DType,
+    /// Keep the text encoder on the device after prompts are encoded.
+    pub keep_text_encoder: bool,
+    /// Keep the transformer on the device while frames are encoded or decoded.
+    pub keep_transformer: bool,
+}
+
+impl Default for PipelineOptions {
+    /// fp32; the text encoder leaves the device after use, the transformer stays.
+    fn default() -> Self {
+        Self {
+            dtype: DType::F32,
+            vae_dtype: DType::F32,
+            keep_text_encoder: false,
+            keep_transformer: true,
+        }
+    }
+}
+
+/// The models of one checkpoint on one device.
+///
+/// Components are loaded when first needed. Configs are read when the pipeline is opened, so that a
+/// request that cannot work is refused before any weight is read.
+#[derive(Debug)]
+pub struct Pipeline<B: KernelBackend> {
+    checkpoint: Checkpoint,
+    options: PipelineOptions,
+    device: B::Device,
+    transformer_config: DitConfig,
+    vae_config: WanVaeConfig,
+    scheduler: FlowMatchScheduler,
+    pub(crate) adapters: Adapters,
+    text_encoder: Option<TextEncoder<B>>,
+    transformer: Option<LongCatTransformer<B>>,
+    vae: Option<WanVae<B>>,
+}
+
+/// The result of a run, before decoding.
+#[derive(Debug, Clone)]
+pub struct Generated<B: KernelBackend> {
+    /// Clean latents `[B, C, T, H, W]`, normalised, fp32.
+    pub latents: Tensor<B, 5>,
+    /// The text they were conditioned on; under guidance the negative prompts come first.
+    pub text: TextCondition<B>,
+    /// The schedule they were made with.
+    pub schedule: Schedule,
+}
+
+/// Encoded prompts and the guidance to apply.
+pub(crate) struct EncodedText<B: KernelBackend> {
+    pub condition: TextCondition<B>,
+    pub guidance: Option<f64>,
+}
+
+impl<B: KernelBackend> Pipeline<B> {
+    /// Opens a checkpoint directory and reads its configs.
+    ///
+    /// # Errors
+    /// [`VideoError`] names the part, file and key.
+    pub fn open(
+        root: &Path,
+        options: PipelineOptions,
+        device: &B::Device,
+    ) -> Result<Self, VideoError> {
+        let checkpoint = Checkpoint::open(root)?;
+        let transformer_config = checkpoint.transformer_config()?;
+        let vae_config = checkpoint.vae_config()?;
+        if vae_config.z_dim != transformer_config.in_channels {
+            return Err(VideoError::Config {
+                path: root.join("vae/config.json"),
+                reason: format!(
+                    "z_dim is {} and the transformer's in_channels is {}",
+                    vae_config.z_dim, transformer_config.in_channels
+                ),
+            });
+        }
+        Ok(Self {
+            scheduler: checkpoint.scheduler()?,
+            adapters: Adapters::new(&transformer_config),
+            checkpoint,
+            options,
+            device: device.clone(),
+            transformer_config,
+            vae_config,
+            text_encoder: None,
+            transformer: None,
+            vae: None,
+        })
+    }
+
+    /// The checkpoint directory.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// How the pipeline treats its components.
+    pub fn options(&self) -> &PipelineOptions {
+        &self.options
+    }
+
+    /// The device.
+    pub fn device(&self) -> &B::Device {
+        &self.device
+    }
+
+    /// The transformer's config.
+    pub fn transformer_config(&self) -> &DitConfig {
+        &self.transformer_config
+    }
+
+    /// The VAE's config.
+    pub fn vae_config(&self) -> &WanVaeConfig {
+        &self.vae_config
+    }
+
+    /// The scheduler.
+    pub fn scheduler(&self) -> &FlowMatchScheduler {
+        &self.scheduler
+    }
+
+    /// The transformer with the adapters of this pipeline, loaded when first asked for.
+    ///
+    /// # Errors
+    /// What loading it can report.
+    pub fn transformer(&mut self) -> Result<&mut LongCatTransformer<B>, VideoError> {
+        if self.transformer.is_none() {
+            let mut model = self
+                .checkpoint
+                .load_transformer(Some(self.options.dtype), &self.device)?;
+            self.adapters.attach_all(&mut model, self.options.dtype)?;
+            self.transformer = Some(model);
+        }
+        match &mut self.transformer {
+            Some(model) => Ok(model),
+            None => unreachable!("it was just loaded"),
+        }
+    }
+
+    /// The transformer, if it is on the device.
+    pub(crate) fn loaded_transformer(&mut self) -> Option<&mut LongCatTransformer<B>> {
+        self.transformer.as_mut()
+    }
+
+    /// Pixels that one token covers per side.
+    pub fn pixel_multiple(&self) -> usize {
+        self.vae_config.scale_factor_spatial * self.transformer_config.patch_size[1]
+    }
+
+    /// Height and width in latents.
+    pub(crate) fn latent_size(&self, size: VideoSize) -> Result<[usize; 2], VideoError> {
+        size.check(self.pixel_multiple())?;
+        let factor = self.vae_config.scale_factor_spatial;
+        Ok([size.height / factor, size.width / factor])
+    }
+
+    /// Encodes prompts; the text encoder leaves the device afterwards unless it is to be kept.
+    ///
+    /// # Errors
+    /// [`VideoError::Text`].
+    pub fn encode_prompts(
+        &mut self,
+        prompts: &[String],
+        max_length: usize,
+        observer: &mut dyn Observer<B>,
+    ) -> Result<TextCondition<B>, VideoError> {
+        observer.stage("text");
+        let encoder = match self.text_encoder.take() {
+            Some(encoder) => encoder,
+            None => self
+                .checkpoint
+                .load_text_encoder(self.options.dtype, &self.device)?,
+        };
+        let (embeds, mask) = encoder.encode_prompts(prompts, max_length)?;
+        if self.options.keep_text_encoder {
+            self.text_encoder = Some(encoder);
+        } else {
+            drop(encoder);
+            B::memory_cleanup(&self.device);
+        }
+        Ok(TextCondition {
+            embeds: embeds.squeeze_dim(1),
+            mask: Some(mask),
+        })
+    }
+
+    /// Prompts, preceded by the negative prompt of each under guidance.
+    pub(crate) fn encode_for(
+        &mut self,
+        prompts: &[String],
+        negative: &str,
+        sampling: &Sampling,
+        observer: &mut dyn Observer<B>,
+    ) -> Result<EncodedText<B>, VideoError> {
+        if prompts.is_empty() {
+            return Err(VideoError::invalid("prompt", "at least one is needed"));
+        }
+        let guidance = (sampling.guidance > 1.0).then_some(sampling.guidance);
+        let mut all = Vec::with_capacity(2 * prompts.len());
+        if guidance.is_some() {
+            all.extend(std::iter::repeat_n(negative.to_string(), prompts.len()));
+        }
+        all.extend_from_slice(prompts);
+        let condition = self.encode_prompts(&all, sampling.max_sequence_length, observer)?;
+        Ok(EncodedText {
+            condition,
+            guidance,
+        })
+    }
+
+    /// Runs the transformer and hands the final latents to the observer.
+    pub(crate) fn denoise(
+        &mut self,
+        observer: &mut dyn Observer<B>,
+        run: impl FnOnce(
+            &LongCatTransformer<B>,
+            &mut dyn Observer<B>,
+        ) -> Result<Tensor<B, 5>, VideoError>,
+    ) -> Result<Tensor<B, 5>, VideoError> {
+        observer.stage("transformer");
+        let model = self.transformer()?;
+        observer.stage("denoise");
+        let latents = run(model, observer)?;
+        observer.latents(&latents)?;
+        Ok(latents)
+    }
+
+    /// Normalised latents of a clip `[1, 3, F, H, W]` in [-1, 1], for each sample of a batch.
+    pub(crate) fn encode_condition(
+        &mut self,
+        clip: Tensor<B, 5>,
+        batch: usize,
+        posterior: Posterior,
+        first_draw: u32,
+        noise: &mut dyn NoiseSource,
+        observer: &mut dyn Observer<B>,
+    ) -> Result<Tensor<B, 5>, VideoError> {
+        observer.stage("encode");
+        let device = self.device.clone();
+        let vae = self.vae()?;
+        let encoded = vae.encode(clip)?;
+        let latents = match posterior {
+            Posterior::Mode => encoded.mean.repeat_dim(0, batch),
+            Posterior::Sample => {
+                let mut shape = encoded.mean.dims();
+                shape[0] = batch;
+                let purpose = NoisePurpose::Posterior(first_draw);
+                let noise = noise_tensor(noise, purpose, shape, &device);
+                encoded.sample(noise)
+            }
+        };
+        Ok(vae.normalize(latents).cast(DType::F32))
+    }
+
+    /// Pixels `[B, 3, F, H, W]` in [-1, 1] from normalised latents.
+    ///
+    /// # Errors
+    /// [`VideoError::Vae`].
+    pub fn decode(
+        &mut self,
+        latents: Tensor<B, 5>,
+        observer: &mut dyn Observer<B>,
+    ) -> Result<Tensor<B, 5>, VideoError> {
+        observer.stage("decode");
+        if !self.options.keep_transformer && self.transformer.take().is_some() {
+            B::memory_cleanup(&self.device);
+        }
+        let dtype = self.options.vae_dtype;
+        Ok(self.vae()?.decode(latents.cast(dtype))?)
+    }
+
+    /// The VAE, loaded when first asked for.
+    ///
+    /// # Errors
+    /// [`VideoError::Vae`].
+    pub fn vae(&mut self) -> Result<&WanVae<B>, VideoError> {
+        if self.vae.is_none() {
+            self.vae = Some(
+                self.checkpoint
+                    .load_vae(self.options.vae_dtype, &self.device)?,
+            );
+        }
+        match &self.vae {
+            Some(vae) => Ok(vae),
+            None => unreachable!("it was just loaded"),
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Pipelines: from a request to latents and frames.
+
+mod base;
+mod continuation;
+mod denoise;
+mod image_to_video;
+mod observer;
+mod refine;
+mod request;
+mod text_to_video;
+
+pub use base::{Generated, Pipeline, PipelineOptions};
+pub use continuation::ContinuationRequest;
+pub use image_to_video::ImageToVideoRequest;
+pub use observer::{Observer, Silent, StepEvent};
+pub use refine::{RefineCondition, RefineRequest, Refined};
+pub use request::{Posterior, Sampling, VideoSize};
+pub use text_to_video::TextToVideoRequest;

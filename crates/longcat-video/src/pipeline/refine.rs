@@ -1,0 +1,220 @@
+use burn::tensor::Tensor;
+use longcat_kernels::KernelBackend;
+
+use super::denoise::Denoise;
+use super::{Generated, Observer, Pipeline, Posterior, VideoSize};
+use crate::VideoError;
+use crate::frames::{PixelFrames, resample};
+use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
+use crate::scheduler::ScheduleMode;
+
+/// Latent frames are padded to a multiple of this, for the chunks of block-sparse attention.
+const LATENT_MULTIPLE: usize = 4;
+
+/// Clean frames that a refined video keeps to.
+#[derive(Debug, Clone)]
+pub struct RefineCondition {
+    /// A picture (one frame), or a video whose last `frames` frames count; at the refined size.
+    pub pixels: PixelFrames,
+    /// Frames of the refined video that they cover.
+    pub frames: usize,
+}
+
+/// What refining a 480p video needs.
+#[derive(Debug, Clone)]
+pub struct RefineRequest {
+    /// The video of the first stage.
+    pub video: PixelFrames,
+    /// The prompt it was made from.
+    pub prompt: String,
+    /// Refined size; multiples of 64.
+    pub size: VideoSize,
+    /// Keep the frame rate instead of doubling it.
+    pub spatial_only: bool,
+    /// Condition frames, where the first stage had some.
+    pub condition: Option<RefineCondition>,
+    /// Steps of the full schedule; those at or below the threshold are taken (50 in the release).
+    pub steps: usize,
+    /// Share of noise to start from (0.5 in the release).
+    pub threshold: f32,
+    /// Text tokens per prompt.
+    pub max_sequence_length: usize,
+    /// How latents are taken from the VAE.
+    pub posterior: Posterior,
+}
+
+/// How many frames and latents are real and how many are padding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RefinePadding {
+    /// Copies of the first frame in front.
+    pub front: usize,
+    /// Copies of the last frame behind.
+    pub back: usize,
+    /// Leading latents that are conditions.
+    pub cond_latents: usize,
+}
+
+impl RefinePadding {
+    /// Condition and noise latents are padded to multiples of four separately.
+    pub(crate) fn new(frames: usize, cond_frames: usize, per_latent: usize) -> Self {
+        let (cond_latents, front) = match cond_frames {
+            0 => (0, 0),
+            n => {
+                let latents =
+                    (1 + (n - 1).div_ceil(per_latent)).next_multiple_of(LATENT_MULTIPLE);
+                (latents, 1 + (latents - 1) * per_latent - n)
+            }
+        };
+        let noise_frames = frames - cond_frames;
+        let noise_latents = noise_frames
+            .div_ceil(per_latent)
+            .next_multiple_of(LATENT_MULTIPLE);
+        Self {
+            front,
+            back: noise_latents * per_latent - noise_frames,
+            cond_latents,
+        }
+    }
+}
+
+impl<B: KernelBackend> Pipeline<B> {
+    /// Refines a video: more pixels and, unless `spatial_only`, twice the frames.
+    ///
+    /// Adapter and block-sparse attention are the caller's to switch
+    /// ([`Pipeline::with_refinement`] does both). The result's latents hold padding;
+    /// [`Self::decode_refined`] cuts it off.
+    ///
+    /// # Errors
+    /// [`VideoError`]: a request that cannot work is refused before any model is loaded.
+    pub fn refine(
+        &mut self,
+        request: &RefineRequest,
+        noise: &mut dyn NoiseSource,
+        observer: &mut dyn Observer<B>,
+    ) -> Result<Refined<B>, VideoError> {
+        request.size.check(4 * self.pixel_multiple())?;
+        let given = request.video.len();
+        let frames = if request.spatial_only { given } else { 2 * given };
+        let cond_frames = request.condition.as_ref().map_or(0, |c| c.frames);
+        self.check_condition(request, frames)?;
+        let mode = ScheduleMode::Refine {
+            threshold: request.threshold,
+        };
+        let schedule = self.scheduler().schedule(request.steps, mode)?;
+        let padding =
+            RefinePadding::new(frames, cond_frames, self.vae_config().scale_factor_temporal);
+        let text = self.encode_prompts(
+            std::slice::from_ref(&request.prompt),
+            request.max_sequence_length,
+            observer,
+        )?;
+
+        let clip = self.upsample(&request.video, request.size, frames, padding);
+        let up = self.encode_condition(clip, 1, request.posterior, 0, noise, observer)?;
+        let fresh = noise_tensor(noise, NoisePurpose::Refine, up.dims(), self.device());
+        let share = f64::from(request.threshold);
+        let mut latents = up * (1.0 - share) + fresh * share;
+        if let Some(condition) = &request.condition {
+            let clip = condition.pixels.tail(cond_frames).to_tensor(self.device());
+            let clip = repeat_first(clip, padding.front);
+            let cond = self.encode_condition(clip, 1, request.posterior, 1, noise, observer)?;
+            let total = latents.dims()[2];
+            let rest = latents.narrow(2, padding.cond_latents, total - padding.cond_latents);
+            latents = Tensor::cat(vec![cond, rest], 2);
+        }
+        let latents = self.denoise(observer, |transformer, observer| {
+            Denoise {
+                transformer,
+                text: &text,
+                guidance: None,
+                schedule: &schedule,
+                num_cond: padding.cond_latents,
+                cache: None,
+            }
+            .run(latents, observer)
+        })?;
+        Ok(Refined {
+            generated: Generated {
+                latents,
+                text,
+                schedule,
+            },
+            first_frame: padding.front,
+            frames,
+        })
+    }
+
+    fn check_condition(&self, request: &RefineRequest, frames: usize) -> Result<(), VideoError> {
+        let Some(condition) = &request.condition else {
+            return Ok(());
+        };
+        let given = condition.pixels.len();
+        if condition.frames == 0 || condition.frames > given || condition.frames >= frames {
+            return Err(VideoError::invalid(
+                "condition frames",
+                format!(
+                    "{} of {given} given frames, for a video of {frames}: at least 1, at most what \
+                     is given, and fewer than the video has",
+                    condition.frames
+                ),
+            ));
+        }
+        if condition.pixels.size() != request.size {
+            return Err(VideoError::invalid(
+                "condition frames",
+                "they must have the refined size",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Pixels of the first stage at the refined size and rate, padded, `[1, 3, F, H, W]` in [-1, 1].
+    fn upsample(
+        &self,
+        video: &PixelFrames,
+        size: VideoSize,
+        frames: usize,
+        padding: RefinePadding,
+    ) -> Tensor<B, 5> {
+        let clip = video.raw_tensor::<B>(self.device());
+        let clip = resample(resample(clip, 4, size.width), 3, size.height) / 255.0;
+        let clip = resample(clip, 2, frames) * 2.0 - 1.0;
+        let clip = repeat_first(clip, padding.front);
+        let last = clip.clone().narrow(2, clip.dims()[2] - 1, 1);
+        match padding.back {
+            0 => clip,
+            n => Tensor::cat(vec![clip, last.repeat_dim(2, n)], 2),
+        }
+    }
+
+    /// Pixels `[1, 3, F, H, W]` in [-1, 1] of a refined video, without its padding.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn decode_refined(
+        &mut self,
+        refined: &Refined<B>,
+        observer: &mut dyn Observer<B>,
+    ) -> Result<Tensor<B, 5>, VideoError> {
+        let pixels = self.decode(refined.generated.latents.clone(), observer)?;
+        Ok(pixels.narrow(2, refined.first_frame, refined.frames))
+    }
+}
+
+/// A refined video as latents, with what its padding was.
+#[derive(Debug, Clone)]
+pub struct Refined<B: KernelBackend> {
+    /// Latents and what they were made with.
+    pub generated: Generated<B>,
+    /// First real frame after decoding.
+    pub first_frame: usize,
+    /// Number of real frames.
+    pub frames: usize,
+}
+
+fn repeat_first<B: KernelBackend>(clip: Tensor<B, 5>, count: usize) -> Tensor<B, 5> {
+    match count {
+        0 => clip,
+        n => Tensor::cat(vec![clip.clone().narrow(2, 0, 1).repeat_dim(2, n), clip], 2),
+    }
+}

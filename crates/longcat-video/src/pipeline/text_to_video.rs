@@ -1,0 +1,72 @@
+use longcat_kernels::KernelBackend;
+
+use super::denoise::Denoise;
+use super::request::latent_frames;
+use super::{Generated, Observer, Pipeline, Sampling, VideoSize};
+use crate::VideoError;
+use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
+
+/// What text-to-video needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TextToVideoRequest {
+    /// One prompt per video of the batch.
+    pub prompts: Vec<String>,
+    /// What to keep away from; empty by default, used with guidance above 1 only.
+    pub negative_prompt: String,
+    /// Size in pixels; multiples of 16.
+    pub size: VideoSize,
+    /// Frames per video, 4n + 1.
+    pub frames: usize,
+    /// Steps, guidance, schedule.
+    pub sampling: Sampling,
+}
+
+impl<B: KernelBackend> Pipeline<B> {
+    /// Makes videos from prompts.
+    ///
+    /// # Errors
+    /// [`VideoError`]: a request that cannot work is refused before any model is loaded.
+    pub fn text_to_video(
+        &mut self,
+        request: &TextToVideoRequest,
+        noise: &mut dyn NoiseSource,
+        observer: &mut dyn Observer<B>,
+    ) -> Result<Generated<B>, VideoError> {
+        request.sampling.check()?;
+        let [height, width] = self.latent_size(request.size)?;
+        let frames = latent_frames(request.frames, self.vae_config())?;
+        let schedule = self
+            .scheduler()
+            .schedule(request.sampling.steps, request.sampling.mode())?;
+        let text = self.encode_for(
+            &request.prompts,
+            &request.negative_prompt,
+            &request.sampling,
+            observer,
+        )?;
+        let shape = [
+            request.prompts.len(),
+            self.transformer_config().in_channels,
+            frames,
+            height,
+            width,
+        ];
+        let latents = noise_tensor(noise, NoisePurpose::Initial, shape, self.device());
+        let latents = self.denoise(observer, |transformer, observer| {
+            Denoise {
+                transformer,
+                text: &text.condition,
+                guidance: text.guidance,
+                schedule: &schedule,
+                num_cond: 0,
+                cache: None,
+            }
+            .run(latents, observer)
+        })?;
+        Ok(Generated {
+            latents,
+            text: text.condition,
+            schedule,
+        })
+    }
+}

@@ -1,0 +1,77 @@
+//! Parity with the official code, driven by a folder of golden cases.
+//!
+//! Every case of the manifest runs; a kind that the harness does not know fails. The folder is
+//! `tests/golden`, or that of `LONGCAT_GOLDEN_DIR`.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod attention;
+mod case;
+mod dit;
+mod lora;
+mod pipelines;
+mod scheduler;
+mod text;
+mod vae;
+
+use burn::tensor::DType;
+use longcat_kernels::KernelBackend;
+
+pub use case::{Case, Golden};
+
+/// Runs all cases of some kinds on a device and fails with a list of all differences.
+///
+/// `dtype` is that of the models' weights; `tolerance` replaces that of the cases where it is given
+/// (lower precision than fp32 only).
+pub fn run_kinds<B: KernelBackend>(
+    kinds: &[&str],
+    device: &B::Device,
+    dtype: DType,
+    tolerance: Option<f64>,
+) {
+    let golden = Golden::open();
+    let mut failures = Vec::new();
+    let mut ran = 0;
+    for mut case in golden.cases().into_iter().filter(|c| kinds.contains(&c.kind.as_str())) {
+        ran += 1;
+        case.override_tolerance(tolerance);
+        run_case::<B>(&golden, &mut case, device, dtype);
+        println!("{}: {}", case.id, case.summary());
+        failures.extend(case.failures());
+    }
+    assert!(ran > 0, "no case of the kinds {kinds:?} in {}", golden.root().display());
+    assert!(failures.is_empty(), "{} differences:\n{}", failures.len(), failures.join("\n"));
+}
+
+fn run_case<B: KernelBackend>(golden: &Golden, case: &mut Case, device: &B::Device, dtype: DType) {
+    match case.kind.as_str() {
+        "prompt_clean" => text::prompt_clean(case),
+        "tokenizer" => text::tokenizer(golden, case),
+        "umt5" => text::umt5::<B>(golden, case, device),
+        "vae_encode" => vae::encode::<B>(golden, case, device),
+        "vae_decode" => vae::decode::<B>(golden, case, device),
+        "dit_forward" => dit::forward::<B>(golden, case, device, dtype),
+        "dit_kv_cache" => dit::kv_cache::<B>(golden, case, device, dtype),
+        "bsa" => attention::bsa::<B>(case, device),
+        "lora_forward" => lora::forward::<B>(golden, case, device, dtype),
+        "lora_formats" => lora::formats::<B>(golden, case, device, dtype),
+        "lora_merge" => lora::merge::<B>(golden, case, device),
+        "lora_invalid" => lora::invalid::<B>(golden, case, device),
+        "scheduler" => scheduler::run::<B>(golden, case, device),
+        "t2v" => pipelines::text_to_video::<B>(golden, case, device),
+        "i2v" => pipelines::image_to_video::<B>(golden, case, device),
+        "continuation" => pipelines::continuation::<B>(golden, case, device),
+        "refine" => pipelines::refine::<B>(golden, case, device),
+        other => panic!("{}: unknown kind {other}", case.id),
+    }
+}
+
+/// Kinds that [`run_kinds`] knows, in groups that one test runs.
+pub const GROUPS: &[(&str, &[&str])] = &[
+    ("text", &["prompt_clean", "tokenizer", "umt5"]),
+    ("vae", &["vae_encode", "vae_decode"]),
+    ("transformer", &["dit_forward", "dit_kv_cache"]),
+    ("attention", &["bsa"]),
+    ("lora", &["lora_forward", "lora_formats", "lora_merge", "lora_invalid"]),
+    ("scheduler", &["scheduler"]),
+    ("pipelines", &["t2v", "i2v", "continuation", "refine"]),
+];
