@@ -1,0 +1,69 @@
+use burn::module::{Module, Param};
+use burn::tensor::backend::Backend;
+use burn::tensor::module::embedding;
+use burn::tensor::{Bool, DType, Int, Tensor, TensorData};
+use longcat_kernels::KernelBackend;
+
+use crate::Umt5Config;
+use crate::layers::{Block, RmsNorm, normal};
+use crate::position::buckets;
+
+/// The encoder half of UMT5 (Hugging Face `UMT5EncoderModel`).
+///
+/// Unlike T5, every block has a relative position bias of its own. The type of the weights decides
+/// the type of the computation; norms and softmax run in f32 whatever it is.
+#[derive(Module, Debug)]
+pub struct Umt5Encoder<B: Backend> {
+    shared: Param<Tensor<B, 2>>,
+    blocks: Vec<Block<B>>,
+    final_norm: RmsNorm<B>,
+    num_buckets: usize,
+    max_distance: usize,
+}
+
+impl<B: Backend> Umt5Encoder<B> {
+    /// A randomly initialised f32 encoder, with the variances of the reference initialisation.
+    ///
+    /// Parameters are created when they are first used, so that building an encoder only to load
+    /// weights into it costs no memory.
+    pub fn new(config: &Umt5Config, device: &B::Device) -> Self {
+        Self {
+            shared: normal([config.vocab_size, config.d_model], 1.0, device),
+            blocks: (0..config.num_layers)
+                .map(|_| Block::new(config, device))
+                .collect(),
+            final_norm: RmsNorm::new(config, device),
+            num_buckets: config.relative_attention_num_buckets,
+            max_distance: config.relative_attention_max_distance,
+        }
+    }
+}
+
+impl<B: KernelBackend> Umt5Encoder<B> {
+    /// Hidden states of the last layer for every position, padding included.
+    ///
+    /// `ids` `[n, L]`, each below the vocabulary size; `mask` `[n, L]`, true for real tokens. Gives
+    /// `[n, L, d_model]` in the type of the weights. Positions whose mask is false are attended by
+    /// none; what they hold themselves is defined, but of no use.
+    pub fn forward(&self, ids: Tensor<B, 2, Int>, mask: Tensor<B, 2, Bool>) -> Tensor<B, 3> {
+        let [n, length] = ids.dims();
+        let device = ids.device();
+        let buckets = Tensor::<B, 1, Int>::from_data(
+            TensorData::new(
+                buckets(length, self.num_buckets, self.max_distance),
+                [length * length],
+            ),
+            &device,
+        );
+        let padding = mask.bool_not().reshape([n, 1, 1, length]);
+        let mut x = embedding(self.shared.val(), ids);
+        // The residual sums of the published weights exceed the range of f16.
+        if x.dtype() == DType::F16 {
+            x = x.cast(DType::F32);
+        }
+        for block in &self.blocks {
+            x = block.forward(x, buckets.clone(), padding.clone());
+        }
+        self.final_norm.forward(x)
+    }
+}

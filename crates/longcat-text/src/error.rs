@@ -1,0 +1,89 @@
+use std::path::PathBuf;
+
+use longcat_weights::WeightsError;
+
+/// What can be wrong with a text encoder or its tokenizer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextError {
+    /// A file could not be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A JSON file is malformed, or a key is absent or of the wrong type.
+    #[error("{path}: {reason}")]
+    InvalidConfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the key where there is one.
+        reason: String,
+    },
+    /// A key asks for behaviour that is not implemented.
+    #[error("{path}: {key} = {value} is not supported; only {supported} is")]
+    UnsupportedConfig {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What would be accepted.
+        supported: String,
+    },
+    /// A key that is not known, and so may change behaviour.
+    #[error(
+        "{path}: unknown key {key}; it may change what the network computes, so remove it only if it does not"
+    )]
+    UnknownConfigKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+    },
+    /// The weights do not load.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The tokenizer does not load.
+    #[error("{path}: not a usable tokenizer: {reason}")]
+    InvalidTokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A prompt could not be tokenized.
+    #[error("the prompt {prompt:?} could not be tokenized: {reason}")]
+    Tokenize {
+        /// The prompt.
+        prompt: String,
+        /// The cause.
+        reason: String,
+    },
+    /// The requested length leaves no room for the special tokens.
+    #[error("max_length {max_length} is too short: the tokenizer adds {added} special token(s)")]
+    MaxLengthTooShort {
+        /// The requested length in tokens.
+        max_length: usize,
+        /// How many tokens are always added.
+        added: usize,
+    },
+    /// The tokenizer can produce ids that the encoder has no embedding for.
+    #[error(
+        "{path}: the tokenizer has ids up to {largest_id}, the text encoder's vocab_size is {vocab_size}; they belong to different models"
+    )]
+    VocabularyMismatch {
+        /// The tokenizer file.
+        path: PathBuf,
+        /// The largest id of the tokenizer.
+        largest_id: u32,
+        /// Rows of the embedding.
+        vocab_size: usize,
+    },
+    /// No prompt was given.
+    #[error("no prompt to encode")]
+    NoPrompts,
+}

@@ -1,0 +1,73 @@
+use std::path::Path;
+
+use burn::tensor::DType;
+use burn::tensor::backend::Backend;
+use longcat_weights::{LoadOptions, NameMap, WeightFiles, WeightsError, load_module};
+use regex::Regex;
+
+use crate::{TextError, Umt5Config, Umt5Encoder};
+
+/// The table from the official keys (`encoder.block.0.layer.0.SelfAttention.q.weight`) to the paths
+/// of [`Umt5Encoder`].
+pub fn name_map() -> NameMap {
+    NameMap::new(&[
+        (r"^shared\.weight$", "shared"),
+        (r"^encoder\.final_layer_norm\.", "final_norm."),
+        (r"^encoder\.block\.(\d+)\.", "blocks.${1}."),
+        (r"\.layer\.0\.layer_norm\.", ".attention_norm."),
+        (r"\.layer\.1\.layer_norm\.", ".feed_forward_norm."),
+        (
+            r"\.layer\.0\.SelfAttention\.(\w+)\.weight$",
+            ".attention.${1}",
+        ),
+        (
+            r"\.layer\.1\.DenseReluDense\.(\w+)\.weight$",
+            ".feed_forward.${1}",
+        ),
+    ])
+}
+
+impl<B: Backend> Umt5Encoder<B> {
+    /// Loads `config.json` and the (sharded) safetensors of a `text_encoder/` directory.
+    ///
+    /// Files are memory-mapped; tensors are cast to `dtype` and uploaded one at a time. With
+    /// [`DType::F16`] the feed-forward output layers stay f32, as in the reference.
+    ///
+    /// # Errors
+    /// [`TextError`] names file and key: see [`Umt5Config::read`] and
+    /// [`longcat_weights::load_module`].
+    pub fn load(
+        dir: &Path,
+        dtype: DType,
+        device: &B::Device,
+    ) -> Result<(Self, Umt5Config), TextError> {
+        let config = Umt5Config::read(&dir.join("config.json"))?;
+        let files = WeightFiles::open(dir)?;
+        let mut encoder = Self::new(&config, device);
+        let options = LoadOptions {
+            dtype: Some(dtype),
+            keep_f32: (dtype == DType::F16).then(|| pattern(r"^blocks\.\d+\.feed_forward\.wo$")),
+            ignore_unused: duplicate_embedding(&files)?,
+        };
+        load_module(&mut encoder, &files, &name_map(), &options)?;
+        Ok((encoder, config))
+    }
+}
+
+/// Some exports store the embedding twice. The second copy may be left unused, if it is a copy.
+fn duplicate_embedding(files: &WeightFiles) -> Result<Vec<Regex>, WeightsError> {
+    const COPY: &str = "encoder.embed_tokens.weight";
+    if files.info(COPY).is_none() || files.info("shared.weight").is_none() {
+        return Ok(Vec::new());
+    }
+    let same = files.bytes(COPY)? == files.bytes("shared.weight")?;
+    Ok(if same {
+        vec![pattern(r"^encoder\.embed_tokens\.weight$")]
+    } else {
+        Vec::new()
+    })
+}
+
+fn pattern(text: &str) -> Regex {
+    Regex::new(text).unwrap_or_else(|error| panic!("invalid pattern {text}: {error}"))
+}

@@ -1,0 +1,175 @@
+use std::path::{Path, PathBuf};
+
+use burn::tensor::backend::Backend;
+use burn::tensor::{Bool, Int, Tensor, TensorData};
+use serde_json::Value;
+use tokenizers::{PostProcessor, Tokenizer, TruncationDirection};
+
+use crate::TextError;
+
+/// Token ids of several prompts, padded on the right to one length.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tokens {
+    /// `[n][L]` ids.
+    pub ids: Vec<Vec<u32>>,
+    /// `[n][L]`, true for tokens of the prompt (the final `</s>` included), false for padding.
+    pub mask: Vec<Vec<bool>>,
+}
+
+impl Tokens {
+    /// Ids and mask as tensors `[n, L]`.
+    pub fn to_tensors<B: Backend>(
+        &self,
+        device: &B::Device,
+    ) -> (Tensor<B, 2, Int>, Tensor<B, 2, Bool>) {
+        let shape = [self.ids.len(), self.ids.first().map_or(0, Vec::len)];
+        let ids: Vec<i32> = self.ids.iter().flatten().map(|&id| id as i32).collect();
+        let mask: Vec<bool> = self.mask.iter().flatten().copied().collect();
+        (
+            Tensor::from_data(TensorData::new(ids, shape), device),
+            Tensor::from_data(TensorData::new(mask, shape), device),
+        )
+    }
+}
+
+/// The tokenizer of a checkpoint's `tokenizer/` directory.
+#[derive(Debug, Clone)]
+pub struct PromptTokenizer {
+    tokenizer: Tokenizer,
+    path: PathBuf,
+    pad_id: u32,
+    added: usize,
+}
+
+impl PromptTokenizer {
+    /// Reads `tokenizer.json` and, for the padding token, `tokenizer_config.json`.
+    ///
+    /// # Errors
+    /// [`TextError`] names the file: unreadable, malformed, padding on the left, a padding token
+    /// that is not in the vocabulary.
+    pub fn load(dir: &Path) -> Result<Self, TextError> {
+        let path = dir.join("tokenizer.json");
+        let bytes = read(&path)?;
+        let mut tokenizer =
+            Tokenizer::from_bytes(&bytes).map_err(|e| unusable(&path, e.to_string()))?;
+        // Length is the caller's business; settings stored in the file would apply first.
+        tokenizer
+            .with_padding(None)
+            .with_truncation(None)
+            .map_err(|e| unusable(&path, e.to_string()))?;
+        let pad = padding_token(&dir.join("tokenizer_config.json"))?;
+        let pad_id = tokenizer
+            .token_to_id(&pad)
+            .ok_or_else(|| unusable(&path, format!("the padding token {pad} is not in it")))?;
+        let added = tokenizer
+            .get_post_processor()
+            .map_or(0, |p| p.added_tokens(false));
+        Ok(Self {
+            tokenizer,
+            path,
+            pad_id,
+            added,
+        })
+    }
+
+    /// The file it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The largest id that [`Self::encode`] can give.
+    pub fn largest_id(&self) -> u32 {
+        let ids = self.tokenizer.get_vocab(true);
+        ids.into_values().max().unwrap_or(0)
+    }
+
+    /// Tokenizes prompts as they are (see [`crate::clean_prompt`]) to exactly `max_length` tokens.
+    ///
+    /// Longer prompts are cut at the end, before the final `</s>`; shorter ones are padded there.
+    ///
+    /// # Errors
+    /// [`TextError::MaxLengthTooShort`], or [`TextError::Tokenize`] with the prompt.
+    pub fn encode(&self, prompts: &[String], max_length: usize) -> Result<Tokens, TextError> {
+        if max_length < self.added.max(1) {
+            return Err(TextError::MaxLengthTooShort {
+                max_length,
+                added: self.added,
+            });
+        }
+        let mut tokens = Tokens {
+            ids: Vec::with_capacity(prompts.len()),
+            mask: Vec::with_capacity(prompts.len()),
+        };
+        for prompt in prompts {
+            let mut ids = self
+                .encode_one(prompt, max_length)
+                .map_err(|e| TextError::Tokenize {
+                    prompt: prompt.clone(),
+                    reason: e.to_string(),
+                })?;
+            tokens
+                .mask
+                .push((0..max_length).map(|i| i < ids.len()).collect());
+            ids.resize(max_length, self.pad_id);
+            tokens.ids.push(ids);
+        }
+        Ok(tokens)
+    }
+
+    fn encode_one(&self, prompt: &str, max_length: usize) -> tokenizers::Result<Vec<u32>> {
+        let mut encoding = self.tokenizer.encode(prompt, false)?;
+        encoding.truncate(max_length - self.added, 0, TruncationDirection::Right);
+        let encoding = match self.tokenizer.get_post_processor() {
+            Some(post) => post.process(encoding, None, true)?,
+            None => encoding,
+        };
+        Ok(encoding.get_ids().to_vec())
+    }
+}
+
+/// `pad_token` of `tokenizer_config.json`: a string, or an object with `content`.
+fn padding_token(path: &Path) -> Result<String, TextError> {
+    let json: Value = serde_json::from_slice(&read(path)?).map_err(|e| bad_json(path, e))?;
+    if let Some(side) = json.get("padding_side").and_then(Value::as_str)
+        && side != "right"
+    {
+        return Err(TextError::UnsupportedConfig {
+            path: path.to_path_buf(),
+            key: "padding_side".into(),
+            value: side.into(),
+            supported: "right".into(),
+        });
+    }
+    let token = match json.get("pad_token") {
+        Some(Value::String(token)) => Some(token.as_str()),
+        Some(object) => object.get("content").and_then(Value::as_str),
+        None => None,
+    };
+    token
+        .map(str::to_string)
+        .ok_or_else(|| TextError::InvalidConfig {
+            path: path.to_path_buf(),
+            reason: "pad_token is missing".into(),
+        })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TextError> {
+    std::fs::read(path).map_err(|source| TextError::Io {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+fn bad_json(path: &Path, error: serde_json::Error) -> TextError {
+    TextError::InvalidConfig {
+        path: path.to_path_buf(),
+        reason: error.to_string(),
+    }
+}
+
+fn unusable(path: &Path, reason: String) -> TextError {
+    TextError::InvalidTokenizer {
+        path: path.to_path_buf(),
+        reason,
+    }
+}

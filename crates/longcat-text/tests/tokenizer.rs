@@ -1,0 +1,106 @@
+//! Golden token ids, and what a tokenizer directory must not be.
+#![allow(clippy::unwrap_used)]
+
+use longcat_text::{PromptTokenizer, TextError};
+
+mod golden;
+
+fn copy_of_the_tokenizer() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let source = golden::cases("tokenizer")[0].checkpoint().join("tokenizer");
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(source.join(name), dir.path().join(name)).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn golden_ids_and_masks_are_equal() {
+    let cases = golden::cases("tokenizer");
+    assert!(!cases.is_empty(), "no golden cases found");
+    for case in cases {
+        let tokenizer = PromptTokenizer::load(&case.checkpoint().join("tokenizer")).unwrap();
+        let params = &case.json["params"];
+        let prompts: Vec<String> = serde_json::from_value(params["prompts"].clone()).unwrap();
+        let length = params["max_length"].as_u64().unwrap() as usize;
+        let tokens = tokenizer.encode(&prompts, length).unwrap();
+        let ids: Vec<i64> = tokens.ids.concat().into_iter().map(i64::from).collect();
+        let mask: Vec<i64> = tokens.mask.concat().into_iter().map(i64::from).collect();
+        assert_eq!(ids, case.i64s("expected", "input_ids").1, "{}", case.id);
+        assert_eq!(
+            mask,
+            case.i64s("expected", "attention_mask").1,
+            "{}",
+            case.id
+        );
+    }
+}
+
+#[test]
+fn truncation_keeps_the_end_token() {
+    let dir = copy_of_the_tokenizer();
+    let tokenizer = PromptTokenizer::load(dir.path()).unwrap();
+    let prompt = ["the camera moves slowly through a forest".to_string()];
+    for length in 1..6 {
+        let tokens = tokenizer.encode(&prompt, length).unwrap();
+        assert_eq!(tokens.ids[0].len(), length);
+        assert_eq!(tokens.ids[0][length - 1], 1);
+    }
+    let error = tokenizer.encode(&prompt, 0).unwrap_err();
+    assert!(
+        matches!(error, TextError::MaxLengthTooShort { added: 1, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn lengths_stored_in_the_file_do_not_apply() {
+    let dir = copy_of_the_tokenizer();
+    let file = dir.path().join("tokenizer.json");
+    let mut json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    json["truncation"] = serde_json::json!({
+        "direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0
+    });
+    let prompt = ["a cat sits on the warm window sill".to_string()];
+    let before = PromptTokenizer::load(dir.path())
+        .unwrap()
+        .encode(&prompt, 12)
+        .unwrap();
+    std::fs::write(&file, json.to_string()).unwrap();
+    let after = PromptTokenizer::load(dir.path())
+        .unwrap()
+        .encode(&prompt, 12)
+        .unwrap();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn unusable_directories_are_refused_with_the_file_name() {
+    let dir = copy_of_the_tokenizer();
+    let config = dir.path().join("tokenizer_config.json");
+    let load = || PromptTokenizer::load(dir.path()).unwrap_err().to_string();
+
+    std::fs::write(&config, r#"{"pad_token": "<pad>", "padding_side": "left"}"#).unwrap();
+    let message = load();
+    assert!(
+        message.contains("tokenizer_config.json") && message.contains("left"),
+        "{message}"
+    );
+
+    std::fs::write(&config, r#"{"pad_token": {"content": "<none>"}}"#).unwrap();
+    let message = load();
+    assert!(
+        message.contains("tokenizer.json") && message.contains("<none>"),
+        "{message}"
+    );
+
+    std::fs::write(&config, "{}").unwrap();
+    assert!(load().contains("pad_token"));
+
+    std::fs::write(dir.path().join("tokenizer.json"), "{").unwrap();
+    assert!(load().contains("tokenizer.json"));
+
+    std::fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
+    assert!(load().contains("tokenizer.json"));
+}
