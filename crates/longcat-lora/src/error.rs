@@ -1,0 +1,289 @@
+use std::path::PathBuf;
+
+use longcat_weights::WeightsError;
+
+use crate::Format;
+
+/// What can be wrong with an adapter, or with what is asked of the adapters on a model.
+///
+/// [`Self::code`] gives a short stable name for programs.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoraError {
+    /// The file itself cannot be read or written.
+    #[error(transparent)]
+    File(#[from] WeightsError),
+    /// No key belongs to an adapter.
+    #[error(
+        "{path}: none of its {keys} tensors belongs to a LoRA adapter; is it a whole checkpoint?"
+    )]
+    NoLoraKeys {
+        /// The file.
+        path: PathBuf,
+        /// How many tensors it has.
+        keys: usize,
+    },
+    /// A kind of adapter that is not plain LoRA. Applied without its extra tensors it would give
+    /// wrong results, so it is refused.
+    #[error(
+        "{path}: {key} belongs to {kind}, which is not supported; export the adapter as plain LoRA"
+    )]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The first such key, or the setting in the configuration file.
+        key: String,
+        /// Which kind.
+        kind: UnsupportedKind,
+    },
+    /// Keys that belong to no recognised part of an adapter.
+    #[error("{path}: {} tensors of this {format} file are not recognised: {}", keys.len(), listed(keys))]
+    UnusedKeys {
+        /// The file.
+        path: PathBuf,
+        /// The format of the other keys.
+        format: Format,
+        /// The keys.
+        keys: Vec<String>,
+    },
+    /// The adapter addresses layers that the model does not have.
+    #[error(
+        "{path}: the model has no layer named {}; the adapter was made for another model",
+        listed(targets)
+    )]
+    UnknownModule {
+        /// The file.
+        path: PathBuf,
+        /// The layers, by canonical name where there is one.
+        targets: Vec<String>,
+    },
+    /// A flattened name that can stand for several layers.
+    #[error("{path}: {key} can mean any of {}", listed(candidates))]
+    AmbiguousName {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// The layers.
+        candidates: Vec<String>,
+    },
+    /// A layer is given twice, whole and by parts or under two spellings.
+    #[error("{path}: {target} is given more than once: {}", listed(keys))]
+    Duplicate {
+        /// The file.
+        path: PathBuf,
+        /// The layer.
+        target: String,
+        /// The keys that collide.
+        keys: Vec<String>,
+    },
+    /// Shapes that do not fit each other or the layer.
+    #[error("{path}: {target}: {key} has shape {found:?}, {expected}")]
+    ShapeMismatch {
+        /// The file.
+        path: PathBuf,
+        /// The layer.
+        target: String,
+        /// The key.
+        key: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// What it should be and why.
+        expected: String,
+    },
+    /// The input side has no output side.
+    #[error("{path}: {target} has {present} but no {missing} (lora_up); the file is incomplete")]
+    MissingUp {
+        /// The file.
+        path: PathBuf,
+        /// The layer.
+        target: String,
+        /// The key that is there.
+        present: String,
+        /// The part that is not.
+        missing: String,
+    },
+    /// The output side has no input side.
+    #[error("{path}: {target} has {present} but no lora_down; the file is incomplete")]
+    MissingDown {
+        /// The file.
+        path: PathBuf,
+        /// The layer.
+        target: String,
+        /// The key that is there.
+        present: String,
+    },
+    /// Official files must give the scale of every layer.
+    #[error("{path}: {target} has no alpha_scale, so its scale is unknown; add the scalar {key}")]
+    MissingAlphaScale {
+        /// The file.
+        path: PathBuf,
+        /// The layer.
+        target: String,
+        /// The absent key.
+        key: String,
+    },
+    /// PEFT keeps the scale in a file of its own.
+    #[error(
+        "{path}: a PEFT adapter, whose scale is in adapter_config.json; {config} does not exist"
+    )]
+    MissingConfig {
+        /// The adapter file.
+        path: PathBuf,
+        /// The absent file.
+        config: PathBuf,
+    },
+    /// A configuration that is not valid, or asks for what plain LoRA cannot do.
+    #[error("{path}: {reason}")]
+    InvalidConfig {
+        /// The configuration file, or the adapter file whose metadata holds it.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// NaN or an infinity.
+    #[error("{path}: {target}: {key} holds NaN or an infinity (element {index})")]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The layer.
+        target: String,
+        /// The key.
+        key: String,
+        /// The first such element, row-major.
+        index: usize,
+    },
+    /// A stored type that cannot be a factor.
+    #[error("{path}: {target}: {key} is stored as {dtype}; factors must be F64, F32, F16 or BF16")]
+    WrongDtype {
+        /// The file.
+        path: PathBuf,
+        /// The layer.
+        target: String,
+        /// The key.
+        key: String,
+        /// The stored type.
+        dtype: String,
+    },
+    /// A format that cannot hold the adapter without changing its numbers.
+    #[error("{target} cannot be written as {format} without changing its numbers: {reason}")]
+    NotExpressible {
+        /// The format.
+        format: Format,
+        /// The layer.
+        target: String,
+        /// Why.
+        reason: String,
+    },
+    /// The nickname is in use.
+    #[error("an adapter named {name:?} is already loaded; unload it or choose another name")]
+    AdapterExists {
+        /// The nickname.
+        name: String,
+    },
+    /// No adapter has this nickname.
+    #[error("no adapter named {name:?} is loaded; loaded: [{}]", loaded.join(", "))]
+    UnknownAdapter {
+        /// The nickname.
+        name: String,
+        /// Those that are.
+        loaded: Vec<String>,
+    },
+    /// The adapter is part of the base weights and cannot change until they are restored.
+    #[error("the adapter {name:?} is merged into the weights; unmerge first")]
+    Merged {
+        /// The nickname.
+        name: String,
+    },
+    /// A setting that is not usable.
+    #[error("{what}")]
+    InvalidSetting {
+        /// What and why.
+        what: String,
+    },
+    /// The original weight of a merged layer is not where it should be.
+    #[error("the original weight of {target} cannot be restored: {reason}")]
+    NoOriginal {
+        /// The layer.
+        target: String,
+        /// Why.
+        reason: String,
+    },
+    /// An output that already exists is never overwritten.
+    #[error("{path} already exists; choose a new directory")]
+    OutputExists {
+        /// The path.
+        path: PathBuf,
+    },
+}
+
+/// Kinds of adapter that are recognised and refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnsupportedKind {
+    /// Weight-decomposed LoRA: rescales every output row by a learnt magnitude.
+    Dora,
+    /// Hadamard product of two low-rank products (LyCORIS).
+    Loha,
+    /// Kronecker product (LyCORIS).
+    Lokr,
+    /// Full-size weight or bias differences.
+    Diff,
+}
+
+impl std::fmt::Display for UnsupportedKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Dora => "a DoRA adapter",
+            Self::Loha => "a LoHa adapter",
+            Self::Lokr => "a LoKr adapter",
+            Self::Diff => "a file of full weight differences (.diff)",
+        })
+    }
+}
+
+impl LoraError {
+    /// A short stable name of the kind of error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::File(WeightsError::NotSafetensors { .. }) => "not_safetensors",
+            Self::File(WeightsError::Corrupt { .. }) => "corrupt_file",
+            Self::File(WeightsError::NotFinite { .. }) | Self::NotFinite { .. } => "not_finite",
+            Self::File(WeightsError::WrongDtype { .. }) | Self::WrongDtype { .. } => "wrong_dtype",
+            Self::File(_) => "file",
+            Self::NoLoraKeys { .. } => "no_lora_keys",
+            Self::Unsupported { kind, .. } => match kind {
+                UnsupportedKind::Dora => "unsupported_dora",
+                UnsupportedKind::Loha => "unsupported_loha",
+                UnsupportedKind::Lokr => "unsupported_lokr",
+                UnsupportedKind::Diff => "unsupported_diff",
+            },
+            Self::UnusedKeys { .. } => "unused_keys",
+            Self::UnknownModule { .. } => "unknown_module",
+            Self::AmbiguousName { .. } => "ambiguous_name",
+            Self::Duplicate { .. } => "duplicate",
+            Self::ShapeMismatch { .. } => "shape_mismatch",
+            Self::MissingUp { .. } => "missing_up",
+            Self::MissingDown { .. } => "missing_down",
+            Self::MissingAlphaScale { .. } => "missing_alpha_scale",
+            Self::MissingConfig { .. } => "missing_config",
+            Self::InvalidConfig { .. } => "invalid_config",
+            Self::NotExpressible { .. } => "not_expressible",
+            Self::AdapterExists { .. } => "adapter_exists",
+            Self::UnknownAdapter { .. } => "unknown_adapter",
+            Self::Merged { .. } => "merged",
+            Self::InvalidSetting { .. } => "invalid_setting",
+            Self::NoOriginal { .. } => "no_original",
+            Self::OutputExists { .. } => "output_exists",
+        }
+    }
+}
+
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let more = names.len().saturating_sub(SHOWN);
+    let mut text = names[..names.len().min(SHOWN)].join(", ");
+    if more > 0 {
+        text += &format!(" and {more} more");
+    }
+    text
+}

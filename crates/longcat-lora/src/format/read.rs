@@ -1,0 +1,362 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::tensor::DType;
+use longcat_weights::WeightsError;
+use safetensors::Dtype;
+
+use super::Format;
+use super::keys::Role;
+use super::layout;
+use super::scan::{Layer, Source};
+use crate::{Adapter, Block, LoraError, Matrix, TargetTable};
+
+/// The tensors of one layer or part, read and checked on their own.
+struct Factors {
+    down: Matrix,
+    /// With the index of the part, where the file gives one.
+    ups: Vec<(usize, Matrix)>,
+    /// One per part of the file.
+    scale: f64,
+}
+
+impl Adapter {
+    /// Reads an adapter file, or a directory as PEFT and diffusers write them. The format is
+    /// recognised from the keys.
+    ///
+    /// # Errors
+    /// Everything that makes the file unfit for a model described by `table`: see [`LoraError`].
+    /// Whether the layers exist in a model and have its shapes is checked when it is loaded there.
+    pub fn read(path: &Path, table: &TargetTable) -> Result<Self, LoraError> {
+        let source = Source::open(path, table)?;
+        source.check()?;
+        let (adapter, problems) = source.read(table);
+        match problems.into_iter().next() {
+            Some(problem) => Err(problem),
+            None => Ok(adapter),
+        }
+    }
+}
+
+impl Source {
+    /// Reads all layers, and says which could not be read.
+    pub(crate) fn read(&self, table: &TargetTable) -> (Adapter, Vec<LoraError>) {
+        let mut adapter = Adapter::new(self.path());
+        adapter.metadata = self.files.metadata().clone();
+        let hints = layout::take_hints(&mut adapter.metadata);
+        adapter.metadata.remove(super::config::HEADER_KEY);
+
+        let mut problems = Vec::new();
+        for (target, parts) in self.by_target() {
+            let result = self
+                .blocks(&target, &parts, table.parts(&target), hints.get(&target))
+                .and_then(|blocks| adapter.insert(&target, blocks));
+            problems.extend(result.err());
+        }
+        (adapter, problems)
+    }
+
+    /// The layers of each canonical target, with the part they stand for.
+    fn by_target(&self) -> BTreeMap<String, Vec<(Option<usize>, &Layer)>> {
+        let mut targets: BTreeMap<String, Vec<(Option<usize>, &Layer)>> = BTreeMap::new();
+        for (name, layer) in &self.layers {
+            let (target, part) = match name.split_once('#') {
+                Some((target, part)) => (target, part.parse().ok()),
+                None => (name.as_str(), None),
+            };
+            targets
+                .entry(target.to_string())
+                .or_default()
+                .push((part, layer));
+        }
+        targets
+    }
+
+    fn blocks(
+        &self,
+        target: &str,
+        layers: &[(Option<usize>, &Layer)],
+        parts: usize,
+        hint: Option<&usize>,
+    ) -> Result<Vec<Block>, LoraError> {
+        if let [(None, layer)] = layers {
+            let factors = self.factors(target, layer, parts)?;
+            return self.whole(target, layer, factors, parts, hint);
+        }
+        let mut blocks = Vec::new();
+        for (part, layer) in layers {
+            let Some(part) = *part else {
+                return Err(LoraError::Duplicate {
+                    path: self.path(),
+                    target: target.to_string(),
+                    keys: layers
+                        .iter()
+                        .flat_map(|(_, layer)| layer.keys.values().cloned())
+                        .collect(),
+                });
+            };
+            let mut factors = self.factors(target, layer, 1)?;
+            if factors.ups.len() != 1 {
+                return Err(LoraError::UnusedKeys {
+                    path: self.path(),
+                    format: self.format,
+                    keys: layer.keys.values().cloned().collect(),
+                });
+            }
+            let (_, up) = factors.ups.remove(0);
+            self.check_rank(target, layer, Role::Up, &factors.down, &up)?;
+            blocks.push(Block {
+                part,
+                of: parts,
+                down: factors.down,
+                up,
+                scale: factors.scale,
+            });
+        }
+        Ok(blocks)
+    }
+
+    /// The blocks of a layer that the file gives under its own name.
+    fn whole(
+        &self,
+        target: &str,
+        layer: &Layer,
+        factors: Factors,
+        parts: usize,
+        hint: Option<&usize>,
+    ) -> Result<Vec<Block>, LoraError> {
+        let Factors { down, ups, scale } = factors;
+        if let [(0, up)] = ups.as_slice()
+            && layer.keys.contains_key(&Role::Up)
+        {
+            self.check_rank(target, layer, Role::Up, &down, up)?;
+            let dense = Block {
+                part: 0,
+                of: 1,
+                down,
+                up: up.clone(),
+                scale,
+            };
+            // The official format has blocks of its own: what it holds dense is dense.
+            return Ok(match self.format {
+                Format::Official => vec![dense],
+                _ => layout::undo_block_diagonal(dense, parts, hint),
+            });
+        }
+        let ranks: usize = ups.iter().map(|(_, up)| up.cols()).sum();
+        if ranks != down.rows() {
+            let key = layer.keys[&Role::Down].clone();
+            return Err(LoraError::ShapeMismatch {
+                path: self.path(),
+                target: target.to_string(),
+                key,
+                found: vec![down.rows(), down.cols()],
+                expected: format!("but the ranks of the lora_up blocks add up to {ranks}"),
+            });
+        }
+        let of = ups.len();
+        let mut row = 0;
+        let blocks = ups.into_iter().map(|(part, up)| {
+            let rank = up.cols();
+            row += rank;
+            Block {
+                part,
+                of,
+                down: down.slice_rows(row - rank, rank),
+                up,
+                scale,
+            }
+        });
+        Ok(blocks.collect())
+    }
+
+    fn check_rank(
+        &self,
+        target: &str,
+        layer: &Layer,
+        role: Role,
+        down: &Matrix,
+        up: &Matrix,
+    ) -> Result<(), LoraError> {
+        if up.cols() == down.rows() {
+            return Ok(());
+        }
+        Err(LoraError::ShapeMismatch {
+            path: self.path(),
+            target: target.to_string(),
+            key: layer.keys[&role].clone(),
+            found: vec![up.rows(), up.cols()],
+            expected: format!(
+                "but the rank of its input side is {} (shape {:?})",
+                down.rows(),
+                [down.rows(), down.cols()]
+            ),
+        })
+    }
+
+    /// Reads the tensors of a layer. `parts` is how many output blocks there must be if there is
+    /// more than one.
+    fn factors(&self, target: &str, layer: &Layer, parts: usize) -> Result<Factors, LoraError> {
+        let path = self.path();
+        let mut ups = Vec::new();
+        for (role, key) in &layer.keys {
+            match role {
+                Role::Up => ups.push((0, self.matrix(target, key)?)),
+                Role::UpBlock(part) => ups.push((*part, self.matrix(target, key)?)),
+                _ => {}
+            }
+        }
+        let first = layer.keys.values().next().cloned().unwrap_or_default();
+        let Some(down) = layer.keys.get(&Role::Down) else {
+            return Err(LoraError::MissingDown {
+                path,
+                target: target.to_string(),
+                present: first,
+            });
+        };
+        let whole = layer.keys.contains_key(&Role::Up);
+        if whole && ups.len() > 1 {
+            return Err(LoraError::Duplicate {
+                path,
+                target: target.to_string(),
+                keys: layer.keys.values().cloned().collect(),
+            });
+        }
+        let expected = match ups.iter().map(|(part, _)| part + 1).max() {
+            Some(count) if !whole => count.max(parts),
+            _ => 1,
+        };
+        if let Some(missing) = (0..expected).find(|part| !ups.iter().any(|(p, _)| p == part)) {
+            return Err(LoraError::MissingUp {
+                path,
+                target: target.to_string(),
+                present: down.clone(),
+                missing: match expected {
+                    1 => "output side".to_string(),
+                    _ => format!("output block {missing} of {expected}"),
+                },
+            });
+        }
+        let down = self.matrix(target, down)?;
+        let rank = match ups.as_slice() {
+            [_] => down.rows(),
+            _ => down.rows() / expected,
+        };
+        let scale = self.scale(target, layer, rank)?;
+        Ok(Factors { down, ups, scale })
+    }
+
+    fn scale(&self, target: &str, layer: &Layer, rank: usize) -> Result<f64, LoraError> {
+        let path = self.path();
+        let explicit = match (
+            layer.keys.get(&Role::AlphaScale),
+            layer.keys.get(&Role::Alpha),
+        ) {
+            (Some(scale), Some(alpha)) => {
+                return Err(LoraError::Duplicate {
+                    path,
+                    target: target.to_string(),
+                    keys: vec![scale.clone(), alpha.clone()],
+                });
+            }
+            (Some(key), None) => Some(self.scalar(target, key)?),
+            (None, Some(key)) => Some(self.scalar(target, key)? / rank.max(1) as f64),
+            (None, None) => None,
+        };
+        match (explicit, &self.config) {
+            (Some(_), Some(_)) => Err(LoraError::InvalidConfig {
+                path,
+                reason: format!(
+                    "{target} has an alpha of its own beside the one in the configuration; which counts is unknown"
+                ),
+            }),
+            (Some(scale), None) => Ok(scale),
+            (None, Some(config)) => config.scale(&layer.spelled, rank),
+            (None, None) if self.format == Format::Official => {
+                let down = &layer.keys[&Role::Down];
+                Err(LoraError::MissingAlphaScale {
+                    path,
+                    target: target.to_string(),
+                    key: down.replace(".lora_down.weight", ".alpha_scale"),
+                })
+            }
+            (None, None) => Ok(1.0),
+        }
+    }
+
+    fn matrix(&self, target: &str, key: &str) -> Result<Matrix, LoraError> {
+        let shape = self.shape(key)?;
+        let data = self.files.tensor_data(key);
+        let data = data.map_err(|e| self.name_target(target, e))?;
+        match shape.as_slice() {
+            [rows, cols] => Ok(Matrix::from_bytes(
+                *rows,
+                *cols,
+                data.dtype,
+                data.as_bytes().to_vec(),
+            )),
+            _ => Err(LoraError::ShapeMismatch {
+                path: self.path(),
+                target: target.to_string(),
+                key: key.to_string(),
+                found: shape,
+                expected: "but a factor is a matrix".into(),
+            }),
+        }
+    }
+
+    /// A scale: one float, or one integer, as training scripts store a whole alpha.
+    fn scalar(&self, target: &str, key: &str) -> Result<f64, LoraError> {
+        let shape = self.shape(key)?;
+        if shape.iter().product::<usize>() != 1 {
+            return Err(LoraError::ShapeMismatch {
+                path: self.path(),
+                target: target.to_string(),
+                key: key.to_string(),
+                found: shape,
+                expected: "but a scale is one number".into(),
+            });
+        }
+        let dtype = self.files.info(key).map(|info| info.dtype);
+        let bytes = self.files.bytes(key)?;
+        match (dtype, bytes.first_chunk::<4>(), bytes.first_chunk::<8>()) {
+            (Some(Dtype::I64), _, Some(bytes)) => return Ok(i64::from_le_bytes(*bytes) as f64),
+            (Some(Dtype::I32), Some(bytes), _) => return Ok(i32::from_le_bytes(*bytes).into()),
+            _ => {}
+        }
+        let data = self.files.tensor_data(key);
+        let data = data.map_err(|e| self.name_target(target, e))?;
+        let value = data.convert_dtype(DType::F64);
+        Ok(value.iter::<f64>().next().unwrap_or_default())
+    }
+
+    fn shape(&self, key: &str) -> Result<Vec<usize>, LoraError> {
+        match self.files.info(key) {
+            Some(info) => Ok(info.shape),
+            None => Err(LoraError::File(WeightsError::MissingTensor {
+                path: self.path(),
+                key: key.to_string(),
+            })),
+        }
+    }
+
+    /// Adds the canonical name to errors about values: the key may spell it beyond recognition.
+    fn name_target(&self, target: &str, error: WeightsError) -> LoraError {
+        let target = target.to_string();
+        match error {
+            WeightsError::NotFinite { path, key, index } => LoraError::NotFinite {
+                path,
+                target,
+                key,
+                index,
+            },
+            WeightsError::WrongDtype { path, key, dtype } => LoraError::WrongDtype {
+                path,
+                target,
+                key,
+                dtype,
+            },
+            other => LoraError::File(other),
+        }
+    }
+}

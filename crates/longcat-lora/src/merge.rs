@@ -1,0 +1,220 @@
+use std::collections::BTreeMap;
+
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor, TensorData};
+use longcat_weights::WeightFiles;
+
+use crate::{LoraBranch, LoraError, LoraHost, LoraLinear, LoraRegistry};
+
+/// Where the weights from before a merge are read back from.
+pub trait OriginalWeights {
+    /// The shape of a layer's weight.
+    ///
+    /// # Errors
+    /// [`LoraError::NoOriginal`] if it is not there.
+    fn shape(&self, target: &str) -> Result<Vec<usize>, LoraError>;
+
+    /// A layer's weight `[out, in]`, as it was first loaded.
+    ///
+    /// # Errors
+    /// [`LoraError::NoOriginal`] if it is not there.
+    fn weight(&self, target: &str) -> Result<TensorData, LoraError>;
+}
+
+/// The checkpoint that the model was loaded from, whose keys are canonical names and `.weight`.
+#[derive(Debug, Clone, Copy)]
+pub struct CheckpointWeights<'a>(pub &'a WeightFiles);
+
+/// Copies of weights on the host, for models that were not loaded from a checkpoint.
+#[derive(Debug, Clone, Default)]
+pub struct KeptWeights(BTreeMap<String, TensorData>);
+
+impl OriginalWeights for CheckpointWeights<'_> {
+    fn shape(&self, target: &str) -> Result<Vec<usize>, LoraError> {
+        let info = self.0.info(&format!("{target}.weight"));
+        info.map(|info| info.shape)
+            .ok_or_else(|| LoraError::NoOriginal {
+                target: target.to_string(),
+                reason: format!("{} has no {target}.weight", self.0.path().display()),
+            })
+    }
+
+    fn weight(&self, target: &str) -> Result<TensorData, LoraError> {
+        Ok(self.0.tensor_data(&format!("{target}.weight"))?)
+    }
+}
+
+impl OriginalWeights for KeptWeights {
+    fn shape(&self, target: &str) -> Result<Vec<usize>, LoraError> {
+        self.weight(target).map(|data| data.shape.to_vec())
+    }
+
+    fn weight(&self, target: &str) -> Result<TensorData, LoraError> {
+        let data = self.0.get(target).cloned();
+        data.ok_or_else(|| LoraError::NoOriginal {
+            target: target.to_string(),
+            reason: "it was not kept before merging".into(),
+        })
+    }
+}
+
+/// Merging adapters into the base weights, for inference without any work beside the base layers.
+/// Implemented for every [`LoraHost`].
+pub trait LoraMerge<B: Backend>: LoraHost<B> {
+    /// Copies of the weights that [`Self::merge_adapters`] would change, to be kept where there is
+    /// no checkpoint to read them from again.
+    ///
+    /// # Errors
+    /// [`LoraError::NoOriginal`] when a weight cannot be read back from its device.
+    fn weights_to_merge(&self) -> Result<KeptWeights, LoraError> {
+        let mut kept = KeptWeights::default();
+        let mut failed = None;
+        self.visit_lora(&mut |target, layer| {
+            if !layer.adapters.iter().any(LoraBranch::is_enabled) {
+                return;
+            }
+            match layer.weight.val().try_into_data() {
+                Ok(data) => {
+                    kept.0.insert(target.to_string(), data);
+                }
+                Err(error) => failed = Some((target.to_string(), error.to_string())),
+            }
+        });
+        match failed {
+            Some((target, reason)) => Err(LoraError::NoOriginal { target, reason }),
+            None => Ok(kept),
+        }
+    }
+
+    /// Adds the enabled adapters to the base weights: `W + Σ strength · scale · up · down`,
+    /// computed in f32 and rounded once to the type of `W`.
+    ///
+    /// # Errors
+    /// [`LoraError::Merged`] if some adapter is merged already: adding to rounded weights would
+    /// round twice.
+    fn merge_adapters(&mut self) -> Result<(), LoraError> {
+        if let Some(status) = self.adapters().into_iter().find(|status| status.merged) {
+            return Err(LoraError::Merged { name: status.name });
+        }
+        self.visit_lora_mut(&mut |_, layer| {
+            if layer.adapters.iter().any(LoraBranch::is_enabled) {
+                merge(layer);
+            }
+        });
+        Ok(())
+    }
+
+    /// Puts back the weights from before [`Self::merge_adapters`], bit for bit. The adapters lie
+    /// beside them again, enabled as before.
+    ///
+    /// # Errors
+    /// [`LoraError::NoOriginal`] where `originals` is not what the model was loaded from; nothing
+    /// has changed then. [`LoraError::File`] when a weight cannot be read any more; the layers
+    /// after it are still merged, and the call can be repeated.
+    fn unmerge_adapters(&mut self, originals: &dyn OriginalWeights) -> Result<(), LoraError> {
+        let mut result = Ok(());
+        self.visit_lora(&mut |target, layer| {
+            if result.is_ok() && is_merged(layer) {
+                result = check_original(target, layer, originals);
+            }
+        });
+        result?;
+        // Layer by layer, so that the device never holds two copies of the model.
+        let mut result = Ok(());
+        self.visit_lora_mut(&mut |target, layer| {
+            if result.is_ok() && is_merged(layer) {
+                result = restore(target, layer, originals);
+            }
+        });
+        result
+    }
+}
+
+impl<B: Backend, H: LoraHost<B> + ?Sized> LoraMerge<B> for H {}
+
+fn is_merged<B: Backend>(layer: &LoraLinear<B>) -> bool {
+    layer.adapters.iter().any(LoraBranch::is_merged)
+}
+
+fn check_original<B: Backend>(
+    target: &str,
+    layer: &LoraLinear<B>,
+    originals: &dyn OriginalWeights,
+) -> Result<(), LoraError> {
+    let shape = originals.shape(target)?;
+    let expected = [layer.d_out(), layer.d_in()];
+    if shape == expected {
+        return Ok(());
+    }
+    Err(LoraError::NoOriginal {
+        target: target.to_string(),
+        reason: format!("it has shape {shape:?} there and {expected:?} in the model"),
+    })
+}
+
+fn restore<B: Backend>(
+    target: &str,
+    layer: &mut LoraLinear<B>,
+    originals: &dyn OriginalWeights,
+) -> Result<(), LoraError> {
+    let data = originals.weight(target)?;
+    replace_weight(layer, |merged| {
+        // As when the model was loaded: cast on the host, then uploaded.
+        let dtype = merged.dtype();
+        Tensor::from_data(data.convert_dtype(dtype), (&merged.device(), dtype))
+    });
+    layer.adapters.iter_mut().for_each(|b| b.merged = false);
+    Ok(())
+}
+
+fn merge<B: Backend>(layer: &mut LoraLinear<B>) {
+    let enabled = layer.adapters.iter().filter(|b| b.enabled);
+    let deltas: Vec<Tensor<B, 2>> = enabled.map(|b| b.delta(layer.d_out())).collect();
+    replace_weight(layer, |weight| {
+        let dtype = weight.dtype();
+        let sum = deltas
+            .into_iter()
+            .fold(weight.cast(DType::F32), |sum, delta| sum + delta);
+        sum.cast(dtype)
+    });
+    for branch in layer.adapters.iter_mut().filter(|b| b.enabled) {
+        branch.merged = true;
+    }
+}
+
+fn replace_weight<B: Backend>(
+    layer: &mut LoraLinear<B>,
+    new: impl FnOnce(Tensor<B, 2>) -> Tensor<B, 2>,
+) {
+    layer.weight = layer.weight.clone().map(|weight| {
+        let trained = weight.is_require_grad();
+        new(weight).detach().set_require_grad(trained)
+    });
+}
+
+impl<B: Backend> LoraBranch<B> {
+    /// What the branch adds to the weight `[d_out, d_in]`, in f32.
+    fn delta(&self, d_out: usize) -> Tensor<B, 2> {
+        let down = self.down.val().cast(DType::F32);
+        let d_in = down.dims()[1];
+        let device = down.device();
+        let zeros = |rows| Tensor::zeros([rows, d_in], (&device, DType::F32));
+        let mut parts = Vec::new();
+        let (mut row, mut rank) = (0, 0);
+        for block in &self.blocks {
+            let rows = block.rows();
+            if rows.start > row {
+                parts.push(zeros(rows.start - row));
+            }
+            let up = block.up.val().cast(DType::F32);
+            let product = up.matmul(down.clone().narrow(0, rank, block.rank()));
+            parts.push(product.mul_scalar(self.strength * block.scale));
+            row = rows.end;
+            rank += block.rank();
+        }
+        if row < d_out {
+            parts.push(zeros(d_out - row));
+        }
+        Tensor::cat(parts, 0)
+    }
+}

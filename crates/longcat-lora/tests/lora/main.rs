@@ -1,0 +1,11 @@
+//! Tests of the whole crate against the golden files, and against second implementations.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+mod formats;
+mod headers;
+mod invalid;
+mod merging;
+mod registry;
+mod round_trips;
+mod training;
