@@ -1,0 +1,107 @@
+//! The extension trait.
+
+use burn::tensor::backend::Backend;
+use burn_backend::tensor::{FloatTensor, IntTensor};
+
+use crate::{blocks::BlockList, portable};
+
+/// Which key blocks a query block attends to, given its scores against all of them.
+///
+/// Blocks are taken in order of falling score, equal scores in order of their index.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BlockRule {
+    /// Take at least this many blocks (never more than there are).
+    pub top: usize,
+    /// Take at least as many blocks as keep the running sum of `softmax(score * scale)` at or
+    /// below a threshold; the block that crosses it is left out.
+    pub cdf: Option<CdfRule>,
+}
+
+/// The part of a [`BlockRule`] that looks at the distribution of the scores.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CdfRule {
+    /// Largest running sum of probabilities.
+    pub threshold: f64,
+    /// Factor on the scores before the softmax, `1 / sqrt(head_dim)`.
+    pub scale: f64,
+}
+
+impl BlockRule {
+    /// The most blocks that any query block can take out of `key_blocks`; the width of the list.
+    /// At least 1, so that no tensor is empty.
+    pub fn width(&self, key_blocks: usize) -> usize {
+        match self.cdf {
+            Some(_) => key_blocks,
+            None => self.top.clamp(1, key_blocks),
+        }
+    }
+}
+
+/// A backend that runs the models' heavy operations.
+///
+/// Every method has a portable body made of Burn tensor operations. Overrides must compute the
+/// same function; dtypes, shapes and strides are whatever the caller has, so an override checks
+/// what it supports and falls back to [`portable`] for the rest.
+pub trait KernelBackend: Backend {
+    /// `x · weightᵀ + bias`.
+    ///
+    /// `x` is `[..., in]` of rank 2 or more, `weight` `[out, in]`, `bias` `[out]`; all of one float
+    /// dtype, which is also that of the result `[..., out]`.
+    fn linear_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
+    ) -> FloatTensor<Self> {
+        portable::linear::<Self>(x, weight, bias)
+    }
+
+    /// `softmax(q · kᵀ * scale) · v`, over all keys or over the listed key blocks.
+    ///
+    /// `q` is `[B, H, Nq, D]`, `k` and `v` are `[B, H, Nk, D]`, of one float dtype. With `blocks`,
+    /// `Nq` and `Nk` are whole numbers of blocks and the tokens of a block are contiguous.
+    ///
+    /// Returns the output `[B, H, Nq, D]` in the dtype of `q`, and the natural logarithm of the sum
+    /// of exponentials of the scaled scores, `[B, H, Nq]` in f32. A query whose list is empty gets
+    /// an output of zero and a log-sum-exp of minus infinity. Sums are accumulated in f32.
+    ///
+    /// Under autodiff the output is differentiable in `q`, `k`, `v`; the log-sum-exp is a constant.
+    fn attention_forward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        blocks: Option<BlockList<Self>>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        portable::attention_forward::<Self>(q, k, v, blocks, scale)
+    }
+
+    /// Gradients `(dq, dk, dv)` of [`attention_forward`](Self::attention_forward), each in the
+    /// shape and dtype of its tensor.
+    ///
+    /// `out`, `lse`, `blocks` and `scale` are those of the forward pass, `d_out` is the gradient of
+    /// the output. The list is a constant. Not differentiable itself.
+    #[allow(clippy::too_many_arguments)]
+    fn attention_backward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        out: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
+        d_out: FloatTensor<Self>,
+        blocks: Option<BlockList<Self>>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        portable::attention_backward::<Self>(q, k, v, out, lse, d_out, blocks, scale)
+    }
+
+    /// Applies a [`BlockRule`] to block scores `[B, H, Mq, Mk]` (f32, finite).
+    ///
+    /// Returns the `indices` `[B, H, Mq, rule.width(Mk)]` and `counts` `[B, H, Mq]` of a
+    /// [`BlockList`], on the device, in the backend's default integer dtype. Not differentiable.
+    fn select_blocks(
+        scores: FloatTensor<Self>,
+        rule: BlockRule,
+    ) -> (IntTensor<Self>, IntTensor<Self>) {
+        portable::select_blocks::<Self>(scores, rule)
+    }
+}

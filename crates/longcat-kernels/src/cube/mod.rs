@@ -1,0 +1,3 @@
+//! Kernels for the cubecl runtimes (CUDA, wgpu).
+
+mod backend;

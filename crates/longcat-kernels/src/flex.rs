@@ -1,0 +1,7 @@
+//! [`KernelBackend`] on the CPU.
+
+use burn_flex::Flex;
+
+use crate::KernelBackend;
+
+impl KernelBackend for Flex {}

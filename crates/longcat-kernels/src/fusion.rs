@@ -1,0 +1,231 @@
+//! [`KernelBackend`] under Burn's fusion: each method is one custom operation on the stream, so that
+//! the wrapped backend's own kernels run.
+
+use std::{fmt, marker::PhantomData, slice};
+
+use burn::tensor::DType;
+use burn_backend::{
+    Shape, TensorMetadata, get_device_settings,
+    tensor::{FloatTensor, IntTensor},
+};
+use burn_fusion::{
+    Fusion, FusionBackend, FusionHandle, FusionTensor,
+    stream::{Operation, OperationStreams},
+};
+use burn_ir::{CustomOpIr, HandleContainer, OperationIr, OperationOutput, TensorIr};
+
+use crate::{BlockList, BlockRule, KernelBackend};
+
+type Handles<B> = HandleContainer<FusionHandle<<B as FusionBackend>::FusionRuntime>>;
+
+/// A call waiting on the stream.
+struct Call<B, F> {
+    desc: CustomOpIr,
+    body: F,
+    backend: PhantomData<fn() -> B>,
+}
+
+impl<B, F> fmt::Debug for Call<B, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.desc.fmt(f)
+    }
+}
+
+/// The inputs of a call, in the order in which they were registered.
+struct Inputs<'a, B: FusionBackend> {
+    tensors: slice::Iter<'a, TensorIr>,
+    handles: &'a mut Handles<B>,
+}
+
+enum Output<B: FusionBackend> {
+    Float(FloatTensor<B>),
+    Int(IntTensor<B>),
+}
+
+impl<B: FusionBackend> Inputs<'_, B> {
+    fn float(&mut self) -> FloatTensor<B> {
+        let next = self.tensors.next();
+        let tensor = next.expect("a call reads what it registered");
+        self.handles.get_float_tensor::<B>(tensor)
+    }
+
+    fn int(&mut self) -> IntTensor<B> {
+        let next = self.tensors.next();
+        let tensor = next.expect("a call reads what it registered");
+        self.handles.get_int_tensor::<B>(tensor)
+    }
+
+    fn list(&mut self, list: Option<ListInfo>) -> Option<BlockList<B>> {
+        list.map(|info| BlockList {
+            indices: self.int(),
+            counts: self.int(),
+            key_valid: info.padded.then(|| self.int()),
+            block_q: info.block_q,
+            block_k: info.block_k,
+        })
+    }
+}
+
+impl<B, F> Operation<B::FusionRuntime> for Call<B, F>
+where
+    B: FusionBackend,
+    F: Fn(&mut Inputs<'_, B>) -> Vec<Output<B>> + Send + Sync,
+{
+    fn execute(&self, handles: &mut Handles<B>) {
+        let outputs = (self.body)(&mut Inputs {
+            tensors: self.desc.inputs.iter(),
+            handles,
+        });
+        for (ir, output) in self.desc.outputs.iter().zip(outputs) {
+            match output {
+                Output::Float(tensor) => handles.register_float_tensor::<B>(&ir.id, tensor),
+                Output::Int(tensor) => handles.register_int_tensor::<B>(&ir.id, tensor),
+            }
+        }
+    }
+}
+
+/// Puts a call on the stream; its outputs have the given shapes and dtypes.
+fn register<B: FusionBackend, const N: usize>(
+    name: &'static str,
+    inputs: Vec<FusionTensor<B::FusionRuntime>>,
+    outputs: [(Shape, DType); N],
+    body: impl Fn(&mut Inputs<'_, B>) -> Vec<Output<B>> + Send + Sync + 'static,
+) -> [FusionTensor<B::FusionRuntime>; N] {
+    let streams = OperationStreams::with_inputs(&inputs);
+    let client = inputs[0].client.clone();
+    let inputs: Vec<TensorIr> = inputs.into_iter().map(FusionTensor::into_ir).collect();
+    let outputs =
+        outputs.map(|(shape, dtype)| TensorIr::uninit(client.create_empty_handle(), shape, dtype));
+    let desc = CustomOpIr::new(name, &inputs, &outputs);
+    let call = Call {
+        desc: desc.clone(),
+        body,
+        backend: PhantomData::<fn() -> B>,
+    };
+    client
+        .register(streams, OperationIr::Custom(desc), call)
+        .outputs()
+}
+
+/// What of a [`BlockList`] is not a tensor.
+#[derive(Clone, Copy)]
+struct ListInfo {
+    padded: bool,
+    block_q: usize,
+    block_k: usize,
+}
+
+/// Adds the tensors of a list to the inputs of a call.
+fn push_list<B: FusionBackend>(
+    inputs: &mut Vec<FusionTensor<B::FusionRuntime>>,
+    list: Option<BlockList<Fusion<B>>>,
+) -> Option<ListInfo> {
+    list.map(|list| {
+        let info = ListInfo {
+            padded: list.key_valid.is_some(),
+            block_q: list.block_q,
+            block_k: list.block_k,
+        };
+        inputs.extend([list.indices, list.counts]);
+        inputs.extend(list.key_valid);
+        info
+    })
+}
+
+/// `shape` with its last dimension replaced, or dropped.
+fn with_last(shape: Shape, last: Option<usize>) -> Shape {
+    let mut dims: Vec<usize> = shape.iter().copied().collect();
+    dims.pop();
+    dims.extend(last);
+    Shape::from(dims)
+}
+
+impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
+    fn linear_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
+    ) -> FloatTensor<Self> {
+        let out = (with_last(x.shape(), Some(weight.shape()[0])), x.dtype());
+        let has_bias = bias.is_some();
+        let inputs = [x, weight].into_iter().chain(bias).collect();
+        let [out] = register::<B, 1>("longcat_linear", inputs, [out], move |inputs| {
+            let (x, weight) = (inputs.float(), inputs.float());
+            let bias = has_bias.then(|| inputs.float());
+            vec![Output::Float(B::linear_forward(x, weight, bias))]
+        });
+        out
+    }
+
+    fn attention_forward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        blocks: Option<BlockList<Self>>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let outputs = [
+            (q.shape(), q.dtype()),
+            (with_last(q.shape(), None), DType::F32),
+        ];
+        let mut inputs = vec![q, k, v];
+        let list = push_list::<B>(&mut inputs, blocks);
+        let [out, lse] = register::<B, 2>("longcat_attention", inputs, outputs, move |inputs| {
+            let (q, k, v) = (inputs.float(), inputs.float(), inputs.float());
+            let (out, lse) = B::attention_forward(q, k, v, inputs.list(list), scale);
+            vec![Output::Float(out), Output::Float(lse)]
+        });
+        (out, lse)
+    }
+
+    fn attention_backward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        out: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
+        d_out: FloatTensor<Self>,
+        blocks: Option<BlockList<Self>>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let outputs = [&q, &k, &v].map(|x| (x.shape(), x.dtype()));
+        let mut inputs = vec![q, k, v, out, lse, d_out];
+        let list = push_list::<B>(&mut inputs, blocks);
+        let [dq, dk, dv] = register::<B, 3>(
+            "longcat_attention_backward",
+            inputs,
+            outputs,
+            move |inputs| {
+                let [q, k, v, out, lse, d_out] = [(); 6].map(|()| inputs.float());
+                let list = inputs.list(list);
+                let (dq, dk, dv) = B::attention_backward(q, k, v, out, lse, d_out, list, scale);
+                [dq, dk, dv].map(Output::Float).into()
+            },
+        );
+        (dq, dk, dv)
+    }
+
+    fn select_blocks(
+        scores: FloatTensor<Self>,
+        rule: BlockRule,
+    ) -> (IntTensor<Self>, IntTensor<Self>) {
+        let dtype = get_device_settings::<Self>(&Self::float_device(&scores)).int_dtype;
+        let shape = scores.shape();
+        let width = rule.width(shape[3]);
+        let outputs = [
+            (with_last(shape.clone(), Some(width)), dtype.into()),
+            (with_last(shape, None), dtype.into()),
+        ];
+        let [indices, counts] = register::<B, 2>(
+            "longcat_select_blocks",
+            vec![scores],
+            outputs,
+            move |inputs| {
+                let (indices, counts) = B::select_blocks(inputs.float(), rule);
+                vec![Output::Int(indices), Output::Int(counts)]
+            },
+        );
+        (indices, counts)
+    }
+}

@@ -1,0 +1,28 @@
+//! Portable body of `linear`.
+
+use burn::tensor::{Tensor, backend::Backend};
+use burn_backend::{Shape, TensorMetadata, tensor::FloatTensor};
+
+use super::{from_float, into_float};
+
+/// See [`KernelBackend::linear_forward`](crate::KernelBackend::linear_forward).
+pub fn linear<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    bias: Option<FloatTensor<B>>,
+) -> FloatTensor<B> {
+    let mut shape = x.shape();
+    let d_in = shape[shape.num_dims() - 1];
+    let rows = shape.num_elements() / d_in.max(1);
+    let weight: Tensor<B, 2> = from_float(weight);
+    let d_out = weight.dims()[0];
+    // One flat product: leading dimensions are only rows.
+    let x: Tensor<B, 2> = from_float(B::float_reshape(x, Shape::new([rows, d_in])));
+    let mut y = x.matmul(weight.transpose());
+    if let Some(bias) = bias {
+        y = y + from_float::<B, 1>(bias).unsqueeze();
+    }
+    let last = shape.num_dims() - 1;
+    shape[last] = d_out;
+    B::float_reshape(into_float(y), shape)
+}

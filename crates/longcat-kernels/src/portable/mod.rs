@@ -1,0 +1,51 @@
+//! Portable bodies of [`KernelBackend`](crate::KernelBackend), made of Burn tensor operations.
+//!
+//! They serve as the default for every backend and as the fallback of overrides. Memory beyond
+//! inputs and outputs is bounded by tiles: linear in the number of tokens.
+
+mod attention;
+mod backward;
+mod blocks;
+mod gather;
+mod linear;
+mod select;
+
+pub use attention::attention_forward;
+pub use backward::attention_backward;
+pub(crate) use blocks::{list_to_mask, mask_to_list};
+pub use linear::linear;
+pub use select::select_blocks;
+
+use burn::tensor::{DType, Tensor, TensorPrimitive, backend::Backend};
+use burn_backend::tensor::FloatTensor;
+
+/// Bytes that the temporaries of one tile may take.
+const TILE_BYTES: usize = 64 << 20;
+
+pub(crate) fn from_float<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(primitive))
+}
+
+pub(crate) fn into_float<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
+    tensor.into_primitive().tensor()
+}
+
+/// The dtype that sums are made in: f32, or f64 for f64 inputs.
+fn accumulator(dtype: DType) -> DType {
+    match dtype {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    }
+}
+
+/// Casts only where it changes something, so that no copy is made of f32 tensors.
+pub(crate) fn to_dtype<B: Backend, const D: usize>(
+    tensor: Tensor<B, D>,
+    dtype: DType,
+) -> Tensor<B, D> {
+    if tensor.dtype() == dtype {
+        tensor
+    } else {
+        tensor.cast(dtype)
+    }
+}
