@@ -1,0 +1,81 @@
+use std::path::PathBuf;
+
+use longcat_dit::DitError;
+use longcat_lora::LoraError;
+use longcat_weights::WeightsError;
+
+/// What can go wrong in training.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The training configuration cannot work.
+    #[error("{path}: {key}: {reason}")]
+    Config {
+        /// The configuration file.
+        path: PathBuf,
+        /// The key, with its table (`lora.rank`).
+        key: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A tensor of a batch has a shape that does not fit.
+    #[error("{input} has shape {found:?}: {expected}")]
+    Shape {
+        /// Which tensor.
+        input: &'static str,
+        /// Its shape.
+        found: Vec<usize>,
+        /// What is needed.
+        expected: String,
+    },
+    /// No parameter requires gradients.
+    #[error("nothing is trained: no parameter of the model requires gradients")]
+    NothingTrained,
+    /// Loss or gradients are no longer numbers.
+    #[error(
+        "step {step}: {what} is {value}; lower optimizer.learning_rate or optimizer.max_grad_norm, \
+         and look for broken clips"
+    )]
+    NotFinite {
+        /// The step, from 1.
+        step: usize,
+        /// Loss, or gradient norm.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+    },
+    /// The device failed to hand values over.
+    #[error("reading {what} from the device: {reason}")]
+    Device {
+        /// What was read.
+        what: String,
+        /// The backend's words.
+        reason: String,
+    },
+    /// The transformer.
+    #[error(transparent)]
+    Dit(#[from] DitError),
+    /// An adapter.
+    #[error(transparent)]
+    Lora(#[from] LoraError),
+    /// Weight files.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+}
+
+impl TrainError {
+    pub(crate) fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        Self::Io {
+            path: path.into(),
+            source,
+        }
+    }
+}

@@ -1,0 +1,246 @@
+use burn::module::Module;
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::{DType, Tensor};
+use longcat_dit::{BlockContext, Embedded, LongCatTransformer, TextCondition, TextTokens};
+
+use super::objective::{Objective, mean_squared_error};
+use crate::parameters::{collect_gradients, trained_paths};
+use crate::{Gradients, TrainBackend, TrainError};
+
+/// What a forward and backward pass leaves.
+pub(super) struct Pass<B: TrainBackend> {
+    pub out: Tensor<B::InnerBackend, 5>,
+    pub loss: Tensor<B::InnerBackend, 1>,
+    pub gradients: Gradients<B::InnerBackend>,
+}
+
+type Inner<B> = <B as AutodiffBackend>::InnerBackend;
+
+/// Which parts of a model are trained.
+struct Trained {
+    /// The first block with a trained parameter; the depth if there is none.
+    first_block: usize,
+    /// Something before the blocks.
+    embedding: bool,
+}
+
+impl Trained {
+    fn of<B: TrainBackend>(model: &LongCatTransformer<B>) -> Result<Self, TrainError> {
+        let paths = trained_paths::<B, _>(model);
+        if paths.is_empty() {
+            return Err(TrainError::NothingTrained);
+        }
+        let block = |path: &String| {
+            path.strip_prefix("blocks.")?
+                .split('.')
+                .next()?
+                .parse()
+                .ok()
+        };
+        Ok(Self {
+            first_block: paths
+                .iter()
+                .filter_map(block)
+                .min()
+                .unwrap_or(model.depth()),
+            embedding: paths.iter().any(|path| path.contains("_embedder.")),
+        })
+    }
+}
+
+/// One graph over the whole model.
+pub(super) fn plain<B: TrainBackend>(
+    model: &LongCatTransformer<B>,
+    objective: &Objective<Inner<B>>,
+) -> Result<Pass<B>, TrainError> {
+    let trained = Trained::of(model)?;
+    let Embedded {
+        mut tokens,
+        context,
+    } = embed(model, objective)?;
+    // Gradients of what all blocks share are summed block by block, as with checkpoints.
+    let own = |context: &BlockContext<B>| match trained.embedding {
+        true => map_shared(context, |x| x * 1.0),
+        false => context.clone(),
+    };
+    for block in model.blocks() {
+        tokens = block.forward(tokens, &own(&context));
+    }
+    let out = model.head(tokens, &own(&context));
+    let loss = loss(&out, objective);
+    let mut gradients = Gradients::default();
+    collect_gradients::<B, _>(model, "", &loss.backward(), &mut gradients);
+    Ok(Pass {
+        out: out.inner(),
+        loss: loss.inner(),
+        gradients,
+    })
+}
+
+/// A forward pass without graph that keeps the input of every block, then one graph per block,
+/// from the last to the first.
+pub(super) fn checkpointed<B: TrainBackend>(
+    model: &LongCatTransformer<B>,
+    objective: &Objective<Inner<B>>,
+) -> Result<Pass<B>, TrainError> {
+    let trained = Trained::of(model)?;
+    let (inputs, tokens) = block_inputs(model, objective, &trained)?;
+    let embedded = embed(model, objective)?;
+    let context = map_shared(&embedded.context, |x| {
+        x.detach().set_require_grad(trained.embedding)
+    });
+
+    let tokens = tokens.set_require_grad(trained.embedding || trained.first_block < model.depth());
+    let out = model.head(tokens.clone(), &context);
+    let loss = loss(&out, objective);
+    let (out, loss_value) = (out.inner(), loss.clone().inner());
+
+    let mut gradients = Gradients::default();
+    let found = loss.backward();
+    collect_gradients::<B, _>(model, "", &found, &mut gradients);
+    let mut upstream = tokens.grad(&found);
+    let mut shared = SharedGradients::default();
+    shared.add(&context, &found);
+
+    for (i, input) in inputs.into_iter().rev() {
+        let Some(gradient) = upstream.take() else {
+            break;
+        };
+        let input = input.set_require_grad(trained.embedding || i > trained.first_block);
+        let block = &model.blocks()[i];
+        let output = block.forward(input.clone(), &context);
+        // The gradient of Σ y·g with a constant g is that of the loss, where g is the loss's
+        // gradient at y.
+        let found = (output * Tensor::from_inner(gradient)).sum().backward();
+        collect_gradients::<B, _>(block, &format!("blocks.{i}"), &found, &mut gradients);
+        shared.add(&context, &found);
+        upstream = input.grad(&found);
+    }
+    if trained.embedding {
+        let surrogate = shared.surrogate(embedded, upstream);
+        if let Some(surrogate) = surrogate {
+            collect_gradients::<B, _>(model, "", &surrogate.backward(), &mut gradients);
+        }
+    }
+    Ok(Pass {
+        out,
+        loss: loss_value,
+        gradients,
+    })
+}
+
+/// Block inputs by index, and the input of the head, all without graph. Only inputs that the
+/// backward pass needs are kept.
+#[allow(clippy::type_complexity)]
+fn block_inputs<B: TrainBackend>(
+    model: &LongCatTransformer<B>,
+    objective: &Objective<Inner<B>>,
+    trained: &Trained,
+) -> Result<(Vec<(usize, Tensor<B, 3>)>, Tensor<B, 3>), TrainError> {
+    // On the autodiff backend, which records nothing for a frozen model: the inner backend has
+    // fused operations that round otherwise, and what is computed again must be the same.
+    let model = model.clone().no_grad();
+    let Embedded {
+        mut tokens,
+        context,
+    } = embed(&model, objective)?;
+    let mut inputs = Vec::with_capacity(model.depth());
+    for (i, block) in model.blocks().iter().enumerate() {
+        if trained.embedding || i >= trained.first_block {
+            inputs.push((i, tokens.clone()));
+        }
+        tokens = block.forward(tokens, &context);
+    }
+    Ok((inputs, tokens))
+}
+
+fn embed<B: TrainBackend>(
+    model: &LongCatTransformer<B>,
+    objective: &Objective<Inner<B>>,
+) -> Result<Embedded<B>, TrainError> {
+    let text = TextCondition {
+        embeds: Tensor::from_inner(objective.text.embeds.clone()),
+        mask: objective.text.mask.clone(),
+    };
+    Ok(model.embed(
+        Tensor::from_inner(objective.x_t.clone()),
+        Tensor::from_inner(objective.timesteps.clone()),
+        &text,
+        objective.num_cond,
+    )?)
+}
+
+fn loss<B: TrainBackend>(out: &Tensor<B, 5>, objective: &Objective<Inner<B>>) -> Tensor<B, 1> {
+    let target = Tensor::from_inner(objective.target.clone());
+    mean_squared_error(out.clone(), target, objective.num_cond)
+}
+
+/// Replaces the tensors of a context that gradients flow through: time and text.
+fn map_shared<B: Backend>(
+    context: &BlockContext<B>,
+    change: impl Fn(Tensor<B, 3>) -> Tensor<B, 3>,
+) -> BlockContext<B> {
+    let text = context.text.clone().map(|text| match text {
+        TextTokens::Dense(tokens) => TextTokens::Dense(change(tokens)),
+        TextTokens::Ragged(samples) => {
+            TextTokens::Ragged(samples.into_iter().map(&change).collect())
+        }
+    });
+    BlockContext {
+        text,
+        time: change(context.time.clone()),
+        ..context.clone()
+    }
+}
+
+fn shared_tensors<B: Backend>(context: &BlockContext<B>) -> Vec<Tensor<B, 3>> {
+    let mut list = vec![context.time.clone()];
+    match &context.text {
+        Some(TextTokens::Dense(tokens)) => list.push(tokens.clone()),
+        Some(TextTokens::Ragged(samples)) => list.extend(samples.iter().cloned()),
+        None => {}
+    }
+    list
+}
+
+/// Gradients of the tensors that all blocks share, summed from the last block to the first.
+struct SharedGradients<B: TrainBackend> {
+    sums: Vec<Option<Tensor<B::InnerBackend, 3>>>,
+}
+
+impl<B: TrainBackend> Default for SharedGradients<B> {
+    fn default() -> Self {
+        Self { sums: Vec::new() }
+    }
+}
+
+impl<B: TrainBackend> SharedGradients<B> {
+    fn add(&mut self, leaves: &BlockContext<B>, found: &B::Gradients) {
+        let leaves = shared_tensors(leaves);
+        self.sums.resize(leaves.len(), None);
+        for (sum, leaf) in self.sums.iter_mut().zip(leaves) {
+            if let Some(gradient) = leaf.grad(found) {
+                *sum = Some(match sum.take() {
+                    Some(sum) => sum + gradient,
+                    None => gradient,
+                });
+            }
+        }
+    }
+
+    /// A scalar whose gradients are those of the loss, from the outputs of the embedding on.
+    fn surrogate(
+        self,
+        embedded: Embedded<B>,
+        tokens: Option<Tensor<B::InnerBackend, 3>>,
+    ) -> Option<Tensor<B, 1>> {
+        let outputs = shared_tensors(&embedded.context).into_iter().zip(self.sums);
+        std::iter::once((embedded.tokens, tokens))
+            .chain(outputs)
+            .filter_map(|(output, gradient)| {
+                let product = output * Tensor::from_inner(gradient?);
+                Some(product.sum().cast(DType::F32))
+            })
+            .reduce(|a, b| a + b)
+    }
+}

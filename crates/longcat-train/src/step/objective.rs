@@ -1,0 +1,115 @@
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor};
+use longcat_dit::TextCondition;
+
+use crate::TrainError;
+
+/// Clean latents, the noise to mix in, and what they are conditioned on.
+#[derive(Debug, Clone)]
+pub struct Batch<B: Backend> {
+    /// Clean latents, normalised, `[B, C, T, H, W]`.
+    pub x0: Tensor<B, 5>,
+    /// Standard normal noise of the same shape.
+    pub noise: Tensor<B, 5>,
+    /// Share of noise per sample, `[B]`, 0 to 1.
+    pub sigma: Tensor<B, 1>,
+    /// The captions.
+    pub text: TextCondition<B>,
+    /// Leading latent frames that stay clean, with timestep 0, and do not count in the loss.
+    pub num_cond: usize,
+}
+
+/// Flow matching on one batch: x_t = (1 − σ)·x0 + σ·noise at timestep 1000·σ, and the mean squared
+/// error against x0 − noise, which is what the model predicts natively (the official pipelines
+/// negate it before the scheduler).
+#[derive(Debug, Clone)]
+pub struct Objective<B: Backend> {
+    /// The model's input `[B, C, T, H, W]`, fp32.
+    pub x_t: Tensor<B, 5>,
+    /// Timesteps `[B, T]`.
+    pub timesteps: Tensor<B, 2>,
+    /// What the model is to predict, x0 − noise.
+    pub target: Tensor<B, 5>,
+    /// The captions.
+    pub text: TextCondition<B>,
+    /// Leading frames without loss.
+    pub num_cond: usize,
+}
+
+impl<B: Backend> Objective<B> {
+    /// Mixes the batch.
+    ///
+    /// # Errors
+    /// [`TrainError::Shape`] where tensors do not fit each other.
+    pub fn new(batch: &Batch<B>) -> Result<Self, TrainError> {
+        let shape = batch.x0.dims();
+        let [samples, _, frames, _, _] = shape;
+        let mismatch = |input, found: &[usize], expected: String| {
+            Err(TrainError::Shape {
+                input,
+                found: found.to_vec(),
+                expected,
+            })
+        };
+        if batch.noise.dims() != shape {
+            let expected = format!("{shape:?} like the latents is needed");
+            return mismatch("noise", &batch.noise.dims(), expected);
+        }
+        if batch.sigma.dims() != [samples] {
+            let expected = format!("[{samples}] like the latents is needed");
+            return mismatch("sigma", &batch.sigma.dims(), expected);
+        }
+        if batch.num_cond >= frames {
+            let expected = format!(
+                "{} condition frames leave no frame for the loss",
+                batch.num_cond
+            );
+            return mismatch("latents", &shape, expected);
+        }
+        let x0 = batch.x0.clone().cast(DType::F32);
+        let noise = batch.noise.clone().cast(DType::F32);
+        let sigma = batch.sigma.clone().cast(DType::F32);
+        let share = sigma.clone().reshape([samples, 1, 1, 1, 1]);
+        let mixed = x0.clone() * (share.clone().neg() + 1.0) + noise.clone() * share;
+        let timesteps = (sigma * 1000.0)
+            .unsqueeze_dim::<2>(1)
+            .repeat_dim(1, frames - batch.num_cond);
+        let (x_t, timesteps) = match batch.num_cond {
+            0 => (mixed, timesteps),
+            n => {
+                let clean = x0.clone().narrow(2, 0, n);
+                let zeros = Tensor::zeros([samples, n], (&x0.device(), DType::F32));
+                (
+                    Tensor::cat(vec![clean, mixed.narrow(2, n, frames - n)], 2),
+                    Tensor::cat(vec![zeros, timesteps], 1),
+                )
+            }
+        };
+        Ok(Self {
+            x_t,
+            timesteps,
+            target: x0 - noise,
+            text: batch.text.clone(),
+            num_cond: batch.num_cond,
+        })
+    }
+
+    /// Mean squared error of a prediction over the noise frames, `[1]`.
+    pub fn loss(&self, out: Tensor<B, 5>) -> Tensor<B, 1> {
+        mean_squared_error(out, self.target.clone(), self.num_cond)
+    }
+}
+
+/// Mean squared error over the frames after the first `num_cond`.
+pub(crate) fn mean_squared_error<B: Backend>(
+    out: Tensor<B, 5>,
+    target: Tensor<B, 5>,
+    num_cond: usize,
+) -> Tensor<B, 1> {
+    let noise = target.dims()[2] - num_cond;
+    let cut = |x: Tensor<B, 5>| match num_cond {
+        0 => x,
+        n => x.narrow(2, n, noise),
+    };
+    (cut(out) - cut(target)).square().mean()
+}
