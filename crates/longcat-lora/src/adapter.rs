@@ -30,6 +30,13 @@ impl Block {
     }
 }
 
+/// What a file calls the factors of a block.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct FactorKeys {
+    pub(crate) down: String,
+    pub(crate) up: String,
+}
+
 /// A LoRA adapter on the host, free of any file format: canonical layer names to factors.
 ///
 /// Factors keep their stored type and bits.
@@ -37,6 +44,8 @@ impl Block {
 pub struct Adapter {
     origin: PathBuf,
     targets: BTreeMap<String, Vec<Block>>,
+    /// The file's keys of the factors of each part, for error messages.
+    keys: BTreeMap<(String, usize), FactorKeys>,
     /// The strings of the file's header, passed on when writing.
     pub metadata: BTreeMap<String, String>,
 }
@@ -47,6 +56,7 @@ impl Adapter {
         Self {
             origin: origin.into(),
             targets: BTreeMap::new(),
+            keys: BTreeMap::new(),
             metadata: BTreeMap::new(),
         }
     }
@@ -91,14 +101,33 @@ impl Adapter {
         Ok(())
     }
 
-    fn check(&self, target: &str, blocks: &[Block]) -> Result<(), LoraError> {
-        let mismatch = |key: &str, matrix: &Matrix, expected: String| LoraError::ShapeMismatch {
+    pub(crate) fn name_factors(&mut self, target: &str, part: usize, keys: FactorKeys) {
+        self.keys.insert((target.to_string(), part), keys);
+    }
+
+    /// The error for a factor of `block` that does not fit: the input side, or the output side.
+    pub(crate) fn mismatch(
+        &self,
+        target: &str,
+        block: &Block,
+        up: bool,
+        expected: String,
+    ) -> LoraError {
+        let keys = self.keys.get(&(target.to_string(), block.part));
+        let (matrix, key, name) = match up {
+            true => (&block.up, keys.map(|k| &k.up), "lora_up"),
+            false => (&block.down, keys.map(|k| &k.down), "lora_down"),
+        };
+        LoraError::ShapeMismatch {
             path: self.origin.clone(),
             target: target.to_string(),
-            key: key.to_string(),
+            key: key.map_or(name.to_string(), String::clone),
             found: vec![matrix.rows(), matrix.cols()],
             expected,
-        };
+        }
+    }
+
+    fn check(&self, target: &str, blocks: &[Block]) -> Result<(), LoraError> {
         let Some(first) = blocks.first() else {
             return Err(LoraError::InvalidSetting {
                 what: format!("{target} has no blocks"),
@@ -106,18 +135,16 @@ impl Adapter {
         };
         for (index, block) in blocks.iter().enumerate() {
             if block.up.cols() != block.rank() {
-                return Err(mismatch(
-                    "lora_up",
-                    &block.up,
-                    format!("but the rank of lora_down is {}", block.rank()),
-                ));
+                let expected = format!("but the rank of lora_down is {}", block.rank());
+                return Err(self.mismatch(target, block, true, expected));
             }
             if block.rank() == 0 || block.up.rows() == 0 || block.down.cols() == 0 {
-                return Err(mismatch("lora_down", &block.down, "an empty factor".into()));
+                let expected = "but a factor cannot be empty".into();
+                return Err(self.mismatch(target, block, false, expected));
             }
             if block.down.cols() != first.down.cols() {
-                let expected = format!("other parts have {} input columns", first.down.cols());
-                return Err(mismatch("lora_down", &block.down, expected));
+                let expected = format!("but other parts have {} input columns", first.down.cols());
+                return Err(self.mismatch(target, block, false, expected));
             }
             if block.d_out() != first.d_out() || block.of != first.of || block.part >= block.of {
                 let expected = format!(
@@ -128,7 +155,7 @@ impl Adapter {
                     first.part,
                     first.of
                 );
-                return Err(mismatch("lora_up", &block.up, expected));
+                return Err(self.mismatch(target, block, true, expected));
             }
             if index > 0 && blocks[index - 1].part == block.part {
                 return Err(LoraError::Duplicate {

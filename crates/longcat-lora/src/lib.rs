@@ -30,6 +30,6 @@ pub use host::LoraHost;
 pub use layer::{LoraBlock, LoraBranch, LoraLinear, LoraLinearConfig};
 pub use matrix::Matrix;
 pub use merge::{CheckpointWeights, KeptWeights, LoraMerge, OriginalWeights};
-pub use registry::{AdapterStatus, LoraOptions, LoraRegistry, LoraReport};
+pub use registry::{AdapterStatus, LoraOptions, LoraRegistry, LoraReport, check_fit};
 pub use report::{AdapterReport, TargetReport};
 pub use targets::{Target, TargetTable};

@@ -232,3 +232,45 @@ fn common_dtype(parts: &[Matrix]) -> DType {
         DType::F32
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scaling_succeeds_only_without_rounding() {
+        let m = Matrix::from_f32(1, 3, &[1.0, -2.5, 0.1]);
+        let doubled = m.scaled_exactly(2.0).map(|m| m.to_f32());
+        assert_eq!(doubled.as_deref(), Some(&[2.0f32, -5.0, 0.2][..]));
+        assert_eq!(m.scaled_exactly(1.5), None, "1.5 · 0.1 needs another bit");
+        assert_eq!(m.scaled_exactly(f64::MAX), None, "overflow");
+        let tiny = Matrix::from_f32(1, 1, &[f32::from_bits(1)]);
+        assert_eq!(tiny.scaled_exactly(0.5), None, "underflow");
+        let short = Matrix::from_f32(1, 2, &[3.0, -0.25]);
+        assert!(short.scaled_exactly(1.5).is_some());
+    }
+
+    #[test]
+    fn mixed_types_meet_in_one_that_holds_both() {
+        let f16 = Matrix::from_bytes(1, 1, DType::F16, vec![0, 0x3c]);
+        let bf16 = Matrix::from_bytes(1, 1, DType::BF16, vec![0x80, 0x3f]);
+        let both = Matrix::stack(&[f16.clone(), bf16]);
+        assert_eq!((both.dtype(), both.to_f32()), (DType::F32, vec![1.0, 1.0]));
+        assert_eq!(Matrix::stack(&[f16.clone(), f16]).dtype(), DType::F16);
+    }
+
+    #[test]
+    fn blocks_and_padding_keep_their_place() {
+        let a = Matrix::from_f32(1, 2, &[1.0, 2.0]);
+        let b = Matrix::from_f32(2, 1, &[3.0, 4.0]);
+        let diagonal = Matrix::block_diagonal(&[a.clone(), b.clone()]);
+        assert_eq!(
+            diagonal.to_f32(),
+            [1.0, 2.0, 0.0, 0.0, 0.0, 3.0, 0.0, 0.0, 4.0]
+        );
+        assert_eq!(diagonal.block(1, 2, 2, 1), b);
+        assert!(diagonal.block(1, 2, 0, 2).is_zero());
+        let padded = a.padded(2, 3).to_f32();
+        assert_eq!(padded, [1.0, 2.0, 0.0, 0.0, 0.0, 0.0]);
+    }
+}

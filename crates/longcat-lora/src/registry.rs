@@ -92,7 +92,7 @@ pub trait LoraRegistry<B: Backend>: LoraHost<B> {
         })
     }
 
-    /// The adapters on the model, in the order in which they were loaded.
+    /// The adapters on the model. Those on the same layers are in the order of loading.
     fn adapters(&self) -> Vec<AdapterStatus> {
         let mut list: Vec<AdapterStatus> = Vec::new();
         self.visit_lora(&mut |_, layer| {
@@ -211,8 +211,12 @@ fn change<B: Backend, H: LoraHost<B> + ?Sized>(
     Ok(())
 }
 
-/// Checks names and shapes against the model; returns the layers without a part in the adapter.
-fn check_fit<B: Backend, H: LoraHost<B> + ?Sized>(
+/// Checks names and shapes of an adapter against a model, which needs no weights for that; returns
+/// the layers that the adapter leaves alone.
+///
+/// # Errors
+/// [`LoraError::UnknownModule`] and [`LoraError::ShapeMismatch`].
+pub fn check_fit<B: Backend, H: LoraHost<B> + ?Sized>(
     model: &H,
     adapter: &Adapter,
 ) -> Result<Vec<String>, LoraError> {
@@ -235,25 +239,19 @@ fn check_fit<B: Backend, H: LoraHost<B> + ?Sized>(
     for (target, blocks) in adapter.targets() {
         let weight = shapes[target];
         for block in blocks {
-            let mismatch = |key: &str, factor: &Matrix, expected: String| {
-                Err(LoraError::ShapeMismatch {
-                    path: adapter.origin().to_path_buf(),
-                    target: target.to_string(),
-                    key: key.to_string(),
-                    found: vec![factor.rows(), factor.cols()],
-                    expected: format!("{expected}: its weight is {weight:?}"),
-                })
-            };
             if block.down.cols() != weight[1] {
-                let expected = format!("but the layer has {} input features", weight[1]);
-                return mismatch("lora_down", &block.down, expected);
+                let expected = format!(
+                    "but the layer has {} input features (weight {weight:?})",
+                    weight[1]
+                );
+                return Err(adapter.mismatch(target, block, false, expected));
             }
             if block.d_out() != weight[0] {
                 let expected = format!(
-                    "as part {} of {}, but the layer has {} output features",
+                    "as part {} of {}, but the layer has {} output features (weight {weight:?})",
                     block.part, block.of, weight[0]
                 );
-                return mismatch("lora_up", &block.up, expected);
+                return Err(adapter.mismatch(target, block, true, expected));
             }
         }
     }

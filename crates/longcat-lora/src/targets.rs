@@ -136,3 +136,75 @@ fn replacement(template: &str) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> TargetTable {
+        let qkv = Target {
+            name: "blocks.{i}.attn.qkv",
+            parts: 3,
+            split: &["b.{i}.q", "b.{i}.k", "b.{i}.v"],
+        };
+        let nested = Target {
+            name: "stages.{i}.blocks.{i}.fc",
+            parts: 1,
+            split: &[],
+        };
+        TargetTable::new(&[qkv, nested], &[("old.{i}.key", "blocks.{i}.attn.qkv#1")])
+    }
+
+    #[test]
+    fn spellings_lead_to_canonical_names_and_parts() {
+        let table = table();
+        let canonical = |name: &str| table.canonical(name);
+        assert_eq!(
+            canonical("blocks.12.attn.qkv").as_deref(),
+            Some("blocks.12.attn.qkv")
+        );
+        assert_eq!(canonical("b.3.v").as_deref(), Some("blocks.3.attn.qkv#2"));
+        assert_eq!(
+            canonical("old.0.key").as_deref(),
+            Some("blocks.0.attn.qkv#1")
+        );
+        assert_eq!(
+            canonical("stages.1.blocks.2.fc").as_deref(),
+            Some("stages.1.blocks.2.fc")
+        );
+        for other in ["blocks.x.attn.qkv", "blocks.1.attn.qkv.more", "xb.3.v", ""] {
+            assert_eq!(canonical(other), None);
+        }
+    }
+
+    #[test]
+    fn flattened_spellings_are_resolved_by_the_table() {
+        let table = table();
+        assert_eq!(
+            table.unflatten("blocks_12_attn_qkv"),
+            ["blocks.12.attn.qkv"]
+        );
+        assert_eq!(table.unflatten("b_7_k"), ["blocks.7.attn.qkv#1"]);
+        assert!(table.unflatten("blocks_12_attn").is_empty());
+    }
+
+    #[test]
+    fn parts_have_their_own_names() {
+        let table = table();
+        assert_eq!(table.parts("blocks.5.attn.qkv"), 3);
+        assert_eq!(table.parts("stages.1.blocks.2.fc"), 1);
+        assert_eq!(
+            table.split_names("blocks.5.attn.qkv").as_deref(),
+            Some(&["b.5.q", "b.5.k", "b.5.v"].map(String::from)[..])
+        );
+        assert_eq!(table.split_names("stages.1.blocks.2.fc"), None);
+    }
+
+    #[test]
+    fn rules_are_printable_in_order() {
+        let table = table();
+        let rules: Vec<_> = table.rules().collect();
+        assert_eq!(rules[2], (r"^b\.([0-9]+)\.k$", "blocks.${1}.attn.qkv#1"));
+        assert_eq!(rules.len(), 6);
+    }
+}

@@ -9,6 +9,7 @@ use super::Format;
 use super::keys::Role;
 use super::layout;
 use super::scan::{Layer, Source};
+use crate::adapter::FactorKeys;
 use crate::{Adapter, Block, LoraError, Matrix, TargetTable};
 
 /// The tensors of one layer or part, read and checked on their own.
@@ -50,7 +51,12 @@ impl Source {
         for (target, parts) in self.by_target() {
             let result = self
                 .blocks(&target, &parts, table.parts(&target), hints.get(&target))
-                .and_then(|blocks| adapter.insert(&target, blocks));
+                .and_then(|blocks| {
+                    for block in &blocks {
+                        adapter.name_factors(&target, block.part, factor_keys(&parts, block.part));
+                    }
+                    adapter.insert(&target, blocks)
+                });
             problems.extend(result.err());
         }
         (adapter, problems)
@@ -308,7 +314,7 @@ impl Source {
     /// A scale: one float, or one integer, as training scripts store a whole alpha.
     fn scalar(&self, target: &str, key: &str) -> Result<f64, LoraError> {
         let shape = self.shape(key)?;
-        if shape.iter().product::<usize>() != 1 {
+        if shape.iter().any(|d| *d != 1) {
             return Err(LoraError::ShapeMismatch {
                 path: self.path(),
                 target: target.to_string(),
@@ -358,5 +364,20 @@ impl Source {
             },
             other => LoraError::File(other),
         }
+    }
+}
+
+/// The keys that a block of part `part` came from.
+fn factor_keys(layers: &[(Option<usize>, &Layer)], part: usize) -> FactorKeys {
+    let own = |(of, _): &&(Option<usize>, &Layer)| of.is_none_or(|of| of == part);
+    let key = |role: Role| {
+        let (_, layer) = layers.iter().find(own)?;
+        layer.keys.get(&role).cloned()
+    };
+    FactorKeys {
+        down: key(Role::Down).unwrap_or_default(),
+        up: key(Role::UpBlock(part))
+            .or_else(|| key(Role::Up))
+            .unwrap_or_default(),
     }
 }
