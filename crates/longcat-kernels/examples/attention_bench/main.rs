@@ -1,0 +1,71 @@
+//! Checks and times the CUDA attention kernels.
+//!
+//! `attention_bench check` compares with f32 references, `fuzz [count]` with the portable body on
+//! random shapes, `time` measures, `small` runs each kernel once (for compute-sanitizer). Exits with
+//! code 1 where a comparison fails.
+
+mod check;
+mod fuzz;
+mod random;
+mod time;
+
+use burn::tensor::{Tensor, TensorPrimitive};
+use burn_cubecl::CubeBackend;
+use cubecl::cuda::CudaRuntime;
+
+/// The backend under test, without the fusion wrapper.
+pub type Gpu = CubeBackend<CudaRuntime, f32, i32, u8>;
+pub type Device = <Gpu as burn::tensor::backend::BackendTypes>::Device;
+
+/// Largest relative L2 error of bf16 results against f32 references.
+pub const TOLERANCE: f64 = 1e-2;
+
+/// `||got - want|| / ||want||`, in f64 on the host.
+pub fn relative_error(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let (mut difference, mut norm) = (0.0, 0.0);
+    for (got, want) in got.iter().zip(want) {
+        difference += f64::from(got - want).powi(2);
+        norm += f64::from(*want).powi(2);
+    }
+    if norm == 0.0 {
+        difference.sqrt()
+    } else {
+        (difference / norm).sqrt()
+    }
+}
+
+pub fn float<B: burn::tensor::backend::Backend, const D: usize>(
+    primitive: B::FloatTensorPrimitive,
+) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(primitive))
+}
+
+pub fn raw<B: burn::tensor::backend::Backend, const D: usize>(
+    tensor: Tensor<B, D>,
+) -> B::FloatTensorPrimitive {
+    tensor.into_primitive().tensor()
+}
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let device = Device::default();
+    let ok = match arguments.next().as_deref() {
+        Some("check") => check::run(&device),
+        Some("fuzz") => {
+            let count = arguments
+                .next()
+                .and_then(|count| count.parse().ok())
+                .unwrap_or(200);
+            fuzz::run(&device, count)
+        }
+        Some("small") => fuzz::run(&device, 6),
+        Some("time") => time::run(&device),
+        _ => {
+            eprintln!("usage: attention_bench check | fuzz [count] | small | time");
+            std::process::exit(2);
+        }
+    };
+    println!("{:?}", longcat_kernels::cube::launches());
+    std::process::exit(i32::from(!ok));
+}

@@ -1,0 +1,239 @@
+//! The fused kernels on wgpu (a software Vulkan driver will do): golden cases, and random shapes
+//! against the portable body on the CPU.
+#![cfg(all(feature = "cpu", feature = "wgpu"))]
+#![allow(clippy::unwrap_used)]
+
+use std::{fs, path::PathBuf, sync::Mutex};
+
+use burn::tensor::{DType, Distribution, Tensor, TensorData, TensorPrimitive, backend::Backend};
+use burn_autodiff::Autodiff;
+use burn_cubecl::CubeBackend;
+use burn_flex::Flex;
+use burn_wgpu::WgpuRuntime;
+use longcat_kernels::{
+    BlockRule, BsaParams, EmptySelection, KernelBackend, bsa, cube::launches, portable,
+};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+type Wgpu = CubeBackend<WgpuRuntime, f32, i32, u32>;
+
+/// The counters of launches are those of the whole process.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn error(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    let size = norm(&mut want.iter().map(|x| f64::from(*x)));
+    let error = norm(&mut got.iter().zip(want).map(|(a, b)| f64::from(a - b)));
+    if size == 0.0 { error } else { error / size }
+}
+
+fn values<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
+    tensor.cast(DType::F32).into_data().to_vec().unwrap()
+}
+
+fn raw<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> B::FloatTensorPrimitive {
+    tensor.into_primitive().tensor()
+}
+
+fn float<B: Backend, const D: usize>(primitive: B::FloatTensorPrimitive) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(primitive))
+}
+
+#[test]
+fn golden_cases_run_on_the_fused_kernels() {
+    let _guard = ONE_AT_A_TIME.lock();
+    let root = std::env::var_os("LONGCAT_GOLDEN_DIR").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden")),
+        PathBuf::from,
+    );
+    let json =
+        |path: PathBuf| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+    let manifest = json(root.join("manifest.json"));
+    let mut seen = 0;
+    for case in manifest["cases"].as_array().unwrap() {
+        if case["kind"] == "bsa" {
+            let folder = root.join(case["path"].as_str().unwrap());
+            golden(&json(folder.join("case.json")), &folder);
+            seen += 1;
+        }
+    }
+    assert!(seen > 0, "no bsa cases in {}", root.display());
+}
+
+fn golden(spec: &Value, folder: &std::path::Path) {
+    type Ad = Autodiff<Wgpu>;
+    let device = Default::default();
+    let files = ["inputs", "expected"]
+        .map(|name| fs::read(folder.join(name).with_extension("safetensors")).unwrap());
+    let read = |file: usize, key: &str| -> Option<TensorData> {
+        let tensors = SafeTensors::deserialize(&files[file]).unwrap();
+        let view = tensors.tensor(key).ok()?;
+        let values: Vec<f32> = view
+            .data()
+            .chunks_exact(4)
+            .map(|x| f32::from_le_bytes(x.try_into().unwrap()))
+            .collect();
+        Some(TensorData::new(values, view.shape().to_vec()))
+    };
+    let check = |key: &str, got: Vec<f32>| {
+        let Some(want) = read(1, key) else { return };
+        let tolerance = spec["tolerances"][key]
+            .as_f64()
+            .unwrap_or_else(|| spec["tolerance"].as_f64().unwrap());
+        let error = error(&got, &want.to_vec::<f32>().unwrap());
+        assert!(
+            error <= tolerance,
+            "{} {key}: {error:e} > {tolerance:e}",
+            spec["name"]
+        );
+    };
+    let grid =
+        |key: &str| -> [usize; 3] { serde_json::from_value(spec["params"][key].clone()).unwrap() };
+    let params = BsaParams {
+        sparsity: spec["params"]["sparsity"].as_f64(),
+        cdf_threshold: spec["params"]["cdf_threshold"].as_f64(),
+        chunk_3d_shape_q: grid("chunk_3d_shape_q"),
+        chunk_3d_shape_k: grid("chunk_3d_shape_k"),
+        empty_selection: EmptySelection::Zero,
+    };
+    let (grid_q, grid_k) = (grid("latent_shape_q"), grid("latent_shape_k"));
+    let input = |key: &str| Tensor::<Wgpu, 4>::from_data(read(0, key).unwrap(), &device);
+    let tracked = |key: &str| Tensor::<Ad, 4>::from_inner(input(key)).require_grad();
+
+    let mask = bsa::block_mask(input("q"), input("k"), grid_q, grid_k, &params);
+    let expected = SafeTensors::deserialize(&files[1]).unwrap();
+    let expected: Vec<bool> = expected
+        .tensor("block_mask")
+        .unwrap()
+        .data()
+        .iter()
+        .map(|x| *x != 0)
+        .collect();
+    assert_eq!(
+        mask.into_data().iter::<bool>().collect::<Vec<_>>(),
+        expected,
+        "{}",
+        spec["name"]
+    );
+
+    let before = launches();
+    let (q, k, v) = (tracked("q"), tracked("k"), tracked("v"));
+    let (out, lse) =
+        bsa::bsa_attention_with_lse(q.clone(), k.clone(), v.clone(), grid_q, grid_k, &params);
+    check("out", values(out.clone().inner()));
+    check("lse", values(lse.inner()));
+    let grads = (out * Tensor::from_inner(input("d_out"))).sum().backward();
+    for (key, leaf) in [("dq", q), ("dk", k), ("dv", v)] {
+        check(key, values(leaf.grad(&grads).unwrap()));
+    }
+    let after = launches();
+    assert!(after.forward_plain + after.forward_mma > before.forward_plain + before.forward_mma);
+    assert!(
+        after.backward_plain + after.backward_mma > before.backward_plain + before.backward_mma
+    );
+    if params.cdf_threshold.is_none() {
+        assert!(after.selection > before.selection);
+    }
+}
+
+#[test]
+fn random_shapes_agree_with_the_portable_body() {
+    let _guard = ONE_AT_A_TIME.lock();
+    let device = Default::default();
+    for (i, (dtype, queries, keys, head_dim)) in [
+        (DType::F32, 33, 47, 16),
+        (DType::F32, 5, 70, 20),
+        (DType::F32, 64, 16, 128),
+        (DType::F32, 1, 1, 256),
+        (DType::F16, 40, 40, 64),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let scale = 1.0 / (head_dim as f64).sqrt();
+        let tolerance = if dtype == DType::F32 { 1e-5 } else { 5e-3 };
+        let tensors = [queries, keys, keys, queries].map(|tokens| {
+            Tensor::<Flex, 4>::random(
+                [1, 2, tokens, head_dim],
+                Distribution::Normal(0.0, 1.0),
+                &Default::default(),
+            )
+            .cast(dtype)
+            .cast(DType::F32)
+        });
+        let run = |fused: bool| {
+            let [q, k, v, d_out] = tensors.clone();
+            if fused {
+                let [q, k, v, d_out] = [q, k, v, d_out]
+                    .map(|x| raw(Tensor::<Wgpu, 4>::from_data(x.into_data(), &device).cast(dtype)));
+                let (out, lse) =
+                    Wgpu::attention_forward(q.clone(), k.clone(), v.clone(), None, scale);
+                let (dq, dk, dv) =
+                    Wgpu::attention_backward(q, k, v, out.clone(), lse, d_out, None, scale);
+                [out, dq, dk, dv].map(|x| values(float::<Wgpu, 4>(x)))
+            } else {
+                let [q, k, v, d_out] = [q, k, v, d_out].map(raw);
+                let (out, lse) = portable::attention_forward::<Flex>(
+                    q.clone(),
+                    k.clone(),
+                    v.clone(),
+                    None,
+                    scale,
+                );
+                let (dq, dk, dv) = portable::attention_backward::<Flex>(
+                    q,
+                    k,
+                    v,
+                    out.clone(),
+                    lse,
+                    d_out,
+                    None,
+                    scale,
+                );
+                [out, dq, dk, dv].map(|x| values(float::<Flex, 4>(x)))
+            }
+        };
+        let before = launches();
+        for (tensor, (got, want)) in run(true).iter().zip(run(false)).enumerate() {
+            // A single key has no score gradient: what is left of dq and dk is rounding.
+            if keys > 1 || tensor == 0 || tensor == 3 {
+                let error = error(got, &want);
+                assert!(error < tolerance, "case {i}, tensor {tensor}: {error:e}");
+            }
+        }
+        assert!(launches().forward_plain > before.forward_plain);
+    }
+}
+
+#[test]
+fn selection_takes_the_first_of_equal_scores_in_ascending_order() {
+    let _guard = ONE_AT_A_TIME.lock();
+    let device = Default::default();
+    let scores: Vec<f32> = (0..2 * 700)
+        .map(|i| ((i * 37 % 11) as f32 - 5.0) * 0.5)
+        .collect();
+    for top in [1, 13, 64, 699, 700] {
+        let rule = BlockRule { top, cdf: None };
+        let tensor =
+            Tensor::<Wgpu, 4>::from_data(TensorData::new(scores.clone(), [1, 1, 2, 700]), &device);
+        let (indices, counts) = Wgpu::select_blocks(raw(tensor), rule);
+        let ints = |x| {
+            Tensor::<Wgpu, 1, burn::tensor::Int>::from_primitive(x)
+                .into_data()
+                .to_vec::<i32>()
+                .unwrap()
+        };
+        assert_eq!(ints(counts), [top as i32; 2]);
+        let mut want = Vec::new();
+        for row in scores.chunks(700) {
+            let mut order: Vec<i32> = (0..700).collect();
+            order.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]));
+            order.truncate(top);
+            order.sort_unstable();
+            want.extend(order);
+        }
+        assert_eq!(ints(indices), want, "top {top}");
+    }
+}
