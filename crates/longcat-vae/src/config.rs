@@ -1,0 +1,272 @@
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::VaeError;
+
+/// The network behind `vae/config.json` (diffusers' `AutoencoderKLWan`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct WanVaeConfig {
+    /// Channels of the encoder at full resolution; `dim_mult` multiplies it.
+    pub base_dim: usize,
+    /// Channels of the decoder at full resolution.
+    pub decoder_base_dim: usize,
+    /// Channels of the latents.
+    pub z_dim: usize,
+    /// Width of every resolution, from the largest picture to the smallest.
+    pub dim_mult: Vec<usize>,
+    /// Residual blocks per resolution of the encoder (the decoder has one more).
+    pub num_res_blocks: usize,
+    /// For each step to a smaller picture: whether it also halves the frame rate.
+    pub temperal_downsample: Vec<bool>,
+    /// Mean of every latent channel.
+    pub latents_mean: Vec<f32>,
+    /// Standard deviation of every latent channel.
+    pub latents_std: Vec<f32>,
+    /// Channels of the pictures that are encoded.
+    pub in_channels: usize,
+    /// Channels of the pictures that are decoded.
+    pub out_channels: usize,
+    /// Pixels per latent along height and along width.
+    pub scale_factor_spatial: usize,
+    /// Frames per latent frame, after the first.
+    pub scale_factor_temporal: usize,
+}
+
+const LATENTS_MEAN: [f32; 16] = [
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508, 0.4134, -0.0715, 0.5517,
+    -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+];
+const LATENTS_STD: [f32; 16] = [
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743, 3.2687, 2.1526, 2.8652, 1.5579,
+    1.6382, 1.1253, 2.8251, 1.916,
+];
+
+impl Default for WanVaeConfig {
+    /// The released Wan 2.1 VAE, which is also what absent keys of a config mean.
+    fn default() -> Self {
+        Self {
+            base_dim: 96,
+            decoder_base_dim: 96,
+            z_dim: 16,
+            dim_mult: vec![1, 2, 4, 4],
+            num_res_blocks: 2,
+            temperal_downsample: vec![false, true, true],
+            latents_mean: LATENTS_MEAN.to_vec(),
+            latents_std: LATENTS_STD.to_vec(),
+            in_channels: 3,
+            out_channels: 3,
+            scale_factor_spatial: 8,
+            scale_factor_temporal: 4,
+        }
+    }
+}
+
+impl WanVaeConfig {
+    /// Reads an official `vae/config.json`.
+    ///
+    /// # Errors
+    /// [`VaeError`] names the file and the key: unreadable or malformed JSON, values of the wrong
+    /// type, values that contradict each other or ask for another network, unknown keys.
+    pub fn read(path: &Path) -> Result<Self, VaeError> {
+        let text = std::fs::read_to_string(path).map_err(|source| VaeError::Io {
+            path: path.to_path_buf(),
+            source,
+        })?;
+        let json: Value = serde_json::from_str(&text).map_err(|e| invalid(path, e.to_string()))?;
+        let Value::Object(keys) = json else {
+            return Err(invalid(path, "expected a JSON object".into()));
+        };
+        let mut keys = Keys { path, keys };
+        keys.require("_class_name", "AutoencoderKLWan")?;
+        keys.require("is_residual", false)?;
+        keys.require("patch_size", Value::Null)?;
+        keys.require("attn_scales", Value::Array(Vec::new()))?;
+        // Dropout acts in training only, and would be missed there.
+        keys.require("dropout", 0.0)?;
+        keys.keys.remove("_diffusers_version");
+        keys.keys.remove("_name_or_path");
+
+        let default = Self::default();
+        let base_dim = keys.take("base_dim", default.base_dim)?;
+        let config = Self {
+            base_dim,
+            decoder_base_dim: keys.take("decoder_base_dim", None)?.unwrap_or(base_dim),
+            z_dim: keys.take("z_dim", default.z_dim)?,
+            dim_mult: keys.take("dim_mult", default.dim_mult)?,
+            num_res_blocks: keys.take("num_res_blocks", default.num_res_blocks)?,
+            temperal_downsample: keys.take("temperal_downsample", default.temperal_downsample)?,
+            latents_mean: keys.take("latents_mean", default.latents_mean)?,
+            latents_std: keys.take("latents_std", default.latents_std)?,
+            in_channels: keys.take("in_channels", default.in_channels)?,
+            out_channels: keys.take("out_channels", default.out_channels)?,
+            scale_factor_spatial: keys
+                .take("scale_factor_spatial", default.scale_factor_spatial)?,
+            scale_factor_temporal: keys
+                .take("scale_factor_temporal", default.scale_factor_temporal)?,
+        };
+        if let Some(key) = keys.keys.keys().next() {
+            return Err(VaeError::UnknownConfigKey {
+                path: path.to_path_buf(),
+                key: key.clone(),
+            });
+        }
+        config.check().map_err(|reason| invalid(path, reason))?;
+        Ok(config)
+    }
+
+    /// The keys of an official `vae/config.json` that [`Self::read`] turns back into this config.
+    pub fn to_json(&self) -> Value {
+        // Through text, so that 0.1 stays 0.1 and does not become the nearest f32 in full.
+        let numbers = |values: &[f32]| -> Value {
+            values
+                .iter()
+                .map(|v| v.to_string().parse::<f64>().unwrap_or(f64::from(*v)))
+                .collect()
+        };
+        serde_json::json!({
+            "_class_name": "AutoencoderKLWan",
+            "attn_scales": [],
+            "base_dim": self.base_dim,
+            "decoder_base_dim": self.decoder_base_dim,
+            "dim_mult": self.dim_mult,
+            "dropout": 0.0,
+            "in_channels": self.in_channels,
+            "is_residual": false,
+            "latents_mean": numbers(&self.latents_mean),
+            "latents_std": numbers(&self.latents_std),
+            "num_res_blocks": self.num_res_blocks,
+            "out_channels": self.out_channels,
+            "patch_size": null,
+            "scale_factor_spatial": self.scale_factor_spatial,
+            "scale_factor_temporal": self.scale_factor_temporal,
+            "temperal_downsample": self.temperal_downsample,
+            "z_dim": self.z_dim,
+        })
+    }
+
+    /// Latent frames of a clip of `frames` pictures: one for the first, then one for every whole
+    /// group; frames that do not fill a group are dropped.
+    pub fn latent_frames(&self, frames: usize) -> usize {
+        match frames {
+            0 => 0,
+            _ => 1 + (frames - 1) / self.scale_factor_temporal,
+        }
+    }
+
+    /// Pictures that `latent_frames` decode to.
+    pub fn frames(&self, latent_frames: usize) -> usize {
+        match latent_frames {
+            0 => 0,
+            _ => 1 + (latent_frames - 1) * self.scale_factor_temporal,
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let sizes = [
+            ("base_dim", self.base_dim),
+            ("decoder_base_dim", self.decoder_base_dim),
+            ("z_dim", self.z_dim),
+            ("num_res_blocks", self.num_res_blocks),
+            ("in_channels", self.in_channels),
+            ("out_channels", self.out_channels),
+        ];
+        for (key, size) in sizes {
+            if size == 0 {
+                return Err(format!("{key} is 0; it must be positive"));
+            }
+        }
+        if self.dim_mult.is_empty() || self.dim_mult.contains(&0) {
+            return Err(format!(
+                "dim_mult is {:?}; expected a list of positive integers",
+                self.dim_mult
+            ));
+        }
+        let steps = self.dim_mult.len() - 1;
+        if self.temperal_downsample.len() != steps {
+            return Err(format!(
+                "temperal_downsample has {} entries; dim_mult has {}, so {steps} are needed",
+                self.temperal_downsample.len(),
+                self.dim_mult.len()
+            ));
+        }
+        let halvings = self.temperal_downsample.iter().filter(|t| **t).count();
+        let factors = [
+            ("scale_factor_spatial", self.scale_factor_spatial, steps),
+            (
+                "scale_factor_temporal",
+                self.scale_factor_temporal,
+                halvings,
+            ),
+        ];
+        for (key, factor, halvings) in factors {
+            if u32::try_from(halvings)
+                .ok()
+                .and_then(|n| 2usize.checked_pow(n))
+                != Some(factor)
+            {
+                return Err(format!(
+                    "{key} is {factor}; dim_mult and temperal_downsample make it 2^{halvings}"
+                ));
+            }
+        }
+        for (key, values) in [
+            ("latents_mean", &self.latents_mean),
+            ("latents_std", &self.latents_std),
+        ] {
+            if values.len() != self.z_dim {
+                return Err(format!(
+                    "{key} has {} entries; z_dim is {}",
+                    values.len(),
+                    self.z_dim
+                ));
+            }
+            if values.iter().any(|v| !v.is_finite()) {
+                return Err(format!("{key} holds a value that is not finite"));
+            }
+        }
+        if let Some(value) = self.latents_std.iter().find(|v| **v <= 0.0) {
+            return Err(format!("latents_std holds {value}; it must be positive"));
+        }
+        Ok(())
+    }
+}
+
+/// The keys of a config that have not been looked at yet.
+struct Keys<'a> {
+    path: &'a Path,
+    keys: Map<String, Value>,
+}
+
+impl Keys<'_> {
+    /// Removes `key`, which must be absent or hold the one supported value.
+    fn require(&mut self, key: &str, supported: impl Into<Value>) -> Result<(), VaeError> {
+        let supported = supported.into();
+        match self.keys.remove(key) {
+            Some(value) if value != supported => Err(VaeError::UnsupportedConfig {
+                path: self.path.to_path_buf(),
+                key: key.into(),
+                value: value.to_string(),
+                supported: supported.to_string(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes and parses `key`; `default` where it is absent.
+    fn take<T: DeserializeOwned>(&mut self, key: &str, default: T) -> Result<T, VaeError> {
+        match self.keys.remove(key) {
+            None => Ok(default),
+            Some(value) => serde_json::from_value(value.clone())
+                .map_err(|e| invalid(self.path, format!("{key} is {value}: {e}"))),
+        }
+    }
+}
+
+fn invalid(path: &Path, reason: String) -> VaeError {
+    VaeError::InvalidConfig {
+        path: path.to_path_buf(),
+        reason,
+    }
+}
