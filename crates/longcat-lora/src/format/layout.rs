@@ -35,7 +35,8 @@ pub(super) fn undo_block_diagonal(dense: Block, parts: usize, hint: Option<&usiz
         return vec![dense];
     }
     let (rows, rank) = (dense.up.rows() / parts, dense.rank() / parts);
-    if rank == 0 || dense.up.rows() % parts != 0 || dense.rank() % parts != 0 {
+    let divides = |count: usize| count.is_multiple_of(parts);
+    if rank == 0 || !divides(dense.up.rows()) || !divides(dense.rank()) {
         return vec![dense];
     }
     let block = |row: usize, col: usize| dense.up.block(row * rows, rows, col * rank, rank);

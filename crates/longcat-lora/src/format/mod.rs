@@ -56,7 +56,9 @@ const RULES: [(Format, &[(&str, &str)]); 7] = [
     (Format::DiffSynth, &[]),
 ];
 
-static COMPILED: LazyLock<Vec<(Format, Vec<(Regex, &'static str)>)>> = LazyLock::new(|| {
+type CompiledRules = Vec<(Regex, &'static str)>;
+
+static COMPILED: LazyLock<Vec<(Format, CompiledRules)>> = LazyLock::new(|| {
     let compile = |rules: &'static [(&str, &'static str)]| {
         rules
             .iter()
