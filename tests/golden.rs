@@ -43,6 +43,11 @@ macro_rules! parity {
             }
 
             #[test]
+            fn training() {
+                run("training");
+            }
+
+            #[test]
             fn scheduler() {
                 run("scheduler");
             }
@@ -68,7 +73,12 @@ parity!(cuda, burn_cuda::Cuda, burn_cuda::CudaDevice::default());
 #[cfg(feature = "cuda")]
 #[test]
 fn cuda_transformer_in_bf16() {
-    let kinds = ["dit_forward", "dit_kv_cache", "lora_forward", "lora_formats"];
+    let kinds = [
+        "dit_forward",
+        "dit_kv_cache",
+        "lora_forward",
+        "lora_formats",
+    ];
     longcat_tests::run_kinds::<burn_cuda::Cuda>(
         &kinds,
         &burn_cuda::CudaDevice::default(),
@@ -79,8 +89,16 @@ fn cuda_transformer_in_bf16() {
 
 #[test]
 fn every_kind_of_the_manifest_is_known() {
-    let known: BTreeSet<&str> = GROUPS.iter().flat_map(|(_, kinds)| kinds.iter().copied()).collect();
+    let known: BTreeSet<&str> = GROUPS
+        .iter()
+        .flat_map(|(_, kinds)| kinds.iter().copied())
+        .collect();
     for case in Golden::open().cases() {
-        assert!(known.contains(case.kind.as_str()), "{}: unknown kind {}", case.id, case.kind);
+        assert!(
+            known.contains(case.kind.as_str()),
+            "{}: unknown kind {}",
+            case.id,
+            case.kind
+        );
     }
 }

@@ -94,7 +94,9 @@ impl Case {
     }
 
     pub(crate) fn usize_param(&self, name: &str) -> usize {
-        self.param(name).as_u64().unwrap_or_else(|| panic!("{}: {name}", self.id)) as usize
+        self.param(name)
+            .as_u64()
+            .unwrap_or_else(|| panic!("{}: {name}", self.id)) as usize
     }
 
     pub(crate) fn flag(&self, name: &str) -> bool {
@@ -221,19 +223,23 @@ fn relative_l2(actual: &TensorData, expected: &TensorData) -> f64 {
         difference += (a - e) * (a - e);
         norm += e * e;
     }
-    if norm == 0.0 { difference.sqrt() } else { (difference / norm).sqrt() }
+    if norm == 0.0 {
+        difference.sqrt()
+    } else {
+        (difference / norm).sqrt()
+    }
 }
 
 pub(crate) fn read_json(path: &Path) -> Value {
-    let text = std::fs::read_to_string(path)
-        .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// All tensors of a file: floats as f32, integers as i64, booleans and bytes as they are.
 pub(crate) fn read_tensors(path: &Path) -> BTreeMap<String, TensorData> {
     let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let file = SafeTensors::deserialize(&bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let file =
+        SafeTensors::deserialize(&bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     file.tensors()
         .into_iter()
         .map(|(name, view)| {

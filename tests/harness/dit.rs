@@ -14,7 +14,10 @@ pub(crate) fn load<B: KernelBackend>(
     dtype: DType,
 ) -> LongCatTransformer<B> {
     let dir = golden.checkpoint(case).join("dit");
-    let mut json = read_json(&dir.join("config.json")).as_object().unwrap().clone();
+    let mut json = read_json(&dir.join("config.json"))
+        .as_object()
+        .unwrap()
+        .clone();
     if let Some(overrides) = case.param("config_overrides").as_object() {
         json.extend(overrides.clone());
     }

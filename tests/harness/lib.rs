@@ -7,6 +7,7 @@
 mod attention;
 mod case;
 mod dit;
+mod grad;
 mod lora;
 mod pipelines;
 mod scheduler;
@@ -31,15 +32,28 @@ pub fn run_kinds<B: KernelBackend>(
     let golden = Golden::open();
     let mut failures = Vec::new();
     let mut ran = 0;
-    for mut case in golden.cases().into_iter().filter(|c| kinds.contains(&c.kind.as_str())) {
+    for mut case in golden
+        .cases()
+        .into_iter()
+        .filter(|c| kinds.contains(&c.kind.as_str()))
+    {
         ran += 1;
         case.override_tolerance(tolerance);
         run_case::<B>(&golden, &mut case, device, dtype);
         println!("{}: {}", case.id, case.summary());
         failures.extend(case.failures());
     }
-    assert!(ran > 0, "no case of the kinds {kinds:?} in {}", golden.root().display());
-    assert!(failures.is_empty(), "{} differences:\n{}", failures.len(), failures.join("\n"));
+    assert!(
+        ran > 0,
+        "no case of the kinds {kinds:?} in {}",
+        golden.root().display()
+    );
+    assert!(
+        failures.is_empty(),
+        "{} differences:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
 }
 
 fn run_case<B: KernelBackend>(golden: &Golden, case: &mut Case, device: &B::Device, dtype: DType) {
@@ -56,6 +70,7 @@ fn run_case<B: KernelBackend>(golden: &Golden, case: &mut Case, device: &B::Devi
         "lora_formats" => lora::formats::<B>(golden, case, device, dtype),
         "lora_merge" => lora::merge::<B>(golden, case, device),
         "lora_invalid" => lora::invalid::<B>(golden, case, device),
+        "lora_grad" => grad::lora_grad::<B>(golden, case, device),
         "scheduler" => scheduler::run::<B>(golden, case, device),
         "t2v" => pipelines::text_to_video::<B>(golden, case, device),
         "i2v" => pipelines::image_to_video::<B>(golden, case, device),
@@ -71,7 +86,11 @@ pub const GROUPS: &[(&str, &[&str])] = &[
     ("vae", &["vae_encode", "vae_decode"]),
     ("transformer", &["dit_forward", "dit_kv_cache"]),
     ("attention", &["bsa"]),
-    ("lora", &["lora_forward", "lora_formats", "lora_merge", "lora_invalid"]),
+    (
+        "lora",
+        &["lora_forward", "lora_formats", "lora_merge", "lora_invalid"],
+    ),
+    ("training", &["lora_grad"]),
     ("scheduler", &["scheduler"]),
     ("pipelines", &["t2v", "i2v", "continuation", "refine"]),
 ];

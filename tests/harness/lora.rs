@@ -95,7 +95,9 @@ pub(crate) fn merge<B: KernelBackend>(golden: &Golden, case: &mut Case, device: 
 
 fn weights<B: KernelBackend>(model: &LongCatTransformer<B>) -> Vec<(String, TensorData)> {
     let mut all = Vec::new();
-    model.visit_lora(&mut |name, layer| all.push((name.to_string(), layer.weight.val().into_data())));
+    model.visit_lora(&mut |name, layer| {
+        all.push((name.to_string(), layer.weight.val().into_data()))
+    });
     all
 }
 

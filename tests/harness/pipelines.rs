@@ -34,7 +34,11 @@ impl GivenNoise {
 impl NoiseSource for GivenNoise {
     fn draw(&mut self, purpose: NoisePurpose, shape: [usize; 5]) -> Vec<f32> {
         let values = self.0[&purpose].clone();
-        assert_eq!(values.len(), shape.iter().product::<usize>(), "{purpose:?} {shape:?}");
+        assert_eq!(
+            values.len(),
+            shape.iter().product::<usize>(),
+            "{purpose:?} {shape:?}"
+        );
         values
     }
 }
@@ -159,7 +163,9 @@ fn compare<B: KernelBackend>(
     case.check_tensor("initial_latents", recorder.initial.unwrap());
     case.check_tensor("dit_out_step0", recorder.first_prediction.unwrap());
     case.check_tensor::<B, 6>("step_latents", Tensor::stack(recorder.steps, 0));
-    let kept = recorder.kept.expect("latents are handed out before decoding");
+    let kept = recorder
+        .kept
+        .expect("latents are handed out before decoding");
     assert_eq!(kept.into_data(), generated.latents.clone().into_data());
     case.check_tensor("latents", generated.latents);
     case.check_tensor("frames", unit_frames(video.cast(DType::F32)));
@@ -182,7 +188,9 @@ pub(crate) fn text_to_video<B: KernelBackend>(
     let made = pipeline
         .text_to_video(&request, &mut GivenNoise::new(case), &mut recorder)
         .unwrap();
-    let video = pipeline.decode(made.latents.clone(), &mut recorder).unwrap();
+    let video = pipeline
+        .decode(made.latents.clone(), &mut recorder)
+        .unwrap();
     compare(case, made, recorder, video);
 }
 
@@ -204,15 +212,13 @@ pub(crate) fn image_to_video<B: KernelBackend>(
     let made = pipeline
         .image_to_video(&request, &mut GivenNoise::new(case), &mut recorder)
         .unwrap();
-    let video = pipeline.decode(made.latents.clone(), &mut recorder).unwrap();
+    let video = pipeline
+        .decode(made.latents.clone(), &mut recorder)
+        .unwrap();
     compare(case, made, recorder, video);
 }
 
-pub(crate) fn continuation<B: KernelBackend>(
-    golden: &Golden,
-    case: &mut Case,
-    device: &B::Device,
-) {
+pub(crate) fn continuation<B: KernelBackend>(golden: &Golden, case: &mut Case, device: &B::Device) {
     let mut pipeline = open::<B>(golden, case, device);
     let request = ContinuationRequest {
         video: pixels(case, "video"),
@@ -230,7 +236,9 @@ pub(crate) fn continuation<B: KernelBackend>(
     let made = pipeline
         .continue_video(&request, &mut GivenNoise::new(case), &mut recorder)
         .unwrap();
-    let video = pipeline.decode(made.latents.clone(), &mut recorder).unwrap();
+    let video = pipeline
+        .decode(made.latents.clone(), &mut recorder)
+        .unwrap();
     compare(case, made, recorder, video);
 }
 

@@ -5,9 +5,14 @@ use longcat_video::{FlowMatchScheduler, ScheduleMode};
 use crate::{Case, Golden};
 
 pub(crate) fn run<B: KernelBackend>(golden: &Golden, case: &mut Case, device: &B::Device) {
-    let config = golden.checkpoint(case).join("scheduler/scheduler_config.json");
+    let config = golden
+        .checkpoint(case)
+        .join("scheduler/scheduler_config.json");
     let scheduler = FlowMatchScheduler::read(&config).unwrap();
-    let mode = match (case.param("mode").as_str().unwrap(), case.flag("use_distill")) {
+    let mode = match (
+        case.param("mode").as_str().unwrap(),
+        case.flag("use_distill"),
+    ) {
         ("plain", false) => ScheduleMode::Plain,
         ("plain", true) => ScheduleMode::Distill,
         ("enhance_hf", false) => ScheduleMode::EnhanceHighFrequencies,

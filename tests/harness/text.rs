@@ -1,4 +1,4 @@
-use burn::tensor::{DType, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use longcat_kernels::KernelBackend;
 use longcat_text::{PromptTokenizer, Umt5Encoder, clean_prompt};
 
@@ -7,7 +7,10 @@ use crate::{Case, Golden};
 pub(crate) fn prompt_clean(case: &mut Case) {
     let strings = case.json["strings"].as_array().unwrap().clone();
     for row in strings {
-        let (input, expected) = (row["input"].as_str().unwrap(), row["expected"].as_str().unwrap());
+        let (input, expected) = (
+            row["input"].as_str().unwrap(),
+            row["expected"].as_str().unwrap(),
+        );
         let actual = clean_prompt(input);
         if actual != expected {
             case.fail(format!("{input:?} became {actual:?}, not {expected:?}"));
@@ -22,7 +25,12 @@ pub(crate) fn tokenizer(golden: &Golden, case: &mut Case) {
     let tokens = tokenizer.encode(&prompts, length).unwrap();
     let shape = [prompts.len(), length];
     let ids: Vec<i64> = tokens.ids.iter().flatten().map(|id| *id as i64).collect();
-    let mask: Vec<i64> = tokens.mask.iter().flatten().map(|m| i64::from(*m)).collect();
+    let mask: Vec<i64> = tokens
+        .mask
+        .iter()
+        .flatten()
+        .map(|m| i64::from(*m))
+        .collect();
     case.check("input_ids", TensorData::new(ids, shape));
     case.check("attention_mask", TensorData::new(mask, shape));
 }
@@ -31,6 +39,6 @@ pub(crate) fn umt5<B: KernelBackend>(golden: &Golden, case: &mut Case, device: &
     let dir = golden.checkpoint(case).join("text_encoder");
     let (encoder, _) = Umt5Encoder::<B>::load(&dir, DType::F32, device).unwrap();
     let ids = case.int_input("input_ids", device);
-    let mask = case.int_input("attention_mask", device);
+    let mask = Tensor::<B, 2, Int>::from_data(case.input_data("attention_mask"), device).bool();
     case.check_tensor("last_hidden_state", encoder.forward(ids, mask));
 }

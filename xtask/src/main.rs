@@ -1,3 +1,43 @@
 //! Project chores.
 
-fn main() {}
+mod captions;
+mod checkpoint;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Project chores",
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write a small checkpoint in the official layout, with random weights and both adapters.
+    MakeCheckpoint {
+        /// Where to write it.
+        #[arg(
+            long,
+            value_name = "DIR",
+            default_value = "crates/longcat-video/assets/builtin"
+        )]
+        output: PathBuf,
+        /// Seed of the weights.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::MakeCheckpoint { output, seed } => checkpoint::write(&output, seed),
+    }
+}

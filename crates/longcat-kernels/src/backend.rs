@@ -3,7 +3,7 @@
 use burn::tensor::backend::Backend;
 use burn_backend::tensor::{FloatTensor, IntTensor};
 
-use crate::{blocks::BlockList, portable};
+use crate::{blocks::BlockList, fused, portable};
 
 /// Which key blocks a query block attends to, given its scores against all of them.
 ///
@@ -103,5 +103,46 @@ pub trait KernelBackend: Backend {
         rule: BlockRule,
     ) -> (IntTensor<Self>, IntTensor<Self>) {
         portable::select_blocks::<Self>(scores, rule)
+    }
+
+    /// `norm(x) · weight + bias` over the last dimension, see [`layer_norm`](crate::layer_norm).
+    ///
+    /// `x` is `[.., C]`; `weight` and `bias` are `[G, C]` in f32 and serve `G` equal runs of rows.
+    fn grouped_layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        fused::portable::layer_norm::<Self>(x, weight, bias, epsilon)
+    }
+
+    /// `x + gate · y`, see [`gated_residual`](crate::gated_residual).
+    ///
+    /// `x` and `y` are `[.., C]`; `gate` is `[G, C]` in f32 and serves `G` equal runs of rows.
+    fn gated_residual(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        fused::portable::gated_residual::<Self>(x, y, gate)
+    }
+
+    /// `silu(a) · b`, see [`silu_mul`](crate::silu_mul). Shapes and dtypes are equal.
+    fn silu_mul(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        fused::portable::silu_mul::<Self>(a, b)
+    }
+
+    /// One part of fused heads `[B, T, parts, H, D]` as `[B, H, T, D]`, normalised and rotated; see
+    /// [`split_heads`](crate::split_heads).
+    ///
+    /// `norm` is a weight `[D]` and epsilon, `rotation` cosines and sines `[T, D / 2]`, all in f32.
+    fn split_heads(
+        x: FloatTensor<Self>,
+        part: usize,
+        norm: Option<(FloatTensor<Self>, f64)>,
+        rotation: Option<(FloatTensor<Self>, FloatTensor<Self>)>,
+    ) -> FloatTensor<Self> {
+        fused::portable::split_heads::<Self>(x, part, norm, rotation)
     }
 }

@@ -6,6 +6,7 @@ use std::{fmt, marker::PhantomData, slice};
 use burn::tensor::DType;
 use burn_backend::{
     Shape, TensorMetadata, get_device_settings,
+    ops::FloatTensorOps,
     tensor::{FloatTensor, IntTensor},
 };
 use burn_fusion::{
@@ -227,5 +228,65 @@ impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
             },
         );
         (indices, counts)
+    }
+
+    fn grouped_layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        let out = (x.shape(), x.dtype());
+        let inputs = vec![x, weight, bias];
+        let [out] = register::<B, 1>("longcat_layer_norm", inputs, [out], move |inputs| {
+            let [x, weight, bias] = [(); 3].map(|()| inputs.float());
+            vec![Output::Float(B::grouped_layer_norm(x, weight, bias, epsilon))]
+        });
+        out
+    }
+
+    fn gated_residual(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let out = (x.shape(), x.dtype());
+        let inputs = vec![x, y, gate];
+        let [out] = register::<B, 1>("longcat_gated_residual", inputs, [out], |inputs| {
+            let [x, y, gate] = [(); 3].map(|()| inputs.float());
+            vec![Output::Float(B::gated_residual(x, y, gate))]
+        });
+        out
+    }
+
+    fn silu_mul(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        let out = (a.shape(), a.dtype());
+        let [out] = register::<B, 1>("longcat_silu_mul", vec![a, b], [out], |inputs| {
+            let [a, b] = [(); 2].map(|()| inputs.float());
+            vec![Output::Float(B::silu_mul(a, b))]
+        });
+        out
+    }
+
+    fn split_heads(
+        x: FloatTensor<Self>,
+        part: usize,
+        norm: Option<(FloatTensor<Self>, f64)>,
+        rotation: Option<(FloatTensor<Self>, FloatTensor<Self>)>,
+    ) -> FloatTensor<Self> {
+        let shape = x.shape();
+        let out = Shape::new([shape[0], shape[3], shape[1], shape[4]]);
+        let out = (out, x.dtype());
+        let (epsilon, rotated) = (norm.as_ref().map(|norm| norm.1), rotation.is_some());
+        let mut inputs = vec![x];
+        inputs.extend(norm.map(|norm| norm.0));
+        inputs.extend(rotation.into_iter().flat_map(|(cos, sin)| [cos, sin]));
+        let [out] = register::<B, 1>("longcat_split_heads", inputs, [out], move |inputs| {
+            let x = inputs.float();
+            let norm = epsilon.map(|epsilon| (inputs.float(), epsilon));
+            let rotation = rotated.then(|| (inputs.float(), inputs.float()));
+            vec![Output::Float(B::split_heads(x, part, norm, rotation))]
+        });
+        out
     }
 }

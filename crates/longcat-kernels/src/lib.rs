@@ -12,8 +12,13 @@ mod blocks;
 pub mod bsa;
 #[cfg(feature = "cubecl")]
 pub mod cube;
+#[cfg(feature = "cubecl")]
+mod cube_norm;
+#[cfg(feature = "cuda")]
+mod cublas;
 #[cfg(feature = "cpu")]
 mod flex;
+mod fused;
 #[cfg(feature = "cubecl")]
 mod fusion;
 mod linear;
@@ -23,4 +28,7 @@ pub use attention::{attention, attention_with_lse};
 pub use backend::{BlockRule, CdfRule, KernelBackend};
 pub use blocks::{BlockList, TransposedBlocks};
 pub use bsa::{BsaParams, EmptySelection, bsa_attention};
+#[cfg(feature = "cuda")]
+pub use cublas::{CublasStatus, cublas_status, set_cublas_enabled};
+pub use fused::{Rotation, gated_residual, layer_norm, silu_mul, split_heads};
 pub use linear::linear;

@@ -19,6 +19,6 @@ pub use clean::clean_prompt;
 pub use config::Umt5Config;
 pub use encoder::Umt5Encoder;
 pub use error::TextError;
-pub use load::name_map;
+pub use load::{internal_names, name_map};
 pub use text_encoder::TextEncoder;
 pub use tokenizer::{PromptTokenizer, Tokens};

@@ -27,6 +27,22 @@ pub fn name_map() -> NameMap {
     ])
 }
 
+/// The table from the paths of [`Umt5Encoder`] back to the official keys.
+pub fn internal_names() -> NameMap {
+    NameMap::new(&[
+        (r"^shared$", "shared.weight"),
+        (r"^final_norm\.", "encoder.final_layer_norm."),
+        (r"^blocks\.(\d+)\.", "encoder.block.${1}."),
+        (r"\.attention_norm\.", ".layer.0.layer_norm."),
+        (r"\.feed_forward_norm\.", ".layer.1.layer_norm."),
+        (r"\.attention\.(\w+)$", ".layer.0.SelfAttention.${1}.weight"),
+        (
+            r"\.feed_forward\.(\w+)$",
+            ".layer.1.DenseReluDense.${1}.weight",
+        ),
+    ])
+}
+
 impl<B: Backend> Umt5Encoder<B> {
     /// Loads `config.json` and the (sharded) safetensors of a `text_encoder/` directory.
     ///

@@ -1,7 +1,9 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use longcat_dit::DitError;
 use longcat_lora::LoraError;
+use longcat_video::VideoError;
+use longcat_video::media::MediaError;
 use longcat_weights::WeightsError;
 
 /// What can go wrong in training.
@@ -36,6 +38,33 @@ pub enum TrainError {
         /// What is needed.
         expected: String,
     },
+    /// A clip, caption or list cannot be used.
+    #[error("{path}: {reason}")]
+    Data {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A clip cannot be read or encoded.
+    #[error("clip {path}: {source}")]
+    Clip {
+        /// The clip.
+        path: PathBuf,
+        /// The cause.
+        source: Box<TrainError>,
+    },
+    /// A saved state cannot be continued from.
+    #[error("{path}: {reason}")]
+    State {
+        /// The folder or file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Interrupted before training began.
+    #[error("interrupted")]
+    Interrupted,
     /// No parameter requires gradients.
     #[error("nothing is trained: no parameter of the model requires gradients")]
     NothingTrained,
@@ -66,6 +95,12 @@ pub enum TrainError {
     /// An adapter.
     #[error(transparent)]
     Lora(#[from] LoraError),
+    /// Checkpoint directory, VAE or text encoder.
+    #[error(transparent)]
+    Video(#[from] VideoError),
+    /// Video and image files.
+    #[error(transparent)]
+    Media(#[from] MediaError),
     /// Weight files.
     #[error(transparent)]
     Weights(#[from] WeightsError),
@@ -76,6 +111,29 @@ impl TrainError {
         Self::Io {
             path: path.into(),
             source,
+        }
+    }
+
+    /// The same, with the name of the clip it happened to.
+    pub(crate) fn of_clip(self, clip: &Path) -> Self {
+        match self {
+            Self::Data { .. } | Self::Interrupted | Self::Clip { .. } => self,
+            source => Self::Clip {
+                path: clip.to_path_buf(),
+                source: Box::new(source),
+            },
+        }
+    }
+
+    /// Whether leaving the clip out would help.
+    pub(crate) fn is_about_a_clip(&self) -> bool {
+        match self {
+            Self::Data { .. } => true,
+            Self::Clip { source, .. } => matches!(
+                **source,
+                Self::Media(_) | Self::Data { .. } | Self::Io { .. } | Self::Video(_)
+            ),
+            _ => false,
         }
     }
 }

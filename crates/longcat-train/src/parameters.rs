@@ -84,6 +84,13 @@ impl<B: burn::tensor::backend::Backend> Gradients<B> {
         }
     }
 
+    /// Multiplies one gradient, element by element.
+    pub(crate) fn multiply(&mut self, path: &str, factor: Tensor<B, 1>) {
+        if let Some(gradient) = self.map.get_mut(path) {
+            gradient.values = gradient.values.clone() * factor;
+        }
+    }
+
     /// The L2 norm over all gradients, computed in fp32 on the device and read back once.
     ///
     /// # Errors
@@ -105,6 +112,14 @@ impl<B: burn::tensor::backend::Backend> Gradients<B> {
     pub fn clip(&mut self, norm: f64, limit: f64) {
         if norm > limit {
             self.scale(limit / norm);
+        }
+    }
+
+    /// The same under longer paths.
+    pub(crate) fn under(self, prefix: &str) -> Self {
+        let map = self.map.into_iter();
+        Self {
+            map: map.map(|(path, g)| (format!("{prefix}.{path}"), g)).collect(),
         }
     }
 

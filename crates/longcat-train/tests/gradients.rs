@@ -70,3 +70,25 @@ fn gradients_match_the_official_code() {
         Golden::open(case).check_step();
     }
 }
+
+#[test]
+fn the_gradient_of_the_text_is_the_same_checkpointed_and_agrees_with_differences() {
+    let model = common::tiny_with_adapter(common::SEVEN);
+    let batch = common::random_batch(1, [2, 4, 4], 0);
+    let [plain, checkpointed] = [false, true].map(|checkpointed| {
+        let step = TrainStep { checkpointed };
+        let output = step.run_with_text::<B>(&model, &batch, true).unwrap();
+        output.text_gradient.unwrap()
+    });
+    assert_eq!(plain.to_data(), checkpointed.to_data());
+    // Along its own direction the loss changes by the squared norm.
+    let norm = plain.clone().square().sum().into_scalar().sqrt();
+    let direction = plain / norm;
+    let loss = |step: f32| -> f64 {
+        let mut moved = batch.clone();
+        moved.text.embeds = moved.text.embeds + direction.clone() * step;
+        f64::from(TrainStep::loss::<B>(&model, &moved).unwrap().into_scalar())
+    };
+    let slope = (loss(0.02) - loss(-0.02)) / 0.04;
+    assert!((slope - f64::from(norm)).abs() < 0.02 * f64::from(norm), "{slope} {norm}");
+}

@@ -113,12 +113,16 @@ impl<B: Backend, const D: usize> RmsNorm<B, D> {
 
     /// `[B, C, T, H, W]`, same shape and dtype out.
     pub(crate) fn forward(&self, x: Tensor<B, 5>) -> Tensor<B, 5> {
-        let (dtype, channels) = (x.dtype(), x.dims()[1]);
+        let (dtype, dims) = (x.dtype(), x.dims());
+        let channels = dims[1];
         let gamma = self.gamma.val().cast(DType::F32) * (channels as f64).sqrt();
-        let x = x.cast(DType::F32);
+        // With the positions as one dimension, burn-flex divides by the norms an order of magnitude
+        // faster than with three.
+        let x: Tensor<B, 3> = x.cast(DType::F32).flatten(2, 4);
         let squared_norm = (x.clone() * x.clone()).sum_dim(1);
         let norm = squared_norm.clamp_min(MIN_SQUARED_NORM).sqrt();
-        (x / norm * gamma.reshape([1, channels, 1, 1, 1])).cast(dtype)
+        let x = x / norm * gamma.reshape([1, channels, 1]);
+        x.cast(dtype).reshape(dims)
     }
 }
 

@@ -11,7 +11,7 @@ use golden::cases;
 use longcat_vae::{
     Tiling, VaeError, VaeOptions, WanVae, WanVaeConfig, canonical_names, internal_names,
 };
-use longcat_weights::WeightFiles;
+use longcat_weights::{WeightFiles, collect_module, write_safetensors};
 use serde_json::{Value, json};
 
 fn tiny() -> std::path::PathBuf {
@@ -137,6 +137,26 @@ fn a_new_vae_of_any_config_encodes_and_decodes() {
     assert!(back < 1e-6, "{back:e}");
     let video = vae.decode(latents).unwrap();
     assert_eq!(video.dims(), [2, 3, config.frames(2), 8, 6]);
+}
+
+#[test]
+fn a_saved_vae_loads_as_it_was() {
+    let config = small();
+    let vae = WanVae::<Flex>::new(&config, &FlexDevice);
+    let dir = tempfile::tempdir().unwrap();
+    let json = config.to_json().to_string();
+    std::fs::write(dir.path().join("config.json"), json).unwrap();
+    write_safetensors(
+        &dir.path().join("diffusion_pytorch_model.safetensors"),
+        &collect_module(&vae, &internal_names()).unwrap(),
+        &Default::default(),
+    )
+    .unwrap();
+    let loaded = WanVae::<Flex>::load(dir.path(), DType::F32, &FlexDevice).unwrap();
+    assert_eq!(loaded.config(), &config);
+    let latents = Tensor::ones([1, 2, 2, 3, 3], &FlexDevice);
+    let decode = |vae: &WanVae<Flex>| golden::values(vae.decode(latents.clone()).unwrap());
+    assert_eq!(decode(&loaded), decode(&vae));
 }
 
 #[test]

@@ -9,7 +9,9 @@ use burn::tensor::DType;
 use burn::tensor::backend::Backend;
 use longcat_dit::{DitConfig, LongCatTransformer, lora_targets};
 use longcat_kernels::KernelBackend;
-use longcat_lora::{Adapter, LoraError, LoraOptions, LoraRegistry, check_fit};
+use longcat_lora::{
+    Adapter, CheckpointWeights, LoraError, LoraMerge, LoraOptions, LoraRegistry, check_fit,
+};
 
 use crate::VideoError;
 use crate::pipeline::Pipeline;
@@ -168,6 +170,26 @@ impl<B: KernelBackend> Pipeline<B> {
             ..self.adapters.clone()
         };
         self.switch_to(next)
+    }
+
+    /// Merges the enabled adapters into the base weights, which makes them cost nothing per step.
+    ///
+    /// # Errors
+    /// [`VideoError::Lora`]; loading the transformer can fail too.
+    pub fn merge_loras(&mut self) -> Result<(), VideoError> {
+        self.transformer()?.merge_adapters()?;
+        Ok(())
+    }
+
+    /// Undoes [`Self::merge_loras`] bit for bit, by reading the weights from the checkpoint again.
+    ///
+    /// # Errors
+    /// [`VideoError::Weights`] and [`VideoError::Lora`].
+    pub fn unmerge_loras(&mut self) -> Result<(), VideoError> {
+        let files = self.checkpoint().transformer_weights()?;
+        self.transformer()?
+            .unmerge_adapters(&CheckpointWeights(&files))?;
+        Ok(())
     }
 
     /// Forgets an adapter.

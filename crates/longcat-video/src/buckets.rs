@@ -122,9 +122,15 @@ mod tests {
     fn every_size_is_divisible_and_close_to_its_ratio() {
         for (table, multiple) in [(P480, 32), (P720, 32), (P480_BY_64, 64), (P720_BY_64, 64)] {
             for (ratio, height, width) in table {
-                assert!(height % multiple == 0 && width % multiple == 0, "{height}x{width}");
+                assert!(
+                    height % multiple == 0 && width % multiple == 0,
+                    "{height}x{width}"
+                );
                 let actual = *height as f64 / *width as f64;
-                assert!((actual - ratio).abs() < 0.06 * ratio, "{ratio}: {height}x{width}");
+                assert!(
+                    (actual - ratio).abs() < 0.06 * ratio,
+                    "{ratio}: {height}x{width}"
+                );
             }
         }
     }

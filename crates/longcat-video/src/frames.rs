@@ -6,6 +6,7 @@ use image::RgbImage;
 use image::imageops::FilterType;
 
 use crate::VideoError;
+use crate::media::VideoFrames;
 use crate::pipeline::VideoSize;
 
 /// Frames as 8-bit RGB, `[F, H, W, 3]`.
@@ -45,6 +46,18 @@ impl PixelFrames {
         })
     }
 
+    /// The frames of a video file.
+    ///
+    /// # Errors
+    /// [`VideoError::Invalid`] without frames.
+    pub fn from_video(video: VideoFrames) -> Result<Self, VideoError> {
+        let size = VideoSize {
+            width: video.width() as usize,
+            height: video.height() as usize,
+        };
+        Self::from_bytes(video.into_data(), size)
+    }
+
     /// Frames from bytes `[F, H, W, 3]`.
     ///
     /// # Errors
@@ -81,13 +94,20 @@ impl PixelFrames {
         &self.data
     }
 
+    /// The frames one by one, each `[H, W, 3]`.
+    pub fn frames(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.data.chunks_exact(self.frame_bytes())
+    }
+
     /// The frames as pictures.
     pub fn images(&self) -> impl Iterator<Item = RgbImage> + '_ {
         let (width, height) = (self.size.width as u32, self.size.height as u32);
-        self.data.chunks_exact(self.frame_bytes()).map(move |frame| {
-            RgbImage::from_raw(width, height, frame.to_vec())
-                .unwrap_or_else(|| unreachable!("a frame has width·height·3 bytes"))
-        })
+        self.data
+            .chunks_exact(self.frame_bytes())
+            .map(move |frame| {
+                RgbImage::from_raw(width, height, frame.to_vec())
+                    .unwrap_or_else(|| unreachable!("a frame has width·height·3 bytes"))
+            })
     }
 
     /// The last `count` frames (all, if there are fewer).
@@ -180,8 +200,7 @@ pub(crate) fn resample<B: Backend>(x: Tensor<B, 5>, dim: usize, length: usize) -
     let index = |ids: &[i32]| Tensor::<B, 1, Int>::from_ints(ids, &device);
     let mut shape = [1; 5];
     shape[dim] = length;
-    let weight =
-        Tensor::<B, 5>::from_data(TensorData::new(weight, shape), (&device, x.dtype()));
+    let weight = Tensor::<B, 5>::from_data(TensorData::new(weight, shape), (&device, x.dtype()));
     let low = x.clone().select(dim, index(&left));
     let high = x.select(dim, index(&right));
     low * (weight.clone().neg() + 1.0) + high * weight

@@ -5,10 +5,14 @@
 
 mod adapters;
 mod buckets;
+mod builtin;
 mod checkpoint;
+mod device;
 mod error;
 mod frames;
 mod guidance;
+mod latents;
+mod long_video;
 pub mod media;
 mod noise;
 mod pipeline;
@@ -16,10 +20,15 @@ mod scheduler;
 
 pub use adapters::{CFG_STEP_LORA, LoraStatus, REFINEMENT_LORA};
 pub use buckets::{Resolution, bucket};
+pub use builtin::builtin_checkpoint;
 pub use checkpoint::Checkpoint;
+pub use device::{DeviceInfo, DeviceSpec, DeviceTask, devices, on_device};
 pub use error::VideoError;
 pub use frames::PixelFrames;
 pub use guidance::cfg_zero;
+pub use latents::{load_latents, save_latents};
+pub use long_video::LongVideo;
+pub use longcat_kernels::KernelBackend;
 pub use noise::{NoisePurpose, NoiseSource, SeededNoise};
 pub use pipeline::{
     ContinuationRequest, Generated, ImageToVideoRequest, Observer, Pipeline, PipelineOptions,

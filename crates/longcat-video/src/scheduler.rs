@@ -93,7 +93,9 @@ impl FlowMatchScheduler {
             }
         }
         if json.get("shift_terminal").is_some_and(|v| !v.is_null()) {
-            return Err(config("shift_terminal is set, which is not supported".into()));
+            return Err(config(
+                "shift_terminal is set, which is not supported".into(),
+            ));
         }
         json.retain(|key, _| {
             let key = key.as_str();

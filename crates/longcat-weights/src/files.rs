@@ -389,10 +389,9 @@ fn read_header(
         path: path.to_path_buf(),
         reason: reason.to_string(),
     };
-    if map.starts_with(b"PK\x03\x04")
-        || map.starts_with(b"\x80\x02")
-        || map.starts_with(b"\x80\x04")
-    {
+    // A header's length can begin with the same bytes as a pickle; its JSON then follows at byte 8.
+    let pickle = [&b"PK\x03\x04"[..], b"\x80\x02", b"\x80\x04"];
+    if map.get(8) != Some(&b'{') && pickle.iter().any(|magic| map.starts_with(magic)) {
         return Err(not_safetensors(
             "it is a Python pickle, which is never executed here",
         ));

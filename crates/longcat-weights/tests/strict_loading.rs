@@ -236,6 +236,24 @@ fn truncated_and_foreign_files_are_told_apart() {
 }
 
 #[test]
+fn headers_as_long_as_a_pickle_s_first_bytes_are_read() {
+    // 640 and 1152 are 80 02 and 80 04 as little-endian lengths.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("w.safetensors");
+    for length in [640usize, 1152] {
+        write_safetensors(&path, &good(), &BTreeMap::new()).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        let header = u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+        let mut padded = (length as u64).to_le_bytes().to_vec();
+        padded.extend_from_slice(&bytes[8..8 + header]);
+        padded.resize(8 + length, b' ');
+        padded.extend_from_slice(&bytes[8 + header..]);
+        fs::write(&path, padded).unwrap();
+        assert_eq!(WeightFiles::open(&path).unwrap().keys().count(), 3);
+    }
+}
+
+#[test]
 fn an_interrupted_write_leaves_the_old_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("w.safetensors");

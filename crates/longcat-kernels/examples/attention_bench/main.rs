@@ -14,14 +14,14 @@ use burn_cubecl::CubeBackend;
 use cubecl::cuda::CudaRuntime;
 
 /// The backend under test, without the fusion wrapper.
-pub type Gpu = CubeBackend<CudaRuntime, f32, i32, u8>;
-pub type Device = <Gpu as burn::tensor::backend::BackendTypes>::Device;
+type Gpu = CubeBackend<CudaRuntime, f32, i32, u8>;
+type Device = <Gpu as burn::tensor::backend::BackendTypes>::Device;
 
 /// Largest relative L2 error of bf16 results against f32 references.
-pub const TOLERANCE: f64 = 1e-2;
+const TOLERANCE: f64 = 1e-2;
 
 /// `||got - want|| / ||want||`, in f64 on the host.
-pub fn relative_error(got: &[f32], want: &[f32]) -> f64 {
+fn relative_error(got: &[f32], want: &[f32]) -> f64 {
     assert_eq!(got.len(), want.len());
     let (mut difference, mut norm) = (0.0, 0.0);
     for (got, want) in got.iter().zip(want) {
@@ -35,13 +35,13 @@ pub fn relative_error(got: &[f32], want: &[f32]) -> f64 {
     }
 }
 
-pub fn float<B: burn::tensor::backend::Backend, const D: usize>(
+fn float<B: burn::tensor::backend::Backend, const D: usize>(
     primitive: B::FloatTensorPrimitive,
 ) -> Tensor<B, D> {
     Tensor::from_primitive(TensorPrimitive::Float(primitive))
 }
 
-pub fn raw<B: burn::tensor::backend::Backend, const D: usize>(
+fn raw<B: burn::tensor::backend::Backend, const D: usize>(
     tensor: Tensor<B, D>,
 ) -> B::FloatTensorPrimitive {
     tensor.into_primitive().tensor()

@@ -64,7 +64,7 @@ pub fn run(device: &Device) -> bool {
 
 fn normal(tokens: usize, device: &Device) -> Tensor<Gpu, 4> {
     let shape = [1, HEADS, tokens, HEAD_DIM];
-    Tensor::random(shape, Distribution::Normal(0.0, 1.0), device).cast(DType::BF16)
+    Tensor::<Gpu, 4>::random(shape, Distribution::Normal(0.0, 1.0), device).cast(DType::BF16)
 }
 
 /// The median of five calls after two that are not counted, each synchronised.

@@ -1,8 +1,11 @@
 //! [`KernelBackend`] on cubecl runtimes.
 
+use burn_backend::tensor::{FloatTensor, IntTensor};
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 
-use crate::KernelBackend;
+use super::attention;
+use super::launch::Backward;
+use crate::{BlockList, BlockRule, KernelBackend, cube_norm, fused, portable};
 
 impl<R, F, I, BT> KernelBackend for CubeBackend<R, F, I, BT>
 where
@@ -11,4 +14,93 @@ where
     I: IntElement,
     BT: BoolElement,
 {
+    fn linear_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
+    ) -> FloatTensor<Self> {
+        #[cfg(feature = "cuda")]
+        if let Some(y) = crate::cublas::try_linear(&x, &weight, bias.as_ref()) {
+            return y;
+        }
+        portable::linear::<Self>(x, weight, bias)
+    }
+
+    fn attention_forward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        blocks: Option<BlockList<Self>>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        attention::forward(&q, &k, &v, blocks.as_ref(), scale)
+            .unwrap_or_else(|| portable::attention_forward::<Self>(q, k, v, blocks, scale))
+    }
+
+    fn attention_backward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        out: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
+        d_out: FloatTensor<Self>,
+        blocks: Option<BlockList<Self>>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let tensors = Backward {
+            q: q.clone(),
+            k: k.clone(),
+            v: v.clone(),
+            out: out.clone(),
+            lse: lse.clone(),
+            d_out: d_out.clone(),
+            scale,
+        };
+        attention::backward(tensors, blocks.as_ref()).unwrap_or_else(|| {
+            portable::attention_backward::<Self>(q, k, v, out, lse, d_out, blocks, scale)
+        })
+    }
+
+    fn select_blocks(
+        scores: FloatTensor<Self>,
+        rule: BlockRule,
+    ) -> (IntTensor<Self>, IntTensor<Self>) {
+        attention::select_blocks(&scores, &rule)
+            .unwrap_or_else(|| portable::select_blocks::<Self>(scores, rule))
+    }
+
+    fn grouped_layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        cube_norm::layer_norm(&x, &weight, &bias, epsilon)
+            .unwrap_or_else(|| fused::portable::layer_norm::<Self>(x, weight, bias, epsilon))
+    }
+
+    fn gated_residual(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        cube_norm::gated_residual(&x, &y, &gate)
+            .unwrap_or_else(|| fused::portable::gated_residual::<Self>(x, y, gate))
+    }
+
+    fn silu_mul(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        cube_norm::silu_mul(&a, &b).unwrap_or_else(|| fused::portable::silu_mul::<Self>(a, b))
+    }
+
+    fn split_heads(
+        x: FloatTensor<Self>,
+        part: usize,
+        norm: Option<(FloatTensor<Self>, f64)>,
+        rotation: Option<(FloatTensor<Self>, FloatTensor<Self>)>,
+    ) -> FloatTensor<Self> {
+        let weight = norm.as_ref().map(|(weight, epsilon)| (weight, *epsilon));
+        let tables = rotation.as_ref().map(|(cos, sin)| (cos, sin));
+        cube_norm::split_heads(&x, part, weight, tables)
+            .unwrap_or_else(|| fused::portable::split_heads::<Self>(x, part, norm, rotation))
+    }
 }

@@ -12,6 +12,7 @@ pub(super) struct Pass<B: TrainBackend> {
     pub out: Tensor<B::InnerBackend, 5>,
     pub loss: Tensor<B::InnerBackend, 1>,
     pub gradients: Gradients<B::InnerBackend>,
+    pub text_gradient: Option<Tensor<B::InnerBackend, 3>>,
 }
 
 type Inner<B> = <B as AutodiffBackend>::InnerBackend;
@@ -25,7 +26,8 @@ struct Trained {
 }
 
 impl Trained {
-    fn of<B: TrainBackend>(model: &LongCatTransformer<B>) -> Result<Self, TrainError> {
+    /// `text` says that what made the text embeddings is trained too.
+    fn of<B: TrainBackend>(model: &LongCatTransformer<B>, text: bool) -> Result<Self, TrainError> {
         let paths = trained_paths::<B, _>(model);
         if paths.is_empty() {
             return Err(TrainError::NothingTrained);
@@ -43,7 +45,7 @@ impl Trained {
                 .filter_map(block)
                 .min()
                 .unwrap_or(model.depth()),
-            embedding: paths.iter().any(|path| path.contains("_embedder.")),
+            embedding: text || paths.iter().any(|path| path.contains("_embedder.")),
         })
     }
 }
@@ -52,12 +54,14 @@ impl Trained {
 pub(super) fn plain<B: TrainBackend>(
     model: &LongCatTransformer<B>,
     objective: &Objective<Inner<B>>,
+    text_gradient: bool,
 ) -> Result<Pass<B>, TrainError> {
-    let trained = Trained::of(model)?;
+    let trained = Trained::of(model, text_gradient)?;
+    let text = text::<B>(objective, text_gradient);
     let Embedded {
         mut tokens,
         context,
-    } = embed(model, objective)?;
+    } = embed(model, objective, &text)?;
     // Gradients of what all blocks share are summed block by block, as with checkpoints.
     let own = |context: &BlockContext<B>| match trained.embedding {
         true => map_shared(context, |x| x * 1.0),
@@ -69,11 +73,13 @@ pub(super) fn plain<B: TrainBackend>(
     let out = model.head(tokens, &own(&context));
     let loss = loss(&out, objective);
     let mut gradients = Gradients::default();
-    collect_gradients::<B, _>(model, "", &loss.backward(), &mut gradients);
+    let found = loss.backward();
+    collect_gradients::<B, _>(model, "", &found, &mut gradients);
     Ok(Pass {
         out: out.inner(),
         loss: loss.inner(),
         gradients,
+        text_gradient: text.embeds.grad(&found),
     })
 }
 
@@ -82,10 +88,12 @@ pub(super) fn plain<B: TrainBackend>(
 pub(super) fn checkpointed<B: TrainBackend>(
     model: &LongCatTransformer<B>,
     objective: &Objective<Inner<B>>,
+    text_gradient: bool,
 ) -> Result<Pass<B>, TrainError> {
-    let trained = Trained::of(model)?;
+    let trained = Trained::of(model, text_gradient)?;
+    let text = text::<B>(objective, text_gradient);
     let (inputs, tokens) = block_inputs(model, objective, &trained)?;
-    let embedded = embed(model, objective)?;
+    let embedded = embed(model, objective, &text)?;
     let context = map_shared(&embedded.context, |x| {
         x.detach().set_require_grad(trained.embedding)
     });
@@ -116,16 +124,19 @@ pub(super) fn checkpointed<B: TrainBackend>(
         shared.add(&context, &found);
         upstream = input.grad(&found);
     }
-    if trained.embedding {
-        let surrogate = shared.surrogate(embedded, upstream);
-        if let Some(surrogate) = surrogate {
-            collect_gradients::<B, _>(model, "", &surrogate.backward(), &mut gradients);
-        }
+    let mut text_gradient = None;
+    if trained.embedding
+        && let Some(surrogate) = shared.surrogate(embedded, upstream)
+    {
+        let found = surrogate.backward();
+        collect_gradients::<B, _>(model, "", &found, &mut gradients);
+        text_gradient = text.embeds.grad(&found);
     }
     Ok(Pass {
         out,
         loss: loss_value,
         gradients,
+        text_gradient,
     })
 }
 
@@ -143,7 +154,7 @@ fn block_inputs<B: TrainBackend>(
     let Embedded {
         mut tokens,
         context,
-    } = embed(&model, objective)?;
+    } = embed(&model, objective, &text::<B>(objective, false))?;
     let mut inputs = Vec::with_capacity(model.depth());
     for (i, block) in model.blocks().iter().enumerate() {
         if trained.embedding || i >= trained.first_block {
@@ -154,18 +165,22 @@ fn block_inputs<B: TrainBackend>(
     Ok((inputs, tokens))
 }
 
+fn text<B: TrainBackend>(objective: &Objective<Inner<B>>, trained: bool) -> TextCondition<B> {
+    TextCondition {
+        embeds: Tensor::from_inner(objective.text.embeds.clone()).set_require_grad(trained),
+        mask: objective.text.mask.clone(),
+    }
+}
+
 fn embed<B: TrainBackend>(
     model: &LongCatTransformer<B>,
     objective: &Objective<Inner<B>>,
+    text: &TextCondition<B>,
 ) -> Result<Embedded<B>, TrainError> {
-    let text = TextCondition {
-        embeds: Tensor::from_inner(objective.text.embeds.clone()),
-        mask: objective.text.mask.clone(),
-    };
     Ok(model.embed(
         Tensor::from_inner(objective.x_t.clone()),
         Tensor::from_inner(objective.timesteps.clone()),
-        &text,
+        text,
         objective.num_cond,
     )?)
 }

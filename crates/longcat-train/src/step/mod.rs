@@ -33,6 +33,8 @@ pub struct StepOutput<B: TrainBackend> {
     pub loss: Tensor<B::InnerBackend, 1>,
     /// Gradients of the trained parameters.
     pub gradients: Gradients<B::InnerBackend>,
+    /// Gradient of the text embeddings `[B, L, caption_channels]`, where it was asked for.
+    pub text_gradient: Option<Tensor<B::InnerBackend, 3>>,
 }
 
 impl TrainStep {
@@ -45,10 +47,24 @@ impl TrainStep {
         model: &LongCatTransformer<B>,
         batch: &Batch<B::InnerBackend>,
     ) -> Result<StepOutput<B>, TrainError> {
+        self.run_with_text(model, batch, false)
+    }
+
+    /// As [`Self::run`], and with `text_gradient` the gradient of the text embeddings, for whatever
+    /// made them.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_with_text<B: TrainBackend>(
+        &self,
+        model: &LongCatTransformer<B>,
+        batch: &Batch<B::InnerBackend>,
+        text_gradient: bool,
+    ) -> Result<StepOutput<B>, TrainError> {
         let objective = Objective::new(batch)?;
         let pass = match self.checkpointed {
-            true => backward::checkpointed(model, &objective)?,
-            false => backward::plain(model, &objective)?,
+            true => backward::checkpointed(model, &objective, text_gradient)?,
+            false => backward::plain(model, &objective, text_gradient)?,
         };
         Ok(StepOutput {
             x_t: objective.x_t,
@@ -56,6 +72,7 @@ impl TrainStep {
             out: pass.out,
             loss: pass.loss,
             gradients: pass.gradients,
+            text_gradient: pass.text_gradient,
         })
     }
 

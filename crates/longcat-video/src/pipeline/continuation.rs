@@ -91,7 +91,13 @@ impl<B: KernelBackend> Pipeline<B> {
             .tail(request.cond_frames)
             .to_tensor(self.device());
         let cond = self.encode_condition(clip, batch, request.posterior, 0, noise, observer)?;
-        let shape = [batch, self.transformer_config().in_channels, frames, height, width];
+        let shape = [
+            batch,
+            self.transformer_config().in_channels,
+            frames,
+            height,
+            width,
+        ];
         let fresh = noise_tensor(noise, NoisePurpose::Initial, shape, self.device()).narrow(
             2,
             num_cond,

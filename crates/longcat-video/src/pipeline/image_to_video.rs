@@ -63,7 +63,13 @@ impl<B: KernelBackend> Pipeline<B> {
         let batch = request.prompts.len();
         let clip = request.image.to_tensor(self.device());
         let cond = self.encode_condition(clip, batch, request.posterior, 0, noise, observer)?;
-        let shape = [batch, self.transformer_config().in_channels, frames, height, width];
+        let shape = [
+            batch,
+            self.transformer_config().in_channels,
+            frames,
+            height,
+            width,
+        ];
         let latents = noise_tensor(noise, NoisePurpose::Initial, shape, self.device());
         let latents = Tensor::cat(vec![cond, latents.narrow(2, 1, frames - 1)], 2);
         let latents = self.denoise(observer, |transformer, observer| {

@@ -60,8 +60,7 @@ impl RefinePadding {
         let (cond_latents, front) = match cond_frames {
             0 => (0, 0),
             n => {
-                let latents =
-                    (1 + (n - 1).div_ceil(per_latent)).next_multiple_of(LATENT_MULTIPLE);
+                let latents = (1 + (n - 1).div_ceil(per_latent)).next_multiple_of(LATENT_MULTIPLE);
                 (latents, 1 + (latents - 1) * per_latent - n)
             }
         };
@@ -94,7 +93,11 @@ impl<B: KernelBackend> Pipeline<B> {
     ) -> Result<Refined<B>, VideoError> {
         request.size.check(4 * self.pixel_multiple())?;
         let given = request.video.len();
-        let frames = if request.spatial_only { given } else { 2 * given };
+        let frames = if request.spatial_only {
+            given
+        } else {
+            2 * given
+        };
         let cond_frames = request.condition.as_ref().map_or(0, |c| c.frames);
         self.check_condition(request, frames)?;
         let mode = ScheduleMode::Refine {

@@ -1,0 +1,54 @@
+"""Linear layers of the transformer in plain PyTorch: the counterpart of `linear_bench`.
+
+Prints one JSON object per shape: milliseconds (median over CUDA events) and TFLOP/s.
+"""
+
+import argparse
+import json
+
+import torch
+import torch.nn.functional as F
+
+# Fused qkv; attention output; feed-forward in and out.
+SHAPES = [(4096, 12288), (4096, 4096), (4096, 11008), (11008, 4096)]
+
+
+def median_ms(run, repeats):
+    """Median time of one call of `run`, in milliseconds."""
+    for _ in range(5):
+        run()
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        run()
+        mark.record()
+    torch.cuda.synchronize()
+    times = sorted(a.elapsed_time(b) for a, b in zip(marks, marks[1:]))
+    return times[repeats // 2]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=37440)
+    parser.add_argument("--repeats", type=int, default=50)
+    args = parser.parse_args()
+    for inner, out in SHAPES:
+        x = torch.rand(args.rows, inner, device="cuda", dtype=torch.bfloat16) * 2 - 1
+        weight = torch.rand(out, inner, device="cuda", dtype=torch.bfloat16) * 2 - 1
+        bias = torch.rand(out, device="cuda", dtype=torch.bfloat16) * 2 - 1
+        for name, b in (("bias", bias), ("plain", None)):
+            ms = median_ms(lambda: F.linear(x, weight, b), args.repeats)
+            row = {
+                "engine": f"torch {torch.__version__}",
+                "rows": args.rows,
+                "in": inner,
+                "out": out,
+                "kind": name,
+                "ms": round(ms, 4),
+                "tflops": round(2 * args.rows * inner * out / ms / 1e9, 1),
+            }
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,392 @@
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use longcat_video::{DeviceSpec, VideoSize};
+
+/// Videos from prompts, images and videos with LongCat-Video, and tools for its LoRA adapters.
+#[derive(Debug, Parser)]
+#[command(name = "longcat", version, about, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a video from a prompt.
+    T2v(TextToVideo),
+    /// Make a video that begins with an image.
+    I2v(ImageToVideo),
+    /// Continue a video.
+    Continue(Continue),
+    /// Make a long video segment by segment, with one prompt or one per segment.
+    Long(Long),
+    /// Refine a video: more pixels and twice the frame rate.
+    Refine(Refine),
+    /// Look into, convert and merge LoRA adapters.
+    #[command(subcommand)]
+    Lora(Lora),
+    /// List the usable devices.
+    Devices(Devices),
+}
+
+/// Which models, where.
+#[derive(Debug, Args, Clone)]
+pub struct Model {
+    /// Checkpoint directory; a small built-in one without it.
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Where to run: cpu, wgpu[:i] or cuda[:i].
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub device: DeviceSpec,
+    /// Type of the weights; bf16 on cuda and f32 elsewhere without it.
+    #[arg(long, value_enum)]
+    pub dtype: Option<Dtype>,
+    /// A LoRA adapter of any format, with its strength; may be repeated.
+    #[arg(long = "lora", value_name = "PATH[=STRENGTH]")]
+    pub loras: Vec<LoraArg>,
+    /// Merge the adapters into the weights before sampling.
+    #[arg(long)]
+    pub merge: bool,
+    /// Drop each model after use, so that only one is on the device at a time.
+    #[arg(long)]
+    pub low_memory: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// How to sample.
+#[derive(Debug, Args, Clone)]
+pub struct Sampler {
+    /// Use the distilled adapter: 16 steps without guidance.
+    #[arg(long)]
+    pub distill: bool,
+    /// Denoising steps; 50, or 16 with --distill.
+    #[arg(long, value_name = "N")]
+    pub steps: Option<usize>,
+    /// Guidance scale; 4, or 1 with --distill.
+    #[arg(long, value_name = "G")]
+    pub guidance: Option<f64>,
+    /// What to keep away from, with guidance above 1.
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "TEXT",
+        hide_default_value = true
+    )]
+    pub negative: String,
+    /// Seed of the noise.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+    /// Also refine the result with the refinement adapter.
+    #[arg(long)]
+    pub refine: bool,
+}
+
+/// What to write.
+#[derive(Debug, Args, Clone)]
+pub struct Output {
+    /// Video file: .mp4, .gif, .webp, or a folder for PNG frames; latents with .safetensors.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Frames per second of the file; that of the model without it.
+    #[arg(long, value_name = "FPS")]
+    pub fps: Option<f64>,
+    /// Quality of the video file, 0 to 100.
+    #[arg(long, default_value_t = 75, value_name = "Q", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub quality: u8,
+    /// Also write the latents, before they are decoded.
+    #[arg(long, value_name = "FILE")]
+    pub save_latents: Option<PathBuf>,
+    /// Replace files that exist.
+    #[arg(short = 'y', long)]
+    pub overwrite: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct TextToVideo {
+    /// What the video shows.
+    pub prompt: String,
+    /// Size in pixels.
+    #[arg(long, value_name = "WxH")]
+    pub size: Option<SizeArg>,
+    /// Number of frames, 4n + 1.
+    #[arg(long, value_name = "N")]
+    pub frames: Option<usize>,
+    #[command(flatten)]
+    pub sampler: Sampler,
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct ImageToVideo {
+    /// The first frame.
+    pub image: PathBuf,
+    /// What the video shows.
+    pub prompt: String,
+    /// Size in pixels; without it the one nearest in shape to the image.
+    #[arg(long, value_name = "WxH")]
+    pub size: Option<SizeArg>,
+    /// Number of frames, 4n + 1.
+    #[arg(long, value_name = "N")]
+    pub frames: Option<usize>,
+    #[command(flatten)]
+    pub sampler: Sampler,
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// How a segment takes up the one before it.
+#[derive(Debug, Args, Clone)]
+pub struct Condition {
+    /// Frames of the video that condition its continuation, 4n + 1; 13, or what a short clip
+    /// allows.
+    #[arg(long, value_name = "N")]
+    pub cond_frames: Option<usize>,
+    /// Run the condition through the model in every step instead of caching its keys and values.
+    #[arg(long)]
+    pub no_kv_cache: bool,
+    /// Keep the cache in host memory.
+    #[arg(long, conflicts_with = "no_kv_cache")]
+    pub offload_kv_cache: bool,
+    /// Use the plain schedule for small timesteps.
+    #[arg(long)]
+    pub no_enhance_hf: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Continue {
+    /// The video to continue.
+    pub video: PathBuf,
+    /// What happens next.
+    pub prompt: String,
+    /// Size in pixels; without it the one nearest in shape to the video.
+    #[arg(long, value_name = "WxH")]
+    pub size: Option<SizeArg>,
+    /// Number of frames of the result, 4n + 1, condition frames included.
+    #[arg(long, value_name = "N")]
+    pub frames: Option<usize>,
+    #[command(flatten)]
+    pub condition: Condition,
+    #[command(flatten)]
+    pub sampler: Sampler,
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct Long {
+    /// One prompt for all segments, or one per segment.
+    #[arg(required = true)]
+    pub prompts: Vec<String>,
+    /// Number of segments; the number of prompts without it.
+    #[arg(long, value_name = "N")]
+    pub segments: Option<usize>,
+    /// Size in pixels.
+    #[arg(long, value_name = "WxH")]
+    pub size: Option<SizeArg>,
+    /// Frames per segment, 4n + 1, condition frames included.
+    #[arg(long, value_name = "N")]
+    pub frames: Option<usize>,
+    /// Where finished segments are kept, so that a stopped run goes on; beside the output without
+    /// it.
+    #[arg(long, value_name = "DIR")]
+    pub work_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub condition: Condition,
+    #[command(flatten)]
+    pub sampler: Sampler,
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct Refine {
+    /// The video to refine.
+    pub video: PathBuf,
+    /// The prompt it was made from.
+    pub prompt: String,
+    /// Refined size, multiples of 64; without it the 720p size nearest in shape.
+    #[arg(long, value_name = "WxH")]
+    pub size: Option<SizeArg>,
+    /// Keep the frame rate.
+    #[arg(long)]
+    pub spatial_only: bool,
+    /// Clean first frames to keep to, at the refined size: an image or a video.
+    #[arg(long, value_name = "FILE")]
+    pub condition: Option<PathBuf>,
+    /// How many frames of the condition count.
+    #[arg(long, default_value_t = 1, value_name = "N", requires = "condition")]
+    pub cond_frames: usize,
+    /// Steps of the full schedule, of which those below the threshold are taken.
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    pub steps: usize,
+    /// Share of noise to start from.
+    #[arg(long, default_value_t = 0.5, value_name = "T")]
+    pub threshold: f32,
+    /// Seed of the noise.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Lora {
+    /// Show format, ranks, scales, targets, metadata and problems of an adapter.
+    Inspect(LoraInspect),
+    /// Write an adapter in another format.
+    Convert(LoraConvert),
+    /// Merge an adapter into a copy of a checkpoint's transformer.
+    Merge(LoraMerge),
+}
+
+#[derive(Debug, Args)]
+pub struct LoraInspect {
+    /// Adapter file, or PEFT directory.
+    pub file: PathBuf,
+    /// Print everything as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct LoraConvert {
+    /// Adapter file, or PEFT directory.
+    pub file: PathBuf,
+    /// Where to write (a directory for PEFT).
+    #[arg(short, long, value_name = "PATH")]
+    pub output: PathBuf,
+    /// Format to write: official, peft, diffusers, comfyui or kohya.
+    #[arg(long, value_name = "FORMAT")]
+    pub to: String,
+    /// Write q, k and v (and k and v) as separate targets.
+    #[arg(long)]
+    pub split: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct LoraMerge {
+    /// Adapter file, or PEFT directory, with its strength.
+    #[arg(value_name = "PATH[=STRENGTH]")]
+    pub file: LoraArg,
+    /// Checkpoint directory; a small built-in one without it.
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Where to write the merged transformer.
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Devices {
+    /// Print the list as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `PATH` or `PATH=STRENGTH`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraArg {
+    pub path: PathBuf,
+    pub strength: f64,
+}
+
+impl FromStr for LoraArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // A path may hold an equals sign: only a number after the last one is a strength.
+        let parsed = text
+            .rsplit_once('=')
+            .map(|(path, strength)| (path, strength.parse::<f64>()));
+        match parsed {
+            Some((path, Ok(strength))) if strength.is_finite() => Ok(Self {
+                path: path.into(),
+                strength,
+            }),
+            Some((_, Ok(strength))) => Err(format!("the strength {strength} is not finite")),
+            Some((_, Err(_))) if !std::path::Path::new(text).exists() => {
+                Err("the part after = is not a number".into())
+            }
+            _ => Ok(Self {
+                path: text.into(),
+                strength: 1.0,
+            }),
+        }
+    }
+}
+
+/// `WxH`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SizeArg(pub VideoSize);
+
+impl FromStr for SizeArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let sides = text
+            .split_once(['x', 'X', '×'])
+            .and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+        match sides {
+            Some((width, height)) => Ok(Self(VideoSize { width, height })),
+            None => Err("a size is written WIDTHxHEIGHT, such as 832x480".into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn adapters_take_a_strength_after_the_last_equals_sign() {
+        let parsed = |text: &str| text.parse::<LoraArg>().map(|l| (l.path, l.strength));
+        assert_eq!(parsed("a.safetensors"), Ok(("a.safetensors".into(), 1.0)));
+        assert_eq!(parsed("r=8/a=0.5"), Ok(("r=8/a".into(), 0.5)));
+        assert!(parsed("a=nan").is_err());
+        assert!(parsed("a=strong").is_err());
+    }
+
+    #[test]
+    fn sizes_are_width_by_height() {
+        let size = VideoSize {
+            width: 832,
+            height: 480,
+        };
+        assert_eq!("832x480".parse(), Ok(SizeArg(size)));
+        assert!("832".parse::<SizeArg>().is_err());
+    }
+}

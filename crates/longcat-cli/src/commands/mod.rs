@@ -1,0 +1,5 @@
+pub mod devices;
+pub mod generate;
+pub mod long;
+pub mod lora;
+pub mod refine;

@@ -1,0 +1,76 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use burn::tensor::{DType, Tensor};
+use indicatif::{ProgressBar, ProgressStyle};
+use longcat_video::{KernelBackend, Observer, StepEvent, VideoError, save_latents};
+use std::path::PathBuf;
+
+/// Set by Ctrl-C; runs end at the next step.
+pub fn interrupt() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let seen = flag.clone();
+    ctrlc::set_handler(move || {
+        if seen.swap(true, Ordering::SeqCst) {
+            // A second Ctrl-C does not wait for the step.
+            std::process::exit(130);
+        }
+        eprintln!("stopping after this step; press Ctrl-C again to stop at once");
+    })
+    .context("installing the Ctrl-C handler")?;
+    Ok(flag)
+}
+
+/// Progress on stderr, latents to a file, and Ctrl-C.
+pub struct Progress {
+    bar: ProgressBar,
+    interrupt: Arc<AtomicBool>,
+    latents: Option<PathBuf>,
+}
+
+impl Progress {
+    pub fn new(interrupt: Arc<AtomicBool>, latents: Option<PathBuf>) -> Self {
+        let style = ProgressStyle::with_template("{prefix:12} {wide_bar} {pos}/{len} {eta} {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        Self {
+            bar: ProgressBar::no_length().with_style(style),
+            interrupt,
+            latents,
+        }
+    }
+
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl<B: KernelBackend> Observer<B> for Progress {
+    fn stage(&mut self, name: &'static str) {
+        self.bar.reset();
+        self.bar.set_length(1);
+        self.bar.set_prefix(name);
+        self.bar.tick();
+    }
+
+    fn step(&mut self, event: &StepEvent<'_, B>) {
+        self.bar.set_length(event.total as u64);
+        self.bar.set_position(event.step as u64 + 1);
+    }
+
+    fn progress(&mut self, done: usize, total: usize) {
+        self.bar.set_length(total as u64);
+        self.bar.set_position(done as u64);
+    }
+
+    fn latents(&mut self, latents: &Tensor<B, 5>) -> Result<(), VideoError> {
+        match &self.latents {
+            Some(path) => save_latents(path, latents.clone().cast(DType::F32)),
+            None => Ok(()),
+        }
+    }
+
+    fn cancelled(&self) -> bool {
+        self.interrupt.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,281 @@
+//! Fused element-wise kernels for any cubecl runtime: normalisations, residuals, head layout.
+//!
+//! Each function answers `None` where the kernel does not apply (dtype, widths that planes do not
+//! divide, no plane operations); the caller then takes the portable body.
+
+mod kernels;
+
+use burn_backend::{DType, Shape};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
+use cubecl::features::Plane;
+use cubecl::ir::AddressType;
+use cubecl::prelude::*;
+
+use kernels::SplitStep;
+
+/// Units of a cube; enough to fill a multiprocessor with few cubes, small enough for registers.
+const UNITS: u32 = 256;
+
+/// The most vectors that a unit keeps in registers at a time.
+const MAX_VECTORS: usize = 32;
+
+/// A kernel's cut of rows of `width` elements into planes.
+struct Rows {
+    /// Elements of a vector.
+    vector: usize,
+    /// Units of a plane.
+    plane: usize,
+    /// Vectors of a row per unit.
+    per_unit: usize,
+}
+
+impl Rows {
+    fn of<R: CubeRuntime>(x: &CubeTensor<R>, width: usize) -> Option<Self> {
+        let hardware = &x.client.properties().hardware;
+        let plane = hardware.plane_size_min as usize;
+        let known = hardware.plane_size_min == hardware.plane_size_max && plane > 1;
+        if !known || !x.client.features().plane.contains(Plane::Ops) {
+            return None;
+        }
+        vector_sizes(x)
+            .find(|vector| width.is_multiple_of(plane * vector))
+            .map(|vector| Self {
+                vector,
+                plane,
+                per_unit: width / (plane * vector),
+            })
+            .filter(|rows| rows.per_unit <= MAX_VECTORS)
+    }
+
+    fn cube_dim(&self) -> CubeDim {
+        CubeDim::new_2d(self.plane as u32, (UNITS / self.plane as u32).max(1))
+    }
+}
+
+/// Vector sizes that the runtime loads in one piece, the widest first.
+fn vector_sizes<R: CubeRuntime>(x: &CubeTensor<R>) -> impl Iterator<Item = usize> {
+    x.client.io_optimized_vector_sizes(x.dtype.size())
+}
+
+fn supported<R: CubeRuntime>(x: &CubeTensor<R>) -> bool {
+    matches!(x.dtype, DType::BF16 | DType::F16 | DType::F32) && x.meta.num_elements() > 0
+}
+
+/// Whether `table` is `[.., width]` in f32 with a whole number of rows of `x` per row of its own.
+fn groups<R: CubeRuntime>(table: &CubeTensor<R>, rows: usize, width: usize) -> Option<usize> {
+    let count = table.meta.num_elements() / width;
+    let fits = table.dtype == DType::F32
+        && table.meta.num_elements() == count * width
+        && count > 0
+        && rows.is_multiple_of(count);
+    fits.then_some(count)
+}
+
+fn like<R: CubeRuntime>(x: &CubeTensor<R>, shape: Shape) -> CubeTensor<R> {
+    empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, x.dtype)
+}
+
+/// Rows and width of `[.., C]`.
+fn rows_and_width<R: CubeRuntime>(x: &CubeTensor<R>) -> Option<(usize, usize)> {
+    let &width = x.meta.shape().last()?;
+    Some((x.meta.num_elements() / width.max(1), width))
+}
+
+fn count_cubes<R: CubeRuntime>(x: &CubeTensor<R>, cubes: usize) -> CubeCount {
+    cubecl::calculate_cube_count_elemwise(&x.client, cubes, CubeDim::new_single())
+}
+
+/// See `KernelBackend::grouped_layer_norm`.
+pub(crate) fn layer_norm<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    weight: &CubeTensor<R>,
+    bias: &CubeTensor<R>,
+    epsilon: f64,
+) -> Option<CubeTensor<R>> {
+    let (rows, width) = rows_and_width(x)?;
+    let count = groups(weight, rows, width)?;
+    if !supported(x) || groups(bias, rows, width) != Some(count) {
+        return None;
+    }
+    let cut = Rows::of(x, width)?;
+    let x = into_contiguous(x.clone());
+    let out = like(&x, x.meta.shape().clone());
+    let cube_dim = cut.cube_dim();
+    // SAFETY: rows beyond the last end before any access; a row is `plane · per_unit` vectors.
+    unsafe {
+        kernels::layer_norm::launch_unchecked::<R>(
+            &x.client,
+            count_cubes(&x, rows.div_ceil(cube_dim.y as usize)),
+            cube_dim,
+            AddressType::from_len(x.meta.num_elements()),
+            cut.vector,
+            x.clone().into_array_arg(),
+            into_contiguous(weight.clone()).into_array_arg(),
+            into_contiguous(bias.clone()).into_array_arg(),
+            out.clone().into_array_arg(),
+            rows,
+            rows / count,
+            epsilon as f32,
+            cut.plane,
+            cut.per_unit,
+            x.dtype.into(),
+        );
+    }
+    Some(out)
+}
+
+/// See `KernelBackend::gated_residual`.
+pub(crate) fn gated_residual<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    y: &CubeTensor<R>,
+    gate: &CubeTensor<R>,
+) -> Option<CubeTensor<R>> {
+    let (rows, width) = rows_and_width(x)?;
+    let count = groups(gate, rows, width)?;
+    if !supported(x) || y.dtype != x.dtype || y.meta.shape() != x.meta.shape() {
+        return None;
+    }
+    let vector = vector_sizes(x).find(|vector| width.is_multiple_of(*vector))?;
+    let rows_per_group = rows / count;
+    let rows_per_unit = [4, 2, 1]
+        .into_iter()
+        .find(|n| rows_per_group.is_multiple_of(*n))?;
+    let units = rows / rows_per_unit * (width / vector);
+    let x = into_contiguous(x.clone());
+    let out = like(&x, x.meta.shape().clone());
+    let cube_dim = CubeDim::new_1d(UNITS);
+    // SAFETY: units beyond the last end before any access.
+    unsafe {
+        kernels::gated_residual::launch_unchecked::<R>(
+            &x.client,
+            count_cubes(&x, units.div_ceil(UNITS as usize)),
+            cube_dim,
+            AddressType::from_len(x.meta.num_elements()),
+            vector,
+            x.clone().into_array_arg(),
+            into_contiguous(y.clone()).into_array_arg(),
+            into_contiguous(gate.clone()).into_array_arg(),
+            out.clone().into_array_arg(),
+            units,
+            width / vector,
+            rows_per_group,
+            rows_per_unit,
+            x.dtype.into(),
+        );
+    }
+    Some(out)
+}
+
+/// See `KernelBackend::silu_mul`.
+pub(crate) fn silu_mul<R: CubeRuntime>(
+    a: &CubeTensor<R>,
+    b: &CubeTensor<R>,
+) -> Option<CubeTensor<R>> {
+    const VECTORS_PER_UNIT: usize = 4;
+    if !supported(a) || b.dtype != a.dtype || b.meta.shape() != a.meta.shape() {
+        return None;
+    }
+    let elements = a.meta.num_elements();
+    let vector = vector_sizes(a).find(|vector| elements.is_multiple_of(*vector))?;
+    let a = into_contiguous(a.clone());
+    let out = like(&a, a.meta.shape().clone());
+    let per_cube = UNITS as usize * VECTORS_PER_UNIT;
+    // SAFETY: every access is below the length of the output, which the inputs share.
+    unsafe {
+        kernels::silu_mul::launch_unchecked::<R>(
+            &a.client,
+            count_cubes(&a, (elements / vector).div_ceil(per_cube)),
+            CubeDim::new_1d(UNITS),
+            AddressType::from_len(elements),
+            vector,
+            a.clone().into_array_arg(),
+            into_contiguous(b.clone()).into_array_arg(),
+            out.clone().into_array_arg(),
+            VECTORS_PER_UNIT,
+            a.dtype.into(),
+        );
+    }
+    Some(out)
+}
+
+/// See `KernelBackend::split_heads`.
+pub(crate) fn split_heads<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    part: usize,
+    norm: Option<(&CubeTensor<R>, f64)>,
+    rotation: Option<(&CubeTensor<R>, &CubeTensor<R>)>,
+) -> Option<CubeTensor<R>> {
+    let &[batch, tokens, parts, heads, width] = &x.meta.shape()[..] else {
+        return None;
+    };
+    if !supported(x) || part >= parts {
+        return None;
+    }
+    let table = |table: &CubeTensor<R>, elements: usize| {
+        (table.dtype == DType::F32 && table.meta.num_elements() == elements)
+            .then(|| into_contiguous(table.clone()))
+    };
+    let cut = Rows::of(x, width)?;
+    if rotation.is_some() && !cut.vector.is_multiple_of(2) {
+        return None;
+    }
+    // A step left out reads nothing, but the kernel takes an array all the same.
+    let unread = || {
+        empty_device_contiguous_dtype(
+            x.client.clone(),
+            x.device.clone(),
+            Shape::new([cut.vector]),
+            DType::F32,
+        )
+    };
+    let (weight, epsilon) = match norm {
+        Some((weight, epsilon)) => (table(weight, width)?, epsilon),
+        None => (unread(), 0.0),
+    };
+    let (cos, sin) = match rotation {
+        Some((cos, sin)) => (
+            table(cos, tokens * width / 2)?,
+            table(sin, tokens * width / 2)?,
+        ),
+        None => (unread(), unread()),
+    };
+    let heads_per_plane = [4, 2, 1]
+        .into_iter()
+        .find(|n| heads.is_multiple_of(*n) && n * cut.per_unit <= MAX_VECTORS)?;
+    let planes = batch * tokens * (heads / heads_per_plane);
+    let x = into_contiguous(x.clone());
+    let out = like(&x, Shape::new([batch, heads, tokens, width]));
+    let cube_dim = cut.cube_dim();
+    // SAFETY: planes beyond the last end before any access; the tables' sizes were checked.
+    unsafe {
+        kernels::split_heads::launch_unchecked::<R>(
+            &x.client,
+            count_cubes(&x, planes.div_ceil(cube_dim.y as usize)),
+            cube_dim,
+            AddressType::from_len(x.meta.num_elements()),
+            cut.vector,
+            x.clone().into_array_arg(),
+            weight.into_array_arg(),
+            cos.into_array_arg(),
+            sin.into_array_arg(),
+            out.clone().into_array_arg(),
+            planes,
+            tokens,
+            heads,
+            parts,
+            part,
+            epsilon as f32,
+            SplitStep {
+                plane: cut.plane,
+                vectors_per_unit: cut.per_unit,
+                heads_per_plane,
+                normed: norm.is_some(),
+                rotated: rotation.is_some(),
+            },
+            x.dtype.into(),
+        );
+    }
+    Some(out)
+}

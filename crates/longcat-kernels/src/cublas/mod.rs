@@ -1,0 +1,258 @@
+//! Linear layers through cuBLASLt, on the buffers and in the order of cubecl's CUDA runtime.
+//!
+//! The library is opened at run time. Where it is missing, refuses a shape or is switched off,
+//! [`try_linear`] answers `None`, and the caller multiplies with Burn's own kernels.
+
+mod engine;
+mod library;
+mod operand;
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use burn_backend::{DType, Shape};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
+use cubecl::Runtime;
+use cubecl::cuda::CudaRuntime;
+use cubecl::device::Device;
+use cubecl::device_handle::DeviceHandle;
+use cubecl::server::{Binding, ComputeServer};
+use cubecl::stream_id::StreamId;
+
+use engine::{Addresses, Engine, Problem};
+use operand::{Element, Operand};
+
+type Cuda = CubeTensor<CudaRuntime>;
+type Server = <CudaRuntime as Runtime>::Server;
+
+static ENABLED: LazyLock<AtomicBool> =
+    LazyLock::new(|| AtomicBool::new(std::env::var_os("LONGCAT_NO_CUBLAS").is_none()));
+
+/// Engines by device index, or why there is none.
+static ENGINES: LazyLock<Mutex<HashMap<usize, Result<Engine, String>>>> =
+    LazyLock::new(Mutex::default);
+
+/// Why a product that was accepted did not run. Its output holds garbage, so the next call panics.
+static FAILURE: Mutex<Option<String>> = Mutex::new(None);
+
+/// Whether linear layers on CUDA run through cuBLASLt; see [`cublas_status`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CublasStatus {
+    /// The library is there, in this version (major·10000 + minor·100 + patch).
+    Active {
+        /// As the library reports it.
+        version: usize,
+    },
+    /// Switched off by [`set_cublas_enabled`] or by the environment variable `LONGCAT_NO_CUBLAS`.
+    Disabled,
+    /// It cannot be used, for this reason; linear layers run on Burn's slower kernels.
+    Unavailable(String),
+}
+
+impl fmt::Display for CublasStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Active { version } => write!(f, "cuBLASLt {version}"),
+            Self::Disabled => f.write_str("cuBLASLt is switched off"),
+            Self::Unavailable(reason) => write!(
+                f,
+                "cuBLASLt is not available ({reason}): linear layers run several times slower"
+            ),
+        }
+    }
+}
+
+/// Switches cuBLASLt on or off for the whole process. It is on at the start, unless the
+/// environment variable `LONGCAT_NO_CUBLAS` is set.
+pub fn set_cublas_enabled(enabled: bool) {
+    ENABLED.store(enabled, Ordering::Relaxed);
+}
+
+/// What linear layers on CUDA run on. Opens the library if nothing has done so yet; problems with
+/// a device show only after that device's first linear layer.
+pub fn cublas_status() -> CublasStatus {
+    if !ENABLED.load(Ordering::Relaxed) {
+        return CublasStatus::Disabled;
+    }
+    match library::version() {
+        Err(reason) => CublasStatus::Unavailable(reason),
+        Ok(version) => engines()
+            .values()
+            .find_map(|engine| engine.as_ref().err().cloned())
+            .map_or(CublasStatus::Active { version }, CublasStatus::Unavailable),
+    }
+}
+
+/// `x[.., in] · weight[out, in]ᵀ + bias[out]` → `[.., out]` in the inputs' dtype (bf16, f16 or
+/// f32, the same for all; accumulation in f32), contiguous.
+///
+/// `None` if `R` is not the CUDA runtime, the dtypes differ or are others, a dimension is zero, or
+/// cuBLASLt cannot do it. Either operand may be a transposed view of a matrix; nothing is copied
+/// unless the layout cannot be told by one stride.
+///
+/// # Panics
+/// If an earlier call was queued but failed on the device's thread.
+pub(crate) fn try_linear<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    weight: &CubeTensor<R>,
+    bias: Option<&CubeTensor<R>>,
+) -> Option<CubeTensor<R>> {
+    if !ENABLED.load(Ordering::Relaxed) || library::version().is_err() {
+        return None;
+    }
+    let x = (x as &dyn Any).downcast_ref::<Cuda>()?;
+    let weight = (weight as &dyn Any).downcast_ref::<Cuda>()?;
+    let bias = match bias {
+        Some(bias) => Some((bias as &dyn Any).downcast_ref::<Cuda>()?),
+        None => None,
+    };
+    let mut y = Some(linear(x, weight, bias)?);
+    (&mut y as &mut dyn Any)
+        .downcast_mut::<Option<CubeTensor<R>>>()?
+        .take()
+}
+
+fn linear(x: &Cuda, weight: &Cuda, bias: Option<&Cuda>) -> Option<Cuda> {
+    let dtype = x.dtype;
+    let element = Element::of(dtype)?;
+    let same = |tensor: &Cuda| tensor.dtype == dtype && tensor.device == x.device;
+    if !same(weight) || !bias.is_none_or(same) {
+        return None;
+    }
+    let shape = x.meta.shape();
+    let (&inner, leading) = shape.split_last()?;
+    let rows = leading.iter().product::<usize>();
+    let &[out, weight_inner] = &weight.meta.shape()[..] else {
+        return None;
+    };
+    if inner != weight_inner || rows * inner * out == 0 {
+        return None;
+    }
+    let (x, x_operand) = matrix(x);
+    let (weight, weight_operand) = matrix(weight);
+    let bias = bias.map(|bias| into_contiguous(bias.clone()));
+
+    let problem = Problem {
+        rows,
+        inner,
+        out,
+        element,
+        x: x_operand?,
+        weight: weight_operand?,
+        y: Operand {
+            stride: out,
+            transposed: false,
+            alignment: 256,
+        },
+        bias: bias.is_some(),
+    };
+    if !is_planned(x.device.index, problem) {
+        return None;
+    }
+    let out_shape: Shape = leading.iter().copied().chain([out]).collect();
+    let y = output(&x, out_shape, dtype);
+    submit(problem, &x, &weight, bias.as_ref(), &y);
+    Some(y)
+}
+
+/// The tensor and how it reads as a matrix, copied only if it does not.
+fn matrix(tensor: &Cuda) -> (Cuda, Option<Operand>) {
+    match Operand::of(tensor) {
+        Some(operand) => (tensor.clone(), Some(operand)),
+        None => {
+            let tensor = into_contiguous(tensor.clone());
+            let operand = Operand::of(&tensor);
+            (tensor, operand)
+        }
+    }
+}
+
+fn output(like: &Cuda, shape: Shape, dtype: DType) -> Cuda {
+    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape, dtype)
+}
+
+/// Whether cuBLASLt runs `problem` on the device; asks it the first time.
+fn is_planned(index: usize, problem: Problem) -> bool {
+    match engines().get(&index) {
+        Some(Err(_)) => return false,
+        Some(Ok(engine)) => {
+            if let Some(known) = engine.known(&problem) {
+                return known;
+            }
+        }
+        None => {}
+    }
+    // On the thread that owns the device, where its context is current.
+    handle(index)
+        .submit_blocking(move |_| {
+            engines()
+                .entry(index)
+                .or_insert_with(|| Engine::open(index))
+                .as_mut()
+                .is_ok_and(|engine| engine.prepare(problem))
+        })
+        .unwrap_or(false)
+}
+
+/// Queues the product on the device's thread, after whatever this thread queued there before.
+fn submit(problem: Problem, x: &Cuda, weight: &Cuda, bias: Option<&Cuda>, y: &Cuda) {
+    if let Some(failure) = lock(&FAILURE).as_ref() {
+        panic!("a linear layer failed in cuBLASLt: {failure}; LONGCAT_NO_CUBLAS=1 avoids it");
+    }
+    let index = x.device.index;
+    let binding = |tensor: &Cuda| tensor.handle.clone().binding();
+    let (x, weight, bias, y) = (binding(x), binding(weight), bias.map(binding), binding(y));
+    handle(index).submit(move |server| {
+        if let Err(failure) = run(server, index, &problem, x, weight, bias, y) {
+            *lock(&FAILURE) = Some(failure);
+        }
+    });
+}
+
+fn run(
+    server: &mut Server,
+    index: usize,
+    problem: &Problem,
+    x: Binding,
+    weight: Binding,
+    bias: Option<Binding>,
+    y: Binding,
+) -> Result<(), String> {
+    let stream = StreamId::current();
+    // Asking for a buffer also makes the device's context current on this thread.
+    let mut address = |binding: Binding| {
+        server
+            .get_resource(binding, stream)
+            .map(|resource| resource.resource().ptr)
+            .map_err(|err| format!("{err:?}"))
+    };
+    let at = Addresses {
+        x: address(x)?,
+        weight: address(weight)?,
+        bias: bias.map(&mut address).transpose()?,
+        y: address(y)?,
+    };
+    match engines().get(&index) {
+        // SAFETY: the context is current; `problem` was read off these tensors, and `y` is new.
+        Some(Ok(engine)) => unsafe { engine.run(problem, at) },
+        _ => Err(format!("device {index} has no engine")),
+    }
+}
+
+fn handle(index: usize) -> DeviceHandle<Server> {
+    DeviceHandle::new(cubecl::cuda::CudaDevice::new(index).to_id())
+}
+
+fn engines() -> MutexGuard<'static, HashMap<usize, Result<Engine, String>>> {
+    lock(&ENGINES)
+}
+
+/// A panic elsewhere leaves these maps whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

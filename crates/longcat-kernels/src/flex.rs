@@ -1,7 +1,0 @@
-//! [`KernelBackend`] on the CPU.
-
-use burn_flex::Flex;
-
-use crate::KernelBackend;
-
-impl KernelBackend for Flex {}

@@ -1,0 +1,40 @@
+//! [`KernelBackend`] on the CPU.
+//!
+//! Dense attention has a kernel of its own: Burn's runs on one thread and gives no log-sum-exp.
+//! Everything else is the portable body.
+
+mod dense;
+mod exp2;
+
+use burn::tensor::{DType, Tensor};
+use burn_backend::tensor::FloatTensor;
+use burn_flex::{Flex, FlexTensor};
+
+use crate::{
+    BlockList, KernelBackend,
+    portable::{self, from_float, into_float},
+};
+
+impl KernelBackend for Flex {
+    fn attention_forward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        blocks: Option<BlockList<Self>>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let dtype = q.dtype();
+        if blocks.is_some() || dtype == DType::F64 {
+            return portable::attention_forward::<Self>(q, k, v, blocks, scale);
+        }
+        let (out, lse) = dense::attention(single(q), single(k), single(v), scale as f32);
+        let out: Tensor<Self, 4> = portable::to_dtype(from_float(out), dtype);
+        (into_float(out), lse)
+    }
+}
+
+/// The tensor as contiguous f32.
+fn single(tensor: FlexTensor) -> FlexTensor {
+    let tensor: Tensor<Flex, 4> = portable::to_dtype(from_float(tensor), DType::F32);
+    into_float(tensor).to_contiguous()
+}

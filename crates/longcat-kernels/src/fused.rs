@@ -1,0 +1,228 @@
+//! What lies between the linear layers and attention: normalisation, residuals, head layout.
+//!
+//! The tensor-level functions call [`KernelBackend`]; its portable bodies are here too. All
+//! arithmetic is in f32 (f64 for f64 tensors), and each result has the dtype of the first input.
+
+use burn::tensor::{DType, Tensor, activation::sigmoid, backend::Backend};
+use burn_backend::{Shape, TensorMetadata, tensor::FloatTensor};
+
+use crate::KernelBackend;
+use crate::portable::{from_float, into_float, to_dtype};
+
+/// LayerNorm over the last dimension, `norm(x) · weight + bias`.
+///
+/// `x` is `[.., C]`; `weight` and `bias` are `[G, C]` in f32, where row `g` serves the `g`-th of `G`
+/// equal runs of consecutive rows of `x`. One group is a plain affine LayerNorm; one group per
+/// frame is adaptive modulation, with `weight = 1 + scale` and `bias = shift`.
+///
+/// # Panics
+/// If the widths differ, or the groups do not divide the rows.
+pub fn layer_norm<B: KernelBackend, const D: usize>(
+    x: Tensor<B, D>,
+    weight: Tensor<B, 2>,
+    bias: Tensor<B, 2>,
+    epsilon: f64,
+) -> Tensor<B, D> {
+    assert_groups("layer_norm", x.dims(), weight.dims());
+    assert_groups("layer_norm", x.dims(), bias.dims());
+    from_float(B::grouped_layer_norm(
+        into_float(x),
+        into_float(weight),
+        into_float(bias),
+        epsilon,
+    ))
+}
+
+/// `x + gate · y`.
+///
+/// `x` and `y` are `[.., C]` of one dtype; `gate` is `[G, C]` in f32, grouped as in [`layer_norm`].
+///
+/// # Panics
+/// If the shapes differ, or the groups do not divide the rows.
+pub fn gated_residual<B: KernelBackend, const D: usize>(
+    x: Tensor<B, D>,
+    y: Tensor<B, D>,
+    gate: Tensor<B, 2>,
+) -> Tensor<B, D> {
+    assert_eq!(x.dims(), y.dims(), "gated_residual: shapes of x and y");
+    assert_groups("gated_residual", x.dims(), gate.dims());
+    from_float(B::gated_residual(
+        into_float(x),
+        into_float(y),
+        into_float(gate),
+    ))
+}
+
+/// `silu(a) · b` for tensors of one shape and dtype; `silu(a)` is rounded to it before the product.
+///
+/// # Panics
+/// If the shapes differ.
+pub fn silu_mul<B: KernelBackend, const D: usize>(
+    a: Tensor<B, D>,
+    b: Tensor<B, D>,
+) -> Tensor<B, D> {
+    assert_eq!(a.dims(), b.dims(), "silu_mul: shapes of a and b");
+    from_float(B::silu_mul(into_float(a), into_float(b)))
+}
+
+/// Cosines and sines, each `[T, D / 2]` in f32, that rotate the interleaved channel pairs of token
+/// `t`: `(even, odd) → (even · cos − odd · sin, odd · cos + even · sin)`.
+#[derive(Debug, Clone)]
+pub struct Rotation<B: Backend> {
+    /// Cosine of each token's angle per pair.
+    pub cos: Tensor<B, 2>,
+    /// Sine of the same.
+    pub sin: Tensor<B, 2>,
+}
+
+/// Part `part` of fused heads `[B, T, parts, H, D]` as `[B, H, T, D]`.
+///
+/// With `norm` = (weight `[D]` in f32, epsilon), each head is divided by its root mean square,
+/// multiplied by the weight and rounded to the dtype of `x`; then it is rotated, if asked for.
+///
+/// # Panics
+/// If there is no such part, or a table does not fit.
+pub fn split_heads<B: KernelBackend>(
+    x: Tensor<B, 5>,
+    part: usize,
+    norm: Option<(Tensor<B, 1>, f64)>,
+    rotation: Option<Rotation<B>>,
+) -> Tensor<B, 4> {
+    let [_, tokens, parts, _, width] = x.dims();
+    assert!(part < parts, "split_heads: part {part} of {parts}");
+    if let Some((weight, _)) = &norm {
+        assert_eq!(weight.dims(), [width], "split_heads: weight of the norm");
+    }
+    if let Some(rotation) = &rotation {
+        for table in [&rotation.cos, &rotation.sin] {
+            assert_eq!(
+                (table.dims(), width % 2),
+                ([tokens, width / 2], 0),
+                "split_heads: rotation of heads of width {width}"
+            );
+        }
+    }
+    from_float(B::split_heads(
+        into_float(x),
+        part,
+        norm.map(|(weight, epsilon)| (into_float(weight), epsilon)),
+        rotation.map(|table| (into_float(table.cos), into_float(table.sin))),
+    ))
+}
+
+fn assert_groups<const D: usize>(name: &str, x: [usize; D], table: [usize; 2]) {
+    let rows = x[..D - 1].iter().product::<usize>();
+    let [count, width] = table;
+    assert!(
+        width == x[D - 1] && count > 0 && rows.is_multiple_of(count),
+        "{name}: a table [{count}, {width}] does not divide the rows of {x:?}"
+    );
+}
+
+/// Portable bodies of the trait's fused methods.
+pub(crate) mod portable {
+    use super::*;
+
+    fn wide(dtype: DType) -> DType {
+        match dtype {
+            DType::F64 => DType::F64,
+            _ => DType::F32,
+        }
+    }
+
+    /// `x` as `[groups, rows, C]`, and a table `[groups, C]` as `[groups, 1, C]`, in f32.
+    fn grouped<B: Backend>(x: FloatTensor<B>, groups: usize) -> Tensor<B, 3> {
+        let shape = x.shape();
+        let width = shape[shape.num_dims() - 1];
+        let rows = shape.num_elements() / (groups * width);
+        let dtype = wide(x.dtype());
+        let x = B::float_reshape(x, Shape::new([groups, rows, width]));
+        to_dtype(from_float(x), dtype)
+    }
+
+    fn table<B: Backend>(table: FloatTensor<B>, dtype: DType) -> Tensor<B, 3> {
+        to_dtype(from_float::<B, 2>(table), dtype).unsqueeze_dim(1)
+    }
+
+    fn finish<B: Backend>(x: Tensor<B, 3>, shape: Shape, dtype: DType) -> FloatTensor<B> {
+        B::float_reshape(into_float(to_dtype(x, dtype)), shape)
+    }
+
+    pub(crate) fn layer_norm<B: Backend>(
+        x: FloatTensor<B>,
+        weight: FloatTensor<B>,
+        bias: FloatTensor<B>,
+        epsilon: f64,
+    ) -> FloatTensor<B> {
+        let (shape, dtype) = (x.shape(), x.dtype());
+        let x = grouped::<B>(x, weight.shape()[0]);
+        let x = x.clone() - x.mean_dim(2);
+        let variance = x.clone().square().mean_dim(2);
+        let normed = x / (variance + epsilon).sqrt();
+        let y = normed * table::<B>(weight, wide(dtype)) + table::<B>(bias, wide(dtype));
+        finish(y, shape, dtype)
+    }
+
+    pub(crate) fn gated_residual<B: Backend>(
+        x: FloatTensor<B>,
+        y: FloatTensor<B>,
+        gate: FloatTensor<B>,
+    ) -> FloatTensor<B> {
+        let (shape, dtype) = (x.shape(), x.dtype());
+        let groups = gate.shape()[0];
+        let y = grouped::<B>(y, groups) * table::<B>(gate, wide(dtype));
+        finish(grouped::<B>(x, groups) + y, shape, dtype)
+    }
+
+    pub(crate) fn silu_mul<B: Backend>(a: FloatTensor<B>, b: FloatTensor<B>) -> FloatTensor<B> {
+        let (shape, dtype) = (a.shape(), a.dtype());
+        let a = grouped::<B>(a, 1);
+        let gate = to_dtype(to_dtype(a.clone() * sigmoid(a), dtype), wide(dtype));
+        finish(gate * grouped::<B>(b, 1), shape, dtype)
+    }
+
+    pub(crate) fn split_heads<B: Backend>(
+        x: FloatTensor<B>,
+        part: usize,
+        norm: Option<(FloatTensor<B>, f64)>,
+        rotation: Option<(FloatTensor<B>, FloatTensor<B>)>,
+    ) -> FloatTensor<B> {
+        let dtype = x.dtype();
+        let x: Tensor<B, 5> = from_float(x);
+        let [batch, tokens, _, heads, width] = x.dims();
+        let mut x = x
+            .narrow(2, part, 1)
+            .reshape([batch, tokens, heads, width])
+            .swap_dims(1, 2);
+        if let Some((weight, epsilon)) = norm {
+            let wide_x = to_dtype(x, wide(dtype));
+            let mean = wide_x.clone().square().mean_dim(3);
+            let weight = to_dtype(from_float::<B, 1>(weight), wide(dtype));
+            x = to_dtype(wide_x / (mean + epsilon).sqrt() * weight.unsqueeze(), dtype);
+        }
+        if let Some((cos, sin)) = rotation {
+            let table = |table: FloatTensor<B>| {
+                to_dtype(from_float::<B, 2>(table), wide(dtype)).reshape([
+                    1,
+                    1,
+                    tokens,
+                    width / 2,
+                    1,
+                ])
+            };
+            let (cos, sin) = (table(cos), table(sin));
+            let pairs = to_dtype(x, wide(dtype)).reshape([batch, heads, tokens, width / 2, 2]);
+            let even = pairs.clone().narrow(4, 0, 1);
+            let odd = pairs.narrow(4, 1, 1);
+            let turned = Tensor::cat(
+                vec![
+                    even.clone() * cos.clone() - odd.clone() * sin.clone(),
+                    odd * cos + even * sin,
+                ],
+                4,
+            );
+            x = to_dtype(turned.reshape([batch, heads, tokens, width]), dtype);
+        }
+        into_float(x)
+    }
+}

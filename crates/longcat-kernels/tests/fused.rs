@@ -1,0 +1,208 @@
+//! The fused operations against straightforward loops in f64: the portable bodies on the CPU, and
+//! the kernels where a wgpu device is asked for with the feature.
+#![allow(clippy::unwrap_used)]
+
+use burn::tensor::{DType, Shape, Tensor, TensorData, backend::Backend};
+use longcat_kernels::{KernelBackend, Rotation, gated_residual, layer_norm, silu_mul, split_heads};
+
+/// Numbers that repeat nowhere nearby, in (-2, 2).
+fn numbers(count: usize, seed: usize) -> Vec<f32> {
+    (0..count)
+        .map(|i| 2.0 * (((i + 1) * (seed * 2 + 7)) as f32 * 0.618_034).sin())
+        .collect()
+}
+
+fn tensor<B: Backend, const D: usize>(values: &[f32], shape: [usize; D]) -> Tensor<B, D> {
+    let data = TensorData::new(values.to_vec(), Shape::from(shape));
+    Tensor::from_data(data, (&B::Device::default(), DType::F32))
+}
+
+fn assert_close<B: Backend, const D: usize>(actual: Tensor<B, D>, expected: &[f64], bound: f64) {
+    let actual = actual.cast(DType::F32).into_data().to_vec::<f32>().unwrap();
+    assert_eq!(actual.len(), expected.len());
+    let worst = actual
+        .iter()
+        .zip(expected)
+        .map(|(a, e)| (f64::from(*a) - e).abs() / e.abs().max(1.0))
+        .fold(0.0, f64::max);
+    assert!(worst < bound, "off by {worst:e}");
+}
+
+fn check_layer_norm<B: KernelBackend>(rows: usize, groups: usize, width: usize) {
+    let (x, weight) = (numbers(rows * width, 1), numbers(groups * width, 2));
+    let bias = numbers(groups * width, 3);
+    let mut expected = Vec::new();
+    for (r, row) in x.chunks(width).enumerate() {
+        let group = r / (rows / groups) * width;
+        let count = width as f64;
+        let mean = row.iter().map(|v| f64::from(*v)).sum::<f64>() / count;
+        let deviation = |v: &f32| f64::from(*v) - mean;
+        let variance = row.iter().map(|v| deviation(v).powi(2)).sum::<f64>() / count;
+        expected.extend(row.iter().enumerate().map(|(c, v)| {
+            deviation(v) / (variance + 1e-6).sqrt() * f64::from(weight[group + c])
+                + f64::from(bias[group + c])
+        }));
+    }
+    let y = layer_norm(
+        tensor::<B, 3>(&x, [1, rows, width]),
+        tensor(&weight, [groups, width]),
+        tensor(&bias, [groups, width]),
+        1e-6,
+    );
+    assert_eq!(y.dims(), [1, rows, width]);
+    assert_close(y, &expected, 2e-5);
+}
+
+fn check_gated_residual<B: KernelBackend>(rows: usize, groups: usize, width: usize) {
+    let (x, y) = (numbers(rows * width, 4), numbers(rows * width, 5));
+    let gate = numbers(groups * width, 6);
+    let expected: Vec<f64> = (0..rows * width)
+        .map(|i| {
+            let group = i / width / (rows / groups) * width;
+            f64::from(x[i]) + f64::from(gate[group + i % width]) * f64::from(y[i])
+        })
+        .collect();
+    let out = gated_residual(
+        tensor::<B, 2>(&x, [rows, width]),
+        tensor(&y, [rows, width]),
+        tensor(&gate, [groups, width]),
+    );
+    assert_close(out, &expected, 1e-6);
+}
+
+fn check_silu_mul<B: KernelBackend>(count: usize) {
+    let (a, b) = (numbers(count, 7), numbers(count, 8));
+    let expected: Vec<f64> = a
+        .iter()
+        .zip(&b)
+        .map(|(a, b)| f64::from(*a) / (1.0 + (-f64::from(*a)).exp()) * f64::from(*b))
+        .collect();
+    let out = silu_mul(tensor::<B, 2>(&a, [1, count]), tensor(&b, [1, count]));
+    assert_close(out, &expected, 1e-5);
+}
+
+fn check_split_heads<B: KernelBackend>(heads: usize, width: usize, normed: bool, rotated: bool) {
+    let (batch, tokens, parts, part) = (2, 5, 3, 1);
+    let x = numbers(batch * tokens * parts * heads * width, 9);
+    let weight = numbers(width, 10);
+    let (cos, sin) = (
+        numbers(tokens * width / 2, 11),
+        numbers(tokens * width / 2, 12),
+    );
+    let mut expected = Vec::new();
+    for b in 0..batch {
+        for h in 0..heads {
+            for t in 0..tokens {
+                let start = (((b * tokens + t) * parts + part) * heads + h) * width;
+                let mut row: Vec<f64> = x[start..][..width].iter().map(|v| f64::from(*v)).collect();
+                if normed {
+                    let mean = row.iter().map(|v| v * v).sum::<f64>() / width as f64;
+                    for (v, w) in row.iter_mut().zip(&weight) {
+                        *v *= f64::from(*w) / (mean + 1e-6).sqrt();
+                    }
+                }
+                if rotated {
+                    for (p, pair) in row.chunks_mut(2).enumerate() {
+                        let at = t * width / 2 + p;
+                        let (c, s) = (f64::from(cos[at]), f64::from(sin[at]));
+                        (pair[0], pair[1]) = (pair[0] * c - pair[1] * s, pair[1] * c + pair[0] * s);
+                    }
+                }
+                expected.extend(row);
+            }
+        }
+    }
+    let out = split_heads(
+        tensor::<B, 5>(&x, [batch, tokens, parts, heads, width]),
+        part,
+        normed.then(|| (tensor(&weight, [width]), 1e-6)),
+        rotated.then(|| Rotation {
+            cos: tensor(&cos, [tokens, width / 2]),
+            sin: tensor(&sin, [tokens, width / 2]),
+        }),
+    );
+    assert_eq!(out.dims(), [batch, heads, tokens, width]);
+    assert_close(out, &expected, 2e-5);
+}
+
+/// Widths that planes divide and widths that they do not; one group, and one per frame.
+fn check_all<B: KernelBackend>() {
+    for (rows, groups, width) in [(6, 3, 256), (7, 1, 512), (8, 2, 48), (3, 3, 10)] {
+        check_layer_norm::<B>(rows, groups, width);
+        check_gated_residual::<B>(rows, groups, width);
+    }
+    for count in [8192, 1000, 77] {
+        check_silu_mul::<B>(count);
+    }
+    for (heads, width) in [(4, 128), (3, 64), (2, 24), (6, 32)] {
+        for (normed, rotated) in [(true, true), (true, false), (false, true), (false, false)] {
+            check_split_heads::<B>(heads, width, normed, rotated);
+        }
+    }
+}
+
+#[cfg(feature = "cpu")]
+mod cpu {
+    use super::*;
+    use burn_autodiff::Autodiff;
+    use burn_flex::Flex;
+
+    #[test]
+    fn portable_bodies() {
+        check_all::<Flex>();
+    }
+
+    #[test]
+    fn under_autodiff() {
+        check_all::<Autodiff<Flex>>();
+    }
+
+    /// `d/dx Σ silu(x) · b` by its closed form, through the portable body.
+    #[test]
+    fn gradients_flow() {
+        let (a, b) = (numbers(40, 13), numbers(40, 14));
+        let x = tensor::<Autodiff<Flex>, 2>(&a, [1, 40]).require_grad();
+        let y = silu_mul(x.clone(), tensor(&b, [1, 40])).sum();
+        let expected: Vec<f64> = a
+            .iter()
+            .zip(&b)
+            .map(|(a, b)| {
+                let sigmoid = 1.0 / (1.0 + (-f64::from(*a)).exp());
+                (sigmoid + f64::from(*a) * sigmoid * (1.0 - sigmoid)) * f64::from(*b)
+            })
+            .collect();
+        assert_close(x.grad(&y.backward()).unwrap(), &expected, 1e-5);
+    }
+
+    /// The dtype of the result is that of the input, and the island around it is f32.
+    #[test]
+    fn bf16_in_bf16_out() {
+        let (x, weight) = (numbers(4 * 64, 15), numbers(64, 16));
+        let x = tensor::<Flex, 2>(&x, [4, 64]).cast(DType::BF16);
+        let (weight, bias) = (
+            tensor(&weight, [1, 64]),
+            Tensor::zeros([1, 64], &Default::default()),
+        );
+        let wide = layer_norm(
+            x.clone().cast(DType::F32),
+            weight.clone(),
+            bias.clone(),
+            1e-6,
+        );
+        let narrow = layer_norm(x, weight, bias, 1e-6);
+        assert_eq!(narrow.dtype(), DType::BF16);
+        let expected = wide.cast(DType::BF16).cast(DType::F32).into_data();
+        let expected: Vec<f64> = expected.iter::<f64>().collect();
+        assert_close(narrow, &expected, 1e-9);
+    }
+}
+
+#[cfg(feature = "wgpu")]
+mod wgpu {
+    use super::*;
+
+    #[test]
+    fn kernels_on_wgpu() {
+        check_all::<burn_wgpu::Wgpu>();
+    }
+}

@@ -1,0 +1,12 @@
+//! Encoded clips and captions on disk, so that neither encoder is there while training.
+//!
+//! Every file is named by a hash of what it was made from: the clip's bytes (or the caption), the
+//! settings, and a fingerprint of the encoder. A cache that was interrupted is continued, and one
+//! that no longer fits is left alone.
+
+mod encode;
+mod key;
+
+pub(crate) use encode::skip;
+pub use encode::{Dataset, Entry, TextTable, encode};
+pub use key::fingerprint;

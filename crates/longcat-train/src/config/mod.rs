@@ -1,0 +1,450 @@
+//! The training configuration: one TOML file.
+//!
+//! All keys with their meaning and defaults are in `examples/train/lora.toml`.
+
+mod check;
+mod read;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use read::read_config;
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// An adapter beside the frozen transformer.
+    #[default]
+    Lora,
+    /// All weights of a small transformer.
+    Full,
+    /// All weights of a small VAE.
+    Vae,
+}
+
+/// A whole training run. Paths are relative to the configuration file.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// What is trained.
+    pub mode: Mode,
+    /// Folder of checkpoints, metrics, plots and samples.
+    pub output: PathBuf,
+    /// Seed of initial factors, order, noise, timesteps and dropout.
+    pub seed: u64,
+    /// The base model.
+    pub model: ModelConfig,
+    /// Clips and captions.
+    pub data: DataConfig,
+    /// Encoded clips and captions.
+    pub cache: CacheConfig,
+    /// The loss.
+    pub objective: ObjectiveConfig,
+    /// The adapter.
+    pub lora: LoraConfig,
+    /// The VAE's loss.
+    pub vae: VaeConfig,
+    /// AdamW, learning rate, clipping, averaging.
+    pub optimizer: OptimizerSection,
+    /// Length and batch.
+    pub train: LoopConfig,
+    /// Validation loss.
+    pub validation: ValidationConfig,
+    /// Sample videos.
+    pub samples: SampleConfig,
+    /// Saved states.
+    pub checkpoints: CheckpointConfig,
+}
+
+/// Types of base weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// bfloat16 (CUDA).
+    Bf16,
+    /// 16-bit floats.
+    F16,
+}
+
+impl Precision {
+    /// As Burn names it.
+    pub fn dtype(self) -> burn::tensor::DType {
+        match self {
+            Self::F32 => burn::tensor::DType::F32,
+            Self::Bf16 => burn::tensor::DType::BF16,
+            Self::F16 => burn::tensor::DType::F16,
+        }
+    }
+}
+
+/// `[model]`
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Checkpoint directory in the official layout; the built-in small model when empty.
+    pub checkpoint: PathBuf,
+    /// Type of the frozen weights; adapter factors are always f32.
+    pub precision: Precision,
+    /// Draw all weights anew, by the configs of the checkpoint alone (not for adapters).
+    pub random_weights: bool,
+    /// Train the text encoder with the transformer (mode "full").
+    pub train_text_encoder: bool,
+    /// Block-sparse attention with the parameters of the checkpoint.
+    pub block_sparse: bool,
+}
+
+/// `[data]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// Folder of clips with captions, or a `.jsonl` or `.csv` list.
+    pub path: PathBuf,
+    /// Sizes that clips are fitted to, `WIDTHxHEIGHT`; each takes the one nearest in shape.
+    pub sizes: Vec<String>,
+    /// Frame counts (4n + 1); each clip takes the largest that it fills.
+    pub frames: Vec<usize>,
+    /// Frame rate that videos are brought to; 0 keeps their own.
+    pub fps: f64,
+    /// How often every clip comes in an epoch.
+    pub repeats: usize,
+    /// Leave broken clips out, after naming them, instead of stopping.
+    pub skip_broken: bool,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::new(),
+            sizes: vec!["832x480".into()],
+            frames: vec![1, 33, 93],
+            fps: 15.0,
+            repeats: 1,
+            skip_broken: false,
+        }
+    }
+}
+
+/// How latents are taken from the VAE's posterior.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PosteriorChoice {
+    /// A new sample every time.
+    #[default]
+    Sample,
+    /// The mean.
+    Mode,
+}
+
+/// `[cache]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CacheConfig {
+    /// Folder of the cache; `cache` in the output folder when empty.
+    pub path: PathBuf,
+    /// How latents are taken from the VAE's posterior.
+    pub posterior: PosteriorChoice,
+    /// Text tokens per caption.
+    pub text_length: usize,
+    /// Type of the text encoder's weights.
+    pub text_precision: Precision,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::new(),
+            posterior: PosteriorChoice::Sample,
+            text_length: 512,
+            text_precision: Precision::F32,
+        }
+    }
+}
+
+/// How noise levels are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimestepSampling {
+    /// σ uniform in (0, 1).
+    Uniform,
+    /// σ = sigmoid of a normal variable.
+    LogitNormal,
+    /// σ = s·u / (1 + (s − 1)·u) with u uniform, as the scheduler spaces its steps.
+    #[default]
+    Shifted,
+}
+
+/// `[objective]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ObjectiveConfig {
+    /// How noise levels are drawn.
+    pub timesteps: TimestepSampling,
+    /// The shift s of `shifted`.
+    pub shift: f64,
+    /// Mean of the normal variable of `logit-normal`.
+    pub logit_mean: f64,
+    /// Its standard deviation.
+    pub logit_std: f64,
+    /// Share of samples with the empty caption, for guidance.
+    pub caption_dropout: f64,
+    /// Share of batches whose first latent frame is a clean condition.
+    pub image_condition: f64,
+    /// Share of batches that continue `continuation_latents` clean latent frames.
+    pub continuation: f64,
+    /// Latent frames of a continuation's condition.
+    pub continuation_latents: usize,
+}
+
+impl Default for ObjectiveConfig {
+    fn default() -> Self {
+        Self {
+            timesteps: TimestepSampling::Shifted,
+            shift: 12.0,
+            logit_mean: 0.0,
+            logit_std: 1.0,
+            caption_dropout: 0.1,
+            image_condition: 0.0,
+            continuation: 0.0,
+            continuation_latents: 4,
+        }
+    }
+}
+
+/// How fused layers (qkv and others) are adapted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fused {
+    /// One pair of factors per part, as in the official files.
+    #[default]
+    Parts,
+    /// One pair of factors over all parts.
+    Whole,
+}
+
+/// `[lora]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoraConfig {
+    /// Rank.
+    pub rank: usize,
+    /// The scale is alpha over rank.
+    pub alpha: f64,
+    /// The scale is alpha over the root of the rank instead.
+    pub rslora: bool,
+    /// Patterns over canonical layer names; a layer is adapted where one of them matches.
+    pub targets: Vec<String>,
+    /// Patterns of layers to leave out.
+    pub exclude: Vec<String>,
+    /// How fused layers are adapted.
+    pub fused: Fused,
+    /// An adapter file to start from, in any format; rank, alpha, targets are then its own.
+    pub start_from: PathBuf,
+    /// Share of input features that a step leaves out of every adapted layer.
+    pub dropout: f64,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self {
+            rank: 64,
+            alpha: 32.0,
+            rslora: false,
+            targets: vec![
+                r"^blocks\.\d+\.attn\.(qkv|proj)$".into(),
+                r"^blocks\.\d+\.cross_attn\.(q_linear|kv_linear)$".into(),
+                r"^blocks\.\d+\.ffn\.w[123]$".into(),
+            ],
+            exclude: Vec::new(),
+            fused: Fused::Parts,
+            start_from: PathBuf::new(),
+            dropout: 0.0,
+        }
+    }
+}
+
+/// `[vae]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VaeConfig {
+    /// Weight of the posterior's divergence from a standard normal.
+    pub kl_weight: f64,
+}
+
+impl Default for VaeConfig {
+    fn default() -> Self {
+        Self { kl_weight: 1e-6 }
+    }
+}
+
+/// Course of the learning rate after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScheduleKind {
+    /// Stays.
+    #[default]
+    Constant,
+    /// Falls to `min_learning_rate` along half a cosine.
+    Cosine,
+    /// Falls to `min_learning_rate` along a line.
+    Linear,
+}
+
+/// `[optimizer]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimizerSection {
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Course after the warm-up.
+    pub schedule: ScheduleKind,
+    /// Steps of linear rise from 0.
+    pub warmup_steps: usize,
+    /// Where falling schedules end.
+    pub min_learning_rate: f64,
+    /// AdamW's betas.
+    pub betas: [f32; 2],
+    /// AdamW's epsilon.
+    pub epsilon: f32,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+    /// Limit of the norm over all gradients; 0 for none.
+    pub max_grad_norm: f64,
+    /// Decay of the running average of trained parameters per step; 0 for no average.
+    pub ema_decay: f64,
+}
+
+impl Default for OptimizerSection {
+    fn default() -> Self {
+        Self {
+            learning_rate: 1e-4,
+            schedule: ScheduleKind::Constant,
+            warmup_steps: 0,
+            min_learning_rate: 0.0,
+            betas: [0.9, 0.999],
+            epsilon: 1e-8,
+            weight_decay: 0.01,
+            max_grad_norm: 1.0,
+            ema_decay: 0.0,
+        }
+    }
+}
+
+/// `[train]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoopConfig {
+    /// Optimiser steps.
+    pub steps: usize,
+    /// Clips per forward pass.
+    pub batch: usize,
+    /// Forward passes per step.
+    pub accumulation: usize,
+    /// Keep only block inputs and compute the inside of blocks again in the backward pass.
+    pub checkpointing: bool,
+    /// Steps between lines of metrics.
+    pub log_every: usize,
+}
+
+impl Default for LoopConfig {
+    fn default() -> Self {
+        Self {
+            steps: 1000,
+            batch: 1,
+            accumulation: 1,
+            checkpointing: true,
+            log_every: 1,
+        }
+    }
+}
+
+/// `[validation]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ValidationConfig {
+    /// Steps between validations; 0 for none.
+    pub every: usize,
+    /// Folder or list of held-out clips; the training clips when empty.
+    pub path: PathBuf,
+    /// Noise levels, each with its own fixed noise.
+    pub sigmas: Vec<f64>,
+}
+
+impl Default for ValidationConfig {
+    fn default() -> Self {
+        Self {
+            every: 0,
+            path: PathBuf::new(),
+            sigmas: vec![0.2, 0.4, 0.6, 0.8, 0.95],
+        }
+    }
+}
+
+/// `[samples]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SampleConfig {
+    /// Steps between samples; 0 for none.
+    pub every: usize,
+    /// One video per prompt.
+    pub prompts: Vec<String>,
+    /// What to keep away from, with guidance above 1.
+    pub negative_prompt: String,
+    /// `WIDTHxHEIGHT`; the first size of the data when empty.
+    pub size: String,
+    /// Frames (4n + 1); the largest count of the data when 0.
+    pub frames: usize,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Guidance scale; 1 for none.
+    pub guidance: f64,
+    /// Seed of the initial noise.
+    pub seed: u64,
+    /// Ending of the files: mp4, gif or webp.
+    pub format: String,
+}
+
+impl Default for SampleConfig {
+    fn default() -> Self {
+        Self {
+            every: 0,
+            prompts: Vec::new(),
+            negative_prompt: String::new(),
+            size: String::new(),
+            frames: 0,
+            steps: 50,
+            guidance: 4.0,
+            seed: 0,
+            format: "mp4".into(),
+        }
+    }
+}
+
+/// `[checkpoints]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CheckpointConfig {
+    /// Steps between checkpoints; 0 for the last step only.
+    pub every: usize,
+    /// How many to keep; 0 for all.
+    pub keep: usize,
+    /// Adapter format: official, peft, diffusers, comfyui or kohya.
+    pub format: String,
+    /// Write fused layers by their parts, in formats that can.
+    pub split: bool,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self {
+            every: 250,
+            keep: 3,
+            format: "official".into(),
+            split: false,
+        }
+    }
+}

@@ -1,0 +1,172 @@
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+use super::TrainConfig;
+use crate::TrainError;
+
+/// Reads and checks a training configuration. Relative paths become relative to its folder.
+///
+/// # Errors
+/// [`TrainError::Config`] names the key: unknown (with the nearest known one), of the wrong type,
+/// or with a value that cannot work; [`TrainError::Io`].
+pub fn read_config(path: &Path) -> Result<TrainConfig, TrainError> {
+    let text = std::fs::read_to_string(path).map_err(|e| TrainError::io(path, e))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    parse(&text, folder).map_err(|(key, reason)| TrainError::Config {
+        path: path.to_path_buf(),
+        key,
+        reason,
+    })
+}
+
+/// Key and reason of what is wrong.
+type Problem = (String, String);
+
+fn parse(text: &str, folder: &Path) -> Result<TrainConfig, Problem> {
+    let syntax = |e: toml::de::Error| ("TOML".to_string(), e.to_string());
+    let table: Table = toml::from_str(text).map_err(syntax)?;
+    let known = Table::try_from(TrainConfig::default())
+        .map_err(|e| ("defaults".to_string(), e.to_string()))?;
+    unknown_keys(&table, &known, "")?;
+    // From the text, so that errors show the line.
+    let mut config: TrainConfig = toml::from_str(text).map_err(syntax)?;
+    for path in [
+        &mut config.output,
+        &mut config.model.checkpoint,
+        &mut config.data.path,
+        &mut config.cache.path,
+        &mut config.lora.start_from,
+        &mut config.validation.path,
+    ] {
+        if !path.as_os_str().is_empty() {
+            *path = folder.join(&*path);
+        }
+    }
+    if config.cache.path.as_os_str().is_empty() {
+        config.cache.path = config.output.join("cache");
+    }
+    super::check::check(&config)?;
+    Ok(config)
+}
+
+fn unknown_keys(given: &Table, known: &Table, prefix: &str) -> Result<(), Problem> {
+    for (key, value) in given {
+        let name = format!("{prefix}{key}");
+        match (known.get(key), value) {
+            (None, _) => {
+                let reason = match nearest(key, known) {
+                    Some(near) => format!("unknown key; did you mean {prefix}{near}?"),
+                    None => {
+                        let all: Vec<&str> = known.keys().map(String::as_str).collect();
+                        format!("unknown key; known here: {}", all.join(", "))
+                    }
+                };
+                return Err((name, reason));
+            }
+            (Some(Value::Table(known)), Value::Table(given)) => {
+                unknown_keys(given, known, &format!("{name}."))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The known key most like a misspelt one, if any is alike.
+fn nearest<'a>(key: &str, known: &'a Table) -> Option<&'a str> {
+    known
+        .keys()
+        .map(|k| (strsim::jaro_winkler(key, k), k.as_str()))
+        .filter(|(likeness, _)| *likeness > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, k)| k)
+}
+
+impl TrainConfig {
+    /// Where checkpoints lie.
+    pub(crate) fn checkpoint_dir(&self) -> PathBuf {
+        self.output.join("checkpoints")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const MINIMAL: &str = r#"
+        output = "run"
+        [model]
+        checkpoint = "weights"
+        [data]
+        path = "clips"
+        [train]
+        steps = 10
+    "#;
+
+    fn problem(extra: &str) -> String {
+        let (key, reason) = parse(&format!("{MINIMAL}{extra}"), Path::new("/x")).unwrap_err();
+        format!("{key}: {reason}")
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_file_and_the_rest_has_defaults() {
+        let config = parse(MINIMAL, Path::new("/x")).unwrap();
+        assert_eq!(config.data.path, Path::new("/x/clips"));
+        assert_eq!(config.cache.path, Path::new("/x/run/cache"));
+        assert_eq!(config.lora.rank, 64);
+    }
+
+    #[test]
+    fn misspelt_keys_are_named_with_the_right_spelling() {
+        let message = problem("[lora]\nrnak = 4");
+        assert!(message.contains("lora.rnak") && message.contains("lora.rank"), "{message}");
+        let message = problem("[optimiser]\nlearning_rate = 1.0");
+        assert!(message.contains("optimizer"), "{message}");
+        let message = problem("[optimizer]\nlearnign_rate = 1.0");
+        assert!(message.contains("optimizer.learning_rate"), "{message}");
+        let message = problem("[lora]\nzzz = 1");
+        assert!(message.contains("known here: ") && message.contains("rank"), "{message}");
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_named() {
+        for (extra, key) in [
+            ("[lora]\nrank = 0", "lora.rank"),
+            ("[lora]\nrank = \"x\"", "rank"),
+            ("[lora]\ntargets = [\"(\"]", "lora.targets"),
+            ("[lora]\ndropout = 1.0", "lora.dropout"),
+            ("[objective]\nshift = 0.0", "objective.shift"),
+            ("[objective]\nimage_condition = 0.7\ncontinuation = 0.5", "objective.continuation"),
+            ("[objective]\ncaption_dropout = 2.0", "objective.caption_dropout"),
+            ("[optimizer]\nlearning_rate = -1.0", "optimizer.learning_rate"),
+            ("[optimizer]\nema_decay = 1.0", "optimizer.ema_decay"),
+            ("[optimizer]\nschedule = \"step\"", "constant"),
+            ("[validation]\nevery = 5\nsigmas = [1.5]", "validation.sigmas"),
+            ("[samples]\nevery = 5", "samples.prompts"),
+            ("[samples]\nformat = \"avi\"", "samples.format"),
+            ("[checkpoints]\nformat = \"fastvideo\"", "checkpoints.format"),
+            ("[checkpoints]\nformat = \"lycoris\"", "checkpoints.format"),
+            ("[cache]\ntext_length = 0", "cache.text_length"),
+        ] {
+            let message = problem(extra);
+            assert!(message.contains(key), "{extra}: {message}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_frames_are_checked() {
+        for (line, key) in [
+            ("sizes = [\"832\"]", "data.sizes"),
+            ("sizes = []", "data.sizes"),
+            ("sizes = [\"840x480\"]", "data.sizes"),
+            ("frames = [32]", "data.frames"),
+            ("repeats = 0", "data.repeats"),
+        ] {
+            let text = MINIMAL.replace("path = \"clips\"", &format!("path = \"clips\"\n{line}"));
+            let (found, reason) = parse(&text, Path::new("/x")).unwrap_err();
+            assert_eq!(found, key, "{reason}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Reading a clip and bringing it to the shape of its bucket.
+
+use std::path::{Path, PathBuf};
+
+use image::imageops::FilterType;
+use image::{RgbImage, imageops};
+use longcat_video::media::{ReadOptions, VideoFrames, read_image, read_video};
+
+use super::{Bucket, Size, choose};
+use crate::TrainError;
+
+/// What kind of file a clip is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Media {
+    /// Several frames: a video file, or a folder of pictures.
+    Video,
+    /// One picture.
+    Image,
+}
+
+/// A captioned file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Clip {
+    /// The file, or folder of pictures.
+    pub path: PathBuf,
+    /// What kind of file it is.
+    pub media: Media,
+    /// The caption.
+    pub caption: String,
+    /// How often it comes in an epoch.
+    pub repeats: usize,
+}
+
+/// A clip in the shape of its bucket.
+#[derive(Debug, Clone)]
+pub(crate) struct FittedClip {
+    pub bucket: Bucket,
+    pub frames: Vec<RgbImage>,
+}
+
+impl Clip {
+    /// Reads the file, picks frames at `fps` (0: all) and fits them to a bucket.
+    pub(crate) fn read(
+        &self,
+        sizes: &[Size],
+        counts: &[usize],
+        fps: f64,
+    ) -> Result<FittedClip, TrainError> {
+        let video = match self.media {
+            Media::Video => read_video(&self.path, &ReadOptions::default())?,
+            Media::Image => {
+                let image = read_image(&self.path)?;
+                let (width, height) = image.dimensions();
+                VideoFrames::new(width, height, 1.0, image.into_raw())?
+            }
+        };
+        let picked = match (self.media, fps) {
+            (Media::Image, _) | (_, 0.0) => (0..video.len()).collect(),
+            _ => frames_at(video.len(), video.fps(), fps),
+        };
+        let size = Size {
+            width: video.width(),
+            height: video.height(),
+        };
+        let bucket = choose(sizes, counts, size, picked.len())
+            .ok_or_else(|| too_short(&self.path, picked.len(), counts))?;
+        let all: Vec<&[u8]> = video.frames().collect();
+        let frames = picked[..bucket.frames]
+            .iter()
+            .filter_map(|i| RgbImage::from_raw(size.width, size.height, all[*i].to_vec()))
+            .map(|frame| cover(&frame, bucket.size))
+            .collect();
+        Ok(FittedClip { bucket, frames })
+    }
+}
+
+fn too_short(path: &Path, frames: usize, counts: &[usize]) -> TrainError {
+    TrainError::Data {
+        path: path.to_path_buf(),
+        reason: format!(
+            "it has {frames} frames at this frame rate and data.frames asks for {counts:?}"
+        ),
+    }
+}
+
+/// Which frames of a clip come nearest to a steady rate of `to` frames per second.
+fn frames_at(count: usize, from: f64, to: f64) -> Vec<usize> {
+    let length = (count as f64 * to / from).round().max(1.0) as usize;
+    (0..length)
+        .map(|i| ((i as f64 * from / to).round() as usize).min(count.saturating_sub(1)))
+        .collect()
+}
+
+/// Scales a picture so that it just covers `size` and cuts its middle out.
+fn cover(image: &RgbImage, size: Size) -> RgbImage {
+    let (width, height) = image.dimensions();
+    let scale = f64::max(
+        f64::from(size.width) / f64::from(width),
+        f64::from(size.height) / f64::from(height),
+    );
+    let side = |pixels: u32, least: u32| ((f64::from(pixels) * scale).round() as u32).max(least);
+    let (w, h) = (side(width, size.width), side(height, size.height));
+    let scaled = match (w, h) == (width, height) {
+        true => image.clone(),
+        false => imageops::resize(image, w, h, FilterType::Lanczos3),
+    };
+    let (x, y) = ((w - size.width) / 2, (h - size.height) / 2);
+    imageops::crop_imm(&scaled, x, y, size.width, size.height).to_image()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_follow_the_asked_rate() {
+        assert_eq!(frames_at(6, 30.0, 15.0), [0, 2, 4]);
+        assert_eq!(frames_at(3, 15.0, 30.0), [0, 1, 1, 2, 2, 2]);
+        assert_eq!(frames_at(4, 24.0, 24.0), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_wide_picture_loses_its_sides() {
+        let image = RgbImage::from_fn(40, 10, |x, _| {
+            image::Rgb([if (15..25).contains(&x) { 255 } else { 0 }, 0, 0])
+        });
+        let size = Size {
+            width: 10,
+            height: 10,
+        };
+        let cut = cover(&image, size);
+        assert_eq!(cut.dimensions(), (10, 10));
+        assert!(cut.pixels().all(|p| p.0[0] == 255));
+    }
+}

@@ -1,0 +1,10 @@
+//! Clips, captions, buckets.
+
+mod bucket;
+mod clip;
+mod scan;
+
+pub use bucket::{Bucket, Size, choose};
+pub(crate) use clip::FittedClip;
+pub use clip::{Clip, Media};
+pub use scan::scan;

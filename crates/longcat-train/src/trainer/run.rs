@@ -1,0 +1,403 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use burn::tensor::Tensor;
+
+use super::metrics::{Metric, Metrics};
+use super::schedule::Schedule;
+use super::state::{Position, State, Store};
+use super::Task;
+use crate::config::TrainConfig;
+use crate::parameters::{trained, trained_paths, update};
+use crate::{
+    Gradients, LoraOptimizer, Observer, OptimizerConfig, Progress, TrainBackend, TrainError,
+};
+
+/// Least time between two drawings of the plot.
+const PLOT_EVERY: Duration = Duration::from_secs(5);
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Steps done in all.
+    pub step: usize,
+    /// Whether it was interrupted; the same command goes on from here.
+    pub interrupted: bool,
+    /// Folder of the newest checkpoint; `None` when interrupted before training.
+    pub checkpoint: Option<PathBuf>,
+    /// The last validation loss of this process.
+    pub validation_loss: Option<f64>,
+}
+
+/// A run in progress.
+pub struct Trainer<'a, B: TrainBackend, T: Task<B>> {
+    config: &'a TrainConfig,
+    task: &'a T,
+    observer: &'a mut dyn Observer,
+    interrupt: &'a AtomicBool,
+    optimizer: LoraOptimizer<B::InnerBackend>,
+    average: BTreeMap<String, Tensor<B::InnerBackend, 1>>,
+    store: Store,
+    metrics: Metrics,
+    schedule: Schedule,
+    step: usize,
+    saved: Option<(usize, PathBuf)>,
+    validation_loss: Option<f64>,
+    plotted: Instant,
+}
+
+impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
+    /// Continues from the newest checkpoint of the output folder, or starts; returns the run and
+    /// the model with the parameters of that checkpoint.
+    ///
+    /// # Errors
+    /// [`TrainError::State`] for a checkpoint of another model, [`TrainError::Io`] and others that
+    /// name the file.
+    pub fn new(
+        config: &'a TrainConfig,
+        task: &'a T,
+        model: T::Model,
+        device: &B::Device,
+        observer: &'a mut dyn Observer,
+        interrupt: &'a AtomicBool,
+    ) -> Result<(Self, T::Model), TrainError> {
+        let section = &config.optimizer;
+        let mut optimizer = LoraOptimizer::new(&OptimizerConfig {
+            betas: section.betas,
+            epsilon: section.epsilon,
+            weight_decay: section.weight_decay,
+        });
+        let store = Store::open(config.checkpoint_dir())?;
+        let mut average = BTreeMap::new();
+        let (mut step, mut saved, mut model) = (0, None, model);
+        if let Some(state) = store.newest::<B::InnerBackend>(device)? {
+            let folder = config.checkpoint_dir().join(format!("step-{:06}", state.position.step));
+            let changed = compatible(config, &state.position, &folder)?;
+            model = restore::<B, T>(model, &state, &folder)?;
+            step = state.position.step;
+            optimizer.set_state(state.moments);
+            average = state.average;
+            observer.resumed(step, &changed);
+            saved = Some((step, folder));
+        }
+        if section.ema_decay > 0.0 && average.is_empty() {
+            let parameters = trained::<B, _>(&model).into_iter();
+            average = parameters.map(|(path, p)| (path, p.values)).collect();
+        }
+        let schedule = Schedule::new(section, config.train.steps, step).map_err(|reason| {
+            TrainError::Config {
+                path: config.output.clone(),
+                key: "optimizer".into(),
+                reason,
+            }
+        })?;
+        let trainer = Self {
+            metrics: Metrics::open(&config.output, step)?,
+            config,
+            task,
+            observer,
+            interrupt,
+            optimizer,
+            average,
+            store,
+            schedule,
+            step,
+            saved,
+            validation_loss: None,
+            plotted: Instant::now(),
+        };
+        Ok((trainer, model))
+    }
+
+    /// Trains to the last step, or until interrupted; either way the state is saved.
+    ///
+    /// # Errors
+    /// [`TrainError::NotFinite`], and whatever the task or the disk reports. The newest checkpoint
+    /// stays as it is then.
+    pub fn run(mut self, mut model: T::Model) -> Result<Outcome, TrainError> {
+        let steps = self.config.train.steps;
+        let first = self.step;
+        let start = Instant::now();
+        self.report(&model)?;
+        while self.step < steps {
+            let Some((loss, mut gradients)) = self.accumulate(&model)? else {
+                return self.finish(&model, true);
+            };
+            let norm = gradients.norm()?;
+            for (what, value) in [("the loss", loss), ("the gradient norm", norm)] {
+                if !value.is_finite() {
+                    return Err(TrainError::NotFinite {
+                        step: self.step + 1,
+                        what,
+                        value,
+                    });
+                }
+            }
+            if self.config.optimizer.max_grad_norm > 0.0 {
+                gradients.clip(norm, self.config.optimizer.max_grad_norm);
+            }
+            let learning_rate = self.schedule.next();
+            model = self.optimizer.step::<B, _>(model, gradients, learning_rate);
+            self.update_average(&model);
+            self.step += 1;
+            self.log(loss, learning_rate, norm)?;
+            let done = (self.step - first) as f64;
+            let speed = done / start.elapsed().as_secs_f64().max(1e-9);
+            self.observer.step(&Progress {
+                step: self.step,
+                steps,
+                loss,
+                learning_rate,
+                gradient_norm: norm,
+                steps_per_second: speed,
+                seconds_left: (steps - self.step) as f64 / speed,
+            });
+            self.report(&model)?;
+            if due(self.step, self.config.checkpoints.every) && self.step < steps {
+                self.save(&model)?;
+            }
+        }
+        self.finish(&model, false)
+    }
+
+    /// Mean loss and gradients of the next step; `None` when interrupted.
+    #[allow(clippy::type_complexity)]
+    fn accumulate(
+        &self,
+        model: &T::Model,
+    ) -> Result<Option<(f64, Gradients<B::InnerBackend>)>, TrainError> {
+        let count = self.config.train.accumulation;
+        let mut sum = Gradients::default();
+        let mut loss = 0.0;
+        for i in 0..count {
+            if self.interrupt.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            let (own, gradients) = self.task.gradients(model, (self.step * count + i) as u64)?;
+            loss += own / count as f64;
+            sum.add(gradients);
+        }
+        if count > 1 {
+            sum.scale(1.0 / count as f64);
+        }
+        Ok(Some((loss, sum)))
+    }
+
+    fn update_average(&mut self, model: &T::Model) {
+        let decay = self.config.optimizer.ema_decay;
+        if decay == 0.0 {
+            return;
+        }
+        for (path, parameter) in trained::<B, _>(model) {
+            if let Some(average) = self.average.remove(&path) {
+                let average = average * decay + parameter.values * (1.0 - decay);
+                self.average.insert(path, average);
+            }
+        }
+    }
+
+    fn log(&mut self, loss: f64, learning_rate: f64, gradient_norm: f64) -> Result<(), TrainError> {
+        let train = &self.config.train;
+        if !due(self.step, train.log_every) {
+            return Ok(());
+        }
+        let batches = self.step * train.accumulation;
+        self.metrics.push(Metric::Step {
+            step: self.step,
+            loss,
+            learning_rate,
+            gradient_norm,
+            samples: self.samples(),
+            epoch: batches as f64 / self.task.batches_per_epoch().max(1) as f64,
+        })?;
+        if self.plotted.elapsed() >= PLOT_EVERY {
+            self.plotted = Instant::now();
+            self.metrics.draw()?;
+        }
+        Ok(())
+    }
+
+    fn samples(&self) -> u64 {
+        (self.step * self.config.train.accumulation * self.config.train.batch) as u64
+    }
+
+    /// Validation and samples that are due after the present step.
+    fn report(&mut self, model: &T::Model) -> Result<(), TrainError> {
+        let last = self.step == self.config.train.steps;
+        let every = self.config.validation.every;
+        let wanted = every > 0 && (due(self.step, every) || last);
+        if wanted && !self.metrics.has_validation(self.step) {
+            let by_sigma = self.task.validate(model)?;
+            let sum: f64 = by_sigma.iter().map(|(_, loss)| loss).sum();
+            let validation_loss = sum / by_sigma.len().max(1) as f64;
+            self.validation_loss = Some(validation_loss);
+            self.metrics.push(Metric::Validation {
+                step: self.step,
+                validation_loss,
+                by_sigma,
+            })?;
+            self.observer.validated(self.step, validation_loss);
+        }
+        let every = self.config.samples.every;
+        if every > 0 && (due(self.step, every) || last) {
+            let name = format!("step-{:06}", self.step);
+            let folder = self.config.output.join("samples").join(name);
+            // Made again only if they are not there: a resumed run has those of its first step.
+            if !folder.is_dir() {
+                let temporary = folder.with_extension("new");
+                std::fs::create_dir_all(&temporary).map_err(|e| TrainError::io(&temporary, e))?;
+                self.task.sample(model, &temporary)?;
+                std::fs::rename(&temporary, &folder).map_err(|e| TrainError::io(&folder, e))?;
+                self.observer.saved(&folder);
+            }
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, model: &T::Model) -> Result<PathBuf, TrainError> {
+        if let Some((step, folder)) = &self.saved
+            && *step == self.step
+        {
+            return Ok(folder.clone());
+        }
+        let state = State {
+            position: self.position()?,
+            parameters: trained::<B, _>(model),
+            moments: self.optimizer.state().clone(),
+            average: self.average.clone(),
+        };
+        let keep = self.config.checkpoints.keep;
+        let folder = self.store.save(&state, keep, |folder| {
+            self.export(model, folder, &state.position)
+        })?;
+        self.metrics.draw()?;
+        self.saved = Some((self.step, folder.clone()));
+        self.observer.saved(&folder);
+        Ok(folder)
+    }
+
+    /// The trained part, and its running average if there is one.
+    fn export(
+        &self,
+        model: &T::Model,
+        folder: &Path,
+        position: &Position,
+    ) -> Result<(), TrainError> {
+        self.task.export(model, folder, "adapter", position)?;
+        if self.average.is_empty() {
+            return Ok(());
+        }
+        let averaged = update::<B, _>(model.clone(), |path, values| {
+            let average = self.average.get(path)?;
+            Some(average.clone().cast(values.dtype()))
+        });
+        self.task.export(&averaged, folder, "adapter-average", position)
+    }
+
+    fn position(&self) -> Result<Position, TrainError> {
+        let config = serde_json::to_value(self.config).map_err(|e| TrainError::State {
+            path: self.config.output.clone(),
+            reason: e.to_string(),
+        })?;
+        Ok(Position {
+            step: self.step,
+            samples: self.samples(),
+            seed: self.config.seed,
+            config,
+        })
+    }
+
+    fn finish(mut self, model: &T::Model, interrupted: bool) -> Result<Outcome, TrainError> {
+        let checkpoint = self.save(model)?;
+        if !interrupted {
+            self.export(model, &self.config.output, &self.position()?)?;
+        }
+        self.metrics.draw()?;
+        Ok(Outcome {
+            step: self.step,
+            interrupted,
+            checkpoint: Some(checkpoint),
+            validation_loss: self.validation_loss,
+        })
+    }
+}
+
+fn due(step: usize, every: usize) -> bool {
+    every > 0 && step.is_multiple_of(every)
+}
+
+/// Settings that differ from those of a saved state; an error for those that cannot.
+fn compatible(
+    config: &TrainConfig,
+    position: &Position,
+    folder: &Path,
+) -> Result<Vec<String>, TrainError> {
+    let state = |reason: String| TrainError::State {
+        path: folder.to_path_buf(),
+        reason,
+    };
+    let now = serde_json::to_value(config).map_err(|e| state(e.to_string()))?;
+    let mut changed = Vec::new();
+    differences(&position.config, &now, "", &mut changed);
+    let fixed = |key: &&String| key.starts_with("lora.") || *key == "mode" || *key == "seed";
+    if let Some(key) = changed.iter().find(fixed) {
+        return Err(state(format!(
+            "this checkpoint was made with another {key}; restore it, or choose another output \
+             folder for a new run"
+        )));
+    }
+    Ok(changed)
+}
+
+fn differences(
+    a: &serde_json::Value,
+    b: &serde_json::Value,
+    prefix: &str,
+    into: &mut Vec<String>,
+) {
+    let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else {
+        if a != b {
+            into.push(prefix.trim_end_matches('.').to_string());
+        }
+        return;
+    };
+    for (key, value) in b {
+        let other = a.get(key).unwrap_or(&serde_json::Value::Null);
+        differences(other, value, &format!("{prefix}{key}."), into);
+    }
+}
+
+fn restore<B: TrainBackend, T: Task<B>>(
+    model: T::Model,
+    state: &State<B::InnerBackend>,
+    folder: &Path,
+) -> Result<T::Model, TrainError> {
+    let mut paths = trained_paths::<B, _>(&model);
+    paths.sort();
+    let mismatch = |reason: String| TrainError::State {
+        path: folder.to_path_buf(),
+        reason,
+    };
+    if !paths.iter().eq(state.parameters.keys()) {
+        return Err(mismatch(format!(
+            "it holds {} trained parameters and the model has {}, or their names differ",
+            state.parameters.len(),
+            paths.len()
+        )));
+    }
+    let mut wrong = None;
+    let model = update::<B, _>(model, |path, values| {
+        let saved = &state.parameters[path].values;
+        if saved.dims() != values.dims() {
+            wrong = Some(path.to_string());
+            return None;
+        }
+        Some(saved.clone().cast(values.dtype()))
+    });
+    match wrong {
+        Some(path) => Err(mismatch(format!("{path} has another size in the model"))),
+        None => Ok(model),
+    }
+}

@@ -1,0 +1,232 @@
+//! Saved states: a folder per step, written under a temporary name and renamed when complete.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::optim::AdamWState;
+use burn::optim::AdaptiveMomentumState;
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor, TensorData};
+use longcat_weights::{NamedTensor, WeightFiles, write_atomic, write_safetensors};
+use serde::{Deserialize, Serialize};
+
+use crate::{Parameter, TrainError};
+
+const STATE: &str = "state.json";
+const TENSORS: &str = "state.safetensors";
+
+/// What a run needs to go on exactly where it was.
+pub(super) struct State<B: Backend> {
+    pub position: Position,
+    pub parameters: BTreeMap<String, Parameter<B>>,
+    pub moments: BTreeMap<String, AdamWState<B, 1>>,
+    pub average: BTreeMap<String, Tensor<B, 1>>,
+}
+
+/// `state.json`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    /// Optimiser steps done.
+    pub step: usize,
+    /// Samples seen: the position of data order and random numbers.
+    pub samples: u64,
+    /// Seed of the run.
+    pub seed: u64,
+    /// The configuration, as JSON.
+    pub config: serde_json::Value,
+}
+
+/// The folders of a run's states.
+pub(super) struct Store {
+    folder: PathBuf,
+}
+
+impl Store {
+    /// Opens the folder and removes what an interrupted writer left.
+    pub(super) fn open(folder: PathBuf) -> Result<Self, TrainError> {
+        fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
+        let store = Self { folder };
+        for (name, path) in store.entries()? {
+            if name.starts_with('.') {
+                fs::remove_dir_all(&path).map_err(|e| TrainError::io(&path, e))?;
+            }
+        }
+        Ok(store)
+    }
+
+    fn entries(&self) -> Result<Vec<(String, PathBuf)>, TrainError> {
+        let io = |e| TrainError::io(&self.folder, e);
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(&self.folder).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            entries.push((name, entry.path()));
+        }
+        Ok(entries)
+    }
+
+    /// Steps with a state, ascending, and their folders.
+    pub(super) fn steps(&self) -> Result<Vec<(usize, PathBuf)>, TrainError> {
+        let mut steps: Vec<(usize, PathBuf)> = self
+            .entries()?
+            .into_iter()
+            .filter_map(|(name, path)| Some((name.strip_prefix("step-")?.parse().ok()?, path)))
+            .collect();
+        steps.sort();
+        Ok(steps)
+    }
+
+    /// The newest state; `None` if there is none.
+    pub(super) fn newest<B: Backend>(
+        &self,
+        device: &B::Device,
+    ) -> Result<Option<State<B>>, TrainError> {
+        match self.steps()?.pop() {
+            Some((_, folder)) => read(&folder, device).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Writes a state; `export` adds files of its own to the folder. Then all but the newest
+    /// `keep` states go (0 keeps all). Returns the folder.
+    pub(super) fn save<B: Backend>(
+        &self,
+        state: &State<B>,
+        keep: usize,
+        export: impl FnOnce(&Path) -> Result<(), TrainError>,
+    ) -> Result<PathBuf, TrainError> {
+        let name = format!("step-{:06}", state.position.step);
+        let target = self.folder.join(&name);
+        let temporary = self.folder.join(format!(".{name}.new"));
+        let old = self.folder.join(format!(".{name}.old"));
+        fs::create_dir_all(&temporary).map_err(|e| TrainError::io(&temporary, e))?;
+        write(&temporary, state)?;
+        export(&temporary)?;
+        sync(&temporary)?;
+        // A state of this step is there only if it was refused or came from a longer run.
+        if target.exists() {
+            fs::rename(&target, &old).map_err(|e| TrainError::io(&target, e))?;
+        }
+        fs::rename(&temporary, &target).map_err(|e| TrainError::io(&target, e))?;
+        sync(&self.folder)?;
+        if old.exists() {
+            fs::remove_dir_all(&old).map_err(|e| TrainError::io(&old, e))?;
+        }
+        let steps = self.steps()?;
+        let surplus = match keep {
+            0 => 0,
+            keep => steps.len().saturating_sub(keep),
+        };
+        for (_, folder) in &steps[..surplus] {
+            // Renamed first: a state that is half removed must not look like one.
+            let hidden = folder.with_file_name(".old");
+            fs::rename(folder, &hidden).map_err(|e| TrainError::io(folder, e))?;
+            fs::remove_dir_all(&hidden).map_err(|e| TrainError::io(&hidden, e))?;
+        }
+        Ok(target)
+    }
+}
+
+/// Makes the names in a folder durable.
+fn sync(folder: &Path) -> Result<(), TrainError> {
+    #[cfg(unix)]
+    fs::File::open(folder)
+        .and_then(|f| f.sync_all())
+        .map_err(|e| TrainError::io(folder, e))?;
+    #[cfg(not(unix))]
+    let _ = folder;
+    Ok(())
+}
+
+fn write<B: Backend>(folder: &Path, state: &State<B>) -> Result<(), TrainError> {
+    let mut tensors = Vec::new();
+    let mut push = |name: String, values: &Tensor<B, 1>| -> Result<(), TrainError> {
+        let data = values
+            .clone()
+            .try_into_data()
+            .map_err(|e| TrainError::Device {
+                what: name.clone(),
+                reason: e.to_string(),
+            })?;
+        tensors.push(NamedTensor { name, data });
+        Ok(())
+    };
+    let mut times = BTreeMap::new();
+    for (path, parameter) in &state.parameters {
+        push(format!("parameter.{path}"), &parameter.values)?;
+    }
+    for (path, moments) in &state.moments {
+        push(format!("moment_1.{path}"), &moments.momentum.moment_1)?;
+        push(format!("moment_2.{path}"), &moments.momentum.moment_2)?;
+        times.insert(path.clone(), moments.momentum.time.to_string());
+    }
+    for (path, values) in &state.average {
+        push(format!("average.{path}"), values)?;
+    }
+    write_safetensors(&folder.join(TENSORS), &tensors, &times)?;
+    let path = folder.join(STATE);
+    let text = serde_json::to_string_pretty(&state.position).map_err(|e| TrainError::State {
+        path: path.clone(),
+        reason: e.to_string(),
+    })?;
+    Ok(write_atomic(&path, text.as_bytes())?)
+}
+
+/// Reads `state.json` of a saved state.
+pub(super) fn read_position(folder: &Path) -> Result<Position, TrainError> {
+    let path = folder.join(STATE);
+    let text = fs::read_to_string(&path).map_err(|e| TrainError::io(&path, e))?;
+    serde_json::from_str(&text).map_err(|e| TrainError::State {
+        path,
+        reason: e.to_string(),
+    })
+}
+
+fn read<B: Backend>(folder: &Path, device: &B::Device) -> Result<State<B>, TrainError> {
+    let position = read_position(folder)?;
+    let path = folder.join(TENSORS);
+    let files = WeightFiles::open(&path)?;
+    let tensor = |key: &str| -> Result<(Tensor<B, 1>, Vec<usize>), TrainError> {
+        let data: TensorData = files.tensor_data(key)?;
+        let (dtype, shape): (DType, Vec<usize>) = (data.dtype, data.shape.to_vec());
+        Ok((Tensor::from_data(data, (device, dtype)), shape))
+    };
+    let mut state = State {
+        position,
+        parameters: BTreeMap::new(),
+        moments: BTreeMap::new(),
+        average: BTreeMap::new(),
+    };
+    for key in files.keys() {
+        let Some((kind, name)) = key.split_once('.') else {
+            continue;
+        };
+        let name = name.to_string();
+        match kind {
+            "parameter" => {
+                let (values, shape) = tensor(key)?;
+                state.parameters.insert(name, Parameter { values, shape });
+            }
+            "average" => {
+                state.average.insert(name, tensor(key)?.0);
+            }
+            "moment_1" => {
+                let time = files.metadata().get(&name).and_then(|t| t.parse().ok());
+                let time = time.ok_or_else(|| TrainError::State {
+                    path: path.clone(),
+                    reason: format!("no step count for {name}"),
+                })?;
+                let moments = AdaptiveMomentumState {
+                    time,
+                    moment_1: tensor(key)?.0,
+                    moment_2: tensor(&format!("moment_2.{name}"))?.0,
+                    max_moment_2: None,
+                };
+                state.moments.insert(name, AdamWState::new(moments));
+            }
+            _ => {}
+        }
+    }
+    Ok(state)
+}

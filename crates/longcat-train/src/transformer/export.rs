@@ -1,0 +1,119 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::str::FromStr;
+
+use burn::module::AutodiffModule;
+use longcat_dit::{LongCatTransformer, internal_names, lora_targets};
+use longcat_lora::{Format, LoraTraining, WriteOptions};
+use longcat_weights::{collect_module, write_atomic, write_safetensors};
+
+use super::ADAPTER;
+use crate::config::{Mode, TrainConfig};
+use crate::trainer::Position;
+use crate::{TrainBackend, TrainError};
+
+/// What the header of a trained file says of its run.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RunInfo {
+    /// Fingerprint of the base transformer's files.
+    pub base_model: String,
+    /// Number of training clips.
+    pub clips: usize,
+    /// The configuration file as it was written.
+    pub config_text: String,
+}
+
+/// Writes the adapter in the chosen format, or the weights of the whole transformer.
+pub(super) fn export<B: TrainBackend>(
+    config: &TrainConfig,
+    info: &RunInfo,
+    model: &LongCatTransformer<B>,
+    folder: &Path,
+    name: &str,
+    position: &Position,
+) -> Result<(), TrainError> {
+    let metadata = metadata(config, info, position);
+    if config.mode == Mode::Full {
+        let folder = folder.join(name.replace("adapter", "dit"));
+        std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
+        let path = folder.join("config.json");
+        let text = serde_json::to_string_pretty(model.config()).map_err(|e| TrainError::State {
+            path: path.clone(),
+            reason: e.to_string(),
+        })?;
+        write_atomic(&path, text.as_bytes())?;
+        let tensors = collect_module(&model.valid(), &internal_names())?;
+        let file = folder.join("diffusion_pytorch_model.safetensors");
+        return Ok(write_safetensors(&file, &tensors, &metadata)?);
+    }
+    let format = Format::from_str(&config.checkpoints.format).unwrap_or(Format::Official);
+    let mut adapter = model.export_adapter(ADAPTER)?;
+    adapter.metadata = metadata;
+    let path = match format {
+        Format::Peft => folder.join(name),
+        _ => folder.join(format!("{name}.safetensors")),
+    };
+    let options = WriteOptions {
+        format,
+        split: config.checkpoints.split,
+    };
+    adapter.write(&path, lora_targets(), options)?;
+    Ok(())
+}
+
+/// Header strings in the customs of kohya's trainers (`ss_*`) and of Stability's model spec.
+/// Nothing depends on place or time, so that equal runs write equal files.
+fn metadata(config: &TrainConfig, info: &RunInfo, position: &Position) -> BTreeMap<String, String> {
+    let lora = &config.lora;
+    let optimizer = &config.optimizer;
+    let mut map = BTreeMap::from([
+        ("modelspec.sai_model_spec", "1.0.0".to_string()),
+        ("modelspec.implementation", "longcat-video-burn".into()),
+        ("modelspec.prediction_type", "v".into()),
+        ("modelspec.hash_base_model", info.base_model.clone()),
+        ("ss_steps", position.step.to_string()),
+        ("ss_max_train_steps", config.train.steps.to_string()),
+        ("ss_seed", config.seed.to_string()),
+        ("ss_num_train_videos", info.clips.to_string()),
+        ("ss_batch_size_per_device", config.train.batch.to_string()),
+        (
+            "ss_gradient_accumulation_steps",
+            config.train.accumulation.to_string(),
+        ),
+        ("ss_learning_rate", optimizer.learning_rate.to_string()),
+        (
+            "ss_lr_scheduler",
+            format!("{:?}", optimizer.schedule).to_lowercase(),
+        ),
+        ("ss_lr_warmup_steps", optimizer.warmup_steps.to_string()),
+        ("ss_optimizer", "AdamW".into()),
+        ("ss_max_grad_norm", optimizer.max_grad_norm.to_string()),
+        ("ss_base_model_hash", info.base_model.clone()),
+        ("ss_training_config", info.config_text.clone()),
+    ]);
+    match config.mode {
+        Mode::Full | Mode::Vae => {
+            map.insert("modelspec.architecture", "longcat-video".into());
+        }
+        Mode::Lora => {
+            map.insert("modelspec.architecture", "longcat-video/lora".into());
+            map.insert("ss_network_module", "networks.lora".into());
+            map.insert("ss_network_dim", lora.rank.to_string());
+            map.insert("ss_network_alpha", lora.alpha.to_string());
+            map.insert("ss_network_dropout", lora.dropout.to_string());
+            map.insert("ss_network_args", network_args(config));
+        }
+    }
+    map.into_iter().map(|(k, v)| (k.to_string(), v)).collect()
+}
+
+fn network_args(config: &TrainConfig) -> String {
+    let lora = &config.lora;
+    serde_json::json!({
+        "targets": lora.targets,
+        "exclude": lora.exclude,
+        "rslora": lora.rslora,
+        "fused": lora.fused,
+    })
+    .to_string()
+}

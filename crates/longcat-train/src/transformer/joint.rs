@@ -1,0 +1,134 @@
+//! The transformer of a small model together with its text encoder.
+
+use std::path::{Path, PathBuf};
+
+use burn::module::{AutodiffModule, Module};
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor};
+use longcat_dit::LongCatTransformer;
+use longcat_kernels::KernelBackend;
+use longcat_text::{PromptTokenizer, Tokens, Umt5Encoder, clean_prompt, internal_names};
+use longcat_video::VideoError;
+use longcat_weights::{collect_module, write_safetensors};
+
+use super::TransformerTask;
+use crate::parameters::{collect_gradients, read};
+use crate::trainer::{Position, Task};
+use crate::{Gradients, TrainBackend, TrainError, TrainStep};
+
+/// A transformer and the text encoder that feeds it.
+#[derive(Module, Debug)]
+pub struct JointModel<B: Backend> {
+    /// The transformer.
+    pub dit: LongCatTransformer<B>,
+    /// The text encoder.
+    pub text: Umt5Encoder<B>,
+}
+
+/// As [`TransformerTask`], with captions encoded in every step by the encoder that is trained too.
+pub struct JointTask<B: TrainBackend> {
+    transformer: TransformerTask<B>,
+    tokenizer: PromptTokenizer,
+    /// `text_encoder/config.json` of the checkpoint, which is passed on.
+    text_config: PathBuf,
+}
+
+impl<B: TrainBackend> JointTask<B> {
+    /// The task over that of the transformer, with `tokenizer/` and `text_encoder/config.json` of
+    /// the checkpoint directory `root`.
+    ///
+    /// # Errors
+    /// [`TrainError::Video`] for a tokenizer that cannot be read.
+    pub fn new(transformer: TransformerTask<B>, root: &Path) -> Result<Self, TrainError> {
+        Ok(Self {
+            transformer,
+            tokenizer: PromptTokenizer::load(&root.join("tokenizer")).map_err(VideoError::from)?,
+            text_config: root.join("text_encoder/config.json"),
+        })
+    }
+
+    fn tokens(&self, captions: &[String]) -> Result<Tokens, TrainError> {
+        let cleaned: Vec<String> = captions.iter().map(|c| clean_prompt(c)).collect();
+        let length = self.transformer.config().cache.text_length;
+        let tokens = self.tokenizer.encode(&cleaned, length);
+        Ok(tokens.map_err(VideoError::from)?)
+    }
+
+    /// Embeddings `[n, L, d_model]` in f32.
+    fn encode<A: KernelBackend<Device = B::Device>>(
+        &self,
+        encoder: &Umt5Encoder<A>,
+        captions: &[String],
+    ) -> Result<Tensor<A, 3>, TrainError> {
+        let tokens = self.tokens(captions)?;
+        let (ids, mask) = tokens.to_tensors(self.transformer.device());
+        Ok(encoder.forward(ids, mask).cast(DType::F32))
+    }
+}
+
+impl<B: TrainBackend> Task<B> for JointTask<B> {
+    type Model = JointModel<B>;
+
+    fn batches_per_epoch(&self) -> usize {
+        self.transformer.batches_per_epoch()
+    }
+
+    fn gradients(
+        &self,
+        model: &Self::Model,
+        index: u64,
+    ) -> Result<(f64, Gradients<B::InnerBackend>), TrainError> {
+        let (mut batch, captions) = self.transformer.batch(index)?;
+        let embeds = self.encode(&model.text, &captions)?;
+        batch.text.embeds = embeds.clone().inner();
+        let step = TrainStep {
+            checkpointed: self.transformer.config().train.checkpointing,
+        };
+        let output = step.run_with_text(&model.dit, &batch, true)?;
+        let mut gradients = output.gradients.under("dit");
+        if let Some(upstream) = output.text_gradient {
+            let surrogate = (embeds * Tensor::from_inner(upstream)).sum();
+            collect_gradients::<B, _>(&model.text, "text", &surrogate.backward(), &mut gradients);
+        }
+        Ok((f64::from(read(output.loss, "the loss")?[0]), gradients))
+    }
+
+    fn validate(&self, model: &Self::Model) -> Result<Vec<(f64, f64)>, TrainError> {
+        let text = model.text.valid();
+        self.transformer.validation_means(|mut batch, caption| {
+            batch.text.embeds = self.encode(&text, &[caption.to_string()])?;
+            TrainStep::loss(&model.dit, &batch)
+        })
+    }
+
+    fn export(
+        &self,
+        model: &Self::Model,
+        folder: &Path,
+        name: &str,
+        position: &Position,
+    ) -> Result<(), TrainError> {
+        self.transformer.export(&model.dit, folder, name, position)?;
+        let folder = folder.join(name.replace("adapter", "text_encoder"));
+        std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
+        let target = folder.join("config.json");
+        std::fs::copy(&self.text_config, &target).map_err(|e| TrainError::io(&target, e))?;
+        let tensors = collect_module(&model.text.valid(), &internal_names())?;
+        let file = folder.join("model.safetensors");
+        Ok(write_safetensors(&file, &tensors, &Default::default())?)
+    }
+
+    fn sample(&self, model: &Self::Model, folder: &Path) -> Result<(), TrainError> {
+        let Some(sampler) = self.transformer.sampler() else {
+            return Ok(());
+        };
+        let text = model.text.valid();
+        let texts = |prompt: &str| {
+            let embeds = self.encode(&text, &[prompt.to_string()])?;
+            let data = embeds.squeeze_dim::<2>(0).into_data();
+            let mask = self.tokens(&[prompt.to_string()])?.mask;
+            Ok((data, mask.into_iter().flatten().collect()))
+        };
+        sampler.run(&model.dit, &texts, self.transformer.device(), folder)
+    }
+}

@@ -1,0 +1,139 @@
+use std::path::Path;
+use std::str::FromStr;
+
+use burn::module::AutodiffModule;
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor, TensorData};
+use longcat_dit::{LongCatTransformer, TextCondition};
+use longcat_video::media::{VideoFrames, WriteOptions, write_video};
+use longcat_video::{
+    Checkpoint, FlowMatchScheduler, NoisePurpose, NoiseSource, PixelFrames, Schedule, ScheduleMode,
+    SeededNoise, VideoError, cfg_zero,
+};
+
+use crate::config::{SampleConfig, TrainConfig};
+use crate::data::Size;
+use crate::{TrainBackend, TrainError};
+
+/// Frame rate of sample files, that of the release.
+const FPS: f64 = 15.0;
+
+/// Makes a video per prompt with the model as it is.
+pub(super) struct Sampler {
+    config: SampleConfig,
+    checkpoint: Checkpoint,
+    schedule: Schedule,
+    size: Size,
+    frames: usize,
+}
+
+impl Sampler {
+    pub(super) fn new(config: &TrainConfig) -> Result<Self, TrainError> {
+        let samples = config.samples.clone();
+        let problem = |key: &str, reason: String| TrainError::Config {
+            path: config.output.clone(),
+            key: key.into(),
+            reason,
+        };
+        let size = match samples.size.as_str() {
+            "" => config.data.sizes.first().map_or("", String::as_str),
+            size => size,
+        };
+        let size = Size::from_str(size).map_err(|reason| problem("samples.size", reason))?;
+        let frames = match samples.frames {
+            0 => config.data.frames.iter().copied().max().unwrap_or(1),
+            frames => frames,
+        };
+        let checkpoint = Checkpoint::open(&config.model.checkpoint)?;
+        let scheduler: FlowMatchScheduler = checkpoint.scheduler()?;
+        Ok(Self {
+            schedule: scheduler.schedule(samples.steps, ScheduleMode::Plain)?,
+            config: samples,
+            checkpoint,
+            size,
+            frames,
+        })
+    }
+
+    pub(super) fn run<B: TrainBackend>(
+        &self,
+        model: &LongCatTransformer<B>,
+        texts: &dyn Fn(&str) -> Result<(TensorData, Vec<bool>), TrainError>,
+        device: &B::Device,
+        folder: &Path,
+    ) -> Result<(), TrainError> {
+        let model = model.valid();
+        let mut clips = Vec::new();
+        for (i, prompt) in self.config.prompts.iter().enumerate() {
+            let latents = self.denoise(&model, texts, prompt, i as u64, device)?;
+            clips.push(latents);
+        }
+        let vae = self
+            .checkpoint
+            .load_vae::<B::InnerBackend>(DType::F32, device)?;
+        for (i, latents) in clips.into_iter().enumerate() {
+            let pixels = vae.decode(latents).map_err(VideoError::from)?;
+            for frames in PixelFrames::from_tensor(pixels)? {
+                let (width, height) = (self.size.width, self.size.height);
+                let data = frames.as_bytes().to_vec();
+                let video = VideoFrames::new(width, height, FPS, data)?;
+                let path = folder.join(format!("{i:02}.{}", self.config.format));
+                write_video(&path, &video, &WriteOptions::default())?;
+            }
+        }
+        drop(vae);
+        B::InnerBackend::memory_cleanup(device);
+        Ok(())
+    }
+
+    fn denoise<B: longcat_kernels::KernelBackend>(
+        &self,
+        model: &LongCatTransformer<B>,
+        texts: &dyn Fn(&str) -> Result<(TensorData, Vec<bool>), TrainError>,
+        prompt: &str,
+        number: u64,
+        device: &B::Device,
+    ) -> Result<Tensor<B, 5>, TrainError> {
+        let channels = model.config().in_channels;
+        let vae = self.checkpoint.vae_config()?;
+        let shape = [
+            1,
+            channels,
+            (self.frames - 1) / vae.scale_factor_temporal + 1,
+            self.size.height as usize / vae.scale_factor_spatial,
+            self.size.width as usize / vae.scale_factor_spatial,
+        ];
+        let text = |prompt: &str| -> Result<TextCondition<B>, TrainError> {
+            let (embeds, mask) = texts(prompt)?;
+            let embeds = Tensor::<B, 2>::from_data(embeds, (device, DType::F32));
+            Ok(TextCondition {
+                embeds: embeds.unsqueeze_dim(0),
+                mask: Some(vec![mask]),
+            })
+        };
+        let condition = text(prompt)?;
+        let guided = self.config.guidance > 1.0;
+        let negative = match guided {
+            true => Some(text(&self.config.negative_prompt)?),
+            false => None,
+        };
+        let mut noise = SeededNoise::new(self.config.seed.wrapping_add(number));
+        let data = TensorData::new(noise.draw(NoisePurpose::Initial, shape), shape);
+        let mut latents = Tensor::<B, 5>::from_data(data, (device, DType::F32));
+        for step in 0..self.schedule.len() {
+            let timestep = self.schedule.timesteps[step];
+            let timesteps = Tensor::full([1, shape[2]], timestep, (device, DType::F32));
+            let predict = |text: &TextCondition<B>| {
+                model.forward(latents.clone(), timesteps.clone(), text, 0)
+            };
+            let predicted = predict(&condition)?;
+            let predicted = match &negative {
+                Some(negative) => cfg_zero(predicted, predict(negative)?, self.config.guidance),
+                None => predicted,
+            };
+            // The model predicts x0 − noise; Euler steps go along noise − x0.
+            latents = self.schedule.step(latents, predicted.neg(), step);
+        }
+        Ok(latents)
+    }
+}

@@ -1,0 +1,68 @@
+//! The small checkpoint inside this crate.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use include_dir::{Dir, include_dir};
+
+use crate::VideoError;
+
+static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/assets/builtin");
+
+/// A directory with the built-in checkpoint, in the official layout.
+///
+/// It lies in the program; the first call of a version writes it to the user's cache directory, from
+/// where it is memory-mapped like any other.
+///
+/// # Errors
+/// [`VideoError::Io`] when the cache directory cannot be written.
+pub fn builtin_checkpoint() -> Result<PathBuf, VideoError> {
+    let root = cache_dir().join(format!("builtin-{:016x}", fingerprint(&FILES)));
+    if root.is_dir() {
+        return Ok(root);
+    }
+    let temporary = root.with_extension(format!("{}.tmp", std::process::id()));
+    let io = |path: &Path| {
+        let path = path.to_path_buf();
+        move |e| VideoError::io(path, e)
+    };
+    fs::create_dir_all(&temporary).map_err(io(&temporary))?;
+    FILES.extract(&temporary).map_err(io(&temporary))?;
+    match fs::rename(&temporary, &root) {
+        Ok(()) => Ok(root),
+        // Another process was first; its copy is whole, because it was renamed too.
+        Err(_) if root.is_dir() => {
+            fs::remove_dir_all(&temporary).map_err(io(&temporary))?;
+            Ok(root)
+        }
+        Err(error) => Err(VideoError::io(root, error)),
+    }
+}
+
+/// `$XDG_CACHE_HOME`, `~/.cache` or the temporary directory.
+fn cache_dir() -> PathBuf {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
+    let base = match (set("XDG_CACHE_HOME"), set("HOME"), set("LOCALAPPDATA")) {
+        (Some(dir), _, _) | (None, None, Some(dir)) => PathBuf::from(dir),
+        (None, Some(home), _) => PathBuf::from(home).join(".cache"),
+        (None, None, None) => std::env::temp_dir(),
+    };
+    base.join("longcat-video")
+}
+
+/// FNV-1a over names and contents: a changed checkpoint gets a directory of its own.
+fn fingerprint(dir: &Dir<'_>) -> u64 {
+    fn mix(hash: u64, bytes: &[u8]) -> u64 {
+        bytes.iter().fold(hash, |h, b| {
+            (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)
+        })
+    }
+    fn walk(dir: &Dir<'_>, mut hash: u64) -> u64 {
+        for file in dir.files() {
+            hash = mix(hash, file.path().as_os_str().as_encoded_bytes());
+            hash = mix(hash, file.contents());
+        }
+        dir.dirs().fold(hash, |hash, dir| walk(dir, hash))
+    }
+    walk(dir, 0xcbf2_9ce4_8422_2325)
+}
