@@ -4,6 +4,7 @@
 
 use burn::tensor::{DType, Int, Tensor};
 use burn_backend::tensor::{FloatTensor, IntTensor};
+use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::{
     BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, tensor::CubeTensor,
 };
@@ -89,7 +90,7 @@ fn list<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement>(
     whole.then(|| List {
         indices: as_i32::<R, F, I, BT>(blocks.indices.clone()),
         counts: as_i32::<R, F, I, BT>(blocks.counts.clone()),
-        key_valid: as_i32::<R, F, I, BT>(key_valid),
+        key_valid: into_contiguous(as_i32::<R, F, I, BT>(key_valid)),
         block_q: blocks.block_q,
         block_k: blocks.block_k,
         sparse: true,

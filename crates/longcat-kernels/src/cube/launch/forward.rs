@@ -32,7 +32,7 @@ pub(in crate::cube) fn forward<R: CubeRuntime>(
     let client = q.client.clone();
     let address = addresses(&[&q, &k, &v, &out, &list.indices]);
     let list = list.clone();
-    let rows = tile.map_or(plan.plain_tile(false).side, |tile| tile.rows());
+    let rows = tile.map_or(plan.side, |tile| tile.rows());
     let cubes = plan.cubes(plan.queries, list.block_q, rows);
     // SAFETY: rows and blocks past the end are clamped or skipped, and every loop ends.
     unsafe {

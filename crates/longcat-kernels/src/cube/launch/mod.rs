@@ -15,7 +15,7 @@ use cubecl::prelude::*;
 
 use super::backward_mma::BackwardTile;
 use super::forward_mma::ForwardTile;
-use super::plain::PlainTile;
+use super::plain::{PlainTile, ROW_PRODUCT_UNITS};
 
 pub(super) use backward::Backward;
 pub use counters::{Launches, launches};
@@ -84,8 +84,10 @@ struct Plan {
     head_dim: usize,
     /// Whether the tensor cores take this dtype, head size and scale.
     mma: bool,
-    /// Elements of `dtype` in a cube's shared memory.
+    /// Two-byte elements in a cube's shared memory.
     shared_elements: usize,
+    /// Side of the plain tiles.
+    side: usize,
 }
 
 /// `None` where no kernel takes these tensors.
@@ -108,6 +110,17 @@ fn plan<R: CubeRuntime>(q: &CubeTensor<R>, k: &CubeTensor<R>, scale: f64) -> Opt
             usage.contains(TypeUsage::Buffer) && usage.contains(TypeUsage::Conversion)
         });
     if !usable || head_dim == 0 || head_dim > MAX_HEAD_DIM || batch * heads * queries * keys == 0 {
+        return None;
+    }
+    let side = [16, 8].into_iter().find(|&side| {
+        let tile = PlainTile {
+            head_dim,
+            side,
+            sparse: true,
+        };
+        tile.shared_bytes() <= hardware.max_shared_memory_size
+    })?;
+    if (hardware.max_units_per_cube as usize) < ROW_PRODUCT_UNITS {
         return None;
     }
     let config = MmaConfig {
@@ -134,6 +147,7 @@ fn plan<R: CubeRuntime>(q: &CubeTensor<R>, k: &CubeTensor<R>, scale: f64) -> Opt
         head_dim,
         mma,
         shared_elements: hardware.max_shared_memory_size / 2,
+        side,
     })
 }
 
@@ -205,7 +219,7 @@ impl Plan {
     fn plain_tile(&self, sparse: bool) -> PlainTile {
         PlainTile {
             head_dim: self.head_dim,
-            side: if self.head_dim > 128 { 8 } else { 16 },
+            side: self.side,
             sparse,
         }
     }

@@ -5,6 +5,9 @@ use cubecl::prelude::*;
 use super::*;
 use crate::cube::lists::*;
 
+/// Units of a cube of [`row_products`].
+pub(in crate::cube) const ROW_PRODUCT_UNITS: usize = 16 * 16;
+
 /// `sum(out * d_out)` over the last dimension, `[B, H, N]`: what every score gradient of a row is
 /// reduced by.
 ///

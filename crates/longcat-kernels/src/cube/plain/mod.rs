@@ -9,7 +9,9 @@ mod forward;
 
 use cubecl::prelude::*;
 
-pub(super) use backward::{backward_keys_plain, backward_queries_plain, row_products};
+pub(super) use backward::{
+    ROW_PRODUCT_UNITS, backward_keys_plain, backward_queries_plain, row_products,
+};
 pub(super) use forward::forward_plain;
 
 /// How the plain kernels are cut.
@@ -39,6 +41,10 @@ impl PlainTile {
     /// Elements between two rows of the tile of scores.
     pub const fn score_pitch(&self) -> usize {
         self.side + 1
+    }
+    /// Bytes of shared memory of the backward kernels, which hold the most.
+    pub const fn shared_bytes(&self) -> usize {
+        (3 * self.elements() + self.side * self.score_pitch()) * 4
     }
 }
 
