@@ -13,7 +13,12 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let interrupt = AtomicBool::new(false);
-    match run::<Flex>(config.as_ref(), &FlexDevice, &mut Bar::default(), &interrupt) {
+    match run::<Flex>(
+        config.as_ref(),
+        &FlexDevice,
+        &mut Bar::default(),
+        &interrupt,
+    ) {
         Ok(outcome) => {
             println!("{} steps", outcome.step);
             ExitCode::SUCCESS

@@ -37,7 +37,8 @@ impl Bar {
             self.counting = what.to_string();
             let template = "{msg} {wide_bar} {pos}/{len}";
             let style = ProgressStyle::with_template(template);
-            self.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            self.bar
+                .set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         }
         self.bar.set_length(total as u64);
         self.bar.set_position(done as u64);
@@ -75,7 +76,7 @@ impl Observer for Bar {
             "loss {:.4} lr {:.2e} {:.2} steps/s {left:#} left",
             p.loss, p.learning_rate, p.steps_per_second
         );
-        if self.plain && (p.step % PLAIN_EVERY == 0 || p.step == p.steps) {
+        if self.plain && (p.step.is_multiple_of(PLAIN_EVERY) || p.step == p.steps) {
             eprintln!("step {}/{} {message}", p.step, p.steps);
         }
         self.count("steps", p.step, p.steps);

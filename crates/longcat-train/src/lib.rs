@@ -25,8 +25,8 @@ mod trainer;
 mod transformer;
 mod vae_task;
 
-pub use bar::Bar;
 pub use backend::TrainBackend;
+pub use bar::Bar;
 pub use cache::{Dataset, Entry, TextTable, encode, fingerprint};
 pub use config::{
     CacheConfig, CheckpointConfig, DataConfig, Fused, LoopConfig, LoraConfig, Mode, ModelConfig,
@@ -42,7 +42,5 @@ pub use parameters::{Gradients, Parameter, trained, update};
 pub use run::run;
 pub use step::{Batch, Objective, StepOutput, TrainStep};
 pub use trainer::{Metric, Outcome, Position, Task, Trainer, read_metrics};
-pub use transformer::{
-    ADAPTER, JointModel, JointTask, RunInfo, TransformerTask, attach_adapter,
-};
+pub use transformer::{ADAPTER, JointModel, JointTask, RunInfo, TransformerTask, attach_adapter};
 pub use vae_task::VaeTask;

@@ -119,7 +119,9 @@ impl<B: burn::tensor::backend::Backend> Gradients<B> {
     pub(crate) fn under(self, prefix: &str) -> Self {
         let map = self.map.into_iter();
         Self {
-            map: map.map(|(path, g)| (format!("{prefix}.{path}"), g)).collect(),
+            map: map
+                .map(|(path, g)| (format!("{prefix}.{path}"), g))
+                .collect(),
         }
     }
 

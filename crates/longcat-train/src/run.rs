@@ -117,7 +117,12 @@ fn train_vae<B: KernelBackend>(
     observer: &mut dyn Observer,
     interrupt: &AtomicBool,
 ) -> Result<Outcome, TrainError> {
-    let sizes: Vec<Size> = config.data.sizes.iter().filter_map(|s| s.parse().ok()).collect();
+    let sizes: Vec<Size> = config
+        .data
+        .sizes
+        .iter()
+        .filter_map(|s| s.parse().ok())
+        .collect();
     let mut fitted = Vec::new();
     for clip in clips(config, &config.data.path, observer)? {
         match clip.read(&sizes, &config.data.frames, config.data.fps) {

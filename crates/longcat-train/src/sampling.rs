@@ -51,7 +51,12 @@ pub(crate) struct Draw {
 
 impl Draw {
     /// The draws of sample `number` with `elements` latent values.
-    pub(crate) fn new(seed: u64, number: u64, objective: &ObjectiveConfig, elements: usize) -> Self {
+    pub(crate) fn new(
+        seed: u64,
+        number: u64,
+        objective: &ObjectiveConfig,
+        elements: usize,
+    ) -> Self {
         let mut rng = stream(seed, Purpose::Sample, number);
         Self {
             condition: rng.random(),
@@ -88,7 +93,13 @@ fn open_unit(rng: &mut ChaCha12Rng) -> f64 {
 pub(crate) fn dropout_mask(rng: &mut ChaCha12Rng, features: usize, share: f64) -> Vec<f32> {
     let kept = (1.0 / (1.0 - share)) as f32;
     (0..features)
-        .map(|_| if rng.random::<f64>() < share { 0.0 } else { kept })
+        .map(|_| {
+            if rng.random::<f64>() < share {
+                0.0
+            } else {
+                kept
+            }
+        })
         .collect()
 }
 

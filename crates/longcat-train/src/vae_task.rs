@@ -67,7 +67,9 @@ impl<B: TrainBackend> VaeTask<B> {
 
     fn pixels<A: Backend<Device = B::Device>>(&self, members: &[usize]) -> Tensor<A, 5> {
         let [c, f, h, w] = self.clips[members[0]].shape;
-        let values = members.iter().flat_map(|m| self.clips[*m].values.iter().copied());
+        let values = members
+            .iter()
+            .flat_map(|m| self.clips[*m].values.iter().copied());
         let data = TensorData::new(values.collect::<Vec<f32>>(), [members.len(), c, f, h, w]);
         Tensor::from_data(data, (&self.device, DType::F32))
     }
@@ -145,7 +147,9 @@ impl<B: TrainBackend> Task<B> for VaeTask<B> {
         let channels = config.z_dim;
         let (mut sums, mut squares, mut count) = (vec![0.0; channels], vec![0.0; channels], 0.0);
         for number in 0..self.clips.len() {
-            let posterior = model.encode(self.pixels(&[number])).map_err(VideoError::from)?;
+            let posterior = model
+                .encode(self.pixels(&[number]))
+                .map_err(VideoError::from)?;
             let dims = posterior.mean.dims();
             let per_channel = dims[2] * dims[3] * dims[4];
             let length = channels * per_channel;
@@ -173,7 +177,9 @@ impl<B: TrainBackend> Task<B> for VaeTask<B> {
     fn sample(&self, model: &Self::Model, folder: &Path) -> Result<(), TrainError> {
         let model = model.valid();
         for number in 0..self.clips.len() {
-            let posterior = model.encode(self.pixels(&[number])).map_err(VideoError::from)?;
+            let posterior = model
+                .encode(self.pixels(&[number]))
+                .map_err(VideoError::from)?;
             let latents = model.normalize(posterior.mean);
             let decoded = model.decode(latents).map_err(VideoError::from)?;
             for frames in PixelFrames::from_tensor(decoded)? {

@@ -90,5 +90,8 @@ fn the_gradient_of_the_text_is_the_same_checkpointed_and_agrees_with_differences
         f64::from(TrainStep::loss::<B>(&model, &moved).unwrap().into_scalar())
     };
     let slope = (loss(0.02) - loss(-0.02)) / 0.04;
-    assert!((slope - f64::from(norm)).abs() < 0.02 * f64::from(norm), "{slope} {norm}");
+    assert!(
+        (slope - f64::from(norm)).abs() < 0.02 * f64::from(norm),
+        "{slope} {norm}"
+    );
 }

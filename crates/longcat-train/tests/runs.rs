@@ -29,7 +29,8 @@ impl Workshop {
         let clips = dir.path().join("clips");
         fs::create_dir(&clips).unwrap();
         for (name, colour, caption) in [("a", 40, "a fox in the snow"), ("b", 200, "a red boat")] {
-            let image = RgbImage::from_fn(48, 32, |x, y| Rgb([colour, (x * 5) as u8, (y * 7) as u8]));
+            let image =
+                RgbImage::from_fn(48, 32, |x, y| Rgb([colour, (x * 5) as u8, (y * 7) as u8]));
             image.save(clips.join(format!("{name}.png"))).unwrap();
             fs::write(clips.join(format!("{name}.txt")), caption).unwrap();
         }
@@ -105,7 +106,12 @@ fn a_resumed_run_is_bit_identical_to_an_uninterrupted_one() {
 
     for stop in [2, 3, 5] {
         let interrupt = AtomicBool::new(false);
-        let outcome = run::<Inner>(&whole, &FlexDevice, &mut StopAfter(stop, &interrupt), &interrupt);
+        let outcome = run::<Inner>(
+            &whole,
+            &FlexDevice,
+            &mut StopAfter(stop, &interrupt),
+            &interrupt,
+        );
         let outcome = outcome.unwrap();
         assert_eq!((outcome.step, outcome.interrupted), (stop, true));
     }
@@ -134,7 +140,7 @@ fn accumulating_four_equals_a_batch_of_four() {
     let (mut difference, mut norm) = (0.0f64, 0.0f64);
     for ((_, a), (_, b)) in four.targets().zip(one.targets()) {
         for (a, b) in a.iter().zip(b) {
-            let values = |m: &longcat_lora::Matrix| m.to_tensor_data().to_vec::<f32>().unwrap();
+            let values = |m: &longcat_lora::Matrix| m.to_f32();
             for (x, y) in values(&a.down).iter().zip(values(&b.down)) {
                 difference += f64::from(x - y).powi(2);
                 norm += f64::from(*x).powi(2);
@@ -188,7 +194,10 @@ fn the_adapter_tells_of_its_run_and_is_written_in_every_format() {
             _ => shop.path(format).join("adapter.safetensors"),
         };
         let adapter = Adapter::read(&path, lora_targets()).unwrap();
-        let blocks: Vec<_> = adapter.targets().map(|(n, b)| (n.to_string(), b.to_vec())).collect();
+        let blocks: Vec<_> = adapter
+            .targets()
+            .map(|(n, b)| (n.to_string(), b.to_vec()))
+            .collect();
         assert_eq!(blocks.len(), 14);
         match &official {
             None => {
@@ -246,7 +255,11 @@ fn the_cache_is_not_made_twice() {
         times
     };
     let before = times();
-    assert_eq!(before.len(), 5, "two clips, two captions, the empty caption");
+    assert_eq!(
+        before.len(),
+        5,
+        "two clips, two captions, the empty caption"
+    );
     // A damaged file is made again, the others stay.
     fs::write(&before[0].0, b"cut off").unwrap();
     shop.run(&shop.config("two", 1, ""));
@@ -276,7 +289,10 @@ fn all_weights_of_a_model_and_its_text_encoder_can_be_trained_and_loaded() {
     fs::write(&config, format!("{extra}\n{text}")).unwrap();
     let outcome = shop.run(&config);
     let lines = read_metrics(&shop.path("run/metrics.jsonl")).unwrap();
-    let Metric::Validation { validation_loss, .. } = &lines[0] else {
+    let Metric::Validation {
+        validation_loss, ..
+    } = &lines[0]
+    else {
         panic!("no validation before the first step");
     };
     assert!(outcome.validation_loss.unwrap() < *validation_loss);
@@ -290,19 +306,28 @@ fn all_weights_of_a_model_and_its_text_encoder_can_be_trained_and_loaded() {
 fn a_vae_is_trained_from_scratch_and_loads_again() {
     let shop = Workshop::new();
     let text = fs::read_to_string(shop.config("run", 6, "")).unwrap();
-    let text = text.replace("optimizer.learning_rate = 1e-2", "optimizer.learning_rate = 1e-3");
+    let text = text.replace(
+        "optimizer.learning_rate = 1e-2",
+        "optimizer.learning_rate = 1e-3",
+    );
     let extra = "mode = 'vae'\nmodel.random_weights = true\nvalidation.every = 6\n";
     let config = shop.path("run.toml");
     fs::write(&config, format!("{extra}{text}")).unwrap();
     let outcome = shop.run(&config);
     let lines = read_metrics(&shop.path("run/metrics.jsonl")).unwrap();
-    let Metric::Validation { validation_loss, .. } = &lines[0] else {
+    let Metric::Validation {
+        validation_loss, ..
+    } = &lines[0]
+    else {
         panic!("no validation before the first step");
     };
     assert!(outcome.validation_loss.unwrap() < *validation_loss);
     let vae = longcat_vae::WanVae::<Inner>::load(&shop.path("run/vae"), DType::F32, &FlexDevice);
     let vae = vae.unwrap();
-    assert_ne!(vae.config().latents_mean, longcat_vae::WanVaeConfig::default().latents_mean);
+    assert_ne!(
+        vae.config().latents_mean,
+        longcat_vae::WanVaeConfig::default().latents_mean
+    );
 }
 
 /// The program of this crate that trains, built with the tests.
@@ -317,7 +342,9 @@ fn a_run_killed_twenty_times_goes_on_from_its_newest_checkpoint() {
     let shop = Workshop::new();
     let config = shop.config("run", 400, "checkpoints.every = 1\ncheckpoints.keep = 2");
     let newest = || {
-        let steps = fs::read_dir(shop.path("run/checkpoints")).into_iter().flatten();
+        let steps = fs::read_dir(shop.path("run/checkpoints"))
+            .into_iter()
+            .flatten();
         let names = steps.filter_map(|e| e.ok()?.file_name().into_string().ok());
         let steps = names.filter_map(|n| n.strip_prefix("step-")?.parse::<usize>().ok());
         steps.max().unwrap_or(0)
@@ -337,20 +364,38 @@ fn a_run_killed_twenty_times_goes_on_from_its_newest_checkpoint() {
         std::thread::sleep(Duration::from_micros(kill * 7919 % 60_000));
         child.kill().unwrap();
         let output = child.wait_with_output().unwrap();
-        assert!(output.status.code().is_none(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.code().is_none(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let now = newest();
         assert!(now > before, "kill {kill}: {before} then {now}");
         before = now;
-        let adapter = shop.path(&format!("run/checkpoints/step-{now:06}/adapter.safetensors"));
+        let adapter = shop.path(&format!(
+            "run/checkpoints/step-{now:06}/adapter.safetensors"
+        ));
         Adapter::read(&adapter, lora_targets()).unwrap();
     }
     // What is left behind is what an undisturbed run writes.
     let interrupt = AtomicBool::new(false);
     let stop = before + 2;
-    run::<Inner>(&config, &FlexDevice, &mut StopAfter(stop, &interrupt), &interrupt).unwrap();
+    run::<Inner>(
+        &config,
+        &FlexDevice,
+        &mut StopAfter(stop, &interrupt),
+        &interrupt,
+    )
+    .unwrap();
     let losses = shop.losses("run");
     fs::remove_dir_all(shop.path("run")).unwrap();
     let interrupt = AtomicBool::new(false);
-    run::<Inner>(&config, &FlexDevice, &mut StopAfter(stop, &interrupt), &interrupt).unwrap();
+    run::<Inner>(
+        &config,
+        &FlexDevice,
+        &mut StopAfter(stop, &interrupt),
+        &interrupt,
+    )
+    .unwrap();
     assert_eq!(losses, shop.losses("run"));
 }

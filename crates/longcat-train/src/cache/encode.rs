@@ -152,10 +152,8 @@ fn latents<B: KernelBackend>(
                     / Tensor::<B, 5>::from_data(std, (device, DType::F32));
                 let bucket = fitted.bucket.to_string();
                 let origin = clip.path.to_string_lossy().into_owned();
-                let metadata = BTreeMap::from([
-                    ("clip".to_string(), origin),
-                    ("bucket".to_string(), bucket),
-                ]);
+                let metadata =
+                    BTreeMap::from([("clip".to_string(), origin), ("bucket".to_string(), bucket)]);
                 let tensors = [named("mean", mean)?, named("deviation", deviation)?];
                 write_safetensors(&path, &tensors, &metadata)?;
             }

@@ -53,7 +53,10 @@ pub fn fingerprint(folder: &Path) -> Result<String, TrainError> {
         let mut file = File::open(&path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
         let mut bytes = Vec::new();
-        file.by_ref().take(SAMPLE).read_to_end(&mut bytes).map_err(io)?;
+        file.by_ref()
+            .take(SAMPLE)
+            .read_to_end(&mut bytes)
+            .map_err(io)?;
         if length > SAMPLE {
             file.seek(SeekFrom::Start(SAMPLE.max(length.saturating_sub(SAMPLE))))
                 .map_err(io)?;

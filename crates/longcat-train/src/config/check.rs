@@ -14,10 +14,7 @@ type Problem = (String, String);
 /// Everything that can be told from the configuration alone.
 pub(super) fn check(config: &TrainConfig) -> Result<(), Problem> {
     let fail = |key: &str, reason: String| Err((key.to_string(), reason));
-    for (key, path) in [
-        ("output", &config.output),
-        ("data.path", &config.data.path),
-    ] {
+    for (key, path) in [("output", &config.output), ("data.path", &config.data.path)] {
         if path.as_os_str().is_empty() {
             return fail(key, "must be given".into());
         }
@@ -53,7 +50,10 @@ pub(super) fn check(config: &TrainConfig) -> Result<(), Problem> {
     for (key, share, one) in shares {
         if !(0.0..=1.0).contains(&share) || (share == 1.0 && !one) {
             let limit = if one { "at most 1" } else { "below 1" };
-            return fail(key, format!("{share} is not a share: at least 0 and {limit}"));
+            return fail(
+                key,
+                format!("{share} is not a share: at least 0 and {limit}"),
+            );
         }
     }
     if objective.image_condition + objective.continuation > 1.0 {

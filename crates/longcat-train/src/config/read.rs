@@ -121,13 +121,19 @@ mod tests {
     #[test]
     fn misspelt_keys_are_named_with_the_right_spelling() {
         let message = problem("[lora]\nrnak = 4");
-        assert!(message.contains("lora.rnak") && message.contains("lora.rank"), "{message}");
+        assert!(
+            message.contains("lora.rnak") && message.contains("lora.rank"),
+            "{message}"
+        );
         let message = problem("[optimiser]\nlearning_rate = 1.0");
         assert!(message.contains("optimizer"), "{message}");
         let message = problem("[optimizer]\nlearnign_rate = 1.0");
         assert!(message.contains("optimizer.learning_rate"), "{message}");
         let message = problem("[lora]\nzzz = 1");
-        assert!(message.contains("known here: ") && message.contains("rank"), "{message}");
+        assert!(
+            message.contains("known here: ") && message.contains("rank"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -138,15 +144,30 @@ mod tests {
             ("[lora]\ntargets = [\"(\"]", "lora.targets"),
             ("[lora]\ndropout = 1.0", "lora.dropout"),
             ("[objective]\nshift = 0.0", "objective.shift"),
-            ("[objective]\nimage_condition = 0.7\ncontinuation = 0.5", "objective.continuation"),
-            ("[objective]\ncaption_dropout = 2.0", "objective.caption_dropout"),
-            ("[optimizer]\nlearning_rate = -1.0", "optimizer.learning_rate"),
+            (
+                "[objective]\nimage_condition = 0.7\ncontinuation = 0.5",
+                "objective.continuation",
+            ),
+            (
+                "[objective]\ncaption_dropout = 2.0",
+                "objective.caption_dropout",
+            ),
+            (
+                "[optimizer]\nlearning_rate = -1.0",
+                "optimizer.learning_rate",
+            ),
             ("[optimizer]\nema_decay = 1.0", "optimizer.ema_decay"),
             ("[optimizer]\nschedule = \"step\"", "constant"),
-            ("[validation]\nevery = 5\nsigmas = [1.5]", "validation.sigmas"),
+            (
+                "[validation]\nevery = 5\nsigmas = [1.5]",
+                "validation.sigmas",
+            ),
             ("[samples]\nevery = 5", "samples.prompts"),
             ("[samples]\nformat = \"avi\"", "samples.format"),
-            ("[checkpoints]\nformat = \"fastvideo\"", "checkpoints.format"),
+            (
+                "[checkpoints]\nformat = \"fastvideo\"",
+                "checkpoints.format",
+            ),
             ("[checkpoints]\nformat = \"lycoris\"", "checkpoints.format"),
             ("[cache]\ntext_length = 0", "cache.text_length"),
         ] {

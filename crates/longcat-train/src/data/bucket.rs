@@ -51,10 +51,13 @@ impl fmt::Display for Bucket {
 pub fn choose(sizes: &[Size], counts: &[usize], clip: Size, frames: usize) -> Option<Bucket> {
     let ratio = |s: Size| (f64::from(s.width) / f64::from(s.height)).ln();
     let distance = |s: &Size| (ratio(*s) - ratio(clip)).abs();
-    let size = sizes
-        .iter()
-        .copied()
-        .reduce(|best, s| if distance(&s) < distance(&best) { s } else { best })?;
+    let size = sizes.iter().copied().reduce(|best, s| {
+        if distance(&s) < distance(&best) {
+            s
+        } else {
+            best
+        }
+    })?;
     let frames = counts.iter().copied().filter(|c| *c <= frames).max()?;
     Some(Bucket { size, frames })
 }

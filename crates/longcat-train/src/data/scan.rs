@@ -171,8 +171,15 @@ mod tests {
             write(dir.path().join(name), text).unwrap();
         }
         let (clips, problems) = scan(dir.path()).unwrap();
-        let expected = [("a.png", "a cat", 1), ("b.mp4", "a dog", 1), ("c.GIF", "a bird", 1)];
-        assert_eq!(names(&clips), expected.map(|(n, c, r)| (n.to_string(), c.to_string(), r)));
+        let expected = [
+            ("a.png", "a cat", 1),
+            ("b.mp4", "a dog", 1),
+            ("c.GIF", "a bird", 1),
+        ];
+        assert_eq!(
+            names(&clips),
+            expected.map(|(n, c, r)| (n.to_string(), c.to_string(), r))
+        );
         assert_eq!(clips[0].media, Media::Image);
         assert_eq!(problems.len(), 1);
         assert!(problems[0].to_string().contains("lost.mp4"));
@@ -191,14 +198,21 @@ mod tests {
 
         let csv = dir.path().join("list.csv");
         write(&csv, "path,caption\na.png,\"one, two\"\n").unwrap();
-        assert_eq!(names(&scan(&csv).unwrap().0), [("a.png".into(), "one, two".into(), 1)]);
+        assert_eq!(
+            names(&scan(&csv).unwrap().0),
+            [("a.png".into(), "one, two".into(), 1)]
+        );
     }
 
     #[test]
     fn a_bad_list_names_file_and_line() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("x.jsonl");
-        write(&file, "{\"path\": \"a.png\", \"caption\": \"\", \"wieght\": 1}\n").unwrap();
+        write(
+            &file,
+            "{\"path\": \"a.png\", \"caption\": \"\", \"wieght\": 1}\n",
+        )
+        .unwrap();
         let message = scan(&file).unwrap_err().to_string();
         for word in ["x.jsonl", "line 1", "wieght"] {
             assert!(message.contains(word), "{message}");

@@ -49,7 +49,10 @@ pub(super) fn plot(lines: &[Metric]) -> String {
     {
         let y = TOP + 16.0 + 16.0 * i as f64;
         let x = WIDTH - RIGHT - 80.0;
-        let _ = writeln!(svg, "<text x=\"{x}\" y=\"{y}\" fill=\"{colour}\">{name}</text>");
+        let _ = writeln!(
+            svg,
+            "<text x=\"{x}\" y=\"{y}\" fill=\"{colour}\">{name}</text>"
+        );
     }
     svg + "</svg>\n"
 }

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
 
+use super::Task;
 use super::metrics::{Metric, Metrics};
 use super::schedule::Schedule;
 use super::state::{Position, State, Store};
-use super::Task;
 use crate::config::TrainConfig;
 use crate::parameters::{trained, trained_paths, update};
 use crate::{
@@ -73,7 +73,9 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
         let mut average = BTreeMap::new();
         let (mut step, mut saved, mut model) = (0, None, model);
         if let Some(state) = store.newest::<B::InnerBackend>(device)? {
-            let folder = config.checkpoint_dir().join(format!("step-{:06}", state.position.step));
+            let folder = config
+                .checkpoint_dir()
+                .join(format!("step-{:06}", state.position.step));
             let changed = compatible(config, &state.position, &folder)?;
             model = restore::<B, T>(model, &state, &folder)?;
             step = state.position.step;
@@ -293,7 +295,8 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             let average = self.average.get(path)?;
             Some(average.clone().cast(values.dtype()))
         });
-        self.task.export(&averaged, folder, "adapter-average", position)
+        self.task
+            .export(&averaged, folder, "adapter-average", position)
     }
 
     fn position(&self) -> Result<Position, TrainError> {
@@ -351,12 +354,7 @@ fn compatible(
     Ok(changed)
 }
 
-fn differences(
-    a: &serde_json::Value,
-    b: &serde_json::Value,
-    prefix: &str,
-    into: &mut Vec<String>,
-) {
+fn differences(a: &serde_json::Value, b: &serde_json::Value, prefix: &str, into: &mut Vec<String>) {
     let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else {
         if a != b {
             into.push(prefix.trim_end_matches('.').to_string());

@@ -101,7 +101,10 @@ mod tests {
     #[test]
     fn courses_begin_at_the_peak_and_end_at_the_least_rate() {
         assert_close(&rates(ScheduleKind::Constant, 0, 3), &[0.1; 3]);
-        assert_close(&rates(ScheduleKind::Linear, 0, 5), &[0.1, 0.08, 0.06, 0.04, 0.02]);
+        assert_close(
+            &rates(ScheduleKind::Linear, 0, 5),
+            &[0.1, 0.08, 0.06, 0.04, 0.02],
+        );
         assert_close(&rates(ScheduleKind::Cosine, 0, 3), &[0.1, 0.06, 0.02]);
     }
 

@@ -92,12 +92,18 @@ fn fresh<B: Backend>(
         let blocks: Vec<Block> = (0..parts)
             .map(|part| {
                 let count = config.rank * d_in;
-                let down: Vec<f32> = (0..count).map(|_| rng.random_range(-bound..bound)).collect();
+                let down: Vec<f32> = (0..count)
+                    .map(|_| rng.random_range(-bound..bound))
+                    .collect();
                 Block {
                     part,
                     of: parts,
                     down: matrix(config.rank, d_in, &down),
-                    up: matrix(d_out / parts, config.rank, &vec![0.0; d_out / parts * config.rank]),
+                    up: matrix(
+                        d_out / parts,
+                        config.rank,
+                        &vec![0.0; d_out / parts * config.rank],
+                    ),
                     scale,
                 }
             })

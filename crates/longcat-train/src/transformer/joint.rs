@@ -108,7 +108,8 @@ impl<B: TrainBackend> Task<B> for JointTask<B> {
         name: &str,
         position: &Position,
     ) -> Result<(), TrainError> {
-        self.transformer.export(&model.dit, folder, name, position)?;
+        self.transformer
+            .export(&model.dit, folder, name, position)?;
         let folder = folder.join(name.replace("adapter", "text_encoder"));
         std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
         let target = folder.join("config.json");

@@ -18,6 +18,9 @@ use crate::{TrainBackend, TrainError};
 /// Frame rate of sample files, that of the release.
 const FPS: f64 = 15.0;
 
+/// Embeddings `[L, width]` of a prompt, and which tokens are text.
+pub(super) type EncodedText = Result<(TensorData, Vec<bool>), TrainError>;
+
 /// Makes a video per prompt with the model as it is.
 pub(super) struct Sampler {
     config: SampleConfig,
@@ -58,7 +61,7 @@ impl Sampler {
     pub(super) fn run<B: TrainBackend>(
         &self,
         model: &LongCatTransformer<B>,
-        texts: &dyn Fn(&str) -> Result<(TensorData, Vec<bool>), TrainError>,
+        texts: &dyn Fn(&str) -> EncodedText,
         device: &B::Device,
         folder: &Path,
     ) -> Result<(), TrainError> {
@@ -89,7 +92,7 @@ impl Sampler {
     fn denoise<B: longcat_kernels::KernelBackend>(
         &self,
         model: &LongCatTransformer<B>,
-        texts: &dyn Fn(&str) -> Result<(TensorData, Vec<bool>), TrainError>,
+        texts: &dyn Fn(&str) -> EncodedText,
         prompt: &str,
         number: u64,
         device: &B::Device,

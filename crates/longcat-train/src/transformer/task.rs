@@ -94,7 +94,14 @@ impl<B: TrainBackend> TransformerTask<B> {
         let shape = self.training.entries[members[0]].shape;
         let elements: usize = shape.iter().product();
         let draws: Vec<Draw> = (0..members.len() as u64)
-            .map(|i| Draw::new(self.config.seed, first + i, &self.config.objective, elements))
+            .map(|i| {
+                Draw::new(
+                    self.config.seed,
+                    first + i,
+                    &self.config.objective,
+                    elements,
+                )
+            })
             .collect();
         let caption = |(member, draw): (&usize, &Draw)| match draw.drop_caption {
             true => String::new(),
@@ -163,7 +170,7 @@ impl<B: TrainBackend> TransformerTask<B> {
         &self,
         model: &LongCatTransformer<B>,
         index: u64,
-    ) -> (LongCatTransformer<B>, Vec<(String, Tensor<B::InnerBackend, 1>)>) {
+    ) -> (LongCatTransformer<B>, Masks<B::InnerBackend>) {
         let mut rng = stream(self.config.seed, Purpose::Dropout, index);
         let mut masks = Vec::new();
         for (path, parameter) in trained::<B, _>(model) {
@@ -183,6 +190,9 @@ impl<B: TrainBackend> TransformerTask<B> {
         (model, masks)
     }
 }
+
+/// Factors to multiply parameters by, by path.
+type Masks<B> = Vec<(String, Tensor<B, 1>)>;
 
 /// One sample of a batch on the host.
 struct Sample {
@@ -218,7 +228,10 @@ fn assemble<B: Backend>(
     let count = samples.len();
     let [c, t, h, w] = shape;
     let stack = |pick: fn(&Sample) -> &[f32]| {
-        let values: Vec<f32> = samples.iter().flat_map(|s| pick(s).iter().copied()).collect();
+        let values: Vec<f32> = samples
+            .iter()
+            .flat_map(|s| pick(s).iter().copied())
+            .collect();
         let data = TensorData::new(values, [count, c, t, h, w]);
         Tensor::<B, 5>::from_data(data, (device, DType::F32))
     };
