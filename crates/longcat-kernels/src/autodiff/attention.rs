@@ -11,6 +11,9 @@ use burn_backend::tensor::FloatTensor;
 use super::constant;
 use crate::{BlockList, KernelBackend};
 
+/// A tensor in autodiff's graph.
+type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
+
 #[derive(Debug)]
 struct AttentionBackward;
 
@@ -57,12 +60,12 @@ impl<B: KernelBackend> Backward<B, 3> for AttentionBackward {
 }
 
 pub(super) fn forward<B: KernelBackend, C: CheckpointStrategy>(
-    q: FloatTensor<Autodiff<B, C>>,
-    k: FloatTensor<Autodiff<B, C>>,
-    v: FloatTensor<Autodiff<B, C>>,
+    q: Tracked<B, C>,
+    k: Tracked<B, C>,
+    v: Tracked<B, C>,
     blocks: Option<BlockList<B>>,
     scale: f64,
-) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<Autodiff<B, C>>) {
+) -> (Tracked<B, C>, Tracked<B, C>) {
     match AttentionBackward
         .prepare::<C>([q.node.clone(), k.node.clone(), v.node.clone()])
         .compute_bound()
