@@ -11,6 +11,8 @@ use crate::layers::{CausalConv3d, RmsNorm};
 use crate::resample::Downsample;
 
 /// One entry of the encoder's flat list of blocks.
+// There are about a dozen, and modules do not live in boxes.
+#[allow(clippy::large_enum_variant)]
 #[derive(Module, Debug)]
 pub(crate) enum DownBlock<B: Backend> {
     Residual(ResidualBlock<B>),

@@ -16,7 +16,7 @@ impl TileGrid {
     /// Tiles for a latent picture of `[height, width]`; `factor` is pixels per latent.
     pub(crate) fn new(size: [usize; 2], tiling: Option<&Tiling>, factor: usize) -> Self {
         let axis = |i: usize| match tiling {
-            None => vec![0..size[i]],
+            None => spans(size[i], size[i], size[i]),
             Some(t) => spans(size[i], t.tile[i] / factor, t.stride[i] / factor),
         };
         Self {
@@ -58,13 +58,11 @@ impl TileGrid {
 ///
 /// All have the full length, so that every tile sees as much around it as it can.
 fn spans(size: usize, tile: usize, stride: usize) -> Vec<Range<usize>> {
-    if size <= tile {
-        return vec![0..size];
-    }
-    let steps = (size - tile).div_ceil(stride);
+    let last = size.saturating_sub(tile);
+    let steps = last.div_ceil(stride);
     (0..=steps)
-        .map(|i| i * (size - tile) / steps)
-        .map(|start| start..start + tile)
+        .map(|i| i * last / steps.max(1))
+        .map(|start| start..size.min(start + tile))
         .collect()
 }
 

@@ -112,28 +112,29 @@ fn tiles_are_decoded_alone_and_cross_faded() {
 }
 
 #[test]
-fn an_overlap_brings_tiles_closer_to_the_whole_picture() {
+fn overlap_and_size_bring_tiles_closer_to_the_whole_picture() {
     // The attention sees whole pictures, so tiles never agree exactly; least so with random weights.
     let vae = tiny();
-    let latents = random([1, 16, 2, 16, 16]);
+    let latents = random([1, 16, 1, 16, 16]);
     let whole = values(vae.decode(latents.clone()).unwrap());
     let decode_error = |tile, stride| {
         let tiled = vae.decode_with(latents.clone(), &tiles(tile, stride), &mut go_on);
         relative_error(&values(tiled.unwrap()), &whole)
     };
-    let video = random([1, 3, 5, 128, 128]);
+    let video = random([1, 3, 1, 128, 128]);
     let whole = values(vae.encode(video.clone()).unwrap().mean);
     let encode_error = |tile, stride| {
         let tiled = vae.encode_with(video.clone(), &tiles(tile, stride), &mut go_on);
         relative_error(&values(tiled.unwrap().mean), &whole)
     };
-    for (apart, overlapping) in [
-        (decode_error(64, 64), decode_error(64, 32)),
-        (encode_error(64, 64), encode_error(64, 32)),
+    let cuts = [(64, 64), (64, 32), (96, 64)];
+    for errors in [
+        cuts.map(|(tile, stride)| decode_error(tile, stride)),
+        cuts.map(|(tile, stride)| encode_error(tile, stride)),
     ] {
-        println!("tiles apart {apart:.2e}, overlapping {overlapping:.2e}");
-        assert!(overlapping < 0.85 * apart, "{apart:e} {overlapping:e}");
-        assert!(overlapping < 0.25, "{overlapping:e}");
+        println!("apart, overlapping, larger: {errors:.3?}");
+        let [apart, overlapping, larger] = errors;
+        assert!(larger < 0.8 * overlapping && overlapping < 0.8 * apart);
     }
 }
 
