@@ -1,5 +1,6 @@
 //! Project chores.
 
+mod bench;
 mod captions;
 mod checkpoint;
 
@@ -34,10 +35,20 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Time a network with random weights.
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// A forward pass of the transformer.
+    Dit(bench::Dit),
 }
 
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::MakeCheckpoint { output, seed } => checkpoint::write(&output, seed),
+        Command::Bench(Bench::Dit(bench)) => bench.run(),
     }
 }

@@ -16,6 +16,8 @@ pub mod cube;
 mod cube_norm;
 #[cfg(feature = "cuda")]
 mod cublas;
+#[cfg(feature = "cuda")]
+mod cuda_memory;
 #[cfg(feature = "cpu")]
 mod flex;
 mod fused;
@@ -30,5 +32,7 @@ pub use blocks::{BlockList, TransposedBlocks};
 pub use bsa::{BsaParams, EmptySelection, bsa_attention};
 #[cfg(feature = "cuda")]
 pub use cublas::{CublasStatus, cublas_status, set_cublas_enabled};
+#[cfg(feature = "cuda")]
+pub use cuda_memory::cuda_memory;
 pub use fused::{Rotation, gated_residual, layer_norm, silu_mul, split_heads};
 pub use linear::linear;

@@ -127,7 +127,9 @@ pub(super) fn silu_mul<F: Float, N: Size>(
         if at < out.len() {
             let gate = Vector::<f32, N>::cast_from(a[at]);
             let one = Vector::<f32, N>::new(1.0);
-            let gate = Vector::<F, N>::cast_from(gate / (one + Vector::exp(-gate)));
+            // Not a unary minus, which cubecl's CUDA dialect has only for scalars.
+            let falling = Vector::exp(Vector::<f32, N>::new(0.0) - gate);
+            let gate = Vector::<F, N>::cast_from(gate / (one + falling));
             let product = Vector::<f32, N>::cast_from(gate) * Vector::cast_from(b[at]);
             out[at] = Vector::cast_from(product);
         }

@@ -1,0 +1,294 @@
+//! The command as a newcomer meets it: the built-in model on the CPU.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use longcat_video::media::{ReadOptions, VideoFrames, read_video};
+
+fn longcat(dir: &Path, args: &[&str]) -> Output {
+    command(dir, args).output().unwrap()
+}
+
+fn command(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_longcat"));
+    command.current_dir(dir).args(args);
+    command
+}
+
+fn succeed(dir: &Path, args: &[&str]) -> String {
+    let output = longcat(dir, args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The error message of a command that must fail with this exit code.
+fn fail(dir: &Path, code: i32, args: &[&str]) -> String {
+    let output = longcat(dir, args);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+    stderr
+}
+
+fn video(path: &Path) -> VideoFrames {
+    read_video(path, &ReadOptions::default()).unwrap()
+}
+
+fn golden(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/golden")
+        .join(path)
+}
+
+#[test]
+fn a_prompt_becomes_a_video_and_the_seed_decides_which() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let prompt = "a red circle moves right";
+    let json = succeed(
+        dir.path(),
+        &[
+            "t2v",
+            prompt,
+            "-o",
+            "a.mp4",
+            "--distill",
+            "--json",
+            "--save-latents",
+            "a.safetensors",
+        ],
+    );
+    let result: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        (&result["frames"], &result["width"]),
+        (&17.into(), &64.into())
+    );
+    let made = video(&at("a.mp4"));
+    assert_eq!((made.len(), made.width(), made.height()), (17, 64, 64));
+    assert!(at("a.safetensors").is_file());
+
+    succeed(dir.path(), &["t2v", prompt, "-o", "b.mp4", "--distill"]);
+    succeed(
+        dir.path(),
+        &["t2v", prompt, "-o", "c.mp4", "--distill", "--seed", "1"],
+    );
+    let bytes = |name: &str| fs::read(at(name)).unwrap();
+    assert_eq!(bytes("a.mp4"), bytes("b.mp4"));
+    assert_ne!(bytes("a.mp4"), bytes("c.mp4"));
+}
+
+#[test]
+fn both_stages_run_from_one_command_and_double_size_and_rate() {
+    let dir = tempfile::tempdir().unwrap();
+    succeed(
+        dir.path(),
+        &[
+            "t2v",
+            "a green star",
+            "-o",
+            "a.mp4",
+            "--distill",
+            "--refine",
+            "--frames",
+            "5",
+        ],
+    );
+    let made = video(&dir.path().join("a.mp4"));
+    assert_eq!((made.len(), made.width(), made.height()), (10, 128, 128));
+    assert!((made.fps() - 30.0).abs() < 0.01, "{}", made.fps());
+}
+
+#[test]
+fn images_and_videos_are_taken_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let steps = ["--steps", "2", "--guidance", "1"];
+    let run = |args: &[&str]| succeed(dir.path(), &[args, &steps].concat());
+    run(&["t2v", "a ring", "-o", "frames/", "--frames", "9"]);
+    let first = "frames/frame_00000.png";
+    run(&[
+        "i2v",
+        first,
+        "the ring grows",
+        "-o",
+        "i.mp4",
+        "--frames",
+        "9",
+    ]);
+    run(&[
+        "continue",
+        "frames",
+        "the ring grows",
+        "-o",
+        "c.gif",
+        "--frames",
+        "9",
+    ]);
+    succeed(
+        dir.path(),
+        &["refine", "c.gif", "the ring grows", "-o", "r.mp4"],
+    );
+    assert_eq!(video(&dir.path().join("i.mp4")).len(), 9);
+    assert_eq!(video(&dir.path().join("c.gif")).len(), 9);
+    assert_eq!(video(&dir.path().join("r.mp4")).len(), 18);
+}
+
+#[test]
+fn a_long_video_goes_on_after_a_kill_and_is_the_same_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = |output: &'static str, work: &'static str| {
+        vec![
+            "long",
+            "a ring",
+            "--segments",
+            "4",
+            "--frames",
+            "9",
+            "--steps",
+            "8",
+            "--guidance",
+            "1",
+            "-o",
+            output,
+            "--work-dir",
+            work,
+        ]
+    };
+    succeed(dir.path(), &args("whole.mp4", "whole"));
+
+    let mut child = command(dir.path(), &args("resumed.mp4", "resumed"))
+        .spawn()
+        .unwrap();
+    let second = dir.path().join("resumed/segment-0001.safetensors");
+    let started = Instant::now();
+    while !second.exists() && started.elapsed() < Duration::from_secs(120) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(second.exists());
+    let kept = fs::metadata(&second).unwrap().modified().unwrap();
+
+    succeed(dir.path(), &args("resumed.mp4", "resumed"));
+    assert_eq!(fs::metadata(&second).unwrap().modified().unwrap(), kept);
+    let bytes = |name: &str| fs::read(dir.path().join(name)).unwrap();
+    assert_eq!(bytes("whole.mp4"), bytes("resumed.mp4"));
+    // Each later segment repeats five frames of the one before.
+    assert_eq!(video(&dir.path().join("whole.mp4")).len(), 9 + 3 * 4);
+}
+
+#[test]
+fn bad_requests_are_refused_by_name_and_leave_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("there.mp4"), b"mine").unwrap();
+    let base = |extra: &[&'static str]| [&["t2v", "a ring"], extra].concat();
+    let cases: &[(i32, Vec<&str>, &str)] = &[
+        (1, base(&["-o", "a.xyz"]), "a.xyz"),
+        (1, base(&["-o", "there.mp4"]), "there.mp4"),
+        (1, base(&["-o", "no/such/a.mp4"]), "no/such"),
+        (2, base(&["-o", "a.mp4", "--size", "60x64"]), "60x64"),
+        (2, base(&["-o", "a.mp4", "--size", "64"]), "WIDTHxHEIGHT"),
+        (2, base(&["-o", "a.mp4", "--frames", "16"]), "17"),
+        (2, base(&["-o", "a.mp4", "--steps", "0"]), "steps"),
+        (2, base(&["-o", "a.mp4", "--device", "tpu"]), "tpu"),
+        (1, base(&["-o", "a.mp4", "--model", "nowhere"]), "nowhere"),
+        (
+            1,
+            base(&["-o", "a.mp4", "--lora", "gone.safetensors"]),
+            "gone.safetensors",
+        ),
+        (
+            1,
+            vec!["i2v", "gone.png", "a ring", "-o", "a.mp4"],
+            "gone.png",
+        ),
+        (
+            1,
+            vec!["continue", "gone.mp4", "a ring", "-o", "a.mp4"],
+            "gone.mp4",
+        ),
+    ];
+    for (code, args, word) in cases {
+        let message = fail(dir.path(), *code, args);
+        assert!(message.contains(word), "{args:?}: {message}");
+    }
+    assert_eq!(fs::read(dir.path().join("there.mp4")).unwrap(), b"mine");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_lora_that_does_not_fit_stops_before_any_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = golden("cases/lora_invalid/unknown_module.safetensors");
+    let bad = bad.to_str().unwrap();
+    let model = golden("checkpoints/tiny");
+    let model = model.to_str().unwrap();
+    let args = [
+        "t2v", "a ring", "-o", "a.mp4", "--model", model, "--lora", bad,
+    ];
+    let message = fail(dir.path(), 1, &args);
+    for word in ["blocks.7.attn.proj", "unknown_module.safetensors"] {
+        assert!(message.contains(word), "{message}");
+    }
+    assert!(!dir.path().join("a.mp4").exists());
+}
+
+#[test]
+fn adapters_are_inspected_converted_and_merged() {
+    let dir = tempfile::tempdir().unwrap();
+    let adapter = golden("checkpoints/tiny/lora/cfg_step_lora.safetensors");
+    let adapter = adapter.to_str().unwrap();
+    let json = succeed(dir.path(), &["lora", "inspect", adapter, "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(report["format"], "official");
+    assert_eq!(report["unmatched"].as_array().unwrap().len(), 0);
+    let text = succeed(dir.path(), &["lora", "inspect", adapter]);
+    assert!(text.contains("blocks.*.attn.qkv"), "{text}");
+
+    for format in ["peft", "diffusers", "comfyui", "kohya"] {
+        let there = format!("{format}.out");
+        let back = format!("{format}.safetensors");
+        succeed(
+            dir.path(),
+            &["lora", "convert", adapter, "--to", format, "-o", &there],
+        );
+        succeed(
+            dir.path(),
+            &["lora", "convert", &there, "--to", "official", "-o", &back],
+        );
+        let json = succeed(dir.path(), &["lora", "inspect", &back, "--json"]);
+        let again: serde_json::Value = serde_json::from_str(&json).unwrap();
+        for key in ["layers", "parameters", "ranks", "scales", "targets"] {
+            assert_eq!(again[key], report[key], "{format}: {key}");
+        }
+    }
+
+    let model = golden("checkpoints/tiny");
+    let strength = format!("{adapter}=0.5");
+    let model = model.to_str().unwrap();
+    succeed(
+        dir.path(),
+        &["lora", "merge", &strength, "--model", model, "-o", "merged"],
+    );
+    assert!(dir.path().join("merged/config.json").is_file());
+}
+
+#[test]
+fn devices_are_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let json = succeed(dir.path(), &["devices", "--json"]);
+    let list: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let cpu = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|d| d["device"] == "cpu");
+    assert!(
+        cpu.unwrap()["dtypes"]
+            .as_array()
+            .unwrap()
+            .contains(&"f32".into())
+    );
+}

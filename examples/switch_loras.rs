@@ -1,0 +1,52 @@
+//! Several adapters on one loaded model, switched between videos without a reload:
+//! `cargo run --release -p longcat-examples --example switch_loras -- cpu`.
+
+use std::error::Error;
+
+use longcat_examples::{device, write};
+use longcat_video::{
+    CFG_STEP_LORA, DeviceTask, KernelBackend, Pipeline, PipelineOptions, PixelFrames,
+    REFINEMENT_LORA, Sampling, SeededNoise, Silent, TextToVideoRequest, VideoSize,
+    builtin_checkpoint, on_device,
+};
+
+struct Task;
+
+impl DeviceTask for Task {
+    type Output = Result<(), Box<dyn Error>>;
+
+    fn run<B: KernelBackend>(self, device: B::Device) -> Self::Output {
+        let root = builtin_checkpoint()?;
+        let mut pipeline = Pipeline::<B>::open(&root, PipelineOptions::default(), &device)?;
+        for name in [CFG_STEP_LORA, REFINEMENT_LORA] {
+            let path = pipeline.checkpoint().bundled_lora(name)?;
+            pipeline.load_lora(name, &path)?;
+        }
+        let request = TextToVideoRequest {
+            prompts: vec!["a blue star rotates".into()],
+            negative_prompt: String::new(),
+            size: VideoSize {
+                width: 64,
+                height: 64,
+            },
+            frames: 17,
+            sampling: Sampling::distilled(),
+        };
+        let choices: [(&str, &[(&str, f64)]); 3] = [
+            ("plain.mp4", &[]),
+            ("distilled.mp4", &[(CFG_STEP_LORA, 1.0)]),
+            ("both.mp4", &[(CFG_STEP_LORA, 1.0), (REFINEMENT_LORA, 0.3)]),
+        ];
+        for (path, chosen) in choices {
+            pipeline.use_loras(chosen)?;
+            let made = pipeline.text_to_video(&request, &mut SeededNoise::new(0), &mut Silent)?;
+            let pixels = pipeline.decode(made.latents, &mut Silent)?;
+            write(path, &PixelFrames::from_tensor(pixels)?[0])?;
+        }
+        Ok(())
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    on_device(device()?, Task)?
+}
