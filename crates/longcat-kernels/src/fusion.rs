@@ -240,7 +240,9 @@ impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
         let inputs = vec![x, weight, bias];
         let [out] = register::<B, 1>("longcat_layer_norm", inputs, [out], move |inputs| {
             let [x, weight, bias] = [(); 3].map(|()| inputs.float());
-            vec![Output::Float(B::grouped_layer_norm(x, weight, bias, epsilon))]
+            vec![Output::Float(B::grouped_layer_norm(
+                x, weight, bias, epsilon,
+            ))]
         });
         out
     }
