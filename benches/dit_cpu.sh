@@ -10,5 +10,5 @@ python3 -m venv "$environment"
 cargo build --release --quiet --package xtask
 for _ in 1 2 3; do
     "$environment/bin/python" benches/pytorch/dit.py --threads 2
-    RAYON_NUM_THREADS=2 target/release/xtask bench dit --preset small --json
+    RAYON_NUM_THREADS=2 target/release/xtask bench dit --preset small
 done

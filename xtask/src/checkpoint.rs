@@ -153,7 +153,7 @@ fn text_encoder(dir: &Path, device: &FlexDevice) -> Result<()> {
 
 fn vae(dir: &Path, device: &FlexDevice) -> Result<()> {
     let config = json!({
-        "_class_name": "AutoencoderKLWan", "base_dim": 12, "decoder_base_dim": null, "z_dim": 16,
+        "_class_name": "AutoencoderKLWan", "base_dim": 8, "decoder_base_dim": null, "z_dim": 16,
         "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [],
         "temperal_downsample": [false, true, true], "dropout": 0.0, "is_residual": false,
         "in_channels": 3, "out_channels": 3, "patch_size": null,
@@ -178,7 +178,7 @@ fn scheduler(dir: &Path) -> Result<()> {
 fn transformer(dir: &Path, device: &FlexDevice) -> Result<LongCatTransformer<Flex>> {
     let config = json!({
         "_class_name": "LongCatVideoTransformer3DModel",
-        "in_channels": 16, "out_channels": 16, "hidden_size": 192, "depth": 4, "num_heads": 4,
+        "in_channels": 16, "out_channels": 16, "hidden_size": 144, "depth": 4, "num_heads": 3,
         "caption_channels": 96, "mlp_ratio": 4, "adaln_tembed_dim": 96,
         "frequency_embedding_size": 256, "patch_size": [1, 2, 2], "enable_bsa": false,
         "bsa_params": {

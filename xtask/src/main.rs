@@ -35,6 +35,8 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Train a LoRA adapter on clips with captions.
+    TrainLora(longcat_cli::TrainLora),
     /// Time a network with random weights.
     #[command(subcommand)]
     Bench(Bench),
@@ -44,11 +46,15 @@ enum Command {
 enum Bench {
     /// A forward pass of the transformer.
     Dit(bench::Dit),
+    /// An optimiser step of an adapter.
+    Train(bench::Train),
 }
 
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::MakeCheckpoint { output, seed } => checkpoint::write(&output, seed),
+        Command::TrainLora(args) => args.run(),
         Command::Bench(Bench::Dit(bench)) => bench.run(),
+        Command::Bench(Bench::Train(bench)) => bench.run(),
     }
 }

@@ -27,6 +27,8 @@ pub enum Command {
     /// Look into, convert and merge LoRA adapters.
     #[command(subcommand)]
     Lora(Lora),
+    /// Train a LoRA adapter on clips with captions.
+    TrainLora(longcat_cli::TrainLora),
     /// List the usable devices.
     Devices(Devices),
 }
@@ -52,6 +54,12 @@ pub struct Model {
     /// Drop each model after use, so that only one is on the device at a time.
     #[arg(long)]
     pub low_memory: bool,
+    /// Encode and decode pictures above 256x256 tile by tile, with less memory.
+    #[arg(long)]
+    pub vae_tiling: bool,
+    /// On cuda, multiply with Burn's own kernels instead of cuBLASLt.
+    #[arg(long)]
+    pub no_cublas: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

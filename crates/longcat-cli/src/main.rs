@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         Command::Long(args) => commands::long::run(args),
         Command::Refine(args) => commands::refine::run(args),
         Command::Lora(args) => commands::lora::run(args),
+        Command::TrainLora(args) => args.run(),
         Command::Devices(args) => commands::devices::run(&args),
     };
     match result {

@@ -1,26 +1,10 @@
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
 use burn::tensor::{DType, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
 use longcat_video::{KernelBackend, Observer, StepEvent, VideoError, save_latents};
-use std::path::PathBuf;
-
-/// Set by Ctrl-C; runs end at the next step.
-pub fn interrupt() -> Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let seen = flag.clone();
-    ctrlc::set_handler(move || {
-        if seen.swap(true, Ordering::SeqCst) {
-            // A second Ctrl-C does not wait for the step.
-            std::process::exit(130);
-        }
-        eprintln!("stopping after this step; press Ctrl-C again to stop at once");
-    })
-    .context("installing the Ctrl-C handler")?;
-    Ok(flag)
-}
 
 /// Progress on stderr, latents to a file, and Ctrl-C.
 pub struct Progress {

@@ -1,19 +1,17 @@
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::{DType, Tensor};
 use longcat_video::media::{OutputFormat, VideoSpec, VideoWriter, WriteOptions, create_video};
 use longcat_video::{
-    CFG_STEP_LORA, KernelBackend, LongVideo, Pipeline, PipelineOptions, PixelFrames, Sampling,
-    VideoSize, builtin_checkpoint, save_latents,
+    CFG_STEP_LORA, DeviceSpec, KernelBackend, LongVideo, Pipeline, PipelineOptions, PixelFrames,
+    Sampling, Tiling, VideoSize, builtin_checkpoint, save_latents,
 };
 use serde::Serialize;
 
 use crate::args::{Dtype, Model, Output, Sampler};
-use crate::progress::{Progress, interrupt};
+use crate::progress::Progress;
 
 /// Size, frames and rate when the command line says nothing.
 #[derive(Debug, Clone, Copy)]
@@ -106,11 +104,18 @@ impl<B: KernelBackend> Session<B> {
                 model.device
             );
         }
+        longcat_video::set_cublas_enabled(!model.no_cublas);
+        if matches!(model.device, DeviceSpec::Cuda(_))
+            && let Some(problem) = longcat_video::cublas_problem()
+        {
+            eprintln!("warning: {problem}");
+        }
         let options = PipelineOptions {
             dtype,
             vae_dtype: DType::F32,
             keep_text_encoder: false,
             keep_transformer: !model.low_memory,
+            tiling: model.vae_tiling.then(Tiling::default),
         };
         let root = checkpoint_dir(model.model.as_deref())?;
         let mut pipeline = Pipeline::open(&root, options, device)?;
@@ -130,7 +135,7 @@ impl<B: KernelBackend> Session<B> {
         if model.merge {
             pipeline.merge_loras()?;
         }
-        let interrupt: Arc<AtomicBool> = interrupt()?;
+        let interrupt = longcat_cli::interrupt()?;
         Ok(Self {
             pipeline,
             defaults: if model.model.is_some() {

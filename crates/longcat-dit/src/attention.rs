@@ -2,20 +2,14 @@ use burn::module::Module;
 use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
-use longcat_kernels::{BsaParams, KernelBackend, attention, bsa_attention};
+use longcat_kernels::{KernelBackend, Rotation, attention, bsa_attention, split_heads};
 use longcat_lora::{LoraLinear, LoraLinearConfig};
 
 use crate::norm::EPSILON;
-use crate::{DitConfig, RopeTables, TextTokens};
+use crate::{BlockContext, DitConfig, TextTokens};
 
 /// Keys (before rotation) and values of one block, `[B, heads, N, D]`.
 pub(crate) type KeysValues<B> = (Tensor<B, 4>, Tensor<B, 4>);
-
-/// RMSNorm over the head width in fp32, back in the dtype of `x`.
-fn head_norm<B: Backend, const D: usize>(norm: &RmsNorm<B>, x: Tensor<B, D>) -> Tensor<B, D> {
-    let dtype = x.dtype();
-    norm.forward(x.cast(DType::F32)).cast(dtype)
-}
 
 fn head_norm_config(config: &DitConfig) -> RmsNormConfig {
     RmsNormConfig::new(config.head_dim()).with_epsilon(EPSILON)
@@ -45,20 +39,10 @@ impl<B: Backend> SelfAttention<B> {
 }
 
 impl<B: KernelBackend> SelfAttention<B> {
-    /// Normalised queries and keys (not rotated) and values, each `[B, heads, N, D]`.
-    fn project(&self, x: Tensor<B, 3>) -> (Tensor<B, 4>, KeysValues<B>) {
+    fn qkv(&self, x: Tensor<B, 3>) -> Tensor<B, 5> {
         let [b, n, c] = x.dims();
         let d = c / self.heads;
-        let qkv = self.qkv.forward(x).reshape([b, n, 3, self.heads, d]);
-        let part = |i: usize| {
-            qkv.clone()
-                .narrow(2, i, 1)
-                .reshape([b, n, self.heads, d])
-                .swap_dims(1, 2)
-        };
-        let q = head_norm(&self.q_norm, part(0));
-        let k = head_norm(&self.k_norm, part(1));
-        (q, (k, part(2)))
+        self.qkv.forward(x).reshape([b, n, 3, self.heads, d])
     }
 
     fn merge_heads(&self, x: Tensor<B, 4>) -> Tensor<B, 3> {
@@ -67,62 +51,90 @@ impl<B: KernelBackend> SelfAttention<B> {
             .forward(x.swap_dims(1, 2).reshape([b, n, heads * d]))
     }
 
-    /// Attention of all tokens `[B, N, C]`; the first `num_cond` frames attend among themselves.
-    ///
-    /// Returns the output and the keys and values that a cache keeps.
-    pub(crate) fn forward(
+    /// Attention of all tokens `[B, N, C]`; the condition frames attend among themselves.
+    pub(crate) fn forward(&self, x: Tensor<B, 3>, context: &BlockContext<B>) -> Tensor<B, 3> {
+        let qkv = self.qkv(x);
+        let rotation = context.rope.rotation();
+        let k = head_part(qkv.clone(), 1, Some(&self.k_norm), Some(rotation.clone()));
+        let v = head_part(qkv.clone(), 2, None, None);
+        let q = head_part(qkv, 0, Some(&self.q_norm), Some(rotation));
+        self.merge_heads(attend_all(q, k, v, context))
+    }
+
+    /// As [`Self::forward`], and the keys and values that a cache keeps.
+    pub(crate) fn forward_keeping(
         &self,
         x: Tensor<B, 3>,
-        grid: [usize; 3],
-        rope: &RopeTables<B>,
-        num_cond: usize,
-        bsa: Option<&BsaParams>,
+        context: &BlockContext<B>,
     ) -> (Tensor<B, 3>, KeysValues<B>) {
-        let (q, (k_plain, v)) = self.project(x);
-        let q = rope.apply(q);
-        let k = rope.apply(k_plain.clone());
-        let frame = grid[1] * grid[2];
-        let cond = num_cond * frame;
-        let bsa = bsa.filter(|_| grid[0] > 1);
-        let out = if cond == 0 {
-            attend(q, k, v.clone(), frame, grid, bsa)
-        } else {
-            let head = |x: &Tensor<B, 4>| x.clone().narrow(2, 0, cond);
-            let noise = q.clone().narrow(2, cond, q.dims()[2] - cond);
-            Tensor::cat(
-                vec![
-                    attend(head(&q), head(&k), head(&v), frame, grid, bsa),
-                    attend(noise, k, v.clone(), frame, grid, bsa),
-                ],
-                2,
-            )
-        };
-        (self.merge_heads(out), (k_plain, v))
+        let qkv = self.qkv(x);
+        let k = head_part(qkv.clone(), 1, Some(&self.k_norm), None);
+        let v = head_part(qkv.clone(), 2, None, None);
+        let q = head_part(qkv, 0, Some(&self.q_norm), Some(context.rope.rotation()));
+        let rotated = context.rope.apply(k.clone());
+        let out = attend_all(q, rotated, v.clone(), context);
+        (self.merge_heads(out), (k, v))
     }
 
     /// Attention of noise tokens `[B, N, C]` over cached condition keys and themselves.
     ///
-    /// `rope` covers condition and noise frames; `grid` counts the noise frames alone.
+    /// The context's tables cover condition and noise frames; its grid counts the noise frames
+    /// alone.
     pub(crate) fn forward_cached(
         &self,
         x: Tensor<B, 3>,
-        grid: [usize; 3],
-        rope: &RopeTables<B>,
+        context: &BlockContext<B>,
         cached: KeysValues<B>,
-        bsa: Option<&BsaParams>,
     ) -> Tensor<B, 3> {
-        let (q, (k, v)) = self.project(x);
-        let [batch, _, tokens, _] = q.dims();
+        let [batch, tokens, _] = x.dims();
+        let qkv = self.qkv(x);
         let spread = |x: Tensor<B, 4>| match x.dims()[0] {
             b if b == batch => x,
             _ => x.repeat_dim(0, batch),
         };
-        let k = rope.apply(Tensor::cat(vec![spread(cached.0), k], 2));
+        let k = head_part(qkv.clone(), 1, Some(&self.k_norm), None);
+        let k = Tensor::cat(vec![spread(cached.0), k], 2);
+        let k = context.rope.apply(k);
+        let v = head_part(qkv.clone(), 2, None, None);
         let v = Tensor::cat(vec![spread(cached.1), v], 2);
-        let q = rope.tail(tokens).apply(q);
-        let bsa = bsa.filter(|_| grid[0] > 1);
-        self.merge_heads(attend(q, k, v, grid[1] * grid[2], grid, bsa))
+        let rotation = context.rope.tail(tokens).rotation();
+        let q = head_part(qkv, 0, Some(&self.q_norm), Some(rotation));
+        self.merge_heads(attend(q, k, v, context))
     }
+}
+
+/// Part `part` of fused heads `[B, N, parts, heads, D]` as `[B, heads, N, D]`, normalised (in fp32)
+/// and rotated where asked for.
+fn head_part<B: KernelBackend>(
+    fused: Tensor<B, 5>,
+    part: usize,
+    norm: Option<&RmsNorm<B>>,
+    rotation: Option<Rotation<B>>,
+) -> Tensor<B, 4> {
+    let norm = norm.map(|norm| (norm.gamma.val().cast(DType::F32), EPSILON));
+    split_heads(fused, part, norm, rotation)
+}
+
+/// Attention of all tokens: conditions see conditions, noise sees everything.
+fn attend_all<B: KernelBackend>(
+    q: Tensor<B, 4>,
+    k: Tensor<B, 4>,
+    v: Tensor<B, 4>,
+    context: &BlockContext<B>,
+) -> Tensor<B, 4> {
+    let cond = context.num_cond * context.grid[1] * context.grid[2];
+    if cond == 0 {
+        return attend(q, k, v, context);
+    }
+    let head = |x: &Tensor<B, 4>| x.clone().narrow(2, 0, cond);
+    let noise = q.clone().narrow(2, cond, q.dims()[2] - cond);
+    Tensor::cat(
+        vec![
+            attend(head(&q), head(&k), head(&v), context),
+            attend(noise, k, v, context),
+        ],
+        2,
+    )
 }
 
 /// Dense or block-sparse attention; the frame counts follow from the token counts.
@@ -130,18 +142,17 @@ fn attend<B: KernelBackend>(
     q: Tensor<B, 4>,
     k: Tensor<B, 4>,
     v: Tensor<B, 4>,
-    frame: usize,
-    grid: [usize; 3],
-    bsa: Option<&BsaParams>,
+    context: &BlockContext<B>,
 ) -> Tensor<B, 4> {
     let [_, _, nq, d] = q.dims();
     let nk = k.dims()[2];
-    match bsa {
-        Some(params) => {
-            let shape = |tokens: usize| [tokens / frame, grid[1], grid[2]];
+    let [frames, height, width] = context.grid;
+    match &context.bsa {
+        Some(params) if frames > 1 => {
+            let shape = |tokens: usize| [tokens / (height * width), height, width];
             bsa_attention(q, k, v, shape(nq), shape(nk), params)
         }
-        None => attention(q, k, v, (d as f64).powf(-0.5)),
+        _ => attention(q, k, v, (d as f64).powf(-0.5)),
     }
 }
 
@@ -191,19 +202,14 @@ impl<B: KernelBackend> CrossAttention<B> {
         let [b, n, c] = x.dims();
         let tokens = text.dims()[1];
         let d = c / self.heads;
-        let q = self.q_linear.forward(x).reshape([b, n, self.heads, d]);
+        let q = self.q_linear.forward(x).reshape([b, n, 1, self.heads, d]);
         let kv = self
             .kv_linear
             .forward(text)
             .reshape([b, tokens, 2, self.heads, d]);
-        let part = |i: usize| {
-            kv.clone()
-                .narrow(2, i, 1)
-                .reshape([b, tokens, self.heads, d])
-        };
-        let q = head_norm(&self.q_norm, q).swap_dims(1, 2);
-        let k = head_norm(&self.k_norm, part(0)).swap_dims(1, 2);
-        let v = part(1).swap_dims(1, 2);
+        let q = head_part(q, 0, Some(&self.q_norm), None);
+        let k = head_part(kv.clone(), 0, Some(&self.k_norm), None);
+        let v = head_part(kv, 1, None, None);
         attention(q, k, v, (d as f64).powf(-0.5))
             .swap_dims(1, 2)
             .reshape([b, n, c])

@@ -1,14 +1,14 @@
 use burn::module::Module;
 use burn::nn::{LayerNorm, LayerNormConfig};
+use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Tensor};
-use longcat_kernels::{BsaParams, KernelBackend};
+use longcat_kernels::{BsaParams, KernelBackend, silu_mul};
 use longcat_lora::{LoraLinear, LoraLinearConfig};
 
 use crate::attention::{CrossAttention, KeysValues, SelfAttention};
 use crate::embed::chunks;
-use crate::norm::{EPSILON, gated_residual, norm_modulate};
+use crate::norm::{EPSILON, affine_norm, gated_residual, norm_modulate};
 use crate::{DitConfig, RopeTables, TextTokens};
 
 /// SwiGLU: `w2(silu(w1 x) · w3 x)`, without bias.
@@ -37,8 +37,8 @@ impl<B: Backend> FeedForward<B> {
 
 impl<B: KernelBackend> FeedForward<B> {
     fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let gate = silu(self.w1.forward(x.clone()));
-        self.w2.forward(gate * self.w3.forward(x))
+        let gate = self.w1.forward(x.clone());
+        self.w2.forward(silu_mul(gate, self.w3.forward(x)))
     }
 }
 
@@ -87,7 +87,9 @@ impl<B: Backend> Block<B> {
 impl<B: KernelBackend> Block<B> {
     /// Tokens `[B, N, C]` through the block.
     pub fn forward(&self, x: Tensor<B, 3>, context: &BlockContext<B>) -> Tensor<B, 3> {
-        self.forward_keeping(x, context).0
+        self.run(x, context, context.num_cond, |normed| {
+            self.attn.forward(normed, context)
+        })
     }
 
     /// As [`Self::forward`], and the keys and values that a cache keeps.
@@ -98,13 +100,7 @@ impl<B: KernelBackend> Block<B> {
     ) -> (Tensor<B, 3>, KeysValues<B>) {
         let mut kept = None;
         let out = self.run(x, context, context.num_cond, |normed| {
-            let (out, keys_values) = self.attn.forward(
-                normed,
-                context.grid,
-                &context.rope,
-                context.num_cond,
-                context.bsa.as_ref(),
-            );
+            let (out, keys_values) = self.attn.forward_keeping(normed, context);
             kept = Some(keys_values);
             out
         });
@@ -123,13 +119,7 @@ impl<B: KernelBackend> Block<B> {
     ) -> Tensor<B, 3> {
         // The condition tokens live in the cache: every token here is noise to cross-attention.
         self.run(x, context, 0, |normed| {
-            self.attn.forward_cached(
-                normed,
-                context.grid,
-                &context.rope,
-                cached,
-                context.bsa.as_ref(),
-            )
+            self.attn.forward_cached(normed, context, cached)
         })
     }
 
@@ -140,10 +130,7 @@ impl<B: KernelBackend> Block<B> {
         num_cond: usize,
         attend: impl FnOnce(Tensor<B, 3>) -> Tensor<B, 3>,
     ) -> Tensor<B, 3> {
-        let modulation = self
-            .adaln
-            .forward(silu(context.time.clone()))
-            .unsqueeze_dim::<4>(2);
+        let modulation = self.adaln.forward(silu(context.time.clone()));
         let [shift_a, scale_a, gate_a, shift_f, scale_f, gate_f] = chunks(modulation);
 
         let attended = attend(norm_modulate(x.clone(), shift_a, scale_a));
@@ -162,11 +149,12 @@ impl<B: KernelBackend> Block<B> {
             0 => x.clone(),
             _ => x.clone().narrow(1, cond, x.dims()[1] - cond),
         };
-        let dtype = x.dtype();
-        let normed = self
-            .pre_crs_attn_norm
-            .forward(noise.clone().cast(DType::F32))
-            .cast(dtype);
+        let norm = &self.pre_crs_attn_norm;
+        let bias = match &norm.beta {
+            Some(bias) => bias.val(),
+            None => norm.gamma.val().zeros_like(),
+        };
+        let normed = affine_norm(noise.clone(), norm.gamma.val(), bias);
         let noise = noise + self.cross_attn.forward(normed, text);
         match cond {
             0 => noise,

@@ -157,7 +157,7 @@ impl<B: KernelBackend> FinalLayer<B> {
     /// `[B, C_out, T, H, W]` in fp32. `grid` counts tokens.
     pub fn forward(&self, x: Tensor<B, 3>, t: Tensor<B, 3>, grid: [usize; 3]) -> Tensor<B, 5> {
         let b = x.dims()[0];
-        let modulation = self.adaln.forward(silu(t)).unsqueeze_dim::<4>(2);
+        let modulation = self.adaln.forward(silu(t));
         let [shift, scale] = chunks(modulation);
         let x = self
             .linear
@@ -172,7 +172,7 @@ impl<B: KernelBackend> FinalLayer<B> {
 }
 
 /// Splits the last dimension into `K` equal parts.
-pub(crate) fn chunks<B: Backend, const K: usize>(x: Tensor<B, 4>) -> [Tensor<B, 4>; K] {
-    let width = x.dims()[3] / K;
-    std::array::from_fn(|i| x.clone().narrow(3, i * width, width))
+pub(crate) fn chunks<B: Backend, const K: usize>(x: Tensor<B, 3>) -> [Tensor<B, 3>; K] {
+    let width = x.dims()[2] / K;
+    std::array::from_fn(|i| x.clone().narrow(2, i * width, width))
 }

@@ -10,6 +10,7 @@
 
 mod attention;
 mod block;
+mod cast;
 mod config;
 mod embed;
 mod error;

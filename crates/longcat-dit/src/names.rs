@@ -97,6 +97,14 @@ const ALIASES: &[(&str, &str)] = &[
     ("caption_embedder.linear_2", "y_embedder.y_proj.2"),
     ("blocks.{i}.adaln_linear_1", "blocks.{i}.adaLN_modulation.1"),
     ("blocks.{i}.self_attn.to_out", "blocks.{i}.attn.proj"),
+    ("blocks.{i}.attn.to_q", "blocks.{i}.attn.qkv#0"),
+    ("blocks.{i}.attn.to_k", "blocks.{i}.attn.qkv#1"),
+    ("blocks.{i}.attn.to_v", "blocks.{i}.attn.qkv#2"),
+    ("blocks.{i}.attn.to_out.0", "blocks.{i}.attn.proj"),
+    (
+        "blocks.{i}.cross_attn.to_out.0",
+        "blocks.{i}.cross_attn.proj",
+    ),
     (
         "blocks.{i}.cross_attn.to_q",
         "blocks.{i}.cross_attn.q_linear",

@@ -1,37 +1,42 @@
-//! Normalisations in fp32, the islands of the official code.
+//! Modulated normalisation and gated residuals per frame, the fp32 islands of the official code.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
+use longcat_kernels::{KernelBackend, layer_norm};
 
 /// Epsilon of every normalisation in the transformer.
 pub(crate) const EPSILON: f64 = 1e-6;
 
 /// LayerNorm without weights in fp32, then `·(1 + scale) + shift` per frame, back in the dtype of
-/// `x`. `x` is `[B, T·S, C]`; `shift` and `scale` are `[B, T, 1, C]` in fp32.
-pub(crate) fn norm_modulate<B: Backend>(
+/// `x`. `x` is `[B, T·S, C]`; `shift` and `scale` are `[B, T, C]` in fp32.
+pub(crate) fn norm_modulate<B: KernelBackend>(
     x: Tensor<B, 3>,
-    shift: Tensor<B, 4>,
-    scale: Tensor<B, 4>,
+    shift: Tensor<B, 3>,
+    scale: Tensor<B, 3>,
 ) -> Tensor<B, 3> {
-    let [b, n, c] = x.dims();
-    let frames = shift.dims()[1];
-    let dtype = x.dtype();
-    let x = x.cast(DType::F32).reshape([b, frames, n / frames, c]);
-    let x = x.clone() - x.mean_dim(3);
-    let variance = x.clone().square().mean_dim(3);
-    let x = x / (variance + EPSILON).sqrt();
-    (x * (scale + 1.0) + shift).cast(dtype).reshape([b, n, c])
+    layer_norm(x, table(scale + 1.0), table(shift), EPSILON)
 }
 
-/// `x + gate · y` in fp32, back in the dtype of `x`. `gate` is `[B, T, 1, C]` in fp32.
-pub(crate) fn gated_residual<B: Backend>(
+/// `x + gate · y` in fp32, back in the dtype of `x`. `gate` is `[B, T, C]` in fp32.
+pub(crate) fn gated_residual<B: KernelBackend>(
     x: Tensor<B, 3>,
     y: Tensor<B, 3>,
-    gate: Tensor<B, 4>,
+    gate: Tensor<B, 3>,
 ) -> Tensor<B, 3> {
-    let [b, n, c] = x.dims();
-    let frames = gate.dims()[1];
-    let dtype = x.dtype();
-    let y = y.cast(DType::F32).reshape([b, frames, n / frames, c]) * gate;
-    (x.cast(DType::F32) + y.reshape([b, n, c])).cast(dtype)
+    longcat_kernels::gated_residual(x, y, table(gate))
+}
+
+/// LayerNorm with a weight and a bias `[C]`, in fp32, back in the dtype of `x`.
+pub(crate) fn affine_norm<B: KernelBackend>(
+    x: Tensor<B, 3>,
+    weight: Tensor<B, 1>,
+    bias: Tensor<B, 1>,
+) -> Tensor<B, 3> {
+    let row = |x: Tensor<B, 1>| x.cast(DType::F32).unsqueeze::<2>();
+    layer_norm(x, row(weight), row(bias), EPSILON)
+}
+
+/// One row per frame.
+fn table<B: Backend>(x: Tensor<B, 3>) -> Tensor<B, 2> {
+    x.flatten(0, 1)
 }

@@ -8,6 +8,7 @@ use burn::module::{
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{DType, Tensor, TensorData};
+use longcat_kernels::{KernelBackend, Rotation, split_heads};
 
 const BASE: f64 = 10_000.0;
 
@@ -17,8 +18,8 @@ const BASE: f64 = 10_000.0;
 /// are interleaved; positions are integers from 0. Source: `rope_3d.py` of the official code.
 #[derive(Debug, Clone)]
 pub struct RopeTables<B: Backend> {
-    cos: Tensor<B, 5>,
-    sin: Tensor<B, 5>,
+    cos: Tensor<B, 2>,
+    sin: Tensor<B, 2>,
 }
 
 impl<B: Backend> RopeTables<B> {
@@ -47,7 +48,7 @@ impl<B: Backend> RopeTables<B> {
         }
         let table = |function: fn(f32) -> f32| {
             let values: Vec<f32> = angles.iter().map(|a| function(*a)).collect();
-            let data = TensorData::new(values, [1, 1, tokens, head_dim / 2, 1]);
+            let data = TensorData::new(values, [tokens, head_dim / 2]);
             Tensor::from_data(data, (device, DType::F32))
         };
         Self {
@@ -58,30 +59,29 @@ impl<B: Backend> RopeTables<B> {
 
     /// The tables of the last `tokens` tokens of the grid.
     pub fn tail(&self, tokens: usize) -> Self {
-        let from = self.cos.dims()[2] - tokens;
-        let cut = |table: &Tensor<B, 5>| table.clone().narrow(2, from, tokens);
+        let from = self.cos.dims()[0] - tokens;
+        let cut = |table: &Tensor<B, 2>| table.clone().narrow(0, from, tokens);
         Self {
             cos: cut(&self.cos),
             sin: cut(&self.sin),
         }
     }
 
+    /// The tables as the kernels take them.
+    pub fn rotation(&self) -> Rotation<B> {
+        Rotation {
+            cos: self.cos.clone(),
+            sin: self.sin.clone(),
+        }
+    }
+}
+
+impl<B: KernelBackend> RopeTables<B> {
     /// Rotates `x` `[B, heads, N, D]` in fp32; the result has the dtype of `x`.
     pub fn apply(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let [b, heads, n, d] = x.dims();
-        let dtype = x.dtype();
-        let x = x.cast(DType::F32).reshape([b, heads, n, d / 2, 2]);
-        let even = x.clone().narrow(4, 0, 1);
-        let odd = x.narrow(4, 1, 1);
-        let (cos, sin) = (self.cos.clone(), self.sin.clone());
-        let rotated = Tensor::cat(
-            vec![
-                even.clone() * cos.clone() - odd.clone() * sin.clone(),
-                odd * cos + even * sin,
-            ],
-            4,
-        );
-        rotated.reshape([b, heads, n, d]).cast(dtype)
+        // The layout that fused heads have before they are split, with a single part.
+        let x = x.swap_dims(1, 2).unsqueeze_dim::<5>(2);
+        split_heads(x, 0, None, Some(self.rotation()))
     }
 }
 

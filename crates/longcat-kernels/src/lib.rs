@@ -33,6 +33,6 @@ pub use bsa::{BsaParams, EmptySelection, bsa_attention};
 #[cfg(feature = "cuda")]
 pub use cublas::{CublasStatus, cublas_status, set_cublas_enabled};
 #[cfg(feature = "cuda")]
-pub use cuda_memory::cuda_memory;
+pub use cuda_memory::{CudaMemory, cuda_memory};
 pub use fused::{Rotation, gated_residual, layer_norm, silu_mul, split_heads};
 pub use linear::linear;

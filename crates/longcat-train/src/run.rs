@@ -77,7 +77,7 @@ fn train<B: KernelBackend>(
     };
     if config.mode == Mode::Lora {
         model = model.no_grad();
-        attach_adapter(&mut model, &config.lora, config.seed)?;
+        attach_adapter(&mut model, &config.lora, DType::F32, config.seed)?;
     }
     model.set_bsa(config.model.block_sparse)?;
     let task = TransformerTask::<Autodiff<B>>::new(

@@ -106,6 +106,27 @@ pub fn on_device<T: DeviceTask>(spec: DeviceSpec, task: T) -> Result<T::Output, 
     }
 }
 
+/// Switches cuBLASLt for linear layers on CUDA on or off, for the whole process. Without effect in
+/// builds without `cuda`.
+#[allow(unused_variables)]
+pub fn set_cublas_enabled(enabled: bool) {
+    #[cfg(feature = "cuda")]
+    longcat_kernels::set_cublas_enabled(enabled);
+}
+
+/// Why linear layers on CUDA run on Burn's slower kernels though cuBLASLt is switched on, if they
+/// do.
+pub fn cublas_problem() -> Option<String> {
+    #[cfg(feature = "cuda")]
+    {
+        let status = longcat_kernels::cublas_status();
+        if matches!(status, longcat_kernels::CublasStatus::Unavailable(_)) {
+            return Some(status.to_string());
+        }
+    }
+    None
+}
+
 /// What is known of a usable device.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct DeviceInfo {
@@ -142,7 +163,7 @@ pub fn devices() -> Vec<DeviceInfo> {
         list.push(describe::<burn_cuda::Cuda>(
             DeviceSpec::Cuda(index),
             &device,
-            longcat_kernels::cuda_memory(index),
+            longcat_kernels::cuda_memory(index).map(|memory| memory.total),
         ));
     }
     list

@@ -22,13 +22,16 @@ pub use adapters::{CFG_STEP_LORA, LoraStatus, REFINEMENT_LORA};
 pub use buckets::{Resolution, bucket};
 pub use builtin::builtin_checkpoint;
 pub use checkpoint::Checkpoint;
-pub use device::{DeviceInfo, DeviceSpec, DeviceTask, devices, on_device};
+pub use device::{
+    DeviceInfo, DeviceSpec, DeviceTask, cublas_problem, devices, on_device, set_cublas_enabled,
+};
 pub use error::VideoError;
 pub use frames::PixelFrames;
 pub use guidance::cfg_zero;
 pub use latents::{load_latents, save_latents};
 pub use long_video::LongVideo;
 pub use longcat_kernels::KernelBackend;
+pub use longcat_vae::Tiling;
 pub use noise::{NoisePurpose, NoiseSource, SeededNoise};
 pub use pipeline::{
     ContinuationRequest, Generated, ImageToVideoRequest, Observer, Pipeline, PipelineOptions,

@@ -1,5 +1,5 @@
 use anyhow::{Context, Result};
-use longcat_dit::lora_targets;
+use longcat_dit::{canonical_names, lora_targets};
 use longcat_lora::{Adapter, AdapterReport, Format, WriteOptions, merge_into_checkpoint};
 use serde_json::json;
 
@@ -16,8 +16,14 @@ pub fn run(command: Lora) -> Result<()> {
 
 fn inspect(args: &LoraInspect) -> Result<()> {
     let report = AdapterReport::inspect(&args.file, lora_targets())?;
+    let modules: Vec<(String, String)> = canonical_names()
+        .rules()
+        .map(|(from, to)| (from.to_string(), to.to_string()))
+        .collect();
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        let mut report = serde_json::to_value(&report)?;
+        report["module_rules"] = json!(modules);
+        println!("{report:#}");
         return Ok(());
     }
     println!("{}", report.path.display());
@@ -68,7 +74,8 @@ fn inspect(args: &LoraInspect) -> Result<()> {
             .collect(),
     );
     list("names, from the file", pairs(&report.format_rules));
-    list("names, to the model's", pairs(&report.name_rules));
+    list("names, to canonical", pairs(&report.name_rules));
+    list("names, to the module tree", pairs(&modules));
     list("unmatched keys", report.unmatched.clone());
     list("problems", report.problems.clone());
     Ok(())

@@ -15,12 +15,40 @@ fn row_sum<N: Size>(values: Vector<f32, N>) -> f32 {
     plane_sum(sum)
 }
 
+/// Sum over the planes of a cube of what each plane has summed. `shared` is used once.
+#[cube]
+fn cube_sum(value: f32, shared: &mut SharedMemory<f32>, #[comptime] planes: usize) -> f32 {
+    let mut sum = value;
+    if comptime!(planes > 1) {
+        if UNIT_POS_X == 0 {
+            shared[UNIT_POS_Y as usize] = value;
+        }
+        sync_cube();
+        sum = shared[0];
+        #[unroll]
+        for i in 1..planes {
+            sum += shared[i];
+        }
+    }
+    sum
+}
+
+/// How a row is cut for [`layer_norm`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct RowCut {
+    /// Units of a plane.
+    pub(super) plane: usize,
+    /// Planes of a cube, which takes one row.
+    pub(super) planes: usize,
+    /// Vectors of the row that a unit keeps in registers.
+    pub(super) vectors_per_unit: usize,
+}
+
 /// Normalises rows to mean 0 and variance 1, then `· weight + bias` of the row's group.
 ///
 /// `x` and `out` are `[rows, C]`, `weight` and `bias` `[groups, C]`, each group covering
-/// `rows_per_group` consecutive rows. A plane takes one row and keeps it in registers, so the
-/// variance is that of the differences from the mean; the planes of a cube take neighbouring rows,
-/// which share their group in the cache.
+/// `rows_per_group` consecutive rows. A cube takes one row and keeps it in registers, so the
+/// variance is that of the differences from the mean.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(super) fn layer_norm<F: Float, N: Size>(
     x: &Array<Vector<F, N>>,
@@ -30,45 +58,49 @@ pub(super) fn layer_norm<F: Float, N: Size>(
     rows: usize,
     rows_per_group: usize,
     epsilon: f32,
-    #[comptime] plane: usize,
-    #[comptime] vectors_per_unit: usize,
+    #[comptime] cut: RowCut,
     #[define(F)] _dtype: StorageType,
 ) {
-    let row = CUBE_POS * CUBE_DIM_Y as usize + UNIT_POS_Y as usize;
+    let row = CUBE_POS;
     if row >= rows {
         terminate!();
     }
-    let width = comptime!(plane * vectors_per_unit);
+    let step = comptime!(cut.plane * cut.planes);
+    let vectors = comptime!(cut.vectors_per_unit);
+    let width = comptime!(step * vectors);
     let size = N::value();
     let inverse_count = comptime!(1.0 / (width * size) as f32);
-    let lane = UNIT_POS_X as usize;
-    let start = row * width + lane;
-    let group = row / rows_per_group * width + lane;
+    let column = UNIT_POS as usize;
+    let start = row * width + column;
+    let group = row / rows_per_group * width + column;
+    let mut sums = SharedMemory::<f32>::new(comptime!(cut.planes));
+    let mut square_sums = SharedMemory::<f32>::new(comptime!(cut.planes));
 
-    let mut values = Array::<Vector<F, N>>::new(vectors_per_unit);
+    let mut values = Array::<Vector<F, N>>::new(vectors);
     let mut sum = Vector::<f32, N>::new(0.0);
     #[unroll]
-    for i in 0..vectors_per_unit {
-        values[i] = x[start + i * plane];
+    for i in 0..vectors {
+        values[i] = x[start + i * step];
     }
     #[unroll]
-    for i in 0..vectors_per_unit {
+    for i in 0..vectors {
         sum += Vector::cast_from(values[i]);
     }
-    let mean = Vector::<f32, N>::new(row_sum(sum) * inverse_count);
+    let mean = cube_sum(row_sum(sum), &mut sums, cut.planes) * inverse_count;
+    let mean = Vector::<f32, N>::new(mean);
     let mut squares = Vector::<f32, N>::new(0.0);
     #[unroll]
-    for i in 0..vectors_per_unit {
+    for i in 0..vectors {
         let difference = Vector::<f32, N>::cast_from(values[i]) - mean;
         squares += difference * difference;
     }
-    let variance = row_sum(squares) * inverse_count;
+    let variance = cube_sum(row_sum(squares), &mut square_sums, cut.planes) * inverse_count;
     let inverse = Vector::<f32, N>::new(1.0 / (variance + epsilon).sqrt());
     #[unroll]
-    for i in 0..vectors_per_unit {
+    for i in 0..vectors {
         let normed = (Vector::<f32, N>::cast_from(values[i]) - mean) * inverse;
-        let at = group + i * plane;
-        out[start + i * plane] = Vector::cast_from(normed * weight[at] + bias[at]);
+        let at = group + i * step;
+        out[start + i * step] = Vector::cast_from(normed * weight[at] + bias[at]);
     }
 }
 

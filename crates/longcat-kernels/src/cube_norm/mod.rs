@@ -13,21 +13,21 @@ use cubecl::features::Plane;
 use cubecl::ir::AddressType;
 use cubecl::prelude::*;
 
-use kernels::SplitStep;
+use kernels::{RowCut, SplitStep};
 
 /// Units of a cube; enough to fill a multiprocessor with few cubes, small enough for registers.
 const UNITS: u32 = 256;
 
-/// The most vectors that a unit keeps in registers at a time.
-const MAX_VECTORS: usize = 32;
+/// The most vectors that a unit keeps in registers; with more, few cubes fit on a multiprocessor.
+const MAX_VECTORS: usize = 4;
 
-/// A kernel's cut of rows of `width` elements into planes.
+/// Rows of some width cut into whole planes.
 struct Rows {
     /// Elements of a vector.
     vector: usize,
     /// Units of a plane.
     plane: usize,
-    /// Vectors of a row per unit.
+    /// Vectors of a row for each unit of one plane.
     per_unit: usize,
 }
 
@@ -46,11 +46,6 @@ impl Rows {
                 plane,
                 per_unit: width / (plane * vector),
             })
-            .filter(|rows| rows.per_unit <= MAX_VECTORS)
-    }
-
-    fn cube_dim(&self) -> CubeDim {
-        CubeDim::new_2d(self.plane as u32, (UNITS / self.plane as u32).max(1))
     }
 }
 
@@ -100,15 +95,17 @@ pub(crate) fn layer_norm<R: CubeRuntime>(
         return None;
     }
     let cut = Rows::of(x, width)?;
+    let most = (x.client.properties().hardware.max_units_per_cube as usize / cut.plane).min(32);
+    let planes =
+        (1..=most).find(|n| cut.per_unit.is_multiple_of(*n) && cut.per_unit / n <= MAX_VECTORS)?;
     let x = into_contiguous(x.clone());
     let out = like(&x, x.meta.shape().clone());
-    let cube_dim = cut.cube_dim();
-    // SAFETY: rows beyond the last end before any access; a row is `plane · per_unit` vectors.
+    // SAFETY: cubes beyond the last row end before any access; the cut covers a row exactly.
     unsafe {
         kernels::layer_norm::launch_unchecked::<R>(
             &x.client,
-            count_cubes(&x, rows.div_ceil(cube_dim.y as usize)),
-            cube_dim,
+            count_cubes(&x, rows),
+            CubeDim::new_2d(cut.plane as u32, planes as u32),
             AddressType::from_len(x.meta.num_elements()),
             cut.vector,
             x.clone().into_array_arg(),
@@ -118,8 +115,11 @@ pub(crate) fn layer_norm<R: CubeRuntime>(
             rows,
             rows / count,
             epsilon as f32,
-            cut.plane,
-            cut.per_unit,
+            RowCut {
+                plane: cut.plane,
+                planes,
+                vectors_per_unit: cut.per_unit / planes,
+            },
             x.dtype.into(),
         );
     }
@@ -247,7 +247,7 @@ pub(crate) fn split_heads<R: CubeRuntime>(
     let planes = batch * tokens * (heads / heads_per_plane);
     let x = into_contiguous(x.clone());
     let out = like(&x, Shape::new([batch, heads, tokens, width]));
-    let cube_dim = cut.cube_dim();
+    let cube_dim = CubeDim::new_2d(cut.plane as u32, (UNITS / cut.plane as u32).max(1));
     // SAFETY: planes beyond the last end before any access; the tables' sizes were checked.
     unsafe {
         kernels::split_heads::launch_unchecked::<R>(

@@ -13,7 +13,8 @@ use crate::sampling::{Purpose, stream};
 pub const ADAPTER: &str = "trained";
 
 /// Puts the adapter of a configuration on a frozen model: a new one, or a copy of the file to start
-/// from. Factors are f32 and the only parameters that require gradients.
+/// from. Factors are of
+/// `dtype` (f32 to train them) and the only parameters that require gradients.
 ///
 /// New input sides are drawn from U(−1/√d_in, 1/√d_in) by the run's seed, the same on every
 /// device; output sides are zero, so that the model computes what it did.
@@ -24,6 +25,7 @@ pub const ADAPTER: &str = "trained";
 pub fn attach_adapter<B: Backend>(
     model: &mut LongCatTransformer<B>,
     config: &LoraConfig,
+    dtype: DType,
     seed: u64,
 ) -> Result<(), TrainError> {
     let adapter = match config.start_from.as_os_str().is_empty() {
@@ -32,7 +34,7 @@ pub fn attach_adapter<B: Backend>(
     };
     let options = LoraOptions {
         strength: 1.0,
-        dtype: Some(DType::F32),
+        dtype: Some(dtype),
     };
     model.load_adapter(ADAPTER, &adapter, options)?;
     Ok(())

@@ -1,10 +1,11 @@
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::tensor::{DType, Tensor};
 use longcat_dit::{DitConfig, LongCatTransformer, TextCondition};
 use longcat_kernels::KernelBackend;
 use longcat_text::TextEncoder;
-use longcat_vae::{WanVae, WanVaeConfig};
+use longcat_vae::{Progress, Tiling, VaeError, VaeOptions, WanVae, WanVaeConfig};
 
 use super::{Observer, Posterior, Sampling, VideoSize};
 use crate::VideoError;
@@ -24,6 +25,8 @@ pub struct PipelineOptions {
     pub keep_text_encoder: bool,
     /// Keep the transformer on the device while frames are encoded or decoded.
     pub keep_transformer: bool,
+    /// Encode and decode large pictures tile by tile: less memory, a slightly different result.
+    pub tiling: Option<Tiling>,
 }
 
 impl Default for PipelineOptions {
@@ -34,6 +37,7 @@ impl Default for PipelineOptions {
             vae_dtype: DType::F32,
             keep_text_encoder: false,
             keep_transformer: true,
+            tiling: None,
         }
     }
 }
@@ -257,8 +261,11 @@ impl<B: KernelBackend> Pipeline<B> {
     ) -> Result<Tensor<B, 5>, VideoError> {
         observer.stage("encode");
         let device = self.device.clone();
+        let options = self.vae_options();
         let vae = self.vae()?;
-        let encoded = vae.encode(clip)?;
+        let encoded = vae
+            .encode_with(clip, &options, &mut follow(observer))
+            .map_err(cancelled)?;
         let latents = match posterior {
             Posterior::Mode => encoded.mean.repeat_dim(0, batch),
             Posterior::Sample => {
@@ -285,8 +292,18 @@ impl<B: KernelBackend> Pipeline<B> {
         if !self.options.keep_transformer && self.transformer.take().is_some() {
             B::memory_cleanup(&self.device);
         }
-        let dtype = self.options.vae_dtype;
-        Ok(self.vae()?.decode(latents.cast(dtype))?)
+        let latents = latents.cast(self.options.vae_dtype);
+        let options = self.vae_options();
+        self.vae()?
+            .decode_with(latents, &options, &mut follow(observer))
+            .map_err(cancelled)
+    }
+
+    fn vae_options(&self) -> VaeOptions {
+        VaeOptions {
+            tiling: self.options.tiling,
+            ..VaeOptions::default()
+        }
     }
 
     /// The VAE, loaded when first asked for.
@@ -304,5 +321,25 @@ impl<B: KernelBackend> Pipeline<B> {
             Some(vae) => Ok(vae),
             None => unreachable!("it was just loaded"),
         }
+    }
+}
+
+/// Hands the VAE's progress to an observer, and its wish to stop to the VAE.
+fn follow<B: KernelBackend>(
+    observer: &mut dyn Observer<B>,
+) -> impl FnMut(Progress) -> ControlFlow<()> {
+    |progress| {
+        observer.progress(progress.done, progress.total);
+        match observer.cancelled() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+}
+
+fn cancelled(error: VaeError) -> VideoError {
+    match error {
+        VaeError::Cancelled => VideoError::Cancelled,
+        error => VideoError::Vae(error),
     }
 }

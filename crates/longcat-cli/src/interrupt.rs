@@ -1,0 +1,21 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+
+/// A flag that Ctrl-C sets: work ends at its next step. A second Ctrl-C ends the process.
+///
+/// # Errors
+/// If the handler cannot be installed; a process has one.
+pub fn interrupt() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let seen = flag.clone();
+    ctrlc::set_handler(move || {
+        if seen.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        eprintln!("stopping after this step; press Ctrl-C again to stop at once");
+    })
+    .context("installing the Ctrl-C handler")?;
+    Ok(flag)
+}

@@ -1,0 +1,82 @@
+use anyhow::Result;
+use burn::backend::Autodiff;
+use burn::module::{AutodiffModule, Module};
+use burn::tensor::{DType, Tensor};
+use clap::Args;
+use longcat_dit::LongCatTransformer;
+use longcat_kernels::KernelBackend;
+use longcat_train::{Batch, LoraConfig, LoraOptimizer, OptimizerConfig, TrainStep, attach_adapter};
+use longcat_video::{DeviceTask, on_device};
+use serde_json::json;
+
+use super::Common;
+
+/// `cargo xtask bench train`.
+#[derive(Debug, Args)]
+pub struct Train {
+    #[command(flatten)]
+    common: Common,
+    /// Rank of the adapter on the seven kinds of layers of `cfg_step_lora`.
+    #[arg(long, default_value_t = 64)]
+    lora_rank: usize,
+    /// One graph over all blocks instead of checkpoints.
+    #[arg(long)]
+    no_checkpointing: bool,
+}
+
+impl Train {
+    /// Measures an optimiser step of an adapter.
+    pub fn run(self) -> Result<()> {
+        self.common.check()?;
+        on_device(self.common.device, self)?
+    }
+}
+
+impl DeviceTask for Train {
+    type Output = Result<()>;
+
+    fn run<B: KernelBackend>(self, device: B::Device) -> Result<()> {
+        let common = &self.common;
+        let model = LongCatTransformer::<Autodiff<B>>::from_inner(common.model::<B>(&device));
+        let mut model = Some(model.no_grad());
+        let config = LoraConfig {
+            rank: self.lora_rank,
+            ..LoraConfig::default()
+        };
+        if let Some(model) = &mut model {
+            attach_adapter(model, &config, DType::F32, 0)?;
+        }
+        let batch = Batch::<B> {
+            x0: common.latents(&device),
+            noise: common.latents(&device),
+            sigma: Tensor::full([1], 0.5, (&device, DType::F32)),
+            text: common.text(&device),
+            num_cond: 0,
+        };
+        let step = TrainStep {
+            checkpointed: !self.no_checkpointing,
+        };
+        let mut optimizer = LoraOptimizer::<B>::new(&OptimizerConfig::default());
+        let mut loss = None;
+        let (first, median) = common.time::<B>(&device, || {
+            if let Some(current) = model.take() {
+                let output = step.run(&current, &batch)?;
+                loss = Some(output.loss);
+                let next = optimizer.step::<Autodiff<B>, _>(current, output.gradients, 1e-4);
+                model = Some(next);
+            }
+            Ok(())
+        })?;
+        let loss = loss
+            .map(|loss| loss.into_scalar())
+            .map(|loss| format!("{loss:?}"));
+        let result = json!({
+            "network": "train", "device": common.device.to_string(), "tokens": common.tokens(),
+            "depth": common.depth, "lora_rank": self.lora_rank, "loss": loss,
+            "checkpointing": step.checkpointed, "first_milliseconds": first,
+            "milliseconds": median, "memory_bytes": common.memory_taken(),
+        });
+        println!("{result}");
+        Ok(())
+    }
+}
