@@ -127,14 +127,20 @@ fn check_split_heads<B: KernelBackend>(heads: usize, width: usize, normed: bool,
 
 /// Widths that planes divide and widths that they do not; one group, and one per frame.
 fn check_all<B: KernelBackend>() {
-    for (rows, groups, width) in [(6, 3, 256), (7, 1, 512), (8, 2, 48), (3, 3, 10)] {
+    for (rows, groups, width) in [
+        (6, 3, 256),
+        (7, 1, 512),
+        (32, 2, 128),
+        (8, 2, 48),
+        (3, 3, 10),
+    ] {
         check_layer_norm::<B>(rows, groups, width);
         check_gated_residual::<B>(rows, groups, width);
     }
     for count in [8192, 1000, 77] {
         check_silu_mul::<B>(count);
     }
-    for (heads, width) in [(4, 128), (3, 64), (2, 24), (6, 32)] {
+    for (heads, width) in [(4, 128), (1, 128), (3, 64), (2, 24), (6, 32)] {
         for (normed, rotated) in [(true, true), (true, false), (false, true), (false, false)] {
             check_split_heads::<B>(heads, width, normed, rotated);
         }

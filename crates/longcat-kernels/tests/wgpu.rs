@@ -146,6 +146,8 @@ fn random_shapes_agree_with_the_portable_body() {
         (DType::F32, 33, 47, 16),
         (DType::F32, 5, 70, 20),
         (DType::F32, 64, 16, 128),
+        (DType::F32, 32, 32, 128),
+        (DType::F32, 32, 8, 128),
         (DType::F32, 1, 1, 256),
         (DType::F16, 40, 40, 64),
     ]

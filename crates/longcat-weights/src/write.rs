@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
@@ -103,8 +103,29 @@ pub fn write_safetensors(
     let metadata = (!metadata.is_empty()).then(|| metadata.clone().into_iter().collect());
     replace_file(path, |temporary| {
         serialize_to_file(views, metadata, temporary)
-            .map_err(|e| std::io::Error::other(e.to_string()))
+            .map_err(|e| std::io::Error::other(e.to_string()))?;
+        sort_metadata(temporary)
     })
+}
+
+/// Puts the strings of a header in order: the safetensors crate keeps them in a hash map, and equal
+/// contents are to give equal files.
+fn sort_metadata(path: &Path) -> std::io::Result<()> {
+    let mut file = fs::File::options().read(true).write(true).open(path)?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let length = usize::try_from(u64::from_le_bytes(length)).map_err(std::io::Error::other)?;
+    let mut header = vec![0; length];
+    file.read_exact(&mut header)?;
+    let mut json: serde_json::Value = serde_json::from_slice(&header)?;
+    let Some(strings) = json.get_mut("__metadata__").and_then(|m| m.as_object_mut()) else {
+        return Ok(());
+    };
+    strings.sort_keys();
+    let mut sorted = serde_json::to_vec(&json)?;
+    sorted.resize(length, b' ');
+    file.seek(SeekFrom::Start(8))?;
+    file.write_all(&sorted)
 }
 
 /// Writes `bytes` to a file under a temporary name, then renames it.

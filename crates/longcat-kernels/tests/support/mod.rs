@@ -7,9 +7,13 @@ use longcat_kernels::{BsaParams, EmptySelection};
 /// Relative L2 error of `x` against `expected`; absolute where that is zero.
 pub fn relative_error<B: Backend, const D: usize>(x: Tensor<B, D>, expected: Tensor<B, D>) -> f64 {
     assert_eq!(x.dims(), expected.dims());
-    let norm = |x: Tensor<B, D>| f64::from(x.powi_scalar(2).sum().into_scalar_f32()).sqrt();
     let (error, size) = (norm(x - expected.clone()), norm(expected));
     if size == 0.0 { error } else { error / size }
+}
+
+/// The L2 norm.
+pub fn norm<B: Backend, const D: usize>(x: Tensor<B, D>) -> f64 {
+    f64::from(x.powi_scalar(2).sum().into_scalar_f32()).sqrt()
 }
 
 /// The one value of a tensor.
