@@ -164,8 +164,7 @@ impl Case {
         };
         let limit = self.limit(name);
         self.compared.insert(name.to_string(), error);
-        // NaN is not within any limit.
-        if !(error <= limit) {
+        if error > limit || error.is_nan() {
             self.fail(format!("{name}: error {error:.3e}, tolerance {limit:.0e}"));
         }
     }

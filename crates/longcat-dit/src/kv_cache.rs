@@ -3,8 +3,12 @@ use burn::tensor::{Tensor, TensorData};
 
 #[derive(Debug, Clone)]
 enum Layer<B: Backend> {
-    Device { k: Tensor<B, 4>, v: Tensor<B, 4> },
-    Host { k: TensorData, v: TensorData },
+    Device {
+        k: Tensor<B, 4>,
+        v: Tensor<B, 4>,
+    },
+    /// Keys, then values.
+    Host(Box<[TensorData; 2]>),
 }
 
 /// Keys (before rotation) and values of clean condition latents, per block.
@@ -25,10 +29,7 @@ impl<B: Backend> KvCache<B> {
     /// Adds the next block's keys and values; with `offload` they move to host memory.
     pub(crate) fn push(&mut self, k: Tensor<B, 4>, v: Tensor<B, 4>, offload: bool) {
         self.layers.push(if offload {
-            Layer::Host {
-                k: k.into_data(),
-                v: v.into_data(),
-            }
+            Layer::Host(Box::new([k.into_data(), v.into_data()]))
         } else {
             Layer::Device { k, v }
         });
@@ -51,7 +52,8 @@ impl<B: Backend> KvCache<B> {
     pub fn layer(&self, block: usize, device: &B::Device) -> (Tensor<B, 4>, Tensor<B, 4>) {
         match &self.layers[block] {
             Layer::Device { k, v } => (k.clone(), v.clone()),
-            Layer::Host { k, v } => {
+            Layer::Host(data) => {
+                let [k, v] = data.as_ref();
                 let upload =
                     |data: &TensorData| Tensor::from_data(data.clone(), (device, data.dtype));
                 (upload(k), upload(v))

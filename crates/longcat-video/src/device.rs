@@ -142,13 +142,16 @@ pub struct DeviceInfo {
 
 /// The usable devices of all compiled backends.
 pub fn devices() -> Vec<DeviceInfo> {
-    let mut list = Vec::new();
     #[cfg(feature = "cpu")]
-    list.push(describe::<burn_flex::Flex>(
+    let cpu = Some(describe::<burn_flex::Flex>(
         DeviceSpec::Cpu,
         &burn_flex::FlexDevice,
         host_memory(),
     ));
+    #[cfg(not(feature = "cpu"))]
+    let cpu = None;
+    #[allow(unused_mut, reason = "only the GPU features add to it")]
+    let mut list = Vec::from_iter(cpu);
     #[cfg(feature = "wgpu")]
     for (index, device) in wgpu_devices().iter().enumerate() {
         list.push(describe::<burn_wgpu::Wgpu>(

@@ -64,7 +64,7 @@ impl PixelFrames {
     /// [`VideoError::Invalid`] when the length is not a whole number of frames above 0.
     pub fn from_bytes(data: Vec<u8>, size: VideoSize) -> Result<Self, VideoError> {
         let frame = size.width * size.height * 3;
-        if frame == 0 || data.is_empty() || data.len() % frame != 0 {
+        if frame == 0 || data.is_empty() || !data.len().is_multiple_of(frame) {
             return Err(VideoError::invalid(
                 "frames",
                 format!(

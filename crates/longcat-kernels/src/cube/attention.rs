@@ -3,7 +3,7 @@
 //! `None` means that no kernel takes the tensors, and the caller uses the portable body.
 
 use burn::tensor::{DType, Int, Tensor};
-use burn_backend::tensor::{FloatTensor, IntTensor};
+use burn_backend::tensor::IntTensor;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::{
     BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, tensor::CubeTensor,
@@ -14,16 +14,16 @@ use crate::{BlockList, BlockRule, TransposedBlocks};
 
 type Cube<R, F, I, BT> = CubeBackend<R, F, I, BT>;
 
+/// Output and log-sum-exp; `None` where the kernels do not take the tensors.
+type Attended<R> = Option<(CubeTensor<R>, CubeTensor<R>)>;
+
 pub(super) fn forward<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement>(
     q: &CubeTensor<R>,
     k: &CubeTensor<R>,
     v: &CubeTensor<R>,
     blocks: Option<&BlockList<Cube<R, F, I, BT>>>,
     scale: f64,
-) -> Option<(
-    FloatTensor<Cube<R, F, I, BT>>,
-    FloatTensor<Cube<R, F, I, BT>>,
-)> {
+) -> Attended<R> {
     if q.dtype != k.dtype || q.dtype != v.dtype {
         return None;
     }
@@ -77,7 +77,8 @@ fn list<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement>(
     k: &CubeTensor<R>,
 ) -> Option<List<R>> {
     let key_blocks = k.meta.shape()[2] / blocks.block_k;
-    let whole = q.meta.shape()[2] % blocks.block_q == 0 && k.meta.shape()[2] % blocks.block_k == 0;
+    let whole = q.meta.shape()[2].is_multiple_of(blocks.block_q)
+        && k.meta.shape()[2].is_multiple_of(blocks.block_k);
     let key_valid = match &blocks.key_valid {
         Some(valid) => valid.clone(),
         None => Tensor::<Cube<R, F, I, BT>, 1, Int>::full(

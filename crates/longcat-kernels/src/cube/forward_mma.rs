@@ -1,5 +1,8 @@
 //! Forward attention on tensor cores.
 
+// Kernel code: `is_multiple_of` is not part of cubecl's language.
+#![allow(clippy::manual_is_multiple_of)]
+
 use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 

@@ -162,7 +162,7 @@ impl Plan {
     fn step(&self, most: usize, block: usize, sparse: bool) -> Option<usize> {
         [64, 32, 16]
             .into_iter()
-            .find(|width| *width <= most && (!sparse || block % width == 0))
+            .find(|width| *width <= most && (!sparse || block.is_multiple_of(*width)))
     }
 
     /// Warps of a cube, and 16-row tiles of each (at most `row_tiles`), for blocks of `block` rows.
@@ -231,7 +231,7 @@ fn readable_rows<R: CubeRuntime>(tensor: &CubeTensor<R>) -> bool {
     let elements = 16 / tensor.dtype.size();
     strides[3] == 1
         && strides[..3].iter().all(|stride| stride % elements == 0)
-        && tensor.handle.offset_start.unwrap_or(0) % 16 == 0
+        && tensor.handle.offset_start.unwrap_or(0).is_multiple_of(16)
 }
 
 fn with_readable_rows<R: CubeRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
