@@ -1,7 +1,7 @@
-"""PyTorch's scaled_dot_product_attention at the sizes of `attention_bench time`: bf16, 32 heads of 128.
+"""PyTorch's scaled_dot_product_attention at the sizes of `cargo xtask bench attention`: bf16, 32 heads of 128.
 
 Prints the median of five calls after two that are not counted, timed with events. The backward pass is
-counted as 2.5 times the forward's operations, as in attention_bench.
+counted as 2.5 times the forward's operations, as there.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""Linear layers of the transformer in plain PyTorch: the counterpart of `linear_bench`.
+"""Linear layers of the transformer in plain PyTorch: the counterpart of `cargo xtask bench linear`.
 
 Prints one JSON object per shape: milliseconds (median over CUDA events) and TFLOP/s.
 """

@@ -37,24 +37,41 @@ enum Command {
     },
     /// Train a LoRA adapter on clips with captions.
     TrainLora(longcat_cli::TrainLora),
-    /// Time a network with random weights.
+    /// Time operations and networks with random weights; one JSON object per line.
     #[command(subcommand)]
     Bench(Bench),
 }
 
 #[derive(Subcommand)]
 enum Bench {
+    /// Dense and block-sparse attention.
+    Attention(bench::Attention),
     /// A forward pass of the transformer.
     Dit(bench::Dit),
+    /// The linear layers of the released transformer.
+    Linear(bench::Linear),
+    /// Loading the transformer of an official directory.
+    Load(bench::Load),
+    /// Encoding a prompt.
+    Text(bench::Text),
     /// An optimiser step of an adapter.
     Train(bench::Train),
+    /// Decoding and encoding a clip.
+    Vae(bench::Vae),
 }
 
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::MakeCheckpoint { output, seed } => checkpoint::write(&output, seed),
         Command::TrainLora(args) => args.run(),
-        Command::Bench(Bench::Dit(bench)) => bench.run(),
-        Command::Bench(Bench::Train(bench)) => bench.run(),
+        Command::Bench(bench) => match bench {
+            Bench::Attention(bench) => bench.run(),
+            Bench::Dit(bench) => bench.run(),
+            Bench::Linear(bench) => bench.run(),
+            Bench::Load(bench) => bench.run(),
+            Bench::Text(bench) => bench.run(),
+            Bench::Train(bench) => bench.run(),
+            Bench::Vae(bench) => bench.run(),
+        },
     }
 }

@@ -10,7 +10,6 @@
 
 mod attention;
 mod block;
-mod cast;
 mod config;
 mod embed;
 mod error;

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
 use longcat_kernels::{BsaParams, KernelBackend};
-use longcat_weights::{LoadOptions, LoadReport, WeightFiles, load_module};
+use longcat_weights::{LoadOptions, LoadReport, WeightFiles, cast_module, load_module};
 
 use crate::names::{canonical_names, fp32_islands};
 use crate::{
@@ -89,6 +89,11 @@ impl<B: Backend> LongCatTransformer<B> {
         };
         let report = load_module(&mut model, files, &canonical_names(), &options)?;
         Ok((model, report))
+    }
+
+    /// The transformer with its weights in another dtype. The fp32 islands stay what they are.
+    pub fn cast(self, dtype: DType) -> Self {
+        cast_module(self, dtype, Some(&fp32_islands()))
     }
 
     /// The config the model was built from.

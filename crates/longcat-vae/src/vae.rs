@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 use longcat_kernels::KernelBackend;
-use longcat_weights::{LoadOptions, WeightFiles, load_module};
+use longcat_weights::{LoadOptions, WeightFiles, cast_module, load_module};
 use regex::Regex;
 
 use crate::cache::FrameCache;
@@ -61,6 +61,11 @@ impl<B: Backend> WanVae<B> {
         };
         load_module(&mut vae, &files, &canonical_names(), &options)?;
         Ok(vae)
+    }
+
+    /// The VAE with its weights in another dtype. The scales of norms stay what they are.
+    pub fn cast(self, dtype: DType) -> Self {
+        cast_module(self, dtype, Some(&norm_scales()))
     }
 
     /// The config the VAE was built from.

@@ -5,12 +5,14 @@
 //! - [`load_module`]: strict application onto a Burn module, with a [`LoadReport`];
 //! - [`write_safetensors`]: atomic writing (temporary name, then rename).
 
+mod cast;
 mod error;
 mod files;
 mod load;
 mod names;
 mod write;
 
+pub use cast::cast_module;
 pub use error::WeightsError;
 pub use files::{TensorInfo, WeightFiles};
 pub use load::{LoadOptions, LoadReport, load_module};

@@ -6,13 +6,13 @@ use longcat_train::{LoraConfig, attach_adapter};
 use longcat_video::{DeviceTask, on_device};
 use serde_json::json;
 
-use super::Common;
+use super::network::Network;
 
 /// `cargo xtask bench dit`.
 #[derive(Debug, Args)]
 pub struct Dit {
     #[command(flatten)]
-    common: Common,
+    network: Network,
     /// Rank of an adapter on the seven kinds of layers of `cfg_step_lora`; 0 for none.
     #[arg(long, default_value_t = 0)]
     lora_rank: usize,
@@ -21,8 +21,8 @@ pub struct Dit {
 impl Dit {
     /// Measures a forward pass of the transformer.
     pub fn run(self) -> Result<()> {
-        self.common.check()?;
-        on_device(self.common.device, self)?
+        self.network.check()?;
+        on_device(self.network.timing.device, self)?
     }
 }
 
@@ -30,28 +30,28 @@ impl DeviceTask for Dit {
     type Output = Result<()>;
 
     fn run<B: KernelBackend>(self, device: B::Device) -> Result<()> {
-        let common = &self.common;
-        let mut model = common.model::<B>(&device);
+        let network = &self.network;
+        let mut model = network.model::<B>(&device);
         if self.lora_rank > 0 {
             let config = LoraConfig {
                 rank: self.lora_rank,
                 ..LoraConfig::default()
             };
-            attach_adapter(&mut model, &config, common.device.default_dtype(), 0)?;
+            attach_adapter(&mut model, &config, network.timing.dtype(), 0)?;
         }
-        let [frames, _, _] = common.latent_grid();
-        let latents = common.latents::<B>(&device);
+        let [frames, _, _] = network.latent_grid();
+        let latents = network.latents::<B>(&device);
         let timesteps = Tensor::full([1, frames], 500.0, (&device, DType::F32));
-        let text = common.text::<B>(&device);
-        let (first, median) = common.time::<B>(&device, || {
+        let text = network.text::<B>(&device);
+        let times = network.timing.time::<B>(&device, || {
             model.forward(latents.clone(), timesteps.clone(), &text, 0)?;
             Ok(())
         })?;
         let result = json!({
-            "network": "dit", "device": common.device.to_string(), "tokens": common.tokens(),
-            "depth": common.depth, "lora_rank": self.lora_rank, "first_milliseconds": first,
-            "milliseconds": median, "milliseconds_per_block": median / common.depth as f64,
-            "memory_bytes": common.memory_taken(),
+            "network": "dit", "device": network.timing.device.to_string(), "tokens": network.tokens(),
+            "depth": network.depth, "lora_rank": self.lora_rank, "first_milliseconds": times.first,
+            "milliseconds": times.median, "milliseconds_per_block": times.median / network.depth as f64,
+            "memory_bytes": network.timing.memory_taken(),
         });
         println!("{result}");
         Ok(())

@@ -9,13 +9,13 @@ use longcat_train::{Batch, LoraConfig, LoraOptimizer, OptimizerConfig, TrainStep
 use longcat_video::{DeviceTask, on_device};
 use serde_json::json;
 
-use super::Common;
+use super::network::Network;
 
 /// `cargo xtask bench train`.
 #[derive(Debug, Args)]
 pub struct Train {
     #[command(flatten)]
-    common: Common,
+    network: Network,
     /// Rank of the adapter on the seven kinds of layers of `cfg_step_lora`.
     #[arg(long, default_value_t = 64)]
     lora_rank: usize,
@@ -27,8 +27,8 @@ pub struct Train {
 impl Train {
     /// Measures an optimiser step of an adapter.
     pub fn run(self) -> Result<()> {
-        self.common.check()?;
-        on_device(self.common.device, self)?
+        self.network.check()?;
+        on_device(self.network.timing.device, self)?
     }
 }
 
@@ -36,8 +36,8 @@ impl DeviceTask for Train {
     type Output = Result<()>;
 
     fn run<B: KernelBackend>(self, device: B::Device) -> Result<()> {
-        let common = &self.common;
-        let model = LongCatTransformer::<Autodiff<B>>::from_inner(common.model::<B>(&device));
+        let network = &self.network;
+        let model = LongCatTransformer::<Autodiff<B>>::from_inner(network.model::<B>(&device));
         let mut model = Some(model.no_grad());
         let config = LoraConfig {
             rank: self.lora_rank,
@@ -47,10 +47,10 @@ impl DeviceTask for Train {
             attach_adapter(model, &config, DType::F32, 0)?;
         }
         let batch = Batch::<B> {
-            x0: common.latents(&device),
-            noise: common.latents(&device),
+            x0: network.latents(&device),
+            noise: network.latents(&device),
             sigma: Tensor::full([1], 0.5, (&device, DType::F32)),
-            text: common.text(&device),
+            text: network.text(&device),
             num_cond: 0,
         };
         let step = TrainStep {
@@ -58,7 +58,7 @@ impl DeviceTask for Train {
         };
         let mut optimizer = LoraOptimizer::<B>::new(&OptimizerConfig::default());
         let mut loss = None;
-        let (first, median) = common.time::<B>(&device, || {
+        let times = network.timing.time::<B>(&device, || {
             if let Some(current) = model.take() {
                 let output = step.run(&current, &batch)?;
                 loss = Some(output.loss);
@@ -71,10 +71,10 @@ impl DeviceTask for Train {
             .map(|loss| loss.into_scalar())
             .map(|loss| format!("{loss:?}"));
         let result = json!({
-            "network": "train", "device": common.device.to_string(), "tokens": common.tokens(),
-            "depth": common.depth, "lora_rank": self.lora_rank, "loss": loss,
-            "checkpointing": step.checkpointed, "first_milliseconds": first,
-            "milliseconds": median, "memory_bytes": common.memory_taken(),
+            "network": "train", "device": network.timing.device.to_string(), "tokens": network.tokens(),
+            "depth": network.depth, "lora_rank": self.lora_rank, "loss": loss,
+            "checkpointing": step.checkpointed, "first_milliseconds": times.first,
+            "milliseconds": times.median, "memory_bytes": network.timing.memory_taken(),
         });
         println!("{result}");
         Ok(())

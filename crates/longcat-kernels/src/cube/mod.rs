@@ -7,6 +7,8 @@ mod attention;
 mod backend;
 mod backward_mma;
 mod forward_mma;
+#[cfg(feature = "cuda")]
+mod hopper;
 mod launch;
 mod lists;
 mod mma;

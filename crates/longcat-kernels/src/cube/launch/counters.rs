@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub(in crate::cube) static FORWARD_HOPPER: AtomicU64 = AtomicU64::new(0);
 pub(super) static FORWARD_MMA: AtomicU64 = AtomicU64::new(0);
 pub(super) static FORWARD_PLAIN: AtomicU64 = AtomicU64::new(0);
 pub(super) static BACKWARD_MMA: AtomicU64 = AtomicU64::new(0);
@@ -12,6 +13,8 @@ pub(super) static SELECTION: AtomicU64 = AtomicU64::new(0);
 /// from the portable body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Launches {
+    /// Forward attention on tensor cores, by the kernel for Hopper.
+    pub forward_hopper: u64,
     /// Forward attention on tensor cores.
     pub forward_mma: u64,
     /// Forward attention without.
@@ -27,6 +30,7 @@ pub struct Launches {
 /// The launches so far.
 pub fn launches() -> Launches {
     Launches {
+        forward_hopper: FORWARD_HOPPER.load(Ordering::Relaxed),
         forward_mma: FORWARD_MMA.load(Ordering::Relaxed),
         forward_plain: FORWARD_PLAIN.load(Ordering::Relaxed),
         backward_mma: BACKWARD_MMA.load(Ordering::Relaxed),

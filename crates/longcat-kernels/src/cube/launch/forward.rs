@@ -18,6 +18,10 @@ pub(in crate::cube) fn forward<R: CubeRuntime>(
     list: &List<R>,
     scale: f64,
 ) -> Option<(CubeTensor<R>, CubeTensor<R>)> {
+    #[cfg(feature = "cuda")]
+    if let Some(attended) = crate::cube::hopper::try_forward(q, k, v, list, scale) {
+        return Some(attended);
+    }
     let plan = plan(q, k, scale)?;
     let tile = plan.forward_tile(list);
     let [q, k, v] = [q, k, v].map(|tensor| {

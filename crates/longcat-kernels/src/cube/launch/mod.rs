@@ -18,6 +18,8 @@ use super::forward_mma::ForwardTile;
 use super::plain::{PlainTile, ROW_PRODUCT_UNITS};
 
 pub(super) use backward::Backward;
+#[cfg(feature = "cuda")]
+pub(super) use counters::FORWARD_HOPPER;
 pub use counters::{Launches, launches};
 pub(super) use forward::forward;
 pub(super) use selection::select;
@@ -234,7 +236,7 @@ fn readable_rows<R: CubeRuntime>(tensor: &CubeTensor<R>) -> bool {
         && tensor.handle.offset_start.unwrap_or(0).is_multiple_of(16)
 }
 
-fn with_readable_rows<R: CubeRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
+pub(super) fn with_readable_rows<R: CubeRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
     if readable_rows(&tensor) {
         return tensor;
     }

@@ -3,16 +3,13 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
 use regex::Regex;
 
-use crate::LongCatTransformer;
-use crate::names::fp32_islands;
-
-struct Cast {
+struct Cast<'a> {
     path: Vec<String>,
     dtype: DType,
-    keep: Regex,
+    keep: Option<&'a Regex>,
 }
 
-impl<B: Backend> ModuleMapper<B> for Cast {
+impl<B: Backend> ModuleMapper<B> for Cast<'_> {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.to_string());
     }
@@ -22,7 +19,7 @@ impl<B: Backend> ModuleMapper<B> for Cast {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
-        if self.keep.is_match(&self.path.join(".")) {
+        if self.keep.is_some_and(|k| k.is_match(&self.path.join("."))) {
             return param;
         }
         let (id, tensor, mapper) = param.consume();
@@ -30,14 +27,12 @@ impl<B: Backend> ModuleMapper<B> for Cast {
     }
 }
 
-impl<B: Backend> LongCatTransformer<B> {
-    /// The transformer with its weights in another dtype, one after another. The fp32 islands stay
-    /// what they are.
-    pub fn cast(self, dtype: DType) -> Self {
-        self.map(&mut Cast {
-            path: Vec::new(),
-            dtype,
-            keep: fp32_islands(),
-        })
-    }
+/// The module with its float weights in another dtype, converted one after another. Weights whose
+/// path matches `keep` stay what they are.
+pub fn cast_module<B: Backend, M: Module<B>>(module: M, dtype: DType, keep: Option<&Regex>) -> M {
+    module.map(&mut Cast {
+        path: Vec::new(),
+        dtype,
+        keep,
+    })
 }

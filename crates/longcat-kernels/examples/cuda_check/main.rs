@@ -1,13 +1,13 @@
-//! Checks and times the CUDA attention kernels.
+//! Checks the CUDA kernels. `cargo xtask bench` times them.
 //!
-//! `attention_bench check` compares with f32 references, `fuzz [count]` with the portable body on
-//! random shapes, `time` measures, `small` runs each kernel once (for compute-sanitizer). Exits with
-//! code 1 where a comparison fails.
+//! `cuda_check attention` compares with f32 references, `fuzz [count]` with the portable body on
+//! random shapes, `linear` with f64 sums, `small` runs each attention kernel once (for
+//! compute-sanitizer). Exits with code 1 where a comparison fails.
 
-mod check;
+mod attention;
 mod fuzz;
+mod linear;
 mod random;
-mod time;
 
 use burn::tensor::{Tensor, TensorPrimitive};
 use burn_cubecl::CubeBackend;
@@ -51,7 +51,7 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let device = Device::default();
     let ok = match arguments.next().as_deref() {
-        Some("check") => check::run(&device),
+        Some("attention") => attention::run(&device),
         Some("fuzz") => {
             let count = arguments
                 .next()
@@ -60,9 +60,9 @@ fn main() {
             fuzz::run(&device, count)
         }
         Some("small") => fuzz::run(&device, 6),
-        Some("time") => time::run(&device),
+        Some("linear") => linear::run(&device),
         _ => {
-            eprintln!("usage: attention_bench check | fuzz [count] | small | time");
+            eprintln!("usage: cuda_check attention | fuzz [count] | linear | small");
             std::process::exit(2);
         }
     };

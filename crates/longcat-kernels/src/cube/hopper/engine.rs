@@ -1,0 +1,317 @@
+//! Compiling, loading and launching the kernel on one device.
+//!
+//! As for linear layers (`cublas::engine`), launches run on a stream of ours that two context-wide
+//! events order against all of cubecl's, since cubecl keeps its streams to itself.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_void};
+use std::mem::MaybeUninit;
+use std::ptr;
+
+use cudarc::driver::{result as driver, sys};
+use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
+
+use super::variant::{HEAD_DIM, Variant};
+
+const SOURCE: &str = include_str!("attention_forward.cu");
+const NAME: &CStr = c"attention_forward";
+
+/// One call, without the data. Strides are in elements, of the first three dimensions.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) variant: Variant,
+    pub(super) batch: usize,
+    pub(super) heads: usize,
+    pub(super) queries: usize,
+    pub(super) keys: usize,
+    pub(super) q_strides: [usize; 3],
+    pub(super) k_strides: [usize; 3],
+    pub(super) v_strides: [usize; 3],
+    pub(super) out_strides: [usize; 3],
+    pub(super) indices_strides: [usize; 3],
+    pub(super) counts_strides: [usize; 3],
+    /// Tokens per query block and per key block.
+    pub(super) blocks: [usize; 2],
+    pub(super) scale: f32,
+}
+
+/// Device addresses. Dense variants do not read the last three.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Addresses {
+    pub(super) q: u64,
+    pub(super) k: u64,
+    pub(super) v: u64,
+    pub(super) out: u64,
+    pub(super) lse: u64,
+    pub(super) indices: u64,
+    pub(super) counts: u64,
+    pub(super) key_valid: u64,
+}
+
+/// The source's structure of the same name.
+#[repr(C)]
+struct Parameters {
+    out: u64,
+    lse: u64,
+    indices: u64,
+    counts: u64,
+    key_valid: u64,
+    out_strides: [i64; 3],
+    indices_strides: [i64; 3],
+    counts_strides: [i64; 3],
+    queries: i32,
+    keys: i32,
+    block_q: i32,
+    block_k: i32,
+    scale: f32,
+}
+
+type ContextEvent = unsafe extern "C" fn(sys::CUcontext, sys::CUevent) -> sys::CUresult;
+
+/// The kernel on one device.
+pub(super) struct Engine {
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    before: sys::CUevent,
+    after: sys::CUevent,
+    record_context: ContextEvent,
+    wait_context: ContextEvent,
+    kernels: HashMap<Variant, Option<sys::CUfunction>>,
+}
+
+// SAFETY: the handles may be used from any thread, one at a time; the engine sits behind a mutex.
+unsafe impl Send for Engine {}
+
+impl Engine {
+    /// Sets up device `index`, unless it is no Hopper.
+    pub(super) fn open(index: usize) -> Result<Self, String> {
+        use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR;
+        use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR;
+
+        let device = driver::device::get(index as i32).map_err(|err| say("device", err))?;
+        let attribute = |attribute| {
+            // SAFETY: `device` was just returned by the driver.
+            unsafe { driver::device::get_attribute(device, attribute) }
+                .map_err(|err| say("attribute", err))
+        };
+        let capability = (attribute(MAJOR)?, attribute(MINOR)?);
+        // `wgmma` belongs to this capability alone: machine code for sm_90a runs on no other.
+        if capability != (9, 0) {
+            return Err(format!("compute capability {capability:?} is not Hopper's"));
+        }
+        // SAFETY: as above. cubecl works in the primary context too; our reference is never
+        // released, so it outlives every use.
+        let context =
+            unsafe { driver::primary_ctx::retain(device) }.map_err(|err| say("context", err))?;
+        // SAFETY: a context of this process.
+        unsafe { driver::ctx::set_current(context) }.map_err(|err| say("context", err))?;
+        let record_context = driver_function(c"cuCtxRecordEvent")?;
+        let wait_context = driver_function(c"cuCtxWaitEvent")?;
+        let stream = driver::stream::create(driver::stream::StreamKind::NonBlocking)
+            .map_err(|err| say("stream", err))?;
+        let event = || {
+            driver::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+                .map_err(|err| say("event", err))
+        };
+        let (before, after) = (event()?, event()?);
+        Ok(Self {
+            context,
+            stream,
+            before,
+            after,
+            record_context,
+            wait_context,
+            kernels: HashMap::new(),
+        })
+    }
+
+    /// Whether the variant can be run; `None` if it was never asked for.
+    pub(super) fn known(&self, variant: Variant) -> Option<bool> {
+        self.kernels.get(&variant).map(Option::is_some)
+    }
+
+    /// Compiles and loads the variant, and remembers it where that fails: the portable kernel then
+    /// does the work.
+    pub(super) fn prepare(&mut self, variant: Variant) -> bool {
+        let context = self.context;
+        let kernel = self.kernels.entry(variant).or_insert_with(|| {
+            // SAFETY: a context of this process.
+            unsafe { driver::ctx::set_current(context) }.ok()?;
+            load(variant).ok()
+        });
+        kernel.is_some()
+    }
+
+    /// Queues the kernel behind all work submitted to the device's context so far.
+    ///
+    /// # Safety
+    /// The device's context is current, the addresses hold tensors as `call` describes them, and
+    /// the outputs overlap nothing else.
+    pub(super) unsafe fn run(&self, call: &Call, at: Addresses) -> Result<(), String> {
+        let variant = call.variant;
+        let Some(&Some(kernel)) = self.kernels.get(&variant) else {
+            return Err(format!("{variant:?} is not compiled"));
+        };
+        let mut q_map = tensor_map(call, at.q, call.queries, call.q_strides, 64)?;
+        let mut k_map = tensor_map(call, at.k, call.keys, call.k_strides, variant.keys())?;
+        let mut v_map = tensor_map(call, at.v, call.keys, call.v_strides, variant.keys())?;
+        let wide = |strides: [usize; 3]| strides.map(|stride| stride as i64);
+        let mut parameters = Parameters {
+            out: at.out,
+            lse: at.lse,
+            indices: at.indices,
+            counts: at.counts,
+            key_valid: at.key_valid,
+            out_strides: wide(call.out_strides),
+            indices_strides: wide(call.indices_strides),
+            counts_strides: wide(call.counts_strides),
+            queries: call.queries as i32,
+            keys: call.keys as i32,
+            block_q: call.blocks[0] as i32,
+            block_k: call.blocks[1] as i32,
+            scale: call.scale,
+        };
+        let mut arguments: [*mut c_void; 4] = [
+            ptr::from_mut(&mut q_map).cast(),
+            ptr::from_mut(&mut k_map).cast(),
+            ptr::from_mut(&mut v_map).cast(),
+            ptr::from_mut(&mut parameters).cast(),
+        ];
+        let tiles = call
+            .queries
+            .div_ceil(variant.rows())
+            .next_multiple_of(variant.cluster());
+        let grid = (tiles as u32, call.heads as u32, call.batch as u32);
+        let say = |err: driver::DriverError| format!("{err:?} for {call:?}");
+        // SAFETY: handles made in `open` and `prepare` and never freed; the arguments are those of
+        // the kernel, which the driver copies; addresses by contract.
+        unsafe {
+            (self.record_context)(self.context, self.before)
+                .result()
+                .map_err(say)?;
+            let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+            driver::stream::wait_event(self.stream, self.before, flags).map_err(say)?;
+            driver::launch_kernel(
+                kernel,
+                grid,
+                (variant.threads() as u32, 1, 1),
+                variant.shared_bytes() as u32,
+                self.stream,
+                &mut arguments,
+            )
+            .map_err(say)?;
+            driver::event::record(self.after, self.stream).map_err(say)?;
+            (self.wait_context)(self.context, self.after)
+                .result()
+                .map_err(say)
+        }
+    }
+}
+
+fn say(what: &str, err: impl std::fmt::Debug) -> String {
+    format!("{what}: {err:?}")
+}
+
+/// Compiles the variant and loads it into the current context.
+fn load(variant: Variant) -> Result<sys::CUfunction, String> {
+    use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED;
+
+    let code = compile(variant)?;
+    // SAFETY: machine code as NVRTC wrote it, which the driver copies; the module is kept for the
+    // life of the process.
+    unsafe {
+        let module =
+            driver::module::load_data(code.as_ptr().cast()).map_err(|err| say("module", err))?;
+        let function = driver::module::get_function(module, NAME.into())
+            .map_err(|err| say("function", err))?;
+        let shared = variant.shared_bytes() as i32;
+        driver::function::set_function_attribute(function, SHARED, shared)
+            .map_err(|err| say("shared memory", err))?;
+        Ok(function)
+    }
+}
+
+/// Machine code; the source includes nothing, so that no CUDA headers are needed.
+fn compile(variant: Variant) -> Result<Vec<u8>, String> {
+    let source = CString::new(SOURCE).map_err(|err| say("source", err))?;
+    let program =
+        nvrtc::create_program(&source, Some(NAME)).map_err(|err| say("nvrtcCreateProgram", err))?;
+    // SAFETY: `program` lives until it is destroyed below, and nothing of it is used after that.
+    unsafe {
+        let code = nvrtc::compile_program(program, &variant.options()).and_then(|()| {
+            let mut size = 0;
+            nvrtc_sys::nvrtcGetCUBINSize(program, &mut size).result()?;
+            let mut code = vec![0u8; size];
+            nvrtc_sys::nvrtcGetCUBIN(program, code.as_mut_ptr().cast()).result()?;
+            Ok(code)
+        });
+        nvrtc::destroy_program(program).map_err(|err| say("nvrtcDestroyProgram", err))?;
+        code.map_err(|err| say("nvrtcCompileProgram", err))
+    }
+}
+
+/// Describes `[B, H, tokens, 128]` to the copy engine, in swizzled boxes of `rows` rows of 128 bytes.
+fn tensor_map(
+    call: &Call,
+    address: u64,
+    tokens: usize,
+    strides: [usize; 3],
+    rows: usize,
+) -> Result<sys::CUtensorMap, String> {
+    const ELEMENT: u64 = 2;
+    const BOX_BYTES: u64 = 128;
+    let sizes = [HEAD_DIM, tokens, call.heads, call.batch].map(|size| size as u64);
+    // Dimensions of one entry may have any stride, also one that the driver would refuse.
+    let stride = |dimension: usize| match sizes[3 - dimension] {
+        1 => HEAD_DIM as u64 * ELEMENT,
+        _ => strides[dimension] as u64 * ELEMENT,
+    };
+    let strides = [stride(2), stride(1), stride(0)];
+    let extents = [(BOX_BYTES / ELEMENT) as u32, rows as u32, 1, 1];
+    let steps = [1u32; 4];
+    let dtype = if call.variant.half {
+        sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+    } else {
+        sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+    };
+    let mut map = MaybeUninit::<sys::CUtensorMap>::uninit();
+    // SAFETY: the arrays have the rank's length, one less for the strides; the driver writes the
+    // map where it succeeds.
+    unsafe {
+        sys::cuTensorMapEncodeTiled(
+            map.as_mut_ptr(),
+            dtype,
+            4,
+            address as *mut c_void,
+            sizes.as_ptr(),
+            strides.as_ptr(),
+            extents.as_ptr(),
+            steps.as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+        .result()
+        .map_err(|err| format!("cuTensorMapEncodeTiled: {err:?} for {call:?}"))?;
+        Ok(map.assume_init())
+    }
+}
+
+/// A driver function of CUDA 12.5, asked for by name so that older drivers and toolkits only lose
+/// this path.
+fn driver_function(name: &CStr) -> Result<ContextEvent, String> {
+    const CUDA_12_5: i32 = 12_050;
+    let mut address = ptr::null_mut();
+    // SAFETY: the name ends in NUL and the result pointer may be null.
+    let status = unsafe {
+        sys::cuGetProcAddress_v2(name.as_ptr(), &mut address, CUDA_12_5, 0, ptr::null_mut())
+    };
+    if status.result().is_err() || address.is_null() {
+        return Err(format!(
+            "the driver has no {name:?}; it needs CUDA 12.5 or later"
+        ));
+    }
+    // SAFETY: both functions that are asked for have this signature.
+    Ok(unsafe { std::mem::transmute::<*mut c_void, ContextEvent>(address) })
+}

@@ -1,0 +1,242 @@
+//! Attention forward for Hopper, written in CUDA C++ (`attention_forward.cu`).
+//!
+//! cubecl has no `wgmma`, which alone reaches the tensor cores' full rate on these chips. The
+//! kernel takes head size 128 in bf16 and f16; everything else, and every other device, is left to
+//! the portable kernels, as is everything where `LONGCAT_NO_HOPPER` is set.
+
+mod engine;
+mod variant;
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use burn_backend::{DType, Shape};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
+use cubecl::Runtime;
+use cubecl::cuda::CudaRuntime;
+use cubecl::device::Device;
+use cubecl::device_handle::DeviceHandle;
+use cubecl::server::{Binding, ComputeServer};
+use cubecl::stream_id::StreamId;
+
+use super::launch::{FORWARD_HOPPER, List, with_readable_rows};
+use engine::{Addresses, Call, Engine};
+use variant::{HEAD_DIM, Variant};
+
+type Cuda = CubeTensor<CudaRuntime>;
+type Server = <CudaRuntime as Runtime>::Server;
+
+static ENABLED: LazyLock<bool> = LazyLock::new(|| std::env::var_os("LONGCAT_NO_HOPPER").is_none());
+
+/// Engines by device index, or why there is none.
+static ENGINES: LazyLock<Mutex<HashMap<usize, Result<Engine, String>>>> =
+    LazyLock::new(Mutex::default);
+
+/// Why a launch that was accepted did not happen. Its output holds garbage, so the next call panics.
+static FAILURE: Mutex<Option<String>> = Mutex::new(None);
+
+/// Largest size of the second and third dimension of a grid.
+const MAX_GRID: usize = 65_535;
+/// Blocks of lists are cut into steps of this many tokens.
+const STEP: usize = 64;
+
+/// Output and log-sum-exp, or `None` where the kernel does not take the call.
+///
+/// # Panics
+/// If an earlier call was queued but failed on the device's thread.
+pub(super) fn try_forward<R: CubeRuntime>(
+    q: &CubeTensor<R>,
+    k: &CubeTensor<R>,
+    v: &CubeTensor<R>,
+    list: &List<R>,
+    scale: f64,
+) -> Option<(CubeTensor<R>, CubeTensor<R>)> {
+    if !*ENABLED {
+        return None;
+    }
+    let q = (q as &dyn Any).downcast_ref::<Cuda>()?;
+    let k = (k as &dyn Any).downcast_ref::<Cuda>()?;
+    let v = (v as &dyn Any).downcast_ref::<Cuda>()?;
+    let list = (list as &dyn Any).downcast_ref::<List<CudaRuntime>>()?;
+    let mut attended = Some(forward(q, k, v, list, scale)?);
+    (&mut attended as &mut dyn Any)
+        .downcast_mut::<Option<(CubeTensor<R>, CubeTensor<R>)>>()?
+        .take()
+}
+
+fn forward(
+    q: &Cuda,
+    k: &Cuda,
+    v: &Cuda,
+    list: &List<CudaRuntime>,
+    scale: f64,
+) -> Option<(Cuda, Cuda)> {
+    let half = match q.dtype {
+        DType::BF16 => false,
+        DType::F16 => true,
+        _ => return None,
+    };
+    let [batch, heads, queries, head_dim] = q.meta.shape().dims::<4>();
+    let keys = k.meta.shape()[2];
+    let blocks = [list.block_q, list.block_k];
+    let counted = |count: usize| (1..=i32::MAX as usize / 2).contains(&count);
+    let taken = head_dim == HEAD_DIM
+        && scale > 0.0
+        && (1..=MAX_GRID).contains(&batch)
+        && (1..=MAX_GRID).contains(&heads)
+        && counted(queries)
+        && counted(keys)
+        && (!list.sparse || blocks.iter().all(|block| block.is_multiple_of(STEP)));
+    let variant = Variant {
+        half,
+        sparse: list.sparse,
+    };
+    if !taken || !is_ready(q.device.index, variant) {
+        return None;
+    }
+
+    let [q, k, v] = [q, k, v].map(|tensor| with_distinct_rows(tensor.clone()));
+    let out = empty(&q, q.meta.shape().clone(), q.dtype);
+    let lse = empty(&q, Shape::from([batch, heads, queries]), DType::F32);
+    let indices = match list.indices.meta.strides().last() {
+        Some(1) => list.indices.clone(),
+        _ => into_contiguous(list.indices.clone()),
+    };
+    let call = Call {
+        variant,
+        batch,
+        heads,
+        queries,
+        keys,
+        q_strides: strides(&q),
+        k_strides: strides(&k),
+        v_strides: strides(&v),
+        out_strides: strides(&out),
+        indices_strides: strides(&indices),
+        counts_strides: strides(&list.counts),
+        blocks,
+        scale: scale as f32,
+    };
+    submit(
+        call,
+        [
+            &q,
+            &k,
+            &v,
+            &out,
+            &lse,
+            &indices,
+            &list.counts,
+            &list.key_valid,
+        ],
+    );
+    FORWARD_HOPPER.fetch_add(1, Ordering::Relaxed);
+    Some((out, lse))
+}
+
+/// The copy engine reads rows that start at multiples of 16 bytes, and no dimension twice.
+fn with_distinct_rows(tensor: Cuda) -> Cuda {
+    let mut dimensions = tensor.meta.shape().iter().zip(tensor.meta.strides().iter());
+    if dimensions.any(|(&size, &stride)| size > 1 && stride == 0) {
+        return into_contiguous(tensor);
+    }
+    with_readable_rows(tensor)
+}
+
+fn empty(like: &Cuda, shape: Shape, dtype: DType) -> Cuda {
+    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape, dtype)
+}
+
+/// Strides of the first three dimensions.
+fn strides(tensor: &Cuda) -> [usize; 3] {
+    let strides = tensor.meta.strides();
+    [strides[0], strides[1], strides[2]]
+}
+
+/// Whether the device runs this variant; compiles it the first time.
+fn is_ready(index: usize, variant: Variant) -> bool {
+    match engines().get(&index) {
+        Some(Err(_)) => return false,
+        Some(Ok(engine)) => {
+            if let Some(known) = engine.known(variant) {
+                return known;
+            }
+        }
+        None => {}
+    }
+    // On the thread that owns the device, where its context is current.
+    handle(index)
+        .submit_blocking(move |_| {
+            engines()
+                .entry(index)
+                .or_insert_with(|| Engine::open(index))
+                .as_mut()
+                .is_ok_and(|engine| engine.prepare(variant))
+        })
+        .unwrap_or(false)
+}
+
+/// Queues the launch on the device's thread, after whatever this thread queued there before.
+/// The tensors are those of [`Addresses`], in its order.
+fn submit(call: Call, tensors: [&Cuda; 8]) {
+    if let Some(failure) = lock(&FAILURE).as_ref() {
+        panic!("the Hopper attention kernel failed: {failure}; LONGCAT_NO_HOPPER=1 avoids it");
+    }
+    let index = tensors[0].device.index;
+    let bindings = tensors.map(|tensor| tensor.handle.clone().binding());
+    handle(index).submit(move |server| {
+        if let Err(failure) = run(server, index, &call, bindings) {
+            *lock(&FAILURE) = Some(failure);
+        }
+    });
+}
+
+fn run(
+    server: &mut Server,
+    index: usize,
+    call: &Call,
+    bindings: [Binding; 8],
+) -> Result<(), String> {
+    let stream = StreamId::current();
+    let mut addresses = [0; 8];
+    for (address, binding) in addresses.iter_mut().zip(bindings) {
+        // Asking for a buffer also makes the device's context current on this thread.
+        *address = server
+            .get_resource(binding, stream)
+            .map(|resource| resource.resource().ptr)
+            .map_err(|err| format!("{err:?}"))?;
+    }
+    let [q, k, v, out, lse, indices, counts, key_valid] = addresses;
+    let at = Addresses {
+        q,
+        k,
+        v,
+        out,
+        lse,
+        indices,
+        counts,
+        key_valid,
+    };
+    match engines().get(&index) {
+        // SAFETY: the context is current; `call` was read off these tensors, and the outputs are new.
+        Some(Ok(engine)) => unsafe { engine.run(call, at) },
+        _ => Err(format!("device {index} has no engine")),
+    }
+}
+
+fn handle(index: usize) -> DeviceHandle<Server> {
+    DeviceHandle::new(cubecl::cuda::CudaDevice::new(index).to_id())
+}
+
+fn engines() -> MutexGuard<'static, HashMap<usize, Result<Engine, String>>> {
+    lock(&ENGINES)
+}
+
+/// A panic elsewhere leaves these maps whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,119 @@
+use anyhow::{Result, bail};
+use burn::tensor::backend::Backend;
+use burn::tensor::{Distribution, Tensor, TensorPrimitive};
+use clap::Args;
+use longcat_kernels::{BsaParams, EmptySelection, KernelBackend, bsa_attention};
+use longcat_video::{DeviceTask, on_device};
+use serde_json::json;
+
+use super::timing::{Times, Timing};
+
+/// `cargo xtask bench attention`.
+#[derive(Debug, Args)]
+pub struct Attention {
+    /// Tokens of dense attention, forward and backward: those of 480p and 93 frames.
+    #[arg(long, default_value_t = 37_440)]
+    tokens: usize,
+    /// Token grid T,H,W of block-sparse attention with selection, chunks of 4×4×4 and a sparsity of
+    /// 0.9375: that of the released refine stage.
+    #[arg(long, value_delimiter = ',', default_values_t = [48, 44, 80])]
+    grid: Vec<usize>,
+    /// Heads.
+    #[arg(long, default_value_t = 32)]
+    heads: usize,
+    /// Width of a head.
+    #[arg(long, default_value_t = 128)]
+    head_dim: usize,
+    #[command(flatten)]
+    timing: Timing,
+}
+
+impl Attention {
+    /// Measures dense attention forward and backward, and block-sparse attention forward.
+    pub fn run(self) -> Result<()> {
+        self.timing.check()?;
+        if self.grid.len() != 3 || self.grid.iter().any(|n| *n == 0) {
+            bail!("--grid takes three positive numbers, T,H,W");
+        }
+        on_device(self.timing.device, self)?
+    }
+
+    fn normal<B: Backend>(&self, tokens: usize, device: &B::Device) -> Tensor<B, 4> {
+        let shape = [1, self.heads, tokens, self.head_dim];
+        Tensor::<B, 4>::random(shape, Distribution::Normal(0.0, 1.0), device)
+            .cast(self.timing.dtype())
+    }
+
+    fn report(&self, operation: &str, tokens: usize, operations: f64, times: Times) {
+        let result = json!({
+            "operation": operation, "device": self.timing.device.to_string(),
+            "tokens": tokens, "heads": self.heads, "head_dim": self.head_dim,
+            "first_milliseconds": times.first, "milliseconds": times.median,
+            "tflops": operations / times.median / 1e9,
+        });
+        println!("{result}");
+    }
+
+    fn dense<B: KernelBackend>(&self, device: &B::Device) -> Result<()> {
+        let raw = |x: &Tensor<B, 4>| x.clone().into_primitive().tensor();
+        let [q, k, v, d_out] = [(); 4].map(|()| self.normal::<B>(self.tokens, device));
+        let scale = (self.head_dim as f64).powf(-0.5);
+        let operations = 4.0 * (self.tokens.pow(2) * self.heads * self.head_dim) as f64;
+        let forward = || B::attention_forward(raw(&q), raw(&k), raw(&v), None, scale);
+        let times = self.timing.time::<B>(device, || {
+            forward();
+            Ok(())
+        })?;
+        self.report("attention forward", self.tokens, operations, times);
+
+        let (out, lse) = forward();
+        let out: Tensor<B, 4> = Tensor::from_primitive(TensorPrimitive::Float(out));
+        let times = self.timing.time::<B>(device, || {
+            B::attention_backward(
+                raw(&q),
+                raw(&k),
+                raw(&v),
+                raw(&out),
+                lse.clone(),
+                raw(&d_out),
+                None,
+                scale,
+            );
+            Ok(())
+        })?;
+        self.report("attention backward", self.tokens, 2.5 * operations, times);
+        Ok(())
+    }
+
+    /// Effective operations are those of the kept pairs of tokens.
+    fn sparse<B: KernelBackend>(&self, device: &B::Device) -> Result<()> {
+        let grid = [self.grid[0], self.grid[1], self.grid[2]];
+        let tokens: usize = grid.iter().product();
+        let sparsity = 0.9375;
+        let params = BsaParams {
+            sparsity: Some(sparsity),
+            cdf_threshold: None,
+            chunk_3d_shape_q: [4; 3],
+            chunk_3d_shape_k: [4; 3],
+            empty_selection: EmptySelection::KeepBest,
+        };
+        let kept = ((1.0 - sparsity) * (tokens / 64) as f64) as usize * 64;
+        let [q, k, v] = [(); 3].map(|()| self.normal::<B>(tokens, device));
+        let times = self.timing.time::<B>(device, || {
+            bsa_attention(q.clone(), k.clone(), v.clone(), grid, grid, &params);
+            Ok(())
+        })?;
+        let operations = 4.0 * (tokens * kept * self.heads * self.head_dim) as f64;
+        self.report("block-sparse attention forward", tokens, operations, times);
+        Ok(())
+    }
+}
+
+impl DeviceTask for Attention {
+    type Output = Result<()>;
+
+    fn run<B: KernelBackend>(self, device: B::Device) -> Result<()> {
+        self.dense::<B>(&device)?;
+        self.sparse::<B>(&device)
+    }
+}
