@@ -43,6 +43,12 @@ impl BlockRule {
 /// same function; dtypes, shapes and strides are whatever the caller has, so an override checks
 /// what it supports and falls back to [`portable`] for the rest.
 pub trait KernelBackend: Backend {
+    /// The inner dimension of matrix products is filled up with zeros to a multiple of this.
+    ///
+    /// The double-buffered products without tensor cores of cubek 0.2, which autotune may choose on
+    /// any cubecl device, are wrong where it is an odd multiple of 8 (8, 24, 40, ...).
+    const INNER_MULTIPLE: usize = 1;
+
     /// `x · weightᵀ + bias`.
     ///
     /// `x` is `[..., in]` of rank 2 or more, `weight` `[out, in]`, `bias` `[out]`; all of one float

@@ -143,6 +143,8 @@ fn with_last(shape: Shape, last: Option<usize>) -> Shape {
 }
 
 impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
+    const INNER_MULTIPLE: usize = B::INNER_MULTIPLE;
+
     fn linear_forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,

@@ -18,6 +18,8 @@ mod cube_norm;
 mod cublas;
 #[cfg(feature = "cuda")]
 mod cuda_memory;
+#[cfg(feature = "cuda")]
+mod cuda_stream;
 #[cfg(feature = "cpu")]
 mod flex;
 mod fused;
@@ -36,3 +38,4 @@ pub use cublas::{CublasStatus, cublas_status, set_cublas_enabled};
 pub use cuda_memory::{CudaMemory, cuda_memory};
 pub use fused::{Rotation, gated_residual, layer_norm, silu_mul, split_heads};
 pub use linear::linear;
+pub use portable::matmul;

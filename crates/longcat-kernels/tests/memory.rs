@@ -12,6 +12,7 @@ use burn_backend::tensor::FloatTensor;
 use burn_flex::Flex;
 use longcat_kernels::{BsaParams, EmptySelection, attention, bsa_attention, portable};
 
+#[path = "kernels/support/mod.rs"]
 mod support;
 use support::normal;
 

@@ -5,6 +5,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 use longcat_weights::WeightFiles;
 
 use crate::{LoraBranch, LoraError, LoraHost, LoraLinear, LoraRegistry};
+use longcat_kernels::{KernelBackend, matmul};
 
 /// Where the weights from before a merge are read back from.
 pub trait OriginalWeights {
@@ -60,7 +61,7 @@ impl OriginalWeights for KeptWeights {
 
 /// Merging adapters into the base weights, for inference without any work beside the base layers.
 /// Implemented for every [`LoraHost`].
-pub trait LoraMerge<B: Backend>: LoraHost<B> {
+pub trait LoraMerge<B: KernelBackend>: LoraHost<B> {
     /// Copies of the weights that [`Self::merge_adapters`] would change, to be kept where there is
     /// no checkpoint to read them from again.
     ///
@@ -130,7 +131,7 @@ pub trait LoraMerge<B: Backend>: LoraHost<B> {
     }
 }
 
-impl<B: Backend, H: LoraHost<B> + ?Sized> LoraMerge<B> for H {}
+impl<B: KernelBackend, H: LoraHost<B> + ?Sized> LoraMerge<B> for H {}
 
 fn is_merged<B: Backend>(layer: &LoraLinear<B>) -> bool {
     layer.adapters.iter().any(LoraBranch::is_merged)
@@ -167,7 +168,7 @@ fn restore<B: Backend>(
     Ok(())
 }
 
-fn merge<B: Backend>(layer: &mut LoraLinear<B>) {
+fn merge<B: KernelBackend>(layer: &mut LoraLinear<B>) {
     let enabled = layer.adapters.iter().filter(|b| b.enabled);
     let deltas: Vec<Tensor<B, 2>> = enabled.map(|b| b.delta(layer.d_out())).collect();
     replace_weight(layer, |weight| {
@@ -192,7 +193,7 @@ fn replace_weight<B: Backend>(
     });
 }
 
-impl<B: Backend> LoraBranch<B> {
+impl<B: KernelBackend> LoraBranch<B> {
     /// What the branch adds to the weight `[d_out, d_in]`, in f32.
     fn delta(&self, d_out: usize) -> Tensor<B, 2> {
         let down = self.down.val().cast(DType::F32);
@@ -207,7 +208,7 @@ impl<B: Backend> LoraBranch<B> {
                 parts.push(zeros(rows.start - row));
             }
             let up = block.up.val().cast(DType::F32);
-            let product = up.matmul(down.clone().narrow(0, rank, block.rank()));
+            let product = matmul(up, down.clone().narrow(0, rank, block.rank()));
             parts.push(product.mul_scalar(self.strength * block.scale));
             row = rows.end;
             rank += block.rank();

@@ -8,7 +8,7 @@ use crate::{Background, Colour, Motion, Object, Scene, Shape, Size};
 pub(crate) type Triple = (Shape, Colour, Motion);
 
 /// Objects keep this far from the edges of the frame and from each other, in sides.
-const MARGIN: f64 = 0.015;
+const MARGIN: f64 = 0.03;
 /// Attempts to place two objects that do not meet, before one has to do.
 const ATTEMPTS: usize = 200;
 /// Moments of a clip at which two objects are checked not to meet.

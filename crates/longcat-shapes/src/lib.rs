@@ -11,6 +11,17 @@
 //! - [`judge`]: plain image analysis of any [`Clip`], into a [`Verdict`];
 //! - [`Verdict::agrees`]: the verdict beside what was [`Expected`];
 //! - [`psnr`], [`seam_jump`]: how near two clips are, how smoothly one goes on.
+//!
+//! ```
+//! use longcat_shapes::{Dataset, DatasetOptions, Raster, Split, judge};
+//!
+//! let dataset = Dataset::new(0, Split::Train, DatasetOptions::default());
+//! for sample in dataset.iter().take(3) {
+//!     let clip = sample.render(&Raster::default());
+//!     let agreement = judge(&clip).agrees(&sample.expected);
+//!     assert!(agreement.all(), "{}", sample.caption);
+//! }
+//! ```
 
 mod caption;
 mod clip;

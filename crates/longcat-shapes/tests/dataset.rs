@@ -58,13 +58,13 @@ fn a_tenth_is_held_out_and_every_word_is_taught() {
         all.iter().partition(|(s, c, m)| is_held_out(*s, *c, *m));
     let share = held_out.len() as f64 / all.len() as f64;
     assert!((0.08..0.12).contains(&share), "{share}");
-    // Each pair of words is taught in most of its combinations, so that only the third is new.
+    // Two of the words have been seen together, only the third is new.
     for (shape, colour, motion) in held_out {
         let with =
             |f: &dyn Fn(&(Shape, Colour, Motion)) -> bool| taught.iter().filter(|t| f(t)).count();
-        assert!(with(&|t| t.0 == shape && t.1 == colour) >= 6);
-        assert!(with(&|t| t.0 == shape && t.2 == motion) >= 4);
-        assert!(with(&|t| t.1 == colour && t.2 == motion) >= 1);
+        assert!(with(&|t| t.0 == shape && t.1 == colour) >= 9);
+        assert!(with(&|t| t.0 == shape && t.2 == motion) >= 7);
+        assert!(with(&|t| t.1 == colour && t.2 == motion) >= 2);
     }
 }
 

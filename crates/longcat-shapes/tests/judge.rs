@@ -90,8 +90,8 @@ fn what_leaves_the_frame_is_recognised() {
                 false => end[a],
             });
         let room = room.fold(1.0, f64::min);
-        for axis in 0..2 {
-            object.centre[axis] += direction[axis] * room;
+        for (place, step) in object.centre.iter_mut().zip(direction) {
+            *place += step * room;
         }
     }
     assert!(right(&leaving, &raster, |clip| clip) >= 0.95);
@@ -194,9 +194,11 @@ fn a_second_object_of_the_same_colour_is_counted() {
         ..DatasetOptions::default()
     };
     for mut sample in samples(109, options, 50) {
-        let colour = sample.scene.objects[0].colour;
-        sample.scene.objects[1].colour = colour;
-        sample.scene.objects[0].radius = sample.scene.objects[1].radius;
+        let (colour, radius) = (sample.scene.objects[0].colour, 0.12);
+        for object in &mut sample.scene.objects {
+            object.colour = colour;
+            object.radius = radius;
+        }
         sample.expected.objects.truncate(1);
         let verdict = judge(&sample.render(&Raster::default()));
         assert!(

@@ -32,7 +32,7 @@ impl Attention {
     /// Measures dense attention forward and backward, and block-sparse attention forward.
     pub fn run(self) -> Result<()> {
         self.timing.check()?;
-        if self.grid.len() != 3 || self.grid.iter().any(|n| *n == 0) {
+        if self.grid.len() != 3 || self.grid.contains(&0) {
             bail!("--grid takes three positive numbers, T,H,W");
         }
         on_device(self.timing.device, self)?

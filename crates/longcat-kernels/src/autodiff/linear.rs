@@ -50,7 +50,9 @@ fn d_input_and_weight<B: KernelBackend>(
     let d_weight = state.x.map(|node| {
         let x: FloatTensor<B> = checkpointer.retrieve_node_output(node);
         let x = B::float_reshape(x, Shape::new([state.rows(), state.d_in()]));
-        into_float(grad.clone().transpose().matmul(from_float::<B, 2>(x)))
+        // dW = gradᵀ · x, which is linear() of two transposes.
+        let grad = into_float(grad.clone().transpose());
+        B::linear_forward(grad, B::float_transpose(x), None)
     });
     (dx, d_weight)
 }

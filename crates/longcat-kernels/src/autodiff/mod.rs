@@ -9,6 +9,8 @@ use burn_backend::tensor::{FloatTensor, IntTensor};
 use crate::{BlockList, BlockRule, KernelBackend};
 
 impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
+    const INNER_MULTIPLE: usize = B::INNER_MULTIPLE;
+
     fn linear_forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,

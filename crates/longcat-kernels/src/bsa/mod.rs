@@ -99,7 +99,7 @@ impl Groups {
         params: &BsaParams,
     ) -> BlockList<B> {
         let means = |group: &Regroup, x: &Tensor<B, 4>| group.mean(x.clone().detach());
-        let scores = means(&self.q, q).matmul(means(&self.k, k).swap_dims(2, 3));
+        let scores = portable::matmul(means(&self.q, q), means(&self.k, k).swap_dims(2, 3));
         let rule = params.rule(self.k.blocks(), q.dims()[3]);
         let (indices, counts) = B::select_blocks(scores.into_primitive().tensor(), rule);
         BlockList {

@@ -14,6 +14,8 @@ where
     I: IntElement,
     BT: BoolElement,
 {
+    const INNER_MULTIPLE: usize = 16;
+
     fn linear_forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,

@@ -1,17 +1,13 @@
 //! One cuBLASLt handle, stream, workspace and cache of plans per device.
-//!
-//! cubecl keeps its CUDA streams to itself, so products run on a stream of ours, ordered against
-//! all of cubecl's by two context-wide events (CUDA 12.5): the product waits for everything that
-//! was submitted to the context before it, and everything submitted after it waits for the
-//! product. Nothing waits on the host. Because the order covers every stream, memory that cubecl
-//! frees or hands to another stream after the call cannot be touched too early either.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, c_void};
+use std::ffi::c_void;
 use std::ptr;
 
 use cudarc::cublaslt::{result as lt, sys as lt_sys};
 use cudarc::driver::{result as driver, sys as driver_sys};
+
+use crate::cuda_stream::{OrderedStream, say};
 
 use super::operand::{Element, Operand};
 
@@ -44,19 +40,11 @@ pub(super) struct Addresses {
     pub(super) y: u64,
 }
 
-type ContextEvent =
-    unsafe extern "C" fn(driver_sys::CUcontext, driver_sys::CUevent) -> driver_sys::CUresult;
-
 /// cuBLASLt on one device.
 pub(super) struct Engine {
     handle: lt_sys::cublasLtHandle_t,
-    context: driver_sys::CUcontext,
-    stream: driver_sys::CUstream,
+    stream: OrderedStream,
     workspace: driver_sys::CUdeviceptr,
-    before: driver_sys::CUevent,
-    after: driver_sys::CUevent,
-    record_context: ContextEvent,
-    wait_context: ContextEvent,
     plans: HashMap<Problem, Option<Plan>>,
 }
 
@@ -75,36 +63,15 @@ struct Plan {
 impl Engine {
     /// Sets up device `index`, whose context must be current on this thread.
     pub(super) fn open(index: usize) -> Result<Self, String> {
-        let say = |what: &str, err: &dyn std::fmt::Debug| format!("{what}: {err:?}");
-        let device = driver::device::get(index as i32).map_err(|e| say("device", &e))?;
-        // SAFETY: `device` was just returned by the driver. cubecl works in the primary context
-        // too; our reference is never released, so it outlives every use.
-        let context =
-            unsafe { driver::primary_ctx::retain(device) }.map_err(|e| say("context", &e))?;
-        // SAFETY: a context of this process.
-        unsafe { driver::ctx::set_current(context) }.map_err(|e| say("context", &e))?;
-        let record_context = driver_function(c"cuCtxRecordEvent")?;
-        let wait_context = driver_function(c"cuCtxWaitEvent")?;
-        let handle = lt::create_handle().map_err(|e| say("cublasLtCreate", &e))?;
-        let stream = driver::stream::create(driver::stream::StreamKind::NonBlocking)
-            .map_err(|e| say("stream", &e))?;
-        let event = || {
-            driver::event::create(driver_sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
-                .map_err(|e| say("event", &e))
-        };
-        let (before, after) = (event()?, event()?);
+        let stream = OrderedStream::open(index)?;
+        let handle = lt::create_handle().map_err(|err| say("cublasLtCreate", err))?;
         // SAFETY: the context is current; the memory is kept for the life of the process.
         let workspace =
-            unsafe { driver::malloc_sync(WORKSPACE_BYTES) }.map_err(|e| say("workspace", &e))?;
+            unsafe { driver::malloc_sync(WORKSPACE_BYTES) }.map_err(|err| say("workspace", err))?;
         Ok(Self {
             handle,
-            context,
             stream,
             workspace,
-            before,
-            after,
-            record_context,
-            wait_context,
             plans: HashMap::new(),
         })
     }
@@ -132,14 +99,9 @@ impl Engine {
         let Some(Some(plan)) = self.plans.get(problem) else {
             return Err(format!("no plan for {problem:?}"));
         };
-        let say = |err: &dyn std::fmt::Debug| format!("{err:?} for {problem:?}");
+        let say = |err: lt::CublasError| format!("{err:?} for {problem:?}");
         // SAFETY: handles made in `open` and `prepare` and never freed; addresses by contract.
-        unsafe {
-            (self.record_context)(self.context, self.before)
-                .result()
-                .map_err(|e| say(&e))?;
-            let flags = driver_sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
-            driver::stream::wait_event(self.stream, self.before, flags).map_err(|e| say(&e))?;
+        self.stream.run(|stream| unsafe {
             if let Some(bias) = at.bias {
                 lt::set_matmul_desc_attribute(
                     plan.operation,
@@ -147,7 +109,7 @@ impl Engine {
                     ptr::from_ref(&bias).cast(),
                     size_of_val(&bias),
                 )
-                .map_err(|e| say(&e))?;
+                .map_err(say)?;
             }
             let (one, zero) = (1f32, 0f32);
             lt::matmul(
@@ -166,14 +128,10 @@ impl Engine {
                 &plan.algorithm,
                 self.workspace as *mut c_void,
                 WORKSPACE_BYTES,
-                self.stream.cast(),
+                stream.cast(),
             )
-            .map_err(|e| say(&e))?;
-            driver::event::record(self.after, self.stream).map_err(|e| say(&e))?;
-            (self.wait_context)(self.context, self.after)
-                .result()
-                .map_err(|e| say(&e))
-        }
+            .map_err(say)
+        })
     }
 }
 
@@ -278,22 +236,4 @@ impl Plan {
             algorithm: found.algo,
         })
     }
-}
-
-/// A driver function of CUDA 12.5, asked for by name so that older drivers and toolkits only lose
-/// this path.
-fn driver_function(name: &CStr) -> Result<ContextEvent, String> {
-    const CUDA_12_5: i32 = 12_050;
-    let mut address = ptr::null_mut();
-    // SAFETY: the name ends in NUL and the result pointer may be null.
-    let status = unsafe {
-        driver_sys::cuGetProcAddress_v2(name.as_ptr(), &mut address, CUDA_12_5, 0, ptr::null_mut())
-    };
-    if status.result().is_err() || address.is_null() {
-        return Err(format!(
-            "the driver has no {name:?}; it needs CUDA 12.5 or later"
-        ));
-    }
-    // SAFETY: both functions that are asked for have this signature.
-    Ok(unsafe { std::mem::transmute::<*mut c_void, ContextEvent>(address) })
 }

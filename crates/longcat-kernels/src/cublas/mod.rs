@@ -11,24 +11,21 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard};
 
 use burn_backend::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
-use cubecl::Runtime;
 use cubecl::cuda::CudaRuntime;
-use cubecl::device::Device;
-use cubecl::device_handle::DeviceHandle;
 use cubecl::server::{Binding, ComputeServer};
 use cubecl::stream_id::StreamId;
 
+use crate::cuda_stream::{Server, device_thread, lock};
 use engine::{Addresses, Engine, Problem};
 use operand::{Element, Operand};
 
 type Cuda = CubeTensor<CudaRuntime>;
-type Server = <CudaRuntime as Runtime>::Server;
 
 static ENABLED: LazyLock<AtomicBool> =
     LazyLock::new(|| AtomicBool::new(std::env::var_os("LONGCAT_NO_CUBLAS").is_none()));
@@ -188,7 +185,7 @@ fn is_planned(index: usize, problem: Problem) -> bool {
         None => {}
     }
     // On the thread that owns the device, where its context is current.
-    handle(index)
+    device_thread(index)
         .submit_blocking(move |_| {
             engines()
                 .entry(index)
@@ -207,7 +204,7 @@ fn submit(problem: Problem, x: &Cuda, weight: &Cuda, bias: Option<&Cuda>, y: &Cu
     let index = x.device.index;
     let binding = |tensor: &Cuda| tensor.handle.clone().binding();
     let (x, weight, bias, y) = (binding(x), binding(weight), bias.map(binding), binding(y));
-    handle(index).submit(move |server| {
+    device_thread(index).submit(move |server| {
         if let Err(failure) = run(server, index, &problem, x, weight, bias, y) {
             *lock(&FAILURE) = Some(failure);
         }
@@ -244,15 +241,6 @@ fn run(
     }
 }
 
-fn handle(index: usize) -> DeviceHandle<Server> {
-    DeviceHandle::new(cubecl::cuda::CudaDevice::new(index).to_id())
-}
-
 fn engines() -> MutexGuard<'static, HashMap<usize, Result<Engine, String>>> {
     lock(&ENGINES)
-}
-
-/// A panic elsewhere leaves these maps whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

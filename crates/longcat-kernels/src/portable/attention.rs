@@ -1,17 +1,17 @@
 //! Portable forward attention: tiles of queries against all keys, or against listed blocks.
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::Tensor;
 use burn_backend::tensor::FloatTensor;
 
 use super::{
     TILE_BYTES, accumulator, from_float,
     gather::{BlockRows, Tile},
-    into_float, to_dtype,
+    into_float, matmul, to_dtype,
 };
-use crate::BlockList;
+use crate::{BlockList, KernelBackend};
 
 /// See [`KernelBackend::attention_forward`](crate::KernelBackend::attention_forward).
-pub fn attention_forward<B: Backend>(
+pub fn attention_forward<B: KernelBackend>(
     q: FloatTensor<B>,
     k: FloatTensor<B>,
     v: FloatTensor<B>,
@@ -39,7 +39,7 @@ pub(super) fn dense_tile(batch_heads: usize, queries: usize, keys: usize) -> usi
     (TILE_BYTES / (batch_heads * keys * 12).max(1)).clamp(1, queries.max(1))
 }
 
-fn dense<B: Backend>(
+fn dense<B: KernelBackend>(
     q: Tensor<B, 4>,
     k: Tensor<B, 4>,
     v: Tensor<B, 4>,
@@ -51,17 +51,17 @@ fn dense<B: Backend>(
     let (mut outs, mut lses) = (Vec::new(), Vec::new());
     for start in (0..nq).step_by(tile) {
         let len = tile.min(nq - start);
-        let scores = q.clone().narrow(2, start, len).matmul(k_t.clone()) * scale;
+        let scores = matmul(q.clone().narrow(2, start, len), k_t.clone()) * scale;
         let max = scores.clone().max_dim(3);
         let weights = (scores - max.clone()).exp();
         let sum = weights.clone().sum_dim(3);
-        outs.push(weights.matmul(v.clone()) / sum.clone());
+        outs.push(matmul(weights, v.clone()) / sum.clone());
         lses.push((max + sum.log()).squeeze_dim::<3>(3));
     }
     (Tensor::cat(outs, 2), Tensor::cat(lses, 2))
 }
 
-fn sparse<B: Backend>(
+fn sparse<B: KernelBackend>(
     q: Tensor<B, 4>,
     k: Tensor<B, 4>,
     v: Tensor<B, 4>,
@@ -79,18 +79,15 @@ fn sparse<B: Backend>(
         } = &tile;
         let k_tile = tile.gather(k.clone());
         let v_tile = tile.gather(v.clone());
-        let scores = q
-            .clone()
-            .narrow(0, *start, *len)
-            .matmul(k_tile.swap_dims(1, 2))
-            * scale;
+        let q = q.clone().narrow(0, *start, *len);
+        let scores = matmul(q, k_tile.swap_dims(1, 2)) * scale;
         let scores = scores.mask_fill(hidden.clone(), f32::MIN);
         let max = scores.clone().max_dim(2);
         let weights = (scores - max.clone()).exp().mask_fill(hidden.clone(), 0.0);
         let sum = weights.clone().sum_dim(2);
         // A row with nothing selected has a sum of 0: its output stays 0.
         let empty = sum.clone().equal_elem(0.0);
-        outs.push(weights.matmul(v_tile) / sum.clone().mask_fill(empty.clone(), 1.0));
+        outs.push(matmul(weights, v_tile) / sum.clone().mask_fill(empty.clone(), 1.0));
         lses.push((max + sum.log()).mask_fill(empty, f32::NEG_INFINITY));
     }
     (

@@ -7,9 +7,9 @@ use burn::tensor::{DType, Tensor, backend::Backend};
 use burn_backend::tensor::FloatTensor;
 
 use super::{
-    accumulator, attention::dense_tile, from_float, gather::BlockRows, into_float, to_dtype,
+    accumulator, attention::dense_tile, from_float, gather::BlockRows, into_float, matmul, to_dtype,
 };
-use crate::BlockList;
+use crate::{BlockList, KernelBackend};
 
 /// The forward pass in the accumulator's dtype.
 struct Pass<B: Backend> {
@@ -28,7 +28,7 @@ type Gradients<B> = (Tensor<B, 4>, Tensor<B, 4>, Tensor<B, 4>);
 
 /// See [`KernelBackend::attention_backward`](crate::KernelBackend::attention_backward).
 #[allow(clippy::too_many_arguments)]
-pub fn attention_backward<B: Backend>(
+pub fn attention_backward<B: KernelBackend>(
     q: FloatTensor<B>,
     k: FloatTensor<B>,
     v: FloatTensor<B>,
@@ -63,7 +63,7 @@ pub fn attention_backward<B: Backend>(
     (finish(dq, dtype), finish(dk, dtype), finish(dv, dtype))
 }
 
-fn dense<B: Backend>(pass: Pass<B>) -> Gradients<B> {
+fn dense<B: KernelBackend>(pass: Pass<B>) -> Gradients<B> {
     let [b, h, nq, _] = pass.q.dims();
     let k_t = pass.k.clone().swap_dims(2, 3);
     let v_t = pass.v.clone().swap_dims(2, 3);
@@ -74,16 +74,16 @@ fn dense<B: Backend>(pass: Pass<B>) -> Gradients<B> {
         let len = tile.min(nq - start);
         let part = |x: &Tensor<B, 4>| x.clone().narrow(2, start, len);
         let (q, d_out) = (part(&pass.q), part(&pass.d_out));
-        let p = (q.clone().matmul(k_t.clone()) * pass.scale - part(&pass.lse)).exp();
-        dv = dv + p.clone().swap_dims(2, 3).matmul(d_out.clone());
-        let ds = p * (d_out.matmul(v_t.clone()) - part(&pass.delta)) * pass.scale;
-        dk = dk + ds.clone().swap_dims(2, 3).matmul(q);
-        dqs.push(ds.matmul(pass.k.clone()));
+        let p = (matmul(q.clone(), k_t.clone()) * pass.scale - part(&pass.lse)).exp();
+        dv = dv + matmul(p.clone().swap_dims(2, 3), d_out.clone());
+        let ds = p * (matmul(d_out, v_t.clone()) - part(&pass.delta)) * pass.scale;
+        dk = dk + matmul(ds.clone().swap_dims(2, 3), q);
+        dqs.push(matmul(ds, pass.k.clone()));
     }
     (Tensor::cat(dqs, 2), dk, dv)
 }
 
-fn sparse<B: Backend>(pass: Pass<B>, blocks: &BlockList<B>) -> Gradients<B> {
+fn sparse<B: KernelBackend>(pass: Pass<B>, blocks: &BlockList<B>) -> Gradients<B> {
     let (q_dims, k_dims, v_dims) = (pass.q.dims(), pass.k.dims(), pass.v.dims());
     let rows = BlockRows::new(blocks, k_dims);
     let (k, v) = (rows.keys(pass.k), rows.keys(pass.v));
@@ -96,14 +96,14 @@ fn sparse<B: Backend>(pass: Pass<B>, blocks: &BlockList<B>) -> Gradients<B> {
         let (q, d_out) = (part(&q), part(&d_out));
         let k_tile = tile.gather(k.clone());
         let v_tile = tile.gather(v.clone());
-        let scores = q.clone().matmul(k_tile.clone().swap_dims(1, 2)) * pass.scale;
+        let scores = matmul(q.clone(), k_tile.clone().swap_dims(1, 2)) * pass.scale;
         let p = (scores - part(&lse))
             .exp()
             .mask_fill(tile.hidden.clone(), 0.0);
-        dv = tile.scatter_add(dv, p.clone().swap_dims(1, 2).matmul(d_out.clone()));
-        let ds = p * (d_out.matmul(v_tile.swap_dims(1, 2)) - part(&delta)) * pass.scale;
-        dk = tile.scatter_add(dk, ds.clone().swap_dims(1, 2).matmul(q));
-        dqs.push(ds.matmul(k_tile));
+        dv = tile.scatter_add(dv, matmul(p.clone().swap_dims(1, 2), d_out.clone()));
+        let ds = p * (matmul(d_out, v_tile.swap_dims(1, 2)) - part(&delta)) * pass.scale;
+        dk = tile.scatter_add(dk, matmul(ds.clone().swap_dims(1, 2), q));
+        dqs.push(matmul(ds, k_tile));
     }
     (
         Tensor::cat(dqs, 0).reshape(q_dims),

@@ -1,12 +1,13 @@
 //! Portable body of `linear`.
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::Tensor;
 use burn_backend::{Shape, TensorMetadata, tensor::FloatTensor};
 
-use super::{from_float, into_float};
+use super::{from_float, into_float, matmul};
+use crate::KernelBackend;
 
 /// See [`KernelBackend::linear_forward`](crate::KernelBackend::linear_forward).
-pub fn linear<B: Backend>(
+pub fn linear<B: KernelBackend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     bias: Option<FloatTensor<B>>,
@@ -18,7 +19,7 @@ pub fn linear<B: Backend>(
     let d_out = weight.dims()[0];
     // One flat product: leading dimensions are only rows.
     let x: Tensor<B, 2> = from_float(B::float_reshape(x, Shape::new([rows, d_in])));
-    let mut y = x.matmul(weight.transpose());
+    let mut y = matmul(x, weight.transpose());
     if let Some(bias) = bias {
         y = y + from_float::<B, 1>(bias).unsqueeze();
     }

@@ -8,12 +8,14 @@ mod backward;
 mod blocks;
 mod gather;
 mod linear;
+mod matmul;
 mod select;
 
 pub use attention::attention_forward;
 pub use backward::attention_backward;
 pub(crate) use blocks::{list_to_mask, mask_to_list};
 pub use linear::linear;
+pub use matmul::matmul;
 pub use select::select_blocks;
 
 use burn::tensor::{DType, Tensor, TensorPrimitive, backend::Backend};

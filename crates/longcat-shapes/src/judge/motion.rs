@@ -15,6 +15,8 @@ const GROWTH: f64 = 0.22;
 const TURN: f64 = 0.6;
 /// Deviation from a straight line, in sides, that counts as bouncing.
 const SWING: f64 = 0.035;
+/// Least number of frames that a motion is read from.
+const LEAST_FRAMES: usize = 4;
 /// Least share of the frames that an object is seen in.
 const LEAST_SEEN: f64 = 0.6;
 
@@ -25,7 +27,7 @@ pub(super) fn motion(seen: &[Option<Seen>], clip: &Clip) -> Option<Motion> {
         .enumerate()
         .filter_map(|(i, s)| Some((i as f64, s.as_ref()?)))
         .collect();
-    if present.len() < 4 || (present.len() as f64) < LEAST_SEEN * seen.len() as f64 {
+    if present.len() < LEAST_FRAMES || (present.len() as f64) < LEAST_SEEN * seen.len() as f64 {
         return None;
     }
     let frames = (seen.len() - 1) as f64;
@@ -37,10 +39,14 @@ pub(super) fn motion(seen: &[Option<Seen>], clip: &Clip) -> Option<Motion> {
             .collect()
     };
     let (x, y) = (along(0), along(1));
-    let radius: Vec<(f64, f64)> = present
-        .iter()
-        .map(|(i, s)| (*i, 0.5 * s.area.ln()))
-        .collect();
+    // What is cut off at the edge seems to shrink and to turn.
+    let whole: Vec<(f64, &Seen)> = present.iter().copied().filter(|(_, s)| !s.cut).collect();
+    let whole = if whole.len() < LEAST_FRAMES {
+        &present
+    } else {
+        &whole
+    };
+    let radius: Vec<(f64, f64)> = whole.iter().map(|(i, s)| (*i, 0.5 * s.area.ln())).collect();
     let (line_x, line_y) = (Line::through(&x)?, Line::through(&y)?);
     let swing = line_y.residual(&y);
     if swing > SWING && swing > 2.0 * line_x.residual(&x) && turns_back(&y) {
@@ -48,7 +54,7 @@ pub(super) fn motion(seen: &[Option<Seen>], clip: &Clip) -> Option<Motion> {
     }
     let travel = [line_x.slope * frames, line_y.slope * frames];
     let growth = Line::through(&radius)?.slope * frames;
-    let turn = turn(&present);
+    let turn = turn(whole);
     let candidates = [
         (travel[0].hypot(travel[1]) / TRAVEL, steady(travel)),
         (growth / GROWTH, Motion::Growing),
@@ -87,8 +93,8 @@ fn steady(travel: [f64; 2]) -> Motion {
 }
 
 /// Radians that the outline turns, by the wave that is strongest in it. 0 for a round one.
-fn turn(present: &[(f64, &Seen)]) -> f64 {
-    let profiles: Vec<&Profile> = present
+fn turn(whole: &[(f64, &Seen)]) -> f64 {
+    let profiles: Vec<&Profile> = whole
         .iter()
         .filter_map(|(_, s)| s.profile.as_ref())
         .collect();

@@ -13,7 +13,7 @@ const OFF_LINE: f64 = 80.0;
 /// Least share of the frame that an object covers.
 const LEAST_SHARE: f64 = 0.004;
 /// From this share of the largest part on, another part is an object too.
-const SECOND_PART: f64 = 0.3;
+const SECOND_PART: f64 = 0.2;
 
 /// An object in one frame.
 #[derive(Debug, Clone)]

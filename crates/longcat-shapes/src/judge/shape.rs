@@ -38,6 +38,9 @@ pub(super) fn shape(seen: &[Option<Seen>]) -> Option<Shape> {
         hole += seen.area * profile.hole;
         total += seen.area;
     }
+    if total <= 0.0 {
+        return None;
+    }
     let strengths = strengths.map(|s| s / total);
     let unlike = |ideal: &[f64; 6]| {
         let product: f64 = strengths.iter().zip(ideal).map(|(s, i)| s * i).sum();
@@ -52,8 +55,7 @@ pub(super) fn shape(seen: &[Option<Seen>]) -> Option<Shape> {
     let named = IDEAL.iter().map(|(shape, ideal)| (unlike(ideal), *shape));
     let (away, nearest) = named.min_by(|a, b| a.0.total_cmp(&b.0))?;
     match (nearest, hole / total >= OPEN) {
-        // NaN, where no frame shows an outline, is not near either.
-        _ if !(away <= UNLIKE) => None,
+        _ if away > UNLIKE => None,
         (Shape::Circle, true) => Some(Shape::Ring),
         (_, true) => None,
         (shape, false) => Some(shape),

@@ -11,8 +11,10 @@ fn each_frame(clip: &Clip, mut change: impl FnMut(&[u8]) -> Vec<u8>) -> Clip {
 /// Gaussian blur of `sigma` pixels, edges continued.
 pub fn blurred(clip: &Clip, sigma: f64) -> Clip {
     let reach = (3.0 * sigma).ceil() as i64;
-    let weight = |i: i64| (-(i * i) as f64 / (2.0 * sigma * sigma)).exp();
-    let total: f64 = (-reach..=reach).map(weight).sum();
+    let weights: Vec<(i64, f64)> = (-reach..=reach)
+        .map(|i| (i, (-(i * i) as f64 / (2.0 * sigma * sigma)).exp()))
+        .collect();
+    let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
     let (width, height) = (clip.width() as i64, clip.height() as i64);
     let pass = |frame: &[u8], step: [i64; 2]| -> Vec<u8> {
         let value = |row: i64, column: i64, channel: i64| {
@@ -23,11 +25,10 @@ pub fn blurred(clip: &Clip, sigma: f64) -> Clip {
         for row in 0..height {
             for column in 0..width {
                 for channel in 0..3 {
-                    let sum: f64 = (-reach..=reach)
-                        .map(|i| {
-                            weight(i) * value(row + i * step[0], column + i * step[1], channel)
-                        })
-                        .sum();
+                    let taps = weights.iter().map(|(i, weight)| {
+                        weight * value(row + i * step[0], column + i * step[1], channel)
+                    });
+                    let sum: f64 = taps.sum();
                     out.push((sum / total).round() as u8);
                 }
             }
@@ -61,7 +62,7 @@ pub fn coarse(clip: &Clip) -> Clip {
     each_frame(clip, |frame| {
         let mut out = Vec::with_capacity(frame.len());
         for i in 0..frame.len() {
-            let (row, column, channel) = (i / 3 / width & !1, i / 3 % width & !1, i % 3);
+            let (row, column, channel) = ((i / 3 / width) & !1, (i / 3 % width) & !1, i % 3);
             let at = |r: usize, c: usize| {
                 u16::from(frame[((row + r) * width + column + c) * 3 + channel])
             };

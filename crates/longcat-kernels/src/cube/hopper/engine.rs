@@ -1,7 +1,4 @@
 //! Compiling, loading and launching the kernel on one device.
-//!
-//! As for linear layers (`cublas::engine`), launches run on a stream of ours that two context-wide
-//! events order against all of cubecl's, since cubecl keeps its streams to itself.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
@@ -10,6 +7,8 @@ use std::ptr;
 
 use cudarc::driver::{result as driver, sys};
 use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
+
+use crate::cuda_stream::{OrderedStream, say};
 
 use super::variant::{HEAD_DIM, Variant};
 
@@ -66,16 +65,9 @@ struct Parameters {
     scale: f32,
 }
 
-type ContextEvent = unsafe extern "C" fn(sys::CUcontext, sys::CUevent) -> sys::CUresult;
-
 /// The kernel on one device.
 pub(super) struct Engine {
-    context: sys::CUcontext,
-    stream: sys::CUstream,
-    before: sys::CUevent,
-    after: sys::CUevent,
-    record_context: ContextEvent,
-    wait_context: ContextEvent,
+    stream: OrderedStream,
     kernels: HashMap<Variant, Option<sys::CUfunction>>,
 }
 
@@ -99,28 +91,8 @@ impl Engine {
         if capability != (9, 0) {
             return Err(format!("compute capability {capability:?} is not Hopper's"));
         }
-        // SAFETY: as above. cubecl works in the primary context too; our reference is never
-        // released, so it outlives every use.
-        let context =
-            unsafe { driver::primary_ctx::retain(device) }.map_err(|err| say("context", err))?;
-        // SAFETY: a context of this process.
-        unsafe { driver::ctx::set_current(context) }.map_err(|err| say("context", err))?;
-        let record_context = driver_function(c"cuCtxRecordEvent")?;
-        let wait_context = driver_function(c"cuCtxWaitEvent")?;
-        let stream = driver::stream::create(driver::stream::StreamKind::NonBlocking)
-            .map_err(|err| say("stream", err))?;
-        let event = || {
-            driver::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
-                .map_err(|err| say("event", err))
-        };
-        let (before, after) = (event()?, event()?);
         Ok(Self {
-            context,
-            stream,
-            before,
-            after,
-            record_context,
-            wait_context,
+            stream: OrderedStream::open(index)?,
             kernels: HashMap::new(),
         })
     }
@@ -133,10 +105,9 @@ impl Engine {
     /// Compiles and loads the variant, and remembers it where that fails: the portable kernel then
     /// does the work.
     pub(super) fn prepare(&mut self, variant: Variant) -> bool {
-        let context = self.context;
+        let stream = &self.stream;
         let kernel = self.kernels.entry(variant).or_insert_with(|| {
-            // SAFETY: a context of this process.
-            unsafe { driver::ctx::set_current(context) }.ok()?;
+            stream.enter().ok()?;
             load(variant).ok()
         });
         kernel.is_some()
@@ -182,34 +153,20 @@ impl Engine {
             .div_ceil(variant.rows())
             .next_multiple_of(variant.cluster());
         let grid = (tiles as u32, call.heads as u32, call.batch as u32);
-        let say = |err: driver::DriverError| format!("{err:?} for {call:?}");
         // SAFETY: handles made in `open` and `prepare` and never freed; the arguments are those of
         // the kernel, which the driver copies; addresses by contract.
-        unsafe {
-            (self.record_context)(self.context, self.before)
-                .result()
-                .map_err(say)?;
-            let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
-            driver::stream::wait_event(self.stream, self.before, flags).map_err(say)?;
+        self.stream.run(|stream| unsafe {
             driver::launch_kernel(
                 kernel,
                 grid,
                 (variant.threads() as u32, 1, 1),
                 variant.shared_bytes() as u32,
-                self.stream,
+                stream,
                 &mut arguments,
             )
-            .map_err(say)?;
-            driver::event::record(self.after, self.stream).map_err(say)?;
-            (self.wait_context)(self.context, self.after)
-                .result()
-                .map_err(say)
-        }
+            .map_err(|err| format!("{err:?} for {call:?}"))
+        })
     }
-}
-
-fn say(what: &str, err: impl std::fmt::Debug) -> String {
-    format!("{what}: {err:?}")
 }
 
 /// Compiles the variant and loads it into the current context.
@@ -296,22 +253,4 @@ fn tensor_map(
         .map_err(|err| format!("cuTensorMapEncodeTiled: {err:?} for {call:?}"))?;
         Ok(map.assume_init())
     }
-}
-
-/// A driver function of CUDA 12.5, asked for by name so that older drivers and toolkits only lose
-/// this path.
-fn driver_function(name: &CStr) -> Result<ContextEvent, String> {
-    const CUDA_12_5: i32 = 12_050;
-    let mut address = ptr::null_mut();
-    // SAFETY: the name ends in NUL and the result pointer may be null.
-    let status = unsafe {
-        sys::cuGetProcAddress_v2(name.as_ptr(), &mut address, CUDA_12_5, 0, ptr::null_mut())
-    };
-    if status.result().is_err() || address.is_null() {
-        return Err(format!(
-            "the driver has no {name:?}; it needs CUDA 12.5 or later"
-        ));
-    }
-    // SAFETY: both functions that are asked for have this signature.
-    Ok(unsafe { std::mem::transmute::<*mut c_void, ContextEvent>(address) })
 }

@@ -10,25 +10,23 @@ mod variant;
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard};
 
 use burn_backend::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
-use cubecl::Runtime;
 use cubecl::cuda::CudaRuntime;
-use cubecl::device::Device;
-use cubecl::device_handle::DeviceHandle;
 use cubecl::server::{Binding, ComputeServer};
 use cubecl::stream_id::StreamId;
+
+use crate::cuda_stream::{Server, device_thread, lock};
 
 use super::launch::{FORWARD_HOPPER, List, with_readable_rows};
 use engine::{Addresses, Call, Engine};
 use variant::{HEAD_DIM, Variant};
 
 type Cuda = CubeTensor<CudaRuntime>;
-type Server = <CudaRuntime as Runtime>::Server;
 
 static ENABLED: LazyLock<bool> = LazyLock::new(|| std::env::var_os("LONGCAT_NO_HOPPER").is_none());
 
@@ -169,7 +167,7 @@ fn is_ready(index: usize, variant: Variant) -> bool {
         None => {}
     }
     // On the thread that owns the device, where its context is current.
-    handle(index)
+    device_thread(index)
         .submit_blocking(move |_| {
             engines()
                 .entry(index)
@@ -188,7 +186,7 @@ fn submit(call: Call, tensors: [&Cuda; 8]) {
     }
     let index = tensors[0].device.index;
     let bindings = tensors.map(|tensor| tensor.handle.clone().binding());
-    handle(index).submit(move |server| {
+    device_thread(index).submit(move |server| {
         if let Err(failure) = run(server, index, &call, bindings) {
             *lock(&FAILURE) = Some(failure);
         }
@@ -228,15 +226,6 @@ fn run(
     }
 }
 
-fn handle(index: usize) -> DeviceHandle<Server> {
-    DeviceHandle::new(cubecl::cuda::CudaDevice::new(index).to_id())
-}
-
 fn engines() -> MutexGuard<'static, HashMap<usize, Result<Engine, String>>> {
     lock(&ENGINES)
-}
-
-/// A panic elsewhere leaves these maps whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -29,7 +29,7 @@ struct Cut {
 }
 
 impl Variant {
-    /// Measured on an H200; docs/notes-attention.md.
+    /// The choice is explained in docs/notes-attention.md.
     ///
     /// `setmaxnreg` moves registers within a block: together the warpgroups may hold 504 a thread
     /// if they are three, and 256 if they are two and two blocks share a multiprocessor.

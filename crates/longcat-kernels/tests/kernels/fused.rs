@@ -1,6 +1,5 @@
 //! The fused operations against straightforward loops in f64: the portable bodies on the CPU, and
 //! the kernels where a wgpu device is asked for with the feature.
-#![allow(clippy::unwrap_used)]
 
 use burn::tensor::{DType, Shape, Tensor, TensorData, backend::Backend};
 use longcat_kernels::{KernelBackend, Rotation, gated_residual, layer_norm, silu_mul, split_heads};

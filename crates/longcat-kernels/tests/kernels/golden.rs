@@ -1,6 +1,4 @@
 //! The `bsa` cases computed with the official code.
-#![cfg(feature = "cpu")]
-#![allow(clippy::unwrap_used)]
 
 use std::{fs, path::PathBuf};
 
@@ -14,8 +12,7 @@ use longcat_kernels::{BsaParams, EmptySelection, bsa};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-mod support;
-use support::relative_error;
+use crate::support::relative_error;
 
 fn golden_dir() -> PathBuf {
     std::env::var_os("LONGCAT_GOLDEN_DIR").map_or_else(

@@ -1,7 +1,5 @@
 //! The fused kernels on wgpu (a software Vulkan driver will do): golden cases, and random shapes
 //! against the portable body on the CPU.
-#![cfg(all(feature = "cpu", feature = "wgpu"))]
-#![allow(clippy::unwrap_used)]
 
 use std::{fs, path::PathBuf, sync::Mutex};
 
@@ -11,7 +9,8 @@ use burn_cubecl::CubeBackend;
 use burn_flex::Flex;
 use burn_wgpu::WgpuRuntime;
 use longcat_kernels::{
-    BlockRule, BsaParams, EmptySelection, KernelBackend, bsa, cube::launches, portable,
+    BlockRule, BsaParams, EmptySelection, KernelBackend, bsa, cube::launches, linear, matmul,
+    portable,
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -206,6 +205,41 @@ fn random_shapes_agree_with_the_portable_body() {
             }
         }
         assert!(launches().forward_plain > before.forward_plain);
+    }
+}
+
+/// Whatever kernel autotune chooses: odd multiples of 8 were wrong in double-buffered ones.
+#[test]
+fn products_are_right_for_every_inner_dimension() {
+    let device = Default::default();
+    for inner in [4, 8, 16, 24, 40, 56, 72, 264] {
+        let x = Tensor::<Flex, 2>::random(
+            [33, inner],
+            Distribution::Normal(0.0, 1.0),
+            &Default::default(),
+        );
+        let weight = Tensor::<Flex, 2>::random(
+            [70, inner],
+            Distribution::Normal(0.0, 1.0),
+            &Default::default(),
+        );
+        let on_gpu = |x: &Tensor<Flex, 2>| Tensor::<Wgpu, 2>::from_data(x.to_data(), &device);
+        let want = values(x.clone().matmul(weight.clone().transpose()));
+        let linear = linear(on_gpu(&x), on_gpu(&weight), None);
+        let product = matmul(on_gpu(&x), on_gpu(&weight).transpose());
+        for got in [values(linear), values(product)] {
+            let error = error(&got, &want);
+            assert!(error < 1e-5, "inner dimension {inner}: {error:e}");
+        }
+        // The gradient of the weight is a product over the rows.
+        let tracked = Tensor::<Autodiff<Wgpu>, 2>::from_inner(on_gpu(&weight)).require_grad();
+        let rows = Tensor::<Autodiff<Wgpu>, 2>::from_inner(on_gpu(&x).narrow(0, 0, 24));
+        let grads = longcat_kernels::linear(rows, tracked.clone(), None)
+            .sum()
+            .backward();
+        let want = x.narrow(0, 0, 24).sum_dim(0).repeat_dim(0, 70);
+        let error = error(&values(tracked.grad(&grads).unwrap()), &values(want));
+        assert!(error < 1e-5, "gradient, inner dimension {inner}: {error:e}");
     }
 }
 

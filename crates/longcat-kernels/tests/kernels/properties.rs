@@ -1,6 +1,4 @@
 //! Random shapes against naive references.
-#![cfg(feature = "cpu")]
-#![allow(clippy::unwrap_used)]
 
 use burn::tensor::{DType, Tensor, backend::Backend};
 use burn_autodiff::{Autodiff, checkpoint::strategy::BalancedCheckpointing};
@@ -8,8 +6,7 @@ use burn_flex::Flex;
 use longcat_kernels::{BsaParams, EmptySelection, attention_with_lse, bsa, linear, portable};
 use proptest::{collection, option, prelude::*, sample};
 
-mod support;
-use support::{
+use crate::support::{
     head_rows, naive_attention, naive_selection, norm, normal, relative_error, token_mask,
 };
 

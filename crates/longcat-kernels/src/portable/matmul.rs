@@ -1,0 +1,36 @@
+//! Matrix products that no backend gets wrong.
+
+use burn::tensor::Tensor;
+
+use crate::KernelBackend;
+
+/// `lhs · rhs` over the last two dimensions.
+///
+/// Zeros fill the inner dimension up to a multiple of [`KernelBackend::INNER_MULTIPLE`]; under
+/// autodiff also the other two, which are inner dimensions of the backward pass.
+pub fn matmul<B: KernelBackend, const D: usize>(
+    lhs: Tensor<B, D>,
+    rhs: Tensor<B, D>,
+) -> Tensor<B, D> {
+    let (row, column) = (D - 2, D - 1);
+    let (rows, columns) = (lhs.dims()[row], rhs.dims()[column]);
+    let (mut lhs, mut rhs) = (filled(lhs, column), filled(rhs, row));
+    if !B::ad_enabled(&lhs.device()) {
+        return lhs.matmul(rhs);
+    }
+    (lhs, rhs) = (filled(lhs, row), filled(rhs, column));
+    lhs.matmul(rhs)
+        .narrow(row, 0, rows)
+        .narrow(column, 0, columns)
+}
+
+fn filled<B: KernelBackend, const D: usize>(x: Tensor<B, D>, dim: usize) -> Tensor<B, D> {
+    let mut shape = x.dims();
+    let missing = shape[dim].next_multiple_of(B::INNER_MULTIPLE) - shape[dim];
+    if missing == 0 {
+        return x;
+    }
+    shape[dim] = missing;
+    let zeros = Tensor::zeros(shape, (&x.device(), x.dtype()));
+    Tensor::cat(vec![x, zeros], dim)
+}
