@@ -61,6 +61,7 @@ pub struct Case {
     compared: BTreeMap<String, f64>,
     failures: Vec<String>,
     tolerance: Option<f64>,
+    recording: bool,
 }
 
 impl Case {
@@ -79,6 +80,7 @@ impl Case {
             compared: BTreeMap::new(),
             failures: Vec::new(),
             tolerance: None,
+            recording: false,
             json,
             dir,
         }
@@ -86,6 +88,23 @@ impl Case {
 
     pub(crate) fn override_tolerance(&mut self, tolerance: Option<f64>) {
         self.tolerance = tolerance;
+    }
+
+    /// Rounds the timesteps to `dtype`, as the transformer does with them; whether that changes any.
+    pub(crate) fn round_timesteps(&mut self, dtype: DType) -> bool {
+        let Some(timesteps) = self.inputs.get_mut("timestep") else {
+            return false;
+        };
+        let rounded = timesteps.clone().convert_dtype(dtype);
+        let rounded = rounded.convert_dtype(timesteps.dtype);
+        let changed = rounded.as_bytes() != timesteps.as_bytes();
+        *timesteps = rounded;
+        changed
+    }
+
+    /// While on, what is checked is taken for what is expected.
+    pub(crate) fn record(&mut self, on: bool) {
+        self.recording = on;
     }
 
     /// A value of `params`.
@@ -148,6 +167,10 @@ impl Case {
 
     /// Compares a float tensor by relative L2 error, an integer tensor exactly.
     pub(crate) fn check(&mut self, name: &str, actual: TensorData) {
+        if self.recording {
+            self.expected.insert(name.to_string(), actual);
+            return;
+        }
         let Some(expected) = self.expected.get(name).cloned() else {
             return self.fail(format!("nothing is expected for {name}"));
         };

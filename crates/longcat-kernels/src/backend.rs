@@ -3,7 +3,7 @@
 use burn::tensor::backend::Backend;
 use burn_backend::tensor::{FloatTensor, IntTensor};
 
-use crate::{blocks::BlockList, fused, portable};
+use crate::{blocks::BlockList, fused, low_rank::LowRankPart, portable};
 
 /// Which key blocks a query block attends to, given its scores against all of them.
 ///
@@ -123,6 +123,17 @@ pub trait KernelBackend: Backend {
         fused::portable::layer_norm::<Self>(x, weight, bias, epsilon)
     }
 
+    /// The gradient of [`grouped_layer_norm`](Self::grouped_layer_norm) in `x`, in its shape and
+    /// dtype, for the gradient `d_out` of the output. Not differentiable itself.
+    fn layer_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        d_out: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        fused::portable::layer_norm_backward::<Self>(x, weight, d_out, epsilon)
+    }
+
     /// `x + gate · y`, see [`gated_residual`](crate::gated_residual).
     ///
     /// `x` and `y` are `[.., C]`; `gate` is `[G, C]` in f32 and serves `G` equal runs of rows.
@@ -150,5 +161,32 @@ pub trait KernelBackend: Backend {
         rotation: Option<(FloatTensor<Self>, FloatTensor<Self>)>,
     ) -> FloatTensor<Self> {
         fused::portable::split_heads::<Self>(x, part, norm, rotation)
+    }
+
+    /// The gradient of [`split_heads`](Self::split_heads) in the part that was taken, `[B, T, H, D]`
+    /// in the dtype of `x`, for the gradient `d_out` `[B, H, T, D]`. Not differentiable itself.
+    fn split_heads_backward(
+        x: FloatTensor<Self>,
+        part: usize,
+        norm: Option<(FloatTensor<Self>, f64)>,
+        rotation: Option<(FloatTensor<Self>, FloatTensor<Self>)>,
+        d_out: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        fused::portable::split_heads_backward::<Self>(x, part, norm, rotation, d_out)
+    }
+
+    /// `y` plus, for every part, its share of `hidden` times its matrix in its own columns; see
+    /// [`add_low_rank`](crate::add_low_rank).
+    fn add_low_rank(
+        y: FloatTensor<Self>,
+        hidden: FloatTensor<Self>,
+        parts: Vec<LowRankPart<Self>>,
+    ) -> FloatTensor<Self> {
+        portable::add_low_rank::<Self>(y, hidden, parts)
+    }
+
+    /// `q · kᵀ`, see [`matmul_nt`](crate::matmul_nt).
+    fn matmul_nt(q: FloatTensor<Self>, k: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::matmul_nt::<Self>(q, k)
     }
 }

@@ -174,6 +174,17 @@ pub(crate) mod portable {
         finish(grouped::<B>(x, groups) + y, shape, dtype)
     }
 
+    /// `gate · x`, the gradient of `y` in [`gated_residual`].
+    pub(crate) fn scaled_rows<B: Backend>(
+        x: FloatTensor<B>,
+        gate: FloatTensor<B>,
+    ) -> FloatTensor<B> {
+        let (shape, dtype) = (x.shape(), x.dtype());
+        let groups = gate.shape()[0];
+        let scaled = grouped::<B>(x, groups) * table::<B>(gate, wide(dtype));
+        finish(scaled, shape, dtype)
+    }
+
     pub(crate) fn silu_mul<B: Backend>(a: FloatTensor<B>, b: FloatTensor<B>) -> FloatTensor<B> {
         let (shape, dtype) = (a.shape(), a.dtype());
         let a = grouped::<B>(a, 1);
@@ -201,28 +212,80 @@ pub(crate) mod portable {
             x = to_dtype(wide_x / (mean + epsilon).sqrt() * weight.unsqueeze(), dtype);
         }
         if let Some((cos, sin)) = rotation {
-            let table = |table: FloatTensor<B>| {
-                to_dtype(from_float::<B, 2>(table), wide(dtype)).reshape([
-                    1,
-                    1,
-                    tokens,
-                    width / 2,
-                    1,
-                ])
-            };
-            let (cos, sin) = (table(cos), table(sin));
-            let pairs = to_dtype(x, wide(dtype)).reshape([batch, heads, tokens, width / 2, 2]);
-            let even = pairs.clone().narrow(4, 0, 1);
-            let odd = pairs.narrow(4, 1, 1);
-            let turned = Tensor::cat(
-                vec![
-                    even.clone() * cos.clone() - odd.clone() * sin.clone(),
-                    odd * cos + even * sin,
-                ],
-                4,
-            );
-            x = to_dtype(turned.reshape([batch, heads, tokens, width]), dtype);
+            x = to_dtype(rotated(to_dtype(x, wide(dtype)), cos, sin), dtype);
         }
         into_float(x)
+    }
+
+    /// With x̂ the normalised row and g = weight · d_out:
+    /// dx = (g − mean(g) − x̂ · mean(g · x̂)) / deviation.
+    pub(crate) fn layer_norm_backward<B: Backend>(
+        x: FloatTensor<B>,
+        weight: FloatTensor<B>,
+        d_out: FloatTensor<B>,
+        epsilon: f64,
+    ) -> FloatTensor<B> {
+        let (shape, dtype) = (x.shape(), x.dtype());
+        let groups = weight.shape()[0];
+        let x = grouped::<B>(x, groups);
+        let x = x.clone() - x.mean_dim(2);
+        let deviation = (x.clone().square().mean_dim(2) + epsilon).sqrt();
+        let normed = x / deviation.clone();
+        let g = grouped::<B>(d_out, groups) * table::<B>(weight, wide(dtype));
+        let along = (g.clone() * normed.clone()).mean_dim(2);
+        let dx = (g.clone() - g.mean_dim(2) - normed * along) / deviation;
+        finish(dx, shape, dtype)
+    }
+
+    pub(crate) fn split_heads_backward<B: Backend>(
+        x: FloatTensor<B>,
+        part: usize,
+        norm: Option<(FloatTensor<B>, f64)>,
+        rotation: Option<(FloatTensor<B>, FloatTensor<B>)>,
+        d_out: FloatTensor<B>,
+    ) -> FloatTensor<B> {
+        let dtype = x.dtype();
+        let x: Tensor<B, 5> = from_float(x);
+        let [batch, tokens, _, heads, width] = x.dims();
+        let mut g: Tensor<B, 4> = to_dtype(from_float(d_out), wide(dtype));
+        if let Some((cos, sin)) = rotation {
+            // The rotation's transpose: by the opposite angle.
+            let sin = B::float_neg(sin);
+            g = rotated(g, cos, sin);
+        }
+        if let Some((weight, epsilon)) = norm {
+            let x = x.narrow(2, part, 1).reshape([batch, tokens, heads, width]);
+            let x = to_dtype(x.swap_dims(1, 2), wide(dtype));
+            let root = (x.clone().square().mean_dim(3) + epsilon).sqrt();
+            let normed = x / root.clone();
+            let weight = to_dtype(from_float::<B, 1>(weight), wide(dtype));
+            let scaled = g * weight.unsqueeze();
+            let along = (scaled.clone() * normed.clone()).mean_dim(3);
+            g = (scaled - normed * along) / root;
+        }
+        into_float(to_dtype(g.swap_dims(1, 2), dtype))
+    }
+
+    /// `[B, H, T, D]` with its interleaved pairs turned, in the dtype it has.
+    fn rotated<B: Backend>(
+        x: Tensor<B, 4>,
+        cos: FloatTensor<B>,
+        sin: FloatTensor<B>,
+    ) -> Tensor<B, 4> {
+        let [batch, heads, tokens, width] = x.dims();
+        let dtype = x.dtype();
+        let table = |table: FloatTensor<B>| {
+            let table = to_dtype(from_float::<B, 2>(table), dtype);
+            table.reshape([1, 1, tokens, width / 2, 1])
+        };
+        let (cos, sin) = (table(cos), table(sin));
+        let pairs = x.reshape([batch, heads, tokens, width / 2, 2]);
+        let even = pairs.clone().narrow(4, 0, 1);
+        let odd = pairs.narrow(4, 1, 1);
+        let turned = vec![
+            even.clone() * cos.clone() - odd.clone() * sin.clone(),
+            odd * cos + even * sin,
+        ];
+        Tensor::cat(turned, 4).reshape([batch, heads, tokens, width])
     }
 }

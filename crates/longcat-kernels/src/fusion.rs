@@ -15,7 +15,7 @@ use burn_fusion::{
 };
 use burn_ir::{CustomOpIr, HandleContainer, OperationIr, OperationOutput, TensorIr};
 
-use crate::{BlockList, BlockRule, KernelBackend};
+use crate::{BlockList, BlockRule, KernelBackend, LowRankPart};
 
 type Handles<B> = HandleContainer<FusionHandle<<B as FusionBackend>::FusionRuntime>>;
 
@@ -290,6 +290,81 @@ impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
             let norm = epsilon.map(|epsilon| (inputs.float(), epsilon));
             let rotation = rotated.then(|| (inputs.float(), inputs.float()));
             vec![Output::Float(B::split_heads(x, part, norm, rotation))]
+        });
+        out
+    }
+
+    fn layer_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        d_out: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        let out = (x.shape(), x.dtype());
+        let inputs = vec![x, weight, d_out];
+        let name = "longcat_layer_norm_backward";
+        let [out] = register::<B, 1>(name, inputs, [out], move |inputs| {
+            let [x, weight, d_out] = [(); 3].map(|()| inputs.float());
+            vec![Output::Float(B::layer_norm_backward(
+                x, weight, d_out, epsilon,
+            ))]
+        });
+        out
+    }
+
+    fn split_heads_backward(
+        x: FloatTensor<Self>,
+        part: usize,
+        norm: Option<(FloatTensor<Self>, f64)>,
+        rotation: Option<(FloatTensor<Self>, FloatTensor<Self>)>,
+        d_out: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let shape = x.shape();
+        let out = Shape::new([shape[0], shape[1], shape[3], shape[4]]);
+        let out = (out, x.dtype());
+        let (epsilon, rotated) = (norm.as_ref().map(|norm| norm.1), rotation.is_some());
+        let mut inputs = vec![x, d_out];
+        inputs.extend(norm.map(|norm| norm.0));
+        inputs.extend(rotation.into_iter().flat_map(|(cos, sin)| [cos, sin]));
+        let name = "longcat_split_heads_backward";
+        let [out] = register::<B, 1>(name, inputs, [out], move |inputs| {
+            let (x, d_out) = (inputs.float(), inputs.float());
+            let norm = epsilon.map(|epsilon| (inputs.float(), epsilon));
+            let rotation = rotated.then(|| (inputs.float(), inputs.float()));
+            vec![Output::Float(B::split_heads_backward(
+                x, part, norm, rotation, d_out,
+            ))]
+        });
+        out
+    }
+
+    fn add_low_rank(
+        y: FloatTensor<Self>,
+        hidden: FloatTensor<Self>,
+        parts: Vec<LowRankPart<Self>>,
+    ) -> FloatTensor<Self> {
+        let out = (y.shape(), y.dtype());
+        let places: Vec<_> = parts.iter().map(|part| (part.first, part.start)).collect();
+        let mut inputs = vec![y, hidden];
+        inputs.extend(parts.into_iter().map(|part| part.up));
+        let [out] = register::<B, 1>("longcat_add_low_rank", inputs, [out], move |inputs| {
+            let (y, hidden) = (inputs.float(), inputs.float());
+            let parts = places.iter().map(|&(first, start)| LowRankPart {
+                up: inputs.float(),
+                first,
+                start,
+            });
+            let parts = parts.collect();
+            vec![Output::Float(B::add_low_rank(y, hidden, parts))]
+        });
+        out
+    }
+
+    fn matmul_nt(q: FloatTensor<Self>, k: FloatTensor<Self>) -> FloatTensor<Self> {
+        let out = (with_last(q.shape(), Some(k.shape()[2])), q.dtype());
+        let [out] = register::<B, 1>("longcat_matmul_nt", vec![q, k], [out], |inputs| {
+            let (q, k) = (inputs.float(), inputs.float());
+            vec![Output::Float(B::matmul_nt(q, k))]
         });
         out
     }

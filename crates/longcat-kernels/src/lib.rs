@@ -25,7 +25,10 @@ mod flex;
 mod fused;
 #[cfg(feature = "cubecl")]
 mod fusion;
+#[cfg(feature = "cubecl")]
+mod kernel_cache;
 mod linear;
+mod low_rank;
 pub mod portable;
 
 pub use attention::{attention, attention_with_lse};
@@ -37,5 +40,7 @@ pub use cublas::{CublasStatus, cublas_status, set_cublas_enabled};
 #[cfg(feature = "cuda")]
 pub use cuda_memory::{CudaMemory, cuda_memory};
 pub use fused::{Rotation, gated_residual, layer_norm, silu_mul, split_heads};
-pub use linear::linear;
-pub use portable::matmul;
+#[cfg(feature = "cubecl")]
+pub use kernel_cache::keep_compiled_kernels;
+pub use linear::{linear, matmul_nt};
+pub use low_rank::{LowRankPart, add_low_rank};

@@ -2,7 +2,7 @@ use burn::config::Config;
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
-use longcat_kernels::{KernelBackend, linear};
+use longcat_kernels::{KernelBackend, add_low_rank, linear};
 
 /// Configuration of a [`LoraLinear`].
 #[derive(Config, Debug)]
@@ -100,9 +100,8 @@ impl<B: KernelBackend> LoraLinear<B> {
     /// - `x`: `[..., d_in]`, in the type of the base weight;
     /// - output: `[..., d_out]`, in the type of `x`.
     ///
-    /// Each adapter runs in the type of its own factors; its result is cast to that of `x`.
+    /// Factors of another type are cast to that of `x`.
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
-        let d_out = self.d_out();
         let base = linear(
             x.clone(),
             self.weight.val(),
@@ -111,7 +110,7 @@ impl<B: KernelBackend> LoraLinear<B> {
         self.adapters
             .iter()
             .filter(|branch| branch.is_active())
-            .fold(base, |y, branch| y + branch.forward(x.clone(), d_out))
+            .fold(base, |y, branch| branch.add_to(y, x.clone()))
     }
 }
 
@@ -174,37 +173,20 @@ impl<B: Backend> LoraBlock<B> {
 }
 
 impl<B: KernelBackend> LoraBranch<B> {
-    fn forward<const D: usize>(&self, x: Tensor<B, D>, d_out: usize) -> Tensor<B, D> {
+    /// `y` with the branch's output for `x` added. Factors are cast to the type of `x`: the
+    /// trained ones are f32, and products in f32 would cost more than the layer itself.
+    fn add_to<const D: usize>(&self, y: Tensor<B, D>, x: Tensor<B, D>) -> Tensor<B, D> {
         let dtype = x.dtype();
-        let device = x.device();
-        let down = self.down.val();
-        let hidden = linear(cast(x, down.dtype()), down, None);
-        let mut shape = hidden.dims();
-        let mut zeros = |rows: usize| {
-            shape[D - 1] = rows;
-            Tensor::zeros(shape, (&device, dtype))
-        };
-
-        let mut outputs = Vec::with_capacity(self.blocks.len());
-        let (mut row, mut rank) = (0, 0);
-        for block in &self.blocks {
-            let rows = block.rows();
-            if rows.start > row {
-                outputs.push(zeros(rows.start - row));
-            }
-            let part = hidden.clone().narrow(D - 1, rank, block.rank());
-            let output = cast(linear(part, block.up.val(), None), dtype);
-            outputs.push(output.mul_scalar(self.strength * block.scale));
-            row = rows.end;
-            rank += block.rank();
-        }
-        if row < d_out {
-            outputs.push(zeros(d_out - row));
-        }
-        match outputs.len() {
-            1 => outputs.remove(0),
-            _ => Tensor::cat(outputs, D - 1),
-        }
+        let hidden = linear(x, cast(self.down.val(), dtype), None);
+        let mut first = 0;
+        let parts = self.blocks.iter().map(|block| {
+            let up = block.up.val().mul_scalar(self.strength * block.scale);
+            let part = (first, block.start, cast(up, dtype));
+            first += block.rank();
+            part
+        });
+        let parts = parts.collect();
+        add_low_rank(y, hidden, parts)
     }
 }
 

@@ -5,7 +5,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 use longcat_weights::WeightFiles;
 
 use crate::{LoraBranch, LoraError, LoraHost, LoraLinear, LoraRegistry};
-use longcat_kernels::{KernelBackend, matmul};
+use longcat_kernels::{KernelBackend, linear};
 
 /// Where the weights from before a merge are read back from.
 pub trait OriginalWeights {
@@ -208,7 +208,11 @@ impl<B: KernelBackend> LoraBranch<B> {
                 parts.push(zeros(rows.start - row));
             }
             let up = block.up.val().cast(DType::F32);
-            let product = matmul(up, down.clone().narrow(0, rank, block.rank()));
+            let product = linear(
+                up,
+                down.clone().narrow(0, rank, block.rank()).transpose(),
+                None,
+            );
             parts.push(product.mul_scalar(self.strength * block.scale));
             row = rows.end;
             rank += block.rank();

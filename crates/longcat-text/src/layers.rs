@@ -4,7 +4,7 @@ use burn::module::{Initializer, Module, Param};
 use burn::tensor::activation::softmax;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, DType, Int, Tensor};
-use longcat_kernels::{KernelBackend, linear, matmul};
+use longcat_kernels::{KernelBackend, linear, matmul_nt};
 
 use crate::Umt5Config;
 
@@ -91,11 +91,11 @@ impl<B: KernelBackend> SelfAttention<B> {
             .select(0, buckets)
             .reshape([1, length, length, self.heads])
             .permute([0, 3, 1, 2]);
-        let scores = matmul(q, k.swap_dims(2, 3)).cast(DType::F32) + bias;
+        let scores = matmul_nt(q, k).cast(DType::F32) + bias;
         // A finite fill, as in the reference: a sequence of nothing but padding stays finite.
         let padding = padding.expand([n, self.heads, length, length]);
         let weights = softmax(scores.mask_fill(padding, f32::MIN), 3).cast(dtype);
-        let mixed = matmul(weights, v).swap_dims(1, 2);
+        let mixed = matmul_nt(weights, v.swap_dims(2, 3)).swap_dims(1, 2);
         let inner = self.o.val().dims()[1];
         linear(mixed.reshape([n, length, inner]), self.o.val(), None)
     }

@@ -114,6 +114,14 @@ pub fn set_cublas_enabled(enabled: bool) {
     longcat_kernels::set_cublas_enabled(enabled);
 }
 
+/// Keeps compiled GPU kernels and tuning results below `folder`; see
+/// `longcat_kernels::keep_compiled_kernels`. Without effect in builds without a GPU backend.
+#[allow(unused_variables)]
+pub fn keep_compiled_kernels(folder: &std::path::Path) {
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    longcat_kernels::keep_compiled_kernels(folder);
+}
+
 /// Why linear layers on CUDA run on Burn's slower kernels though cuBLASLt is switched on, if they
 /// do.
 pub fn cublas_problem() -> Option<String> {

@@ -23,7 +23,8 @@ pub use buckets::{Resolution, bucket};
 pub use builtin::builtin_checkpoint;
 pub use checkpoint::Checkpoint;
 pub use device::{
-    DeviceInfo, DeviceSpec, DeviceTask, cublas_problem, devices, on_device, set_cublas_enabled,
+    DeviceInfo, DeviceSpec, DeviceTask, cublas_problem, devices, keep_compiled_kernels, on_device,
+    set_cublas_enabled,
 };
 pub use error::VideoError;
 pub use frames::PixelFrames;
@@ -36,6 +37,6 @@ pub use noise::{NoisePurpose, NoiseSource, SeededNoise};
 pub use pipeline::{
     ContinuationRequest, Generated, ImageToVideoRequest, Observer, Pipeline, PipelineOptions,
     Posterior, RefineCondition, RefineRequest, Refined, Sampling, Silent, StepEvent,
-    TextToVideoRequest, VideoSize,
+    TextToVideoRequest, VideoSize, refine_start,
 };
 pub use scheduler::{FlowMatchScheduler, Schedule, ScheduleMode};

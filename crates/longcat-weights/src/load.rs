@@ -6,6 +6,7 @@ use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, DType, Int, Shape, Tensor};
 use burn_store::{ModuleSnapshot, PyTorchToBurnAdapter, TensorSnapshot, TensorSnapshotError};
+use rayon::prelude::*;
 use regex::Regex;
 use serde::Serialize;
 
@@ -139,9 +140,9 @@ pub fn load_module<B: Backend, M: Module<B> + ModuleSnapshot<B>>(
     }
     // Values are checked before any of them reaches the module, so that a failed load leaves it as
     // it was; the second read comes from the page cache.
-    for key in taken.values() {
-        files.check_finite(key)?;
-    }
+    let keys: Vec<&str> = taken.into_values().collect();
+    let checked: Vec<_> = keys.par_iter().map(|key| files.check_finite(key)).collect();
+    checked.into_iter().collect::<Result<(), _>>()?;
     let result = module.apply(snapshots, None, Some(Box::new(PyTorchToBurnAdapter)), false);
     if let Some(error) = result.errors.first() {
         return Err(WeightsError::Apply {

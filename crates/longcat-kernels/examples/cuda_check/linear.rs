@@ -1,9 +1,10 @@
 //! Linear layers against f64 sums on the host, over some rows and columns.
 
-use burn::tensor::{DType, Distribution, Tensor};
-use longcat_kernels::{cublas_status, linear};
+use burn::tensor::{DType, Distribution, Shape, Tensor, TensorData, backend::Backend};
+use burn_flex::Flex;
+use longcat_kernels::{KernelBackend, add_low_rank, cublas_status, linear};
 
-use crate::{Device, Gpu, TOLERANCE};
+use crate::{Device, Gpu, TOLERANCE, float, raw, relative_error};
 
 /// Rows, inputs and outputs: multiples of nothing, and the fused qkv of the released width.
 const SHAPES: [[usize; 3]; 2] = [[301, 1003, 517], [4096, 4096, 12288]];
@@ -30,7 +31,49 @@ pub fn run(device: &Device) -> bool {
             );
         }
     }
+    let cpu = Default::default();
+    for (name, got, want) in [
+        (
+            "add_low_rank",
+            low_rank::<Gpu>(device),
+            low_rank::<Flex>(&cpu),
+        ),
+        ("matmul_nt", products::<Gpu>(device), products::<Flex>(&cpu)),
+    ] {
+        let error = relative_error(&got, &want);
+        let good = error < 1e-5;
+        ok &= good;
+        println!(
+            "{name}: relative L2 error {error:.2e}{}",
+            if good { "" } else { " FAILED" },
+        );
+    }
     ok
+}
+
+/// The same numbers on every backend.
+fn numbers<B: Backend, const D: usize>(shape: [usize; D], device: &B::Device) -> Tensor<B, D> {
+    let count = shape.iter().product::<usize>();
+    let values: Vec<f32> = (0..count).map(|i| (i as f32 * 0.618_034).sin()).collect();
+    Tensor::from_data(TensorData::new(values, Shape::from(shape)), device)
+}
+
+/// Three terms, in place on the GPU.
+fn low_rank<B: KernelBackend>(device: &B::Device) -> Vec<f32> {
+    let parts = (0..3)
+        .map(|part| (part * 16, part * 96, numbers::<B, 2>([96, 16], device)))
+        .collect();
+    let y = numbers::<B, 3>([2, 301, 288], device);
+    let hidden = numbers::<B, 3>([2, 301, 48], device);
+    let out = add_low_rank(y, hidden, parts);
+    out.into_data().to_vec().expect("f32 data")
+}
+
+fn products<B: KernelBackend>(device: &B::Device) -> Vec<f32> {
+    let q = numbers::<B, 4>([2, 3, 45, 64], device);
+    let k = numbers::<B, 4>([2, 3, 77, 64], device);
+    let scores: Tensor<B, 4> = float(B::matmul_nt(raw(q), raw(k)));
+    scores.into_data().to_vec().expect("f32 data")
 }
 
 fn random<const D: usize>(shape: [usize; D], dtype: DType, device: &Device) -> Tensor<Gpu, D> {

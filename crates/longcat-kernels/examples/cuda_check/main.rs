@@ -1,7 +1,7 @@
 //! Checks the CUDA kernels. `cargo xtask bench` times them.
 //!
-//! `cuda_check attention` compares with f32 references, `fuzz [count]` with the portable body on
-//! random shapes, `linear` with f64 sums, `small` runs each attention kernel once (for
+//! `cuda_check attention` compares with f32 references, `fuzz [count [seed]]` with the portable body
+//! on random shapes, `linear` with f64 sums, `small` runs each attention kernel once (for
 //! compute-sanitizer). Exits with code 1 where a comparison fails.
 
 mod attention;
@@ -53,16 +53,17 @@ fn main() {
     let ok = match arguments.next().as_deref() {
         Some("attention") => attention::run(&device),
         Some("fuzz") => {
-            let count = arguments
-                .next()
-                .and_then(|count| count.parse().ok())
-                .unwrap_or(200);
-            fuzz::run(&device, count)
+            let mut number = |default: usize| {
+                let argument = arguments.next();
+                argument.and_then(|n| n.parse().ok()).unwrap_or(default)
+            };
+            let (count, seed) = (number(200), number(0));
+            fuzz::run(&device, count, seed as u64)
         }
-        Some("small") => fuzz::run(&device, 6),
         Some("linear") => linear::run(&device),
+        Some("small") => fuzz::run(&device, 6, 0),
         _ => {
-            eprintln!("usage: cuda_check attention | fuzz [count] | linear | small");
+            eprintln!("usage: cuda_check attention | fuzz [count [seed]] | linear | small");
             std::process::exit(2);
         }
     };

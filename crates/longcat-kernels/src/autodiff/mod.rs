@@ -1,12 +1,13 @@
 //! [`KernelBackend`] under Burn's autodiff, with hand-written backward steps.
 
 mod attention;
+mod fused;
 mod linear;
 
 use burn_autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
 use burn_backend::tensor::{FloatTensor, IntTensor};
 
-use crate::{BlockList, BlockRule, KernelBackend};
+use crate::{BlockList, BlockRule, KernelBackend, portable};
 
 impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
     const INNER_MULTIPLE: usize = B::INNER_MULTIPLE;
@@ -61,6 +62,43 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         rule: BlockRule,
     ) -> (IntTensor<Self>, IntTensor<Self>) {
         B::select_blocks(scores.primitive, rule)
+    }
+
+    fn matmul_nt(q: FloatTensor<Self>, k: FloatTensor<Self>) -> FloatTensor<Self> {
+        if q.is_tracked() || k.is_tracked() {
+            return portable::matmul_nt::<Self>(q, k);
+        }
+        constant::<B, C>(B::matmul_nt(q.primitive, k.primitive))
+    }
+
+    fn grouped_layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        fused::layer_norm::<B, C>(x, weight, bias, epsilon)
+    }
+
+    fn gated_residual(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        fused::gated_residual::<B, C>(x, y, gate)
+    }
+
+    fn silu_mul(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        fused::silu_mul::<B, C>(a, b)
+    }
+
+    fn split_heads(
+        x: FloatTensor<Self>,
+        part: usize,
+        norm: Option<(FloatTensor<Self>, f64)>,
+        rotation: Option<(FloatTensor<Self>, FloatTensor<Self>)>,
+    ) -> FloatTensor<Self> {
+        fused::split_heads::<B, C>(x, part, norm, rotation)
     }
 }
 

@@ -99,9 +99,10 @@ impl Groups {
         params: &BsaParams,
     ) -> BlockList<B> {
         let means = |group: &Regroup, x: &Tensor<B, 4>| group.mean(x.clone().detach());
-        let scores = portable::matmul(means(&self.q, q), means(&self.k, k).swap_dims(2, 3));
+        let [q_means, k_means] = [means(&self.q, q), means(&self.k, k)].map(portable::into_float);
+        let scores = B::matmul_nt(q_means, k_means);
         let rule = params.rule(self.k.blocks(), q.dims()[3]);
-        let (indices, counts) = B::select_blocks(scores.into_primitive().tensor(), rule);
+        let (indices, counts) = B::select_blocks(scores, rule);
         BlockList {
             indices,
             counts,

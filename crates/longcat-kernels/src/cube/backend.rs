@@ -5,7 +5,7 @@ use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElemen
 
 use super::attention;
 use super::launch::Backward;
-use crate::{BlockList, BlockRule, KernelBackend, cube_norm, fused, portable};
+use crate::{BlockList, BlockRule, KernelBackend, LowRankPart, cube_norm, fused, portable};
 
 impl<R, F, I, BT> KernelBackend for CubeBackend<R, F, I, BT>
 where
@@ -104,5 +104,56 @@ where
         let tables = rotation.as_ref().map(|(cos, sin)| (cos, sin));
         cube_norm::split_heads(&x, part, weight, tables)
             .unwrap_or_else(|| fused::portable::split_heads::<Self>(x, part, norm, rotation))
+    }
+
+    fn layer_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        d_out: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        cube_norm::layer_norm_backward(&x, &weight, &d_out, epsilon).unwrap_or_else(|| {
+            fused::portable::layer_norm_backward::<Self>(x, weight, d_out, epsilon)
+        })
+    }
+
+    fn split_heads_backward(
+        x: FloatTensor<Self>,
+        part: usize,
+        norm: Option<(FloatTensor<Self>, f64)>,
+        rotation: Option<(FloatTensor<Self>, FloatTensor<Self>)>,
+        d_out: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let weight = norm.as_ref().map(|(weight, epsilon)| (weight, *epsilon));
+        let tables = rotation.as_ref().map(|(cos, sin)| (cos, sin));
+        cube_norm::split_heads_backward(&x, part, weight, tables, &d_out).unwrap_or_else(|| {
+            fused::portable::split_heads_backward::<Self>(x, part, norm, rotation, d_out)
+        })
+    }
+
+    fn add_low_rank(
+        y: FloatTensor<Self>,
+        hidden: FloatTensor<Self>,
+        parts: Vec<LowRankPart<Self>>,
+    ) -> FloatTensor<Self> {
+        #[cfg(feature = "cuda")]
+        {
+            let terms: Vec<_> = parts
+                .iter()
+                .map(|part| (part.first, part.start, &part.up))
+                .collect();
+            if crate::cublas::try_add_products(&y, &hidden, &terms) {
+                return y;
+            }
+        }
+        portable::add_low_rank::<Self>(y, hidden, parts)
+    }
+
+    fn matmul_nt(q: FloatTensor<Self>, k: FloatTensor<Self>) -> FloatTensor<Self> {
+        #[cfg(feature = "cuda")]
+        if let Some(scores) = crate::cublas::try_matmul_nt(&q, &k) {
+            return scores;
+        }
+        portable::matmul_nt::<Self>(q, k)
     }
 }

@@ -268,3 +268,169 @@ pub(super) fn split_heads<F: Float, N: Size>(
         }
     }
 }
+
+/// The gradient of [`layer_norm`] in `x`: with c the differences from the mean, s the inverse
+/// deviation and g = `weight · d_out`, s · (g − mean(g) − c · s² · mean(g · c)).
+#[cube(launch_unchecked, address_type = "dynamic")]
+pub(super) fn layer_norm_backward<F: Float, N: Size>(
+    x: &Array<Vector<F, N>>,
+    weight: &Array<Vector<f32, N>>,
+    d_out: &Array<Vector<F, N>>,
+    d_x: &mut Array<Vector<F, N>>,
+    rows: usize,
+    rows_per_group: usize,
+    epsilon: f32,
+    #[comptime] cut: RowCut,
+    #[define(F)] _dtype: StorageType,
+) {
+    let row = CUBE_POS;
+    if row >= rows {
+        terminate!();
+    }
+    let step = comptime!(cut.plane * cut.planes);
+    let vectors = comptime!(cut.vectors_per_unit);
+    let width = comptime!(step * vectors);
+    let size = N::value();
+    let inverse_count = comptime!(1.0 / (width * size) as f32);
+    let column = UNIT_POS as usize;
+    let start = row * width + column;
+    let group = row / rows_per_group * width + column;
+    let mut sums = SharedMemory::<f32>::new(comptime!(cut.planes));
+    let mut square_sums = SharedMemory::<f32>::new(comptime!(cut.planes));
+    let mut gradient_sums = SharedMemory::<f32>::new(comptime!(cut.planes));
+    let mut product_sums = SharedMemory::<f32>::new(comptime!(cut.planes));
+
+    let mut values = Array::<Vector<F, N>>::new(vectors);
+    let mut gradients = Array::<Vector<F, N>>::new(vectors);
+    #[unroll]
+    for i in 0..vectors {
+        values[i] = x[start + i * step];
+        gradients[i] = d_out[start + i * step];
+    }
+    let mut sum = Vector::<f32, N>::new(0.0);
+    let mut gradient_sum = Vector::<f32, N>::new(0.0);
+    #[unroll]
+    for i in 0..vectors {
+        sum += Vector::cast_from(values[i]);
+        gradient_sum += Vector::<f32, N>::cast_from(gradients[i]) * weight[group + i * step];
+    }
+    let mean = cube_sum(row_sum(sum), &mut sums, cut.planes) * inverse_count;
+    let mean = Vector::<f32, N>::new(mean);
+    let gradient_mean =
+        cube_sum(row_sum(gradient_sum), &mut gradient_sums, cut.planes) * inverse_count;
+    let mut squares = Vector::<f32, N>::new(0.0);
+    let mut products = Vector::<f32, N>::new(0.0);
+    #[unroll]
+    for i in 0..vectors {
+        let difference = Vector::<f32, N>::cast_from(values[i]) - mean;
+        squares += difference * difference;
+        products +=
+            Vector::<f32, N>::cast_from(gradients[i]) * weight[group + i * step] * difference;
+    }
+    let variance = cube_sum(row_sum(squares), &mut square_sums, cut.planes) * inverse_count;
+    let along = cube_sum(row_sum(products), &mut product_sums, cut.planes) * inverse_count;
+    let inverse = 1.0 / (variance + epsilon).sqrt();
+    let along = Vector::<f32, N>::new(along * inverse * inverse);
+    let inverse = Vector::<f32, N>::new(inverse);
+    let gradient_mean = Vector::<f32, N>::new(gradient_mean);
+    #[unroll]
+    for i in 0..vectors {
+        let difference = Vector::<f32, N>::cast_from(values[i]) - mean;
+        let gradient = Vector::<f32, N>::cast_from(gradients[i]) * weight[group + i * step];
+        let change = (gradient - gradient_mean - difference * along) * inverse;
+        d_x[start + i * step] = Vector::cast_from(change);
+    }
+}
+
+/// The gradient of [`split_heads`] in its part of `x`, as `[B, T, H, D]`, for `d_out`
+/// `[B, H, T, D]`: the opposite rotation, then the gradient of the norm.
+#[cube(launch_unchecked, address_type = "dynamic")]
+pub(super) fn split_heads_backward<F: Float, N: Size>(
+    x: &Array<Vector<F, N>>,
+    weight: &Array<Vector<f32, N>>,
+    cos: &Array<f32>,
+    sin: &Array<f32>,
+    d_out: &Array<Vector<F, N>>,
+    d_x: &mut Array<Vector<F, N>>,
+    planes: usize,
+    tokens: usize,
+    heads: usize,
+    parts: usize,
+    part: usize,
+    epsilon: f32,
+    #[comptime] step: SplitStep,
+    #[define(F)] _dtype: StorageType,
+) {
+    let index = CUBE_POS * CUBE_DIM_Y as usize + UNIT_POS_Y as usize;
+    if index >= planes {
+        terminate!();
+    }
+    let plane = comptime!(step.plane);
+    let vectors = comptime!(step.vectors_per_unit);
+    let heads_per_plane = comptime!(step.heads_per_plane);
+    let width = comptime!(plane * vectors);
+    let size = N::value();
+    let inverse_count = comptime!(1.0 / (width * size) as f32);
+    let lane = UNIT_POS_X as usize;
+
+    let groups = heads / heads_per_plane;
+    let head = index % groups * heads_per_plane;
+    let token_of_all = index / groups;
+    let token = token_of_all % tokens;
+    let batch = token_of_all / tokens;
+    let at_x = ((token_of_all * parts + part) * heads + head) * width + lane;
+    let at_d_out = ((batch * heads + head) * tokens + token) * width + lane;
+    let at_d_x = (token_of_all * heads + head) * width + lane;
+
+    #[unroll]
+    for h in 0..heads_per_plane {
+        let mut gradients = Array::<Vector<f32, N>>::new(vectors);
+        #[unroll]
+        for i in 0..vectors {
+            let plain =
+                Vector::<f32, N>::cast_from(d_out[at_d_out + h * tokens * width + i * plane]);
+            gradients[i] = plain;
+            if comptime!(step.rotated) {
+                let first = (token * width + lane + i * plane) * comptime!(size / 2);
+                let mut turned = Vector::<f32, N>::empty();
+                #[unroll]
+                for pair in 0..comptime!(size / 2) {
+                    let even = plain[comptime!(2 * pair)];
+                    let odd = plain[comptime!(2 * pair + 1)];
+                    let c = cos[first + pair];
+                    let s = sin[first + pair];
+                    turned[comptime!(2 * pair)] = even * c + odd * s;
+                    turned[comptime!(2 * pair + 1)] = odd * c - even * s;
+                }
+                gradients[i] = turned;
+            }
+        }
+        if comptime!(step.normed) {
+            let mut values = Array::<Vector<f32, N>>::new(vectors);
+            let mut squares = Vector::<f32, N>::new(0.0);
+            let mut products = Vector::<f32, N>::new(0.0);
+            #[unroll]
+            for i in 0..vectors {
+                let value = Vector::<f32, N>::cast_from(x[at_x + h * width + i * plane]);
+                let gradient = gradients[i] * weight[lane + i * plane];
+                squares += value * value;
+                products += gradient * value;
+                values[i] = value;
+                gradients[i] = gradient;
+            }
+            let mean = row_sum(squares) * inverse_count;
+            let along = row_sum(products) * inverse_count;
+            let inverse = 1.0 / (mean + epsilon).sqrt();
+            let along = Vector::<f32, N>::new(along * inverse * inverse);
+            let inverse = Vector::<f32, N>::new(inverse);
+            #[unroll]
+            for i in 0..vectors {
+                gradients[i] = (gradients[i] - values[i] * along) * inverse;
+            }
+        }
+        #[unroll]
+        for i in 0..vectors {
+            d_x[at_d_x + h * width + i * plane] = Vector::cast_from(gradients[i]);
+        }
+    }
+}

@@ -94,10 +94,7 @@ pub(crate) fn layer_norm<R: CubeRuntime>(
     if !supported(x) || groups(bias, rows, width) != Some(count) {
         return None;
     }
-    let cut = Rows::of(x, width)?;
-    let most = (x.client.properties().hardware.max_units_per_cube as usize / cut.plane).min(32);
-    let planes =
-        (1..=most).find(|n| cut.per_unit.is_multiple_of(*n) && cut.per_unit / n <= MAX_VECTORS)?;
+    let (vector, cut) = row_cut(x, width)?;
     let x = into_contiguous(x.clone());
     let out = like(&x, x.meta.shape().clone());
     // SAFETY: cubes beyond the last row end before any access; the cut covers a row exactly.
@@ -105,9 +102,9 @@ pub(crate) fn layer_norm<R: CubeRuntime>(
         kernels::layer_norm::launch_unchecked::<R>(
             &x.client,
             count_cubes(&x, rows),
-            CubeDim::new_2d(cut.plane as u32, planes as u32),
+            CubeDim::new_2d(cut.plane as u32, cut.planes as u32),
             AddressType::from_len(x.meta.num_elements()),
-            cut.vector,
+            vector,
             x.clone().into_array_arg(),
             into_contiguous(weight.clone()).into_array_arg(),
             into_contiguous(bias.clone()).into_array_arg(),
@@ -115,15 +112,62 @@ pub(crate) fn layer_norm<R: CubeRuntime>(
             rows,
             rows / count,
             epsilon as f32,
-            RowCut {
-                plane: cut.plane,
-                planes,
-                vectors_per_unit: cut.per_unit / planes,
-            },
+            cut,
             x.dtype.into(),
         );
     }
     Some(out)
+}
+
+/// See `KernelBackend::layer_norm_backward`.
+pub(crate) fn layer_norm_backward<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    weight: &CubeTensor<R>,
+    d_out: &CubeTensor<R>,
+    epsilon: f64,
+) -> Option<CubeTensor<R>> {
+    let (rows, width) = rows_and_width(x)?;
+    let count = groups(weight, rows, width)?;
+    if !supported(x) || d_out.dtype != x.dtype || d_out.meta.shape() != x.meta.shape() {
+        return None;
+    }
+    let (vector, cut) = row_cut(x, width)?;
+    let x = into_contiguous(x.clone());
+    let d_x = like(&x, x.meta.shape().clone());
+    // SAFETY: as for `layer_norm`.
+    unsafe {
+        kernels::layer_norm_backward::launch_unchecked::<R>(
+            &x.client,
+            count_cubes(&x, rows),
+            CubeDim::new_2d(cut.plane as u32, cut.planes as u32),
+            AddressType::from_len(x.meta.num_elements()),
+            vector,
+            x.clone().into_array_arg(),
+            into_contiguous(weight.clone()).into_array_arg(),
+            into_contiguous(d_out.clone()).into_array_arg(),
+            d_x.clone().into_array_arg(),
+            rows,
+            rows / count,
+            epsilon as f32,
+            cut,
+            x.dtype.into(),
+        );
+    }
+    Some(d_x)
+}
+
+/// The vector size, and how a cube takes a row of `width` elements.
+fn row_cut<R: CubeRuntime>(x: &CubeTensor<R>, width: usize) -> Option<(usize, RowCut)> {
+    let rows = Rows::of(x, width)?;
+    let most = (x.client.properties().hardware.max_units_per_cube as usize / rows.plane).min(32);
+    let planes = (1..=most)
+        .find(|n| rows.per_unit.is_multiple_of(*n) && rows.per_unit / n <= MAX_VECTORS)?;
+    let cut = RowCut {
+        plane: rows.plane,
+        planes,
+        vectors_per_unit: rows.per_unit / planes,
+    };
+    Some((rows.vector, cut))
 }
 
 /// See `KernelBackend::gated_residual`.
@@ -200,6 +244,89 @@ pub(crate) fn silu_mul<R: CubeRuntime>(
     Some(out)
 }
 
+/// What both directions of [`split_heads`] are launched with.
+struct Split<R: CubeRuntime> {
+    vector: usize,
+    step: SplitStep,
+    /// Planes that have work.
+    planes: usize,
+    weight: CubeTensor<R>,
+    epsilon: f32,
+    cos: CubeTensor<R>,
+    sin: CubeTensor<R>,
+    cube_dim: CubeDim,
+    /// Batch, tokens, parts, heads, width.
+    sizes: [usize; 5],
+}
+
+impl<R: CubeRuntime> Split<R> {
+    fn plan(
+        x: &CubeTensor<R>,
+        part: usize,
+        norm: Option<(&CubeTensor<R>, f64)>,
+        rotation: Option<(&CubeTensor<R>, &CubeTensor<R>)>,
+    ) -> Option<Self> {
+        let sizes: [usize; 5] = x.meta.shape()[..].try_into().ok()?;
+        let [batch, tokens, parts, heads, width] = sizes;
+        if !supported(x) || part >= parts {
+            return None;
+        }
+        let table = |table: &CubeTensor<R>, elements: usize| {
+            (table.dtype == DType::F32 && table.meta.num_elements() == elements)
+                .then(|| into_contiguous(table.clone()))
+        };
+        let cut = Rows::of(x, width)?;
+        if rotation.is_some() && !cut.vector.is_multiple_of(2) {
+            return None;
+        }
+        // A step left out reads nothing, but the kernel takes an array all the same.
+        let unread = || {
+            empty_device_contiguous_dtype(
+                x.client.clone(),
+                x.device.clone(),
+                Shape::new([cut.vector]),
+                DType::F32,
+            )
+        };
+        let (normed, rotated) = (norm.is_some(), rotation.is_some());
+        let (weight, epsilon) = match norm {
+            Some((weight, epsilon)) => (table(weight, width)?, epsilon),
+            None => (unread(), 0.0),
+        };
+        let (cos, sin) = match rotation {
+            Some((cos, sin)) => (
+                table(cos, tokens * width / 2)?,
+                table(sin, tokens * width / 2)?,
+            ),
+            None => (unread(), unread()),
+        };
+        let heads_per_plane = [4, 2, 1]
+            .into_iter()
+            .find(|n| heads.is_multiple_of(*n) && n * cut.per_unit <= MAX_VECTORS)?;
+        Some(Self {
+            vector: cut.vector,
+            step: SplitStep {
+                plane: cut.plane,
+                vectors_per_unit: cut.per_unit,
+                heads_per_plane,
+                normed,
+                rotated,
+            },
+            planes: batch * tokens * (heads / heads_per_plane),
+            weight,
+            epsilon: epsilon as f32,
+            cos,
+            sin,
+            cube_dim: CubeDim::new_2d(cut.plane as u32, (UNITS / cut.plane as u32).max(1)),
+            sizes,
+        })
+    }
+
+    fn cubes(&self, x: &CubeTensor<R>) -> CubeCount {
+        count_cubes(x, self.planes.div_ceil(self.cube_dim.y as usize))
+    }
+}
+
 /// See `KernelBackend::split_heads`.
 pub(crate) fn split_heads<R: CubeRuntime>(
     x: &CubeTensor<R>,
@@ -207,75 +334,75 @@ pub(crate) fn split_heads<R: CubeRuntime>(
     norm: Option<(&CubeTensor<R>, f64)>,
     rotation: Option<(&CubeTensor<R>, &CubeTensor<R>)>,
 ) -> Option<CubeTensor<R>> {
-    let &[batch, tokens, parts, heads, width] = &x.meta.shape()[..] else {
-        return None;
-    };
-    if !supported(x) || part >= parts {
-        return None;
-    }
-    let table = |table: &CubeTensor<R>, elements: usize| {
-        (table.dtype == DType::F32 && table.meta.num_elements() == elements)
-            .then(|| into_contiguous(table.clone()))
-    };
-    let cut = Rows::of(x, width)?;
-    if rotation.is_some() && !cut.vector.is_multiple_of(2) {
-        return None;
-    }
-    // A step left out reads nothing, but the kernel takes an array all the same.
-    let unread = || {
-        empty_device_contiguous_dtype(
-            x.client.clone(),
-            x.device.clone(),
-            Shape::new([cut.vector]),
-            DType::F32,
-        )
-    };
-    let (weight, epsilon) = match norm {
-        Some((weight, epsilon)) => (table(weight, width)?, epsilon),
-        None => (unread(), 0.0),
-    };
-    let (cos, sin) = match rotation {
-        Some((cos, sin)) => (
-            table(cos, tokens * width / 2)?,
-            table(sin, tokens * width / 2)?,
-        ),
-        None => (unread(), unread()),
-    };
-    let heads_per_plane = [4, 2, 1]
-        .into_iter()
-        .find(|n| heads.is_multiple_of(*n) && n * cut.per_unit <= MAX_VECTORS)?;
-    let planes = batch * tokens * (heads / heads_per_plane);
+    let split = Split::plan(x, part, norm, rotation)?;
+    let [batch, tokens, parts, heads, width] = split.sizes;
     let x = into_contiguous(x.clone());
     let out = like(&x, Shape::new([batch, heads, tokens, width]));
-    let cube_dim = CubeDim::new_2d(cut.plane as u32, (UNITS / cut.plane as u32).max(1));
     // SAFETY: planes beyond the last end before any access; the tables' sizes were checked.
     unsafe {
         kernels::split_heads::launch_unchecked::<R>(
             &x.client,
-            count_cubes(&x, planes.div_ceil(cube_dim.y as usize)),
-            cube_dim,
+            split.cubes(&x),
+            split.cube_dim,
             AddressType::from_len(x.meta.num_elements()),
-            cut.vector,
+            split.vector,
             x.clone().into_array_arg(),
-            weight.into_array_arg(),
-            cos.into_array_arg(),
-            sin.into_array_arg(),
+            split.weight.into_array_arg(),
+            split.cos.into_array_arg(),
+            split.sin.into_array_arg(),
             out.clone().into_array_arg(),
-            planes,
+            split.planes,
             tokens,
             heads,
             parts,
             part,
-            epsilon as f32,
-            SplitStep {
-                plane: cut.plane,
-                vectors_per_unit: cut.per_unit,
-                heads_per_plane,
-                normed: norm.is_some(),
-                rotated: rotation.is_some(),
-            },
+            split.epsilon,
+            split.step,
             x.dtype.into(),
         );
     }
     Some(out)
+}
+
+/// See `KernelBackend::split_heads_backward`.
+pub(crate) fn split_heads_backward<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    part: usize,
+    norm: Option<(&CubeTensor<R>, f64)>,
+    rotation: Option<(&CubeTensor<R>, &CubeTensor<R>)>,
+    d_out: &CubeTensor<R>,
+) -> Option<CubeTensor<R>> {
+    let split = Split::plan(x, part, norm, rotation)?;
+    let [batch, tokens, parts, heads, width] = split.sizes;
+    let expected = Shape::new([batch, heads, tokens, width]);
+    if d_out.dtype != x.dtype || *d_out.meta.shape() != expected {
+        return None;
+    }
+    let x = into_contiguous(x.clone());
+    let d_x = like(&x, Shape::new([batch, tokens, heads, width]));
+    // SAFETY: as for `split_heads`.
+    unsafe {
+        kernels::split_heads_backward::launch_unchecked::<R>(
+            &x.client,
+            split.cubes(&x),
+            split.cube_dim,
+            AddressType::from_len(x.meta.num_elements()),
+            split.vector,
+            x.clone().into_array_arg(),
+            split.weight.into_array_arg(),
+            split.cos.into_array_arg(),
+            split.sin.into_array_arg(),
+            into_contiguous(d_out.clone()).into_array_arg(),
+            d_x.clone().into_array_arg(),
+            split.planes,
+            tokens,
+            heads,
+            parts,
+            part,
+            split.epsilon,
+            split.step,
+            x.dtype.into(),
+        );
+    }
+    Some(d_x)
 }

@@ -29,6 +29,8 @@ pub(super) struct Problem {
     /// The output's row stride and alignment; it is never transposed.
     pub(super) y: Operand,
     pub(super) bias: bool,
+    /// Whether the product is added to what `y` holds.
+    pub(super) accumulate: bool,
 }
 
 /// Device addresses of one product.
@@ -111,12 +113,12 @@ impl Engine {
                 )
                 .map_err(say)?;
             }
-            let (one, zero) = (1f32, 0f32);
+            let (one, kept) = (1f32, f32::from(u8::from(problem.accumulate)));
             lt::matmul(
                 self.handle,
                 plan.operation,
                 ptr::from_ref(&one).cast(),
-                ptr::from_ref(&zero).cast(),
+                ptr::from_ref(&kept).cast(),
                 at.weight as *const c_void,
                 plan.weight,
                 at.x as *const c_void,

@@ -147,13 +147,149 @@ fn linear(x: &Cuda, weight: &Cuda, bias: Option<&Cuda>) -> Option<Cuda> {
             alignment: 256,
         },
         bias: bias.is_some(),
+        accumulate: false,
     };
     if !is_planned(x.device.index, problem) {
         return None;
     }
     let out_shape: Shape = leading.iter().copied().chain([out]).collect();
     let y = output(&x, out_shape, dtype);
-    submit(problem, &x, &weight, bias.as_ref(), &y);
+    submit(problem, &x, &weight, bias.as_ref(), &y, [0; 3]);
+    Some(y)
+}
+
+/// `y` with `x[.., first..first + r] · weightᵀ` added to its columns from `start` on, for terms
+/// `(first, start, weight)`; in place, without a copy of anything.
+///
+/// `false`, with `y` as it was, where [`try_linear`] would answer `None` or `y` is shared.
+///
+/// # Panics
+/// As [`try_linear`].
+pub(crate) fn try_add_products<R: CubeRuntime>(
+    y: &CubeTensor<R>,
+    x: &CubeTensor<R>,
+    terms: &[(usize, usize, &CubeTensor<R>)],
+) -> bool {
+    if !ENABLED.load(Ordering::Relaxed) || library::version().is_err() || !y.can_mut() {
+        return false;
+    }
+    let add = || {
+        let y = (y as &dyn Any).downcast_ref::<Cuda>()?;
+        let x = (x as &dyn Any).downcast_ref::<Cuda>()?;
+        let terms: Option<Vec<_>> = terms
+            .iter()
+            .map(|&(first, start, weight)| {
+                let weight = (weight as &dyn Any).downcast_ref::<Cuda>()?;
+                Some((first, start, weight))
+            })
+            .collect();
+        add_products(y, x, &terms?)
+    };
+    add().is_some()
+}
+
+fn add_products(y: &Cuda, x: &Cuda, terms: &[(usize, usize, &Cuda)]) -> Option<()> {
+    let dtype = y.dtype;
+    let element = Element::of(dtype)?;
+    let (x_operand, y_operand) = (Operand::of(x)?, Operand::of(y)?);
+    if x.dtype != dtype || x_operand.transposed || y_operand.transposed {
+        return None;
+    }
+    let rows = |tensor: &Cuda| {
+        let shape = tensor.meta.shape();
+        shape.iter().rev().skip(1).product::<usize>()
+    };
+    if rows(x) != rows(y) || rows(x) == 0 {
+        return None;
+    }
+    let mut products = Vec::with_capacity(terms.len());
+    for &(first, start, weight) in terms {
+        let &[out, inner] = &weight.meta.shape()[..] else {
+            return None;
+        };
+        if weight.dtype != dtype || inner * out == 0 {
+            return None;
+        }
+        let (weight, weight_operand) = matrix(weight);
+        let problem = Problem {
+            rows: rows(y),
+            inner,
+            out,
+            element,
+            x: x_operand.at(first * dtype.size()),
+            weight: weight_operand?,
+            y: y_operand.at(start * dtype.size()),
+            bias: false,
+            accumulate: true,
+        };
+        // All are known to run before the first one changes `y`.
+        if !is_planned(y.device.index, problem) {
+            return None;
+        }
+        products.push((
+            problem,
+            weight,
+            [first, 0, start].map(|column| column * dtype.size()),
+        ));
+    }
+    for (problem, weight, offsets) in products {
+        submit(problem, x, &weight, None, y, offsets);
+    }
+    Some(())
+}
+
+/// `q[B, H, M, D] · k[B, H, N, D]ᵀ` → `[B, H, M, N]`, a product per head.
+///
+/// `None` as for [`try_linear`].
+pub(crate) fn try_matmul_nt<R: CubeRuntime>(
+    q: &CubeTensor<R>,
+    k: &CubeTensor<R>,
+) -> Option<CubeTensor<R>> {
+    if !ENABLED.load(Ordering::Relaxed) || library::version().is_err() {
+        return None;
+    }
+    let q = (q as &dyn Any).downcast_ref::<Cuda>()?;
+    let k = (k as &dyn Any).downcast_ref::<Cuda>()?;
+    let mut scores = Some(products_per_head(q, k)?);
+    (&mut scores as &mut dyn Any)
+        .downcast_mut::<Option<CubeTensor<R>>>()?
+        .take()
+}
+
+fn products_per_head(q: &Cuda, k: &Cuda) -> Option<Cuda> {
+    let dtype = q.dtype;
+    let element = Element::of(dtype)?;
+    let (q, k) = (into_contiguous(q.clone()), into_contiguous(k.clone()));
+    let &[batch, heads, rows, inner] = &q.meta.shape()[..] else {
+        return None;
+    };
+    let out = k.meta.shape()[2];
+    if k.dtype != dtype || batch * heads * rows * inner * out == 0 {
+        return None;
+    }
+    let y = output(&q, Shape::new([batch, heads, rows, out]), dtype);
+    let bytes = [rows * inner, out * inner, rows * out].map(|n| n * dtype.size());
+    let operand = |tensor: &Cuda, stride: usize, bytes: usize| {
+        let start = Operand::of(tensor)?;
+        Some(Operand { stride, ..start }.at(bytes))
+    };
+    let problem = Problem {
+        rows,
+        inner,
+        out,
+        element,
+        x: operand(&q, inner, bytes[0])?,
+        weight: operand(&k, inner, bytes[1])?,
+        y: operand(&y, out, bytes[2])?,
+        bias: false,
+        accumulate: false,
+    };
+    if !is_planned(q.device.index, problem) {
+        return None;
+    }
+    for head in 0..batch * heads {
+        submit(problem, &q, &k, None, &y, bytes.map(|bytes| head * bytes));
+    }
     Some(y)
 }
 
@@ -197,7 +333,15 @@ fn is_planned(index: usize, problem: Problem) -> bool {
 }
 
 /// Queues the product on the device's thread, after whatever this thread queued there before.
-fn submit(problem: Problem, x: &Cuda, weight: &Cuda, bias: Option<&Cuda>, y: &Cuda) {
+/// `offsets` are the bytes from the start of `x`, `weight` and `y` to their first element.
+fn submit(
+    problem: Problem,
+    x: &Cuda,
+    weight: &Cuda,
+    bias: Option<&Cuda>,
+    y: &Cuda,
+    offsets: [usize; 3],
+) {
     if let Some(failure) = lock(&FAILURE).as_ref() {
         panic!("a linear layer failed in cuBLASLt: {failure}; LONGCAT_NO_CUBLAS=1 avoids it");
     }
@@ -205,7 +349,8 @@ fn submit(problem: Problem, x: &Cuda, weight: &Cuda, bias: Option<&Cuda>, y: &Cu
     let binding = |tensor: &Cuda| tensor.handle.clone().binding();
     let (x, weight, bias, y) = (binding(x), binding(weight), bias.map(binding), binding(y));
     device_thread(index).submit(move |server| {
-        if let Err(failure) = run(server, index, &problem, x, weight, bias, y) {
+        let bindings = [x, weight, y];
+        if let Err(failure) = run(server, index, &problem, bindings, bias, offsets) {
             *lock(&FAILURE) = Some(failure);
         }
     });
@@ -215,10 +360,9 @@ fn run(
     server: &mut Server,
     index: usize,
     problem: &Problem,
-    x: Binding,
-    weight: Binding,
+    [x, weight, y]: [Binding; 3],
     bias: Option<Binding>,
-    y: Binding,
+    [x_offset, weight_offset, y_offset]: [usize; 3],
 ) -> Result<(), String> {
     let stream = StreamId::current();
     // Asking for a buffer also makes the device's context current on this thread.
@@ -229,10 +373,10 @@ fn run(
             .map_err(|err| format!("{err:?}"))
     };
     let at = Addresses {
-        x: address(x)?,
-        weight: address(weight)?,
+        x: address(x)? + x_offset as u64,
+        weight: address(weight)? + weight_offset as u64,
         bias: bias.map(&mut address).transpose()?,
-        y: address(y)?,
+        y: address(y)? + y_offset as u64,
     };
     match engines().get(&index) {
         // SAFETY: the context is current; `problem` was read off these tensors, and `y` is new.

@@ -47,6 +47,14 @@ impl Operand {
             alignment,
         })
     }
+
+    /// The same, starting `bytes` later.
+    pub(super) fn at(self, bytes: usize) -> Self {
+        Self {
+            alignment: self.alignment.min(1 << bytes.trailing_zeros().min(8)),
+            ..self
+        }
+    }
 }
 
 /// `(stride, transposed)` of the matrix `[product of all but the last, last]`.

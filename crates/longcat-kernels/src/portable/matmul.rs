@@ -1,7 +1,9 @@
 //! Matrix products that no backend gets wrong.
 
 use burn::tensor::Tensor;
+use burn_backend::tensor::FloatTensor;
 
+use super::{from_float, into_float};
 use crate::KernelBackend;
 
 /// `lhs · rhs` over the last two dimensions.
@@ -22,6 +24,12 @@ pub fn matmul<B: KernelBackend, const D: usize>(
     lhs.matmul(rhs)
         .narrow(row, 0, rows)
         .narrow(column, 0, columns)
+}
+
+/// See [`KernelBackend::matmul_nt`].
+pub fn matmul_nt<B: KernelBackend>(q: FloatTensor<B>, k: FloatTensor<B>) -> FloatTensor<B> {
+    let (q, k): (Tensor<B, 4>, Tensor<B, 4>) = (from_float(q), from_float(k));
+    into_float(matmul(q, k.swap_dims(2, 3)))
 }
 
 fn filled<B: KernelBackend, const D: usize>(x: Tensor<B, D>, dim: usize) -> Tensor<B, D> {

@@ -8,6 +8,7 @@ mod backward;
 mod blocks;
 mod gather;
 mod linear;
+mod low_rank;
 mod matmul;
 mod select;
 
@@ -15,7 +16,8 @@ pub use attention::attention_forward;
 pub use backward::attention_backward;
 pub(crate) use blocks::{list_to_mask, mask_to_list};
 pub use linear::linear;
-pub use matmul::matmul;
+pub use low_rank::add_low_rank;
+pub use matmul::{matmul, matmul_nt};
 pub use select::select_blocks;
 
 use burn::tensor::{DType, Tensor, TensorPrimitive, backend::Backend};

@@ -2,7 +2,11 @@
 //! the kernels where a wgpu device is asked for with the feature.
 
 use burn::tensor::{DType, Shape, Tensor, TensorData, backend::Backend};
-use longcat_kernels::{KernelBackend, Rotation, gated_residual, layer_norm, silu_mul, split_heads};
+use burn_autodiff::Autodiff;
+use burn_flex::Flex;
+use longcat_kernels::{
+    KernelBackend, Rotation, add_low_rank, gated_residual, layer_norm, silu_mul, split_heads,
+};
 
 /// Numbers that repeat nowhere nearby, in (-2, 2).
 fn numbers(count: usize, seed: usize) -> Vec<f32> {
@@ -146,11 +150,155 @@ fn check_all<B: KernelBackend>() {
     }
 }
 
-#[cfg(feature = "cpu")]
+type Leaf<B, const D: usize> = Tensor<Autodiff<B>, D>;
+
+/// Gradients of `Σ op(leaves) · weights`, one after another.
+fn gradients<B: KernelBackend, const D: usize, const E: usize>(
+    leaves: [Leaf<B, D>; 2],
+    op: impl FnOnce([Leaf<B, D>; 2]) -> Leaf<B, E>,
+) -> Vec<f64> {
+    let leaves = leaves.map(Tensor::require_grad);
+    let out = op(leaves.clone());
+    let weights = tensor(&numbers(out.shape().num_elements(), 20), out.dims());
+    let found = (out * weights).sum().backward();
+    leaves
+        .iter()
+        .flat_map(|leaf| {
+            let gradient = leaf.grad(&found).unwrap().into_data();
+            gradient.iter::<f64>().collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+fn assert_same(name: &str, got: &[f64], want: &[f64]) {
+    assert_eq!(got.len(), want.len());
+    let size = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    let difference = size(&mut got.iter().zip(want).map(|(a, b)| a - b));
+    let error = difference / size(&mut want.iter().copied());
+    assert!(error < 1e-5, "{name}: {error:e}");
+}
+
+/// The hand-written backward steps against Burn's autodiff of the same formulas on the CPU.
+fn check_gradients<B: KernelBackend>() {
+    for (rows, groups, width) in [(6, 3, 256), (7, 1, 512), (8, 2, 48)] {
+        let (a, b) = (numbers(rows * width, 1), numbers(rows * width, 2));
+        let (table, other) = (numbers(groups * width, 3), numbers(groups * width, 4));
+        let spread = |t: &[f32]| {
+            tensor::<Autodiff<Flex>, 3>(t, [groups, 1, width])
+                .expand([groups, rows / groups, width])
+                .reshape([rows, width])
+        };
+        let shape = [rows, width];
+
+        // The second leaf is added so that it has a gradient too.
+        let got = gradients::<B, 2, 2>([tensor(&a, shape), tensor(&b, shape)], |[x, y]| {
+            let [weight, bias] = [&table, &other].map(|t| tensor(t, [groups, width]));
+            layer_norm(x, weight, bias, 1e-6) + y
+        });
+        let want = gradients::<Flex, 2, 2>([tensor(&a, shape), tensor(&b, shape)], |[x, y]| {
+            let x = x.clone() - x.mean_dim(1);
+            let deviation = (x.clone().powi_scalar(2).mean_dim(1) + 1e-6).sqrt();
+            x / deviation * spread(&table) + spread(&other) + y
+        });
+        assert_same("layer_norm", &got, &want);
+
+        let got = gradients::<B, 2, 2>([tensor(&a, shape), tensor(&b, shape)], |[x, y]| {
+            gated_residual(x, y, tensor(&table, [groups, width]))
+        });
+        let want = gradients::<Flex, 2, 2>([tensor(&a, shape), tensor(&b, shape)], |[x, y]| {
+            x + y * spread(&table)
+        });
+        assert_same("gated_residual", &got, &want);
+
+        let got = gradients::<B, 2, 2>([tensor(&a, shape), tensor(&b, shape)], |[x, y]| {
+            silu_mul(x, y)
+        });
+        let want = gradients::<Flex, 2, 2>([tensor(&a, shape), tensor(&b, shape)], |[x, y]| {
+            x.clone() / ((-x).exp() + 1.0) * y
+        });
+        assert_same("silu_mul", &got, &want);
+    }
+    for (heads, width) in [(4, 128), (3, 64), (2, 24)] {
+        for (normed, rotated) in [(true, true), (true, false), (false, true), (false, false)] {
+            check_split_gradients::<B>(heads, width, normed, rotated);
+        }
+    }
+}
+
+fn check_split_gradients<B: KernelBackend>(
+    heads: usize,
+    width: usize,
+    normed: bool,
+    rotated: bool,
+) {
+    let (batch, tokens, parts, part) = (2, 5, 3, 1);
+    let shape = [batch, tokens, parts, heads, width];
+    let x = numbers(shape.iter().product(), 5);
+    let (weight, angles) = (numbers(width, 6), numbers(tokens * width / 2, 7));
+    let cos: Vec<f32> = angles.iter().map(|a| a.cos()).collect();
+    let sin: Vec<f32> = angles.iter().map(|a| a.sin()).collect();
+    let got = gradients::<B, 5, 4>([tensor(&x, shape), tensor(&x, shape)], |[x, y]| {
+        let norm = normed.then(|| (tensor(&weight, [width]), 1e-6));
+        let rotation = rotated.then(|| Rotation {
+            cos: tensor(&cos, [tokens, width / 2]),
+            sin: tensor(&sin, [tokens, width / 2]),
+        });
+        split_heads(x, part, norm, rotation) + split_heads(y, 2, None, None)
+    });
+    let want = gradients::<Flex, 5, 4>([tensor(&x, shape), tensor(&x, shape)], |[x, y]| {
+        let take = |x: Leaf<Flex, 5>, part: usize| -> Leaf<Flex, 4> {
+            x.narrow(2, part, 1).squeeze_dim::<4>(2).swap_dims(1, 2)
+        };
+        let mut x = take(x, part);
+        if normed {
+            let root = (x.clone().powi_scalar(2).mean_dim(3) + 1e-6).sqrt();
+            x = x / root * tensor(&weight, [1, 1, 1, width]);
+        }
+        if rotated {
+            let pairs = x.reshape([batch, heads, tokens, width / 2, 2]);
+            let (even, odd) = (pairs.clone().narrow(4, 0, 1), pairs.narrow(4, 1, 1));
+            let table = |t: &[f32]| tensor(t, [1, 1, tokens, width / 2, 1]);
+            let turned = vec![
+                even.clone() * table(&cos) - odd.clone() * table(&sin),
+                odd * table(&cos) + even * table(&sin),
+            ];
+            x = Tensor::cat(turned, 4).reshape([batch, heads, tokens, width]);
+        }
+        x + take(y, 2)
+    });
+    assert_same(&format!("split_heads {normed} {rotated}"), &got, &want);
+}
+
+/// Two terms with a gap between their columns, each from its own part of the hidden values.
+fn check_low_rank<B: KernelBackend>() {
+    let (rows, columns, rank) = (7, 20, 5);
+    let (y, hidden) = (numbers(rows * columns, 1), numbers(rows * rank, 2));
+    let (up, other) = (numbers(6 * 3, 3), numbers(8 * 2, 4));
+    let mut expected: Vec<f64> = y.iter().map(|y| f64::from(*y)).collect();
+    for (up, [out, r, first, start]) in [(&up, [6, 3, 0, 2]), (&other, [8, 2, 3, 12])] {
+        for row in 0..rows {
+            for column in 0..out {
+                let sum: f64 = (0..r)
+                    .map(|i| {
+                        let value = hidden[row * rank + first + i];
+                        f64::from(value) * f64::from(up[column * r + i])
+                    })
+                    .sum();
+                expected[row * columns + start + column] += sum;
+            }
+        }
+    }
+    let parts = vec![
+        (0, 2, tensor::<B, 2>(&up, [6, 3])),
+        (3, 12, tensor(&other, [8, 2])),
+    ];
+    let hidden = tensor(&hidden, [1, rows, rank]);
+    let out = add_low_rank(tensor::<B, 3>(&y, [1, rows, columns]), hidden, parts);
+    assert_close(out, &expected, 1e-5);
+}
+
 mod cpu {
     use super::*;
-    use burn_autodiff::Autodiff;
-    use burn_flex::Flex;
 
     #[test]
     fn portable_bodies() {
@@ -160,6 +308,17 @@ mod cpu {
     #[test]
     fn under_autodiff() {
         check_all::<Autodiff<Flex>>();
+    }
+
+    #[test]
+    fn backward_steps() {
+        check_gradients::<Flex>();
+    }
+
+    #[test]
+    fn low_rank_products() {
+        check_low_rank::<Flex>();
+        check_low_rank::<Autodiff<Flex>>();
     }
 
     /// `d/dx Σ silu(x) · b` by its closed form, through the portable body.
@@ -209,5 +368,15 @@ mod wgpu {
     #[test]
     fn kernels_on_wgpu() {
         check_all::<burn_wgpu::Wgpu>();
+    }
+
+    #[test]
+    fn backward_steps_on_wgpu() {
+        check_gradients::<burn_wgpu::Wgpu>();
+    }
+
+    #[test]
+    fn low_rank_products_on_wgpu() {
+        check_low_rank::<burn_wgpu::Wgpu>();
     }
 }

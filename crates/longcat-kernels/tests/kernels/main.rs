@@ -2,6 +2,7 @@
 //! takes minutes to compile.
 #![allow(clippy::unwrap_used)]
 
+#[cfg(feature = "cpu")]
 mod fused;
 #[cfg(feature = "cpu")]
 mod golden;

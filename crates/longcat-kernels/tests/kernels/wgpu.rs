@@ -9,8 +9,7 @@ use burn_cubecl::CubeBackend;
 use burn_flex::Flex;
 use burn_wgpu::WgpuRuntime;
 use longcat_kernels::{
-    BlockRule, BsaParams, EmptySelection, KernelBackend, bsa, cube::launches, linear, matmul,
-    portable,
+    BlockRule, BsaParams, EmptySelection, KernelBackend, bsa, cube::launches, linear, portable,
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -226,7 +225,7 @@ fn products_are_right_for_every_inner_dimension() {
         let on_gpu = |x: &Tensor<Flex, 2>| Tensor::<Wgpu, 2>::from_data(x.to_data(), &device);
         let want = values(x.clone().matmul(weight.clone().transpose()));
         let linear = linear(on_gpu(&x), on_gpu(&weight), None);
-        let product = matmul(on_gpu(&x), on_gpu(&weight).transpose());
+        let product = portable::matmul(on_gpu(&x), on_gpu(&weight).transpose());
         for got in [values(linear), values(product)] {
             let error = error(&got, &want);
             assert!(error < 1e-5, "inner dimension {inner}: {error:e}");

@@ -6,7 +6,7 @@
 // the end. The products of scores for step i run while the products with the values of step i - 1
 // do, and the softmax of step i while the latter still run.
 //
-// Compiled at run time with these macros:
+// Compiled at run time behind common.cuh, with these macros:
 //   HALF            0: bf16, 1: f16
 //   SPARSE          0: all keys, 1: a list of key blocks per query block
 //   WARPGROUPS      consumer warpgroups; 1 if sparse, since each block of 64 queries has its list
@@ -17,15 +17,9 @@
 //   Q_IN_REGISTERS  1: queries stay in registers, which relieves shared memory when KEYS is small
 //   BLOCKS_PER_SM, CONSUMER_REGISTERS, PRODUCER_REGISTERS
 
-using uint = unsigned int;
-using ulong = unsigned long long;
-
-constexpr int HEAD_DIM = 128;
 constexpr int ROWS = 64 * WARPGROUPS;
 constexpr int THREADS = 128 * (WARPGROUPS + 1);
 
-// With 128-byte swizzling a tile of n rows is two halves of n rows of 64 elements (128 bytes).
-constexpr uint ROW_BYTES = 128;
 constexpr uint Q_HALF = 64 * ROW_BYTES;
 constexpr uint KV_HALF = KEYS * ROW_BYTES;
 constexpr uint KV_TILE = 2 * KV_HALF;
@@ -45,16 +39,8 @@ constexpr uint VALID_AT = V_EMPTY + 8 * STAGES;
 // Probabilities may exceed 1 by this power of two before the running maximum is moved: rescaling is
 // rare then, and sums stay far inside the range of f16 and f32.
 constexpr float LAZY_EXPONENT = 8.0f;
-constexpr float LOG2_E = 1.4426950408889634f;
 // Maximum of a row that has seen no key; finite, so that differences are numbers.
 constexpr float NO_MAXIMUM = -1.0e30f;
-
-#define INLINE __device__ __forceinline__
-
-// CUtensorMap of the driver API.
-struct alignas(64) TensorMap {
-    char opaque[128];
-};
 
 struct Parameters {
     // [B, H, Nq, 128], last stride 1, the others even.
@@ -77,69 +63,7 @@ struct Parameters {
     float scale;
 };
 
-// ---- Barriers and copies ----------------------------------------------------------------------
-
-INLINE void init_barrier(uint barrier, uint arrivals) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-}
-
-INLINE void expect_bytes(uint barrier, uint bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
-                 : "memory");
-}
-
-INLINE bool is_complete(uint barrier, uint parity) {
-    uint done;
-    asm volatile(
-        "{\n .reg .pred done;\n"
-        " mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
-        " selp.u32 %0, 1, 0, done;\n}"
-        : "=r"(done)
-        : "r"(barrier), "r"(parity)
-        : "memory");
-    return done != 0;
-}
-
-INLINE void wait(uint barrier, uint parity) {
-    while (!is_complete(barrier, parity)) {
-    }
-}
-
-// Tells the producers of the cluster that this warp has read a tile.
-INLINE void release(uint barrier, int lane) {
-    __syncwarp();
-#if CLUSTER == 1
-    if (lane == 0) {
-        asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-    }
-#else
-    if (lane < CLUSTER) {
-        asm volatile(
-            "{\n .reg .b32 remote;\n"
-            " mapa.shared::cluster.u32 remote, %0, %1;\n"
-            " mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(barrier),
-            "r"(lane)
-            : "memory");
-    }
-#endif
-}
-
-INLINE void sync_cluster() {
-#if CLUSTER > 1
-    asm volatile("barrier.cluster.arrive.release;\n barrier.cluster.wait.acquire;" ::: "memory");
-#endif
-}
-
-// Copies a box of the tensor [B, H, N, 128] that starts at (batch, head, row, column); rows past the
-// end become zeros.
-INLINE void load(
-    uint to, const TensorMap &map, uint barrier, int column, int row, int head, int batch) {
-    asm volatile(
-        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
-        " [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
-        "l"(&map), "r"(barrier), "r"(column), "r"(row), "r"(head), "r"(batch)
-        : "memory");
-}
+// ---- Copies -----------------------------------------------------------------------------------
 
 // Both halves of a tile; in a cluster each block fetches one of them for all.
 INLINE void load_tile(
@@ -149,159 +73,11 @@ INLINE void load_tile(
     load(to, map, barrier, 0, row, head, batch);
     load(to + KV_HALF, map, barrier, 64, row, head, batch);
 #else
-    const unsigned short everyone = (1 << CLUSTER) - 1;
-    asm volatile(
-        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
-        ".multicast::cluster [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(to + rank * KV_HALF),
-        "l"(&map), "r"(barrier), "r"(rank * 64), "r"(row), "r"(head), "r"(batch), "h"(everyone)
-        : "memory");
+    load_for_all(to + rank * KV_HALF, map, barrier, rank * 64, row, head, batch);
 #endif
-}
-
-// ---- Matrix products --------------------------------------------------------------------------
-
-#if HALF
-#define TYPE "f16"
-#else
-#define TYPE "bf16"
-#endif
-
-// Describes a tile with 128-byte swizzling. Groups of 8 rows are 1024 bytes apart; `half` is the
-// distance of the two halves, which only counts where a row runs along the result's columns.
-INLINE ulong describe(uint address, uint half) {
-    return (ulong)((address & 0x3ffff) >> 4) | (ulong)(half >> 4) << 16 | (ulong)(1024 >> 4) << 32 |
-           (ulong)1 << 62;
-}
-
-INLINE void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-INLINE void end_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-
-// Waits until at most `LEFT` of the latest groups of products run.
-template <int LEFT>
-INLINE void wait_products() {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
-}
-
-// Keeps the compiler from moving reads of `x` up to before this point: to it, products that still
-// run look finished.
-template <int N>
-INLINE void settle(float (&x)[N]) {
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-        asm volatile("" : "+f"(x[i])::"memory");
-    }
-}
-
-// Makes the assembler compute `x` before what follows. It would start waiting for products at once,
-// ahead of exponentials that are meant to run beside them; it keeps stores in place, though, so here
-// is one that never happens: `x` is a sum of probabilities.
-INLINE void compute_first(float x, uint scratch) {
-    asm volatile(
-        "{\n .reg .pred never;\n setp.lt.f32 never, %0, 0f00000000;\n"
-        " @never st.shared.f32 [%1], %0;\n}" ::"f"(x),
-        "r"(scratch)
-        : "memory");
-}
-
-// Operands 0 to 31 and so on, and the arrays they name.
-#define R8(a, b, c, d, e, f, g, h) "%" #a ",%" #b ",%" #c ",%" #d ",%" #e ",%" #f ",%" #g ",%" #h
-#define R32                                                                             \
-    R8(0, 1, 2, 3, 4, 5, 6, 7)                                                          \
-    "," R8(8, 9, 10, 11, 12, 13, 14, 15) "," R8(16, 17, 18, 19, 20, 21, 22, 23) "," R8( \
-        24, 25, 26, 27, 28, 29, 30, 31)
-#define R64                                                                                        \
-    R32 "," R8(32, 33, 34, 35, 36, 37, 38, 39) "," R8(40, 41, 42, 43, 44, 45, 46, 47) "," R8(      \
-        48, 49, 50, 51, 52, 53, 54, 55) "," R8(56, 57, 58, 59, 60, 61, 62, 63)
-#define R80 R64 "," R8(64, 65, 66, 67, 68, 69, 70, 71) "," R8(72, 73, 74, 75, 76, 77, 78, 79)
-#define R88 R80 "," R8(80, 81, 82, 83, 84, 85, 86, 87)
-#define F8(x, i)                                                                               \
-    "+f"(x[i]), "+f"(x[i + 1]), "+f"(x[i + 2]), "+f"(x[i + 3]), "+f"(x[i + 4]), "+f"(x[i + 5]), \
-        "+f"(x[i + 6]), "+f"(x[i + 7])
-#define F32(x, i) F8(x, i), F8(x, i + 8), F8(x, i + 16), F8(x, i + 24)
-#define F64(x) F32(x, 0), F32(x, 32)
-#define F80(x) F64(x), F8(x, 64), F8(x, 72)
-#define F88(x) F80(x), F8(x, 80)
-
-// acc[64, n] (+)= a[64, 16] · b[16, n], with `a` in shared memory or in registers, `b` in shared
-// memory; `flip` says that rows of `b` run along n. `more` is 0 if acc starts at zero.
-#define PRODUCT(n, acc, a, b, more, flip)                                                    \
-    "{\n .reg .pred more;\n setp.ne.b32 more, " more ", 0;\n"                                \
-    " wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." TYPE "." TYPE " {" acc "}, " a ", " b \
-    ", more, 1, 1, " flip ";\n}"
-
-#if KEYS == 64
-#define SCORES R32
-#define SCORES_OF(s) F32(s, 0)
-#define A0 "%32"
-#define A1 "%33"
-#define A2 "%34"
-#define A3 "%35"
-#define A4 "%36"
-#define A5 "%37"
-#elif KEYS == 128
-#define SCORES R64
-#define SCORES_OF(s) F64(s)
-#define A0 "%64"
-#define A1 "%65"
-#define A2 "%66"
-#define A3 "%67"
-#define A4 "%68"
-#define A5 "%69"
-#elif KEYS == 160
-#define SCORES R80
-#define SCORES_OF(s) F80(s)
-#define A0 "%80"
-#define A1 "%81"
-#define A2 "%82"
-#define A3 "%83"
-#define A4 "%84"
-#define A5 "%85"
-#elif KEYS == 176
-#define SCORES R88
-#define SCORES_OF(s) F88(s)
-#define A0 "%88"
-#define A1 "%89"
-#define A2 "%90"
-#define A3 "%91"
-#define A4 "%92"
-#define A5 "%93"
-#endif
-#define WIDE_PRODUCT(n, a, b, more, flip) PRODUCT(n, SCORES, a, b, more, flip)
-
-#if Q_IN_REGISTERS
-INLINE void multiply_keys(float (&s)[KEYS / 2], const uint (&q)[4], ulong k, int more) {
-    asm volatile(WIDE_PRODUCT(KEYS, "{" A0 "," A1 "," A2 "," A3 "}", A4, A5, "0")
-                 : SCORES_OF(s)
-                 : "r"(q[0]), "r"(q[1]), "r"(q[2]), "r"(q[3]), "l"(k), "r"(more));
-}
-#else
-INLINE void multiply_keys(float (&s)[KEYS / 2], ulong q, ulong k, int more) {
-    asm volatile(WIDE_PRODUCT(KEYS, A0, A1, A2, "0, 0")
-                 : SCORES_OF(s)
-                 : "l"(q), "l"(k), "r"(more));
-}
-#endif
-
-INLINE void multiply_values(float (&o)[64], const uint *p, ulong v) {
-    asm volatile(PRODUCT(128, R64, "{%64,%65,%66,%67}", "%68", "%69", "1")
-                 : F64(o)
-                 : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "l"(v), "r"(1));
 }
 
 // ---- Softmax ----------------------------------------------------------------------------------
-
-INLINE float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-// Two numbers as a pair of elements, `low` at the lower address.
-INLINE uint pack(float low, float high) {
-    uint pair;
-    asm("cvt.rn." TYPE "x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-    return pair;
-}
 
 // Over the four lanes that share a row.
 INLINE float quad_max(float x) {
@@ -396,20 +172,6 @@ INLINE void fade_results(float (&o)[64], const Rows &rows) {
 }
 
 // ---- The two roles ----------------------------------------------------------------------------
-
-// A place in a ring, and the parity of its barriers there.
-struct Slot {
-    uint stage = 0;
-    uint parity = 0;
-
-    INLINE void next() {
-        stage++;
-        if (stage == STAGES) {
-            stage = 0;
-            parity ^= 1;
-        }
-    }
-};
 
 // Where the keys of a step start, and how many of them are real.
 struct Keys {
@@ -530,9 +292,9 @@ INLINE void consume(
             for (int i = 0; i < HEAD_DIM / 16; i++) {
                 const ulong k_at = tile + i / 4 * (KV_HALF >> 4) + i % 4 * 2;
 #if Q_IN_REGISTERS
-                multiply_keys(s, q[i], k_at, i > 0);
+                multiply(s, q[i], k_at, i > 0);
 #else
-                multiply_keys(s, q + i / 4 * (Q_HALF >> 4) + i % 4 * 2, k_at, i > 0);
+                multiply(s, q + i / 4 * (Q_HALF >> 4) + i % 4 * 2, k_at, i > 0);
 #endif
             }
             end_products();
@@ -541,7 +303,7 @@ INLINE void consume(
             const ulong tile = v + stage * (KV_TILE >> 4);
 #pragma unroll
             for (int i = 0; i < KEYS / 16; i++) {
-                multiply_values(o, probabilities + 4 * i, tile + i * 128);
+                multiply_rows(o, probabilities + 4 * i, tile + i * 128);
             }
             end_products();
         };

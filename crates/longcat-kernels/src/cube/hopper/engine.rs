@@ -1,7 +1,7 @@
-//! Compiling, loading and launching the kernel on one device.
+//! Compiling, loading and launching the kernels on one device.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::{CString, c_void};
 use std::mem::MaybeUninit;
 use std::ptr;
 
@@ -10,10 +10,7 @@ use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 
 use crate::cuda_stream::{OrderedStream, say};
 
-use super::variant::{HEAD_DIM, Variant};
-
-const SOURCE: &str = include_str!("attention_forward.cu");
-const NAME: &CStr = c"attention_forward";
+use super::variant::{HEAD_DIM, Program, Variant};
 
 /// One call, without the data. Strides are in elements, of the first three dimensions.
 #[derive(Debug)]
@@ -65,10 +62,10 @@ struct Parameters {
     scale: f32,
 }
 
-/// The kernel on one device.
+/// The kernels on one device.
 pub(super) struct Engine {
-    stream: OrderedStream,
-    kernels: HashMap<Variant, Option<sys::CUfunction>>,
+    pub(super) stream: OrderedStream,
+    kernels: HashMap<Program, Option<sys::CUfunction>>,
 }
 
 // SAFETY: the handles may be used from any thread, one at a time; the engine sits behind a mutex.
@@ -97,20 +94,28 @@ impl Engine {
         })
     }
 
-    /// Whether the variant can be run; `None` if it was never asked for.
-    pub(super) fn known(&self, variant: Variant) -> Option<bool> {
-        self.kernels.get(&variant).map(Option::is_some)
+    /// Whether the program can be run; `None` if it was never asked for.
+    pub(super) fn known(&self, program: Program) -> Option<bool> {
+        self.kernels.get(&program).map(Option::is_some)
     }
 
-    /// Compiles and loads the variant, and remembers it where that fails: the portable kernel then
+    /// Compiles and loads the program, and remembers it where that fails: the portable kernel then
     /// does the work.
-    pub(super) fn prepare(&mut self, variant: Variant) -> bool {
+    pub(super) fn prepare(&mut self, program: Program) -> bool {
         let stream = &self.stream;
-        let kernel = self.kernels.entry(variant).or_insert_with(|| {
+        let kernel = self.kernels.entry(program).or_insert_with(|| {
             stream.enter().ok()?;
-            load(variant).ok()
+            load(program).ok()
         });
         kernel.is_some()
+    }
+
+    /// A program that was prepared.
+    pub(super) fn kernel(&self, program: Program) -> Result<sys::CUfunction, String> {
+        match self.kernels.get(&program) {
+            Some(&Some(kernel)) => Ok(kernel),
+            _ => Err(format!("{program:?} is not compiled")),
+        }
     }
 
     /// Queues the kernel behind all work submitted to the device's context so far.
@@ -120,13 +125,20 @@ impl Engine {
     /// the outputs overlap nothing else.
     pub(super) unsafe fn run(&self, call: &Call, at: Addresses) -> Result<(), String> {
         let variant = call.variant;
-        let Some(&Some(kernel)) = self.kernels.get(&variant) else {
-            return Err(format!("{variant:?} is not compiled"));
+        let kernel = self.kernel(Program::Forward(variant))?;
+        let map = |address, tokens, strides, rows| {
+            tensor_map(
+                variant.half,
+                address,
+                [call.batch, call.heads, tokens],
+                strides,
+                rows,
+            )
+            .map_err(|err| format!("{err} for {call:?}"))
         };
-        let mut q_map = tensor_map(call, at.q, call.queries, call.q_strides, 64)?;
-        let mut k_map = tensor_map(call, at.k, call.keys, call.k_strides, variant.keys())?;
-        let mut v_map = tensor_map(call, at.v, call.keys, call.v_strides, variant.keys())?;
-        let wide = |strides: [usize; 3]| strides.map(|stride| stride as i64);
+        let mut q_map = map(at.q, call.queries, call.q_strides, 64)?;
+        let mut k_map = map(at.k, call.keys, call.k_strides, variant.keys())?;
+        let mut v_map = map(at.v, call.keys, call.v_strides, variant.keys())?;
         let mut parameters = Parameters {
             out: at.out,
             lse: at.lse,
@@ -169,33 +181,39 @@ impl Engine {
     }
 }
 
-/// Compiles the variant and loads it into the current context.
-fn load(variant: Variant) -> Result<sys::CUfunction, String> {
+/// Strides as the kernels read them.
+pub(super) fn wide(strides: [usize; 3]) -> [i64; 3] {
+    strides.map(|stride| stride as i64)
+}
+
+/// Compiles the program and loads it into the current context.
+fn load(program: Program) -> Result<sys::CUfunction, String> {
     use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED;
 
-    let code = compile(variant)?;
+    let code = compile(program)?;
     // SAFETY: machine code as NVRTC wrote it, which the driver copies; the module is kept for the
     // life of the process.
     unsafe {
         let module =
             driver::module::load_data(code.as_ptr().cast()).map_err(|err| say("module", err))?;
-        let function = driver::module::get_function(module, NAME.into())
+        let function = driver::module::get_function(module, program.name().into())
             .map_err(|err| say("function", err))?;
-        let shared = variant.shared_bytes() as i32;
+        let shared = program.shared_bytes() as i32;
         driver::function::set_function_attribute(function, SHARED, shared)
             .map_err(|err| say("shared memory", err))?;
         Ok(function)
     }
 }
 
-/// Machine code; the source includes nothing, so that no CUDA headers are needed.
-fn compile(variant: Variant) -> Result<Vec<u8>, String> {
-    let source = CString::new(SOURCE).map_err(|err| say("source", err))?;
-    let program =
-        nvrtc::create_program(&source, Some(NAME)).map_err(|err| say("nvrtcCreateProgram", err))?;
+/// Machine code.
+fn compile(program: Program) -> Result<Vec<u8>, String> {
+    let source = CString::new(program.source()).map_err(|err| say("source", err))?;
+    let options = program.options();
+    let program = nvrtc::create_program(&source, Some(program.name()))
+        .map_err(|err| say("nvrtcCreateProgram", err))?;
     // SAFETY: `program` lives until it is destroyed below, and nothing of it is used after that.
     unsafe {
-        let code = nvrtc::compile_program(program, &variant.options()).and_then(|()| {
+        let code = nvrtc::compile_program(program, &options).and_then(|()| {
             let mut size = 0;
             nvrtc_sys::nvrtcGetCUBINSize(program, &mut size).result()?;
             let mut code = vec![0u8; size];
@@ -207,17 +225,19 @@ fn compile(variant: Variant) -> Result<Vec<u8>, String> {
     }
 }
 
-/// Describes `[B, H, tokens, 128]` to the copy engine, in swizzled boxes of `rows` rows of 128 bytes.
-fn tensor_map(
-    call: &Call,
+/// Describes `[B, H, tokens, 128]`, whose first dimensions are `sizes`, to the copy engine, in
+/// swizzled boxes of `rows` rows of 128 bytes. `half`: f16 rather than bf16.
+pub(super) fn tensor_map(
+    half: bool,
     address: u64,
-    tokens: usize,
+    sizes: [usize; 3],
     strides: [usize; 3],
     rows: usize,
 ) -> Result<sys::CUtensorMap, String> {
     const ELEMENT: u64 = 2;
     const BOX_BYTES: u64 = 128;
-    let sizes = [HEAD_DIM, tokens, call.heads, call.batch].map(|size| size as u64);
+    let [batch, heads, tokens] = sizes;
+    let sizes = [HEAD_DIM, tokens, heads, batch].map(|size| size as u64);
     // Dimensions of one entry may have any stride, also one that the driver would refuse.
     let stride = |dimension: usize| match sizes[3 - dimension] {
         1 => HEAD_DIM as u64 * ELEMENT,
@@ -226,7 +246,7 @@ fn tensor_map(
     let strides = [stride(2), stride(1), stride(0)];
     let extents = [(BOX_BYTES / ELEMENT) as u32, rows as u32, 1, 1];
     let steps = [1u32; 4];
-    let dtype = if call.variant.half {
+    let dtype = if half {
         sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16
     } else {
         sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
@@ -250,7 +270,7 @@ fn tensor_map(
             sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
         )
         .result()
-        .map_err(|err| format!("cuTensorMapEncodeTiled: {err:?} for {call:?}"))?;
+        .map_err(|err| say("cuTensorMapEncodeTiled", err))?;
         Ok(map.assume_init())
     }
 }

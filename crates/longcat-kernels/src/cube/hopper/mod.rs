@@ -1,9 +1,10 @@
-//! Attention forward for Hopper, written in CUDA C++ (`attention_forward.cu`).
+//! Attention for Hopper, written in CUDA C++ (`attention_forward.cu`, `attention_backward.cu`).
 //!
 //! cubecl has no `wgmma`, which alone reaches the tensor cores' full rate on these chips. The
-//! kernel takes head size 128 in bf16 and f16; everything else, and every other device, is left to
+//! kernels take head size 128 in bf16 and f16, the backward one without block lists; everything else, and every other device, is left to
 //! the portable kernels, as is everything where `LONGCAT_NO_HOPPER` is set.
 
+mod backward;
 mod engine;
 mod variant;
 
@@ -24,7 +25,9 @@ use crate::cuda_stream::{Server, device_thread, lock};
 
 use super::launch::{FORWARD_HOPPER, List, with_readable_rows};
 use engine::{Addresses, Call, Engine};
-use variant::{HEAD_DIM, Variant};
+use variant::{HEAD_DIM, Program, Variant};
+
+pub(super) use backward::try_backward;
 
 type Cuda = CubeTensor<CudaRuntime>;
 
@@ -93,7 +96,7 @@ fn forward(
         half,
         sparse: list.sparse,
     };
-    if !taken || !is_ready(q.device.index, variant) {
+    if !taken || !is_ready(q.device.index, &[Program::Forward(variant)]) {
         return None;
     }
 
@@ -120,7 +123,6 @@ fn forward(
         scale: scale as f32,
     };
     submit(
-        call,
         [
             &q,
             &k,
@@ -131,6 +133,22 @@ fn forward(
             &list.counts,
             &list.key_valid,
         ],
+        move |engine, addresses| {
+            let [q, k, v, out, lse, indices, counts, key_valid] = addresses;
+            let at = Addresses {
+                q,
+                k,
+                v,
+                out,
+                lse,
+                indices,
+                counts,
+                key_valid,
+            };
+            // SAFETY: the context is current, by the contract of `submit`; `call` was read off these
+            // tensors, and the outputs are new.
+            unsafe { engine.run(&call, at) }
+        },
     );
     FORWARD_HOPPER.fetch_add(1, Ordering::Relaxed);
     Some((out, lse))
@@ -155,17 +173,22 @@ fn strides(tensor: &Cuda) -> [usize; 3] {
     [strides[0], strides[1], strides[2]]
 }
 
-/// Whether the device runs this variant; compiles it the first time.
-fn is_ready(index: usize, variant: Variant) -> bool {
+/// Whether the device runs these programs; compiles them the first time.
+fn is_ready(index: usize, programs: &[Program]) -> bool {
     match engines().get(&index) {
         Some(Err(_)) => return false,
         Some(Ok(engine)) => {
-            if let Some(known) = engine.known(variant) {
-                return known;
+            let known: Option<Vec<bool>> = programs
+                .iter()
+                .map(|&program| engine.known(program))
+                .collect();
+            if let Some(known) = known {
+                return known.into_iter().all(|known| known);
             }
         }
         None => {}
     }
+    let programs = programs.to_vec();
     // On the thread that owns the device, where its context is current.
     device_thread(index)
         .submit_blocking(move |_| {
@@ -173,34 +196,37 @@ fn is_ready(index: usize, variant: Variant) -> bool {
                 .entry(index)
                 .or_insert_with(|| Engine::open(index))
                 .as_mut()
-                .is_ok_and(|engine| engine.prepare(variant))
+                .is_ok_and(|engine| programs.iter().all(|&program| engine.prepare(program)))
         })
         .unwrap_or(false)
 }
 
-/// Queues the launch on the device's thread, after whatever this thread queued there before.
-/// The tensors are those of [`Addresses`], in its order.
-fn submit(call: Call, tensors: [&Cuda; 8]) {
+/// Queues `work` on the device's thread, where its context is current, after whatever this thread
+/// queued there before. It gets the addresses of the tensors.
+fn submit<const N: usize>(
+    tensors: [&Cuda; N],
+    work: impl FnOnce(&Engine, [u64; N]) -> Result<(), String> + Send + 'static,
+) {
     if let Some(failure) = lock(&FAILURE).as_ref() {
         panic!("the Hopper attention kernel failed: {failure}; LONGCAT_NO_HOPPER=1 avoids it");
     }
     let index = tensors[0].device.index;
     let bindings = tensors.map(|tensor| tensor.handle.clone().binding());
     device_thread(index).submit(move |server| {
-        if let Err(failure) = run(server, index, &call, bindings) {
+        if let Err(failure) = run(server, index, bindings, work) {
             *lock(&FAILURE) = Some(failure);
         }
     });
 }
 
-fn run(
+fn run<const N: usize>(
     server: &mut Server,
     index: usize,
-    call: &Call,
-    bindings: [Binding; 8],
+    bindings: [Binding; N],
+    work: impl FnOnce(&Engine, [u64; N]) -> Result<(), String>,
 ) -> Result<(), String> {
     let stream = StreamId::current();
-    let mut addresses = [0; 8];
+    let mut addresses = [0; N];
     for (address, binding) in addresses.iter_mut().zip(bindings) {
         // Asking for a buffer also makes the device's context current on this thread.
         *address = server
@@ -208,20 +234,8 @@ fn run(
             .map(|resource| resource.resource().ptr)
             .map_err(|err| format!("{err:?}"))?;
     }
-    let [q, k, v, out, lse, indices, counts, key_valid] = addresses;
-    let at = Addresses {
-        q,
-        k,
-        v,
-        out,
-        lse,
-        indices,
-        counts,
-        key_valid,
-    };
     match engines().get(&index) {
-        // SAFETY: the context is current; `call` was read off these tensors, and the outputs are new.
-        Some(Ok(engine)) => unsafe { engine.run(call, at) },
+        Some(Ok(engine)) => work(engine, addresses),
         _ => Err(format!("device {index} has no engine")),
     }
 }

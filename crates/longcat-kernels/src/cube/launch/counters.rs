@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(in crate::cube) static FORWARD_HOPPER: AtomicU64 = AtomicU64::new(0);
+pub(in crate::cube) static BACKWARD_HOPPER: AtomicU64 = AtomicU64::new(0);
 pub(super) static FORWARD_MMA: AtomicU64 = AtomicU64::new(0);
 pub(super) static FORWARD_PLAIN: AtomicU64 = AtomicU64::new(0);
 pub(super) static BACKWARD_MMA: AtomicU64 = AtomicU64::new(0);
@@ -19,6 +20,8 @@ pub struct Launches {
     pub forward_mma: u64,
     /// Forward attention without.
     pub forward_plain: u64,
+    /// Backward attention on tensor cores, by the kernels for Hopper.
+    pub backward_hopper: u64,
     /// Backward attention on tensor cores.
     pub backward_mma: u64,
     /// Backward attention without.
@@ -33,6 +36,7 @@ pub fn launches() -> Launches {
         forward_hopper: FORWARD_HOPPER.load(Ordering::Relaxed),
         forward_mma: FORWARD_MMA.load(Ordering::Relaxed),
         forward_plain: FORWARD_PLAIN.load(Ordering::Relaxed),
+        backward_hopper: BACKWARD_HOPPER.load(Ordering::Relaxed),
         backward_mma: BACKWARD_MMA.load(Ordering::Relaxed),
         backward_plain: BACKWARD_PLAIN.load(Ordering::Relaxed),
         selection: SELECTION.load(Ordering::Relaxed),

@@ -19,7 +19,7 @@ use super::plain::{PlainTile, ROW_PRODUCT_UNITS};
 
 pub(super) use backward::Backward;
 #[cfg(feature = "cuda")]
-pub(super) use counters::FORWARD_HOPPER;
+pub(super) use counters::{BACKWARD_HOPPER, FORWARD_HOPPER};
 pub use counters::{Launches, launches};
 pub(super) use forward::forward;
 pub(super) use selection::select;

@@ -1,0 +1,15 @@
+use std::time::UNIX_EPOCH;
+
+/// Keeps compiled GPU kernels in the user's cache folder, so that only the first run compiles and
+/// tunes them.
+pub fn keep_compiled_kernels() {
+    // Kernels are found again by name: those of another build of this program must not be found.
+    let build = std::env::current_exe()
+        .and_then(|program| program.metadata()?.modified())
+        .ok()
+        .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    if let (Some(cache), Some(build)) = (dirs::cache_dir(), build) {
+        let folder = format!("longcat/{}", build.as_secs());
+        longcat_video::keep_compiled_kernels(&cache.join(folder));
+    }
+}
