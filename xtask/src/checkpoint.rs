@@ -1,4 +1,4 @@
-//! A small checkpoint with random weights.
+//! The miniature: a small checkpoint, with random weights until it is trained.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,20 +11,27 @@ use burn::tensor::{DType, Distribution, Shape, Tensor};
 use burn_flex::{Flex, FlexDevice};
 use longcat_dit::{DitConfig, LongCatTransformer, lora_targets};
 use longcat_lora::{Adapter, Block, Format, LoraHost, Matrix, WriteOptions};
+use longcat_shapes::{Dataset, DatasetOptions, Split};
 use longcat_text::{Umt5Config, Umt5Encoder};
 use longcat_vae::{WanVae, WanVaeConfig};
 use longcat_weights::{NameMap, collect_module, write_atomic, write_safetensors};
 use serde_json::{Value, json};
 use tokenizers::decoders::metaspace::Metaspace;
-use tokenizers::models::TrainerWrapper;
-use tokenizers::models::unigram::{Unigram, UnigramTrainer};
+use tokenizers::models::unigram::Unigram;
 use tokenizers::pre_tokenizers::metaspace::PrependScheme;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, PreTokenizerWrapper, Tokenizer};
 
-const VOCABULARY: usize = 400;
+const VOCABULARY: usize = 256;
+const SPECIAL: [&str; 3] = ["<pad>", "</s>", "<unk>"];
+/// How often a character counts as a piece: less than any word.
+const RARE: f64 = 0.01;
+/// Text tokens per prompt. Captions have fewer than 40; padding is attended to and costs time.
+const TEXT_LENGTH: usize = 48;
+/// Captions that the tokenizer is made from.
+const CAPTIONS: usize = 4000;
 /// Targets of the two official adapters.
 const CFG_STEP: &[&str] = &[
     "attn.qkv",
@@ -36,7 +43,9 @@ const CFG_STEP: &[&str] = &[
     "ffn.w3",
 ];
 const REFINEMENT: &[&str] = &["adaLN_modulation.1", "final_layer.linear"];
-const RANK: usize = 8;
+/// The release has 12. The fewer latents a clip has, the sooner noise drowns it.
+const SHIFT: f64 = 5.0;
+const RANK: usize = 12;
 
 /// Writes the checkpoint in the official layout.
 pub fn write(output: &Path, seed: u64) -> Result<()> {
@@ -91,26 +100,44 @@ fn weights<M: Module<Flex>>(module: &M, names: &NameMap, path: &Path) -> Result<
     Ok(())
 }
 
+/// A Unigram model of the words of the captions, by how often they come; of characters, where
+/// nothing else fits. (The trainer of the `tokenizers` crate looks for pieces that several words
+/// share, and among so few words would leave most in characters.)
 fn tokenizer(dir: &Path) -> Result<()> {
-    let special = |content: &str| AddedToken::from(content, true);
-    let mut tokenizer = Tokenizer::new(Unigram::default());
+    let failed = |e: tokenizers::Error| anyhow::anyhow!("making the tokenizer: {e}");
+    let mut counts: BTreeMap<String, f64> = BTreeMap::new();
+    let characters = (' '..='~').map(|c| c.to_string().replace(' ', "▁"));
+    counts.extend(characters.map(|c| (c, RARE)));
+    for caption in captions() {
+        for word in caption.split(' ') {
+            let plain = word.trim_end_matches([',', '.']);
+            *counts.entry(format!("▁{plain}")).or_default() += 1.0;
+            if plain.len() < word.len() {
+                *counts.entry(word[plain.len()..].to_string()).or_default() += 1.0;
+            }
+        }
+    }
+    let total: f64 = counts.values().sum();
+    let mut pieces: Vec<(String, f64)> = SPECIAL.map(|s| (s.to_string(), 0.0)).to_vec();
+    pieces.extend(
+        counts
+            .into_iter()
+            .map(|(p, count)| (p, (count / total).ln())),
+    );
+    if pieces.len() > VOCABULARY {
+        bail!(
+            "{} pieces are more than the encoder's {VOCABULARY}",
+            pieces.len()
+        );
+    }
+    let model = Unigram::from(pieces, Some(2), false).map_err(failed)?;
+    let mut tokenizer = Tokenizer::new(model);
+    tokenizer.add_special_tokens(&SPECIAL.map(|s| AddedToken::from(s, true)));
     let metaspace = Metaspace::new('▁', PrependScheme::Always, true);
     tokenizer.with_pre_tokenizer(Some(Sequence::new(vec![
         PreTokenizerWrapper::WhitespaceSplit(WhitespaceSplit),
         PreTokenizerWrapper::Metaspace(metaspace),
     ])));
-    let mut trainer: TrainerWrapper = UnigramTrainer::builder()
-        .vocab_size(VOCABULARY as u32)
-        .special_tokens(vec![special("<pad>"), special("</s>"), special("<unk>")])
-        .unk_token(Some("<unk>".into()))
-        .show_progress(false)
-        .build()
-        .context("the tokenizer's trainer")?
-        .into();
-    let failed = |e: tokenizers::Error| anyhow::anyhow!("training the tokenizer: {e}");
-    tokenizer
-        .train(&mut trainer, crate::captions::all().into_iter())
-        .map_err(failed)?;
     let processor = TemplateProcessing::builder()
         .try_single("$A </s>")
         .and_then(|p| p.try_pair("$A </s> $B </s>"))
@@ -124,7 +151,7 @@ fn tokenizer(dir: &Path) -> Result<()> {
     write_atomic(&dir.join("tokenizer.json"), text.as_bytes())?;
     let config = json!({
         "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>",
-        "model_max_length": 512, "padding_side": "right",
+        "model_max_length": TEXT_LENGTH, "padding_side": "right",
         "tokenizer_class": "PreTrainedTokenizerFast",
     });
     write_json(&dir.join("tokenizer_config.json"), &config)?;
@@ -132,10 +159,15 @@ fn tokenizer(dir: &Path) -> Result<()> {
     write_json(&dir.join("special_tokens_map.json"), &map)
 }
 
+fn captions() -> impl Iterator<Item = String> {
+    let dataset = Dataset::new(0, Split::Train, DatasetOptions::default());
+    (0..CAPTIONS as u64).map(move |index| dataset.get(index).caption)
+}
+
 fn text_encoder(dir: &Path, device: &FlexDevice) -> Result<()> {
     let config = json!({
         "architectures": ["UMT5EncoderModel"], "model_type": "umt5",
-        "d_model": 96, "d_ff": 192, "d_kv": 24, "num_heads": 4, "num_layers": 3,
+        "d_model": 128, "d_ff": 256, "d_kv": 32, "num_heads": 4, "num_layers": 2,
         "vocab_size": VOCABULARY, "feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu_new",
         "is_gated_act": true, "layer_norm_epsilon": 1e-6, "dropout_rate": 0.0,
         "relative_attention_max_distance": 128, "relative_attention_num_buckets": 32,
@@ -153,8 +185,8 @@ fn text_encoder(dir: &Path, device: &FlexDevice) -> Result<()> {
 
 fn vae(dir: &Path, device: &FlexDevice) -> Result<()> {
     let config = json!({
-        "_class_name": "AutoencoderKLWan", "base_dim": 8, "decoder_base_dim": null, "z_dim": 16,
-        "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [],
+        "_class_name": "AutoencoderKLWan", "base_dim": 16, "decoder_base_dim": null, "z_dim": 16,
+        "dim_mult": [1, 2, 3, 3], "num_res_blocks": 2, "attn_scales": [],
         "temperal_downsample": [false, true, true], "dropout": 0.0, "is_residual": false,
         "in_channels": 3, "out_channels": 3, "patch_size": null,
         "scale_factor_spatial": 8, "scale_factor_temporal": 4,
@@ -170,7 +202,7 @@ fn vae(dir: &Path, device: &FlexDevice) -> Result<()> {
 fn scheduler(dir: &Path) -> Result<()> {
     let config = json!({
         "_class_name": "FlowMatchEulerDiscreteScheduler",
-        "num_train_timesteps": 1000, "shift": 12.0,
+        "num_train_timesteps": 1000, "shift": SHIFT,
     });
     write_json(&dir.join("scheduler_config.json"), &config)
 }
@@ -178,8 +210,8 @@ fn scheduler(dir: &Path) -> Result<()> {
 fn transformer(dir: &Path, device: &FlexDevice) -> Result<LongCatTransformer<Flex>> {
     let config = json!({
         "_class_name": "LongCatVideoTransformer3DModel",
-        "in_channels": 16, "out_channels": 16, "hidden_size": 144, "depth": 4, "num_heads": 3,
-        "caption_channels": 96, "mlp_ratio": 4, "adaln_tembed_dim": 96,
+        "in_channels": 16, "out_channels": 16, "hidden_size": 192, "depth": 6, "num_heads": 4,
+        "caption_channels": 128, "mlp_ratio": 4, "adaln_tembed_dim": 64,
         "frequency_embedding_size": 256, "patch_size": [1, 2, 2], "enable_bsa": false,
         "bsa_params": {
             "sparsity": 0.5, "chunk_3d_shape_q": [4, 4, 4], "chunk_3d_shape_k": [4, 4, 4],

@@ -70,11 +70,11 @@ impl<B: Backend> TextEncoder<B> {
 }
 
 impl<B: KernelBackend> TextEncoder<B> {
-    /// Cleans, tokenizes and encodes prompts, padded or cut to `max_length` tokens (512 in the
-    /// released pipelines).
+    /// Cleans, tokenizes and encodes prompts, padded or cut to L = `max_length` tokens (512 in the
+    /// released pipelines), or to the [most](PromptTokenizer::length) that the checkpoint takes.
     ///
-    /// Gives `[n, 1, max_length, d_model]` in the type of the weights, and the mask `[n][max_length]`,
-    /// true for real tokens.
+    /// Gives `[n, 1, L, d_model]` in the type of the weights, and the mask `[n][L]`, true for real
+    /// tokens.
     ///
     /// # Errors
     /// [`TextError::NoPrompts`] for an empty list, and those of [`PromptTokenizer::encode`].
@@ -88,7 +88,9 @@ impl<B: KernelBackend> TextEncoder<B> {
             return Err(TextError::NoPrompts);
         }
         let cleaned: Vec<String> = prompts.iter().map(|p| clean_prompt(p)).collect();
-        let tokens = self.tokenizer.encode(&cleaned, max_length)?;
+        let tokens = self
+            .tokenizer
+            .encode(&cleaned, self.tokenizer.length(max_length))?;
         let (ids, mask) = tokens.to_tensors(&self.device);
         let embeds = self.encoder.forward(ids, mask).unsqueeze_dim(1);
         Ok((embeds, tokens.mask))

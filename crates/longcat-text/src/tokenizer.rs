@@ -39,10 +39,12 @@ pub struct PromptTokenizer {
     path: PathBuf,
     pad_id: u32,
     added: usize,
+    /// `model_max_length`: the text encoder is not made for more tokens.
+    longest: Option<usize>,
 }
 
 impl PromptTokenizer {
-    /// Reads `tokenizer.json` and, for the padding token, `tokenizer_config.json`.
+    /// Reads `tokenizer.json` and, for the padding token and the longest text, `tokenizer_config.json`.
     ///
     /// # Errors
     /// [`TextError`] names the file: unreadable, malformed, padding on the left, a padding token
@@ -57,7 +59,10 @@ impl PromptTokenizer {
             .with_padding(None)
             .with_truncation(None)
             .map_err(|e| unusable(&path, e.to_string()))?;
-        let pad = padding_token(&dir.join("tokenizer_config.json"))?;
+        let config_path = dir.join("tokenizer_config.json");
+        let config: Value =
+            serde_json::from_slice(&read(&config_path)?).map_err(|e| bad_json(&config_path, e))?;
+        let pad = padding_token(&config, &config_path)?;
         let pad_id = tokenizer
             .token_to_id(&pad)
             .ok_or_else(|| unusable(&path, format!("the padding token {pad} is not in it")))?;
@@ -69,7 +74,18 @@ impl PromptTokenizer {
             path,
             pad_id,
             added,
+            // Where there is no limit, Python writes 1e30, which is not a count of tokens.
+            longest: config
+                .get("model_max_length")
+                .and_then(Value::as_u64)
+                .and_then(|length| usize::try_from(length).ok()),
         })
+    }
+
+    /// How many tokens a text of at most `asked` tokens is padded to: no more than the
+    /// `model_max_length` of the checkpoint.
+    pub fn length(&self, asked: usize) -> usize {
+        self.longest.map_or(asked, |longest| longest.min(asked))
     }
 
     /// The file it was read from.
@@ -128,8 +144,7 @@ impl PromptTokenizer {
 }
 
 /// `pad_token` of `tokenizer_config.json`: a string, or an object with `content`.
-fn padding_token(path: &Path) -> Result<String, TextError> {
-    let json: Value = serde_json::from_slice(&read(path)?).map_err(|e| bad_json(path, e))?;
+fn padding_token(json: &Value, path: &Path) -> Result<String, TextError> {
     if let Some(side) = json.get("padding_side").and_then(Value::as_str)
         && side != "right"
     {

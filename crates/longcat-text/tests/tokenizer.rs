@@ -54,6 +54,24 @@ fn truncation_keeps_the_end_token() {
 }
 
 #[test]
+fn no_text_is_longer_than_the_checkpoint_takes() {
+    let dir = copy_of_the_tokenizer();
+    let file = dir.path().join("tokenizer_config.json");
+    let mut json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let mut lengths = |most: serde_json::Value| {
+        json["model_max_length"] = most;
+        std::fs::write(&file, json.to_string()).unwrap();
+        let tokenizer = PromptTokenizer::load(dir.path()).unwrap();
+        [4, 600].map(|asked| tokenizer.length(asked))
+    };
+    assert_eq!(lengths(16.into()), [4, 16]);
+    // What Python writes for "no limit".
+    assert_eq!(lengths(1e30.into()), [4, 600]);
+    assert_eq!(lengths(serde_json::Value::Null), [4, 600]);
+}
+
+#[test]
 fn lengths_stored_in_the_file_do_not_apply() {
     let dir = copy_of_the_tokenizer();
     let file = dir.path().join("tokenizer.json");

@@ -27,11 +27,11 @@ mod vae_task;
 
 pub use backend::TrainBackend;
 pub use bar::Bar;
-pub use cache::{Dataset, Entry, TextTable, encode, fingerprint};
+pub use cache::{Dataset, Entry, Latents, TextTable, encode, fingerprint};
 pub use config::{
-    CacheConfig, CheckpointConfig, DataConfig, Fused, LoopConfig, LoraConfig, Mode, ModelConfig,
-    ObjectiveConfig, OptimizerSection, PosteriorChoice, Precision, SampleConfig, ScheduleKind,
-    TimestepSampling, TrainConfig, VaeConfig, ValidationConfig, read_config,
+    CacheConfig, CheckpointConfig, DataConfig, DistillConfig, Fused, LoopConfig, LoraConfig, Mode,
+    ModelConfig, ObjectiveConfig, OptimizerSection, PosteriorChoice, Precision, SampleConfig,
+    ScheduleKind, TimestepSampling, TrainConfig, VaeConfig, ValidationConfig, read_config,
 };
 pub use data::{Bucket, Clip, Media, Size, choose, scan};
 pub use error::TrainError;

@@ -6,17 +6,19 @@ use std::sync::atomic::AtomicBool;
 use burn::backend::Autodiff;
 use burn::module::Module;
 use burn::tensor::DType;
-use longcat_dit::LongCatTransformer;
 use longcat_kernels::KernelBackend;
 use longcat_text::{Umt5Config, Umt5Encoder};
-use longcat_vae::WanVae;
-use longcat_video::{Checkpoint, VideoError, builtin_checkpoint};
+use longcat_video::{Checkpoint, PixelFrames, VideoError, builtin_checkpoint};
+use rayon::prelude::*;
 
 use crate::cache::{Dataset, TextTable, encode, fingerprint};
 use crate::config::{Mode, TrainConfig, read_config};
 use crate::data::{Clip, Size, scan};
 use crate::trainer::{Outcome, Trainer};
-use crate::transformer::{JointModel, JointTask, RunInfo, TransformerTask, attach_adapter};
+use crate::transformer::{
+    JointModel, JointTask, RunInfo, TransformerTask, attach_adapter, fresh_transformer,
+};
+use crate::vae_task::fresh_vae;
 use crate::{Observer, TrainError, VaeTask};
 
 /// Trains as the file at `config` says, on a device without autodiff (it is added here), from the
@@ -71,7 +73,7 @@ fn train<B: KernelBackend>(
     let mut model = match config.model.random_weights {
         true => {
             B::seed(device, config.seed);
-            LongCatTransformer::<Autodiff<B>>::new(&checkpoint.transformer_config()?, device)
+            fresh_transformer::<B>(&checkpoint.transformer_config()?, device)
         }
         false => checkpoint.load_transformer(Some(dtype), device)?,
     };
@@ -117,29 +119,47 @@ fn train_vae<B: KernelBackend>(
     observer: &mut dyn Observer,
     interrupt: &AtomicBool,
 ) -> Result<Outcome, TrainError> {
-    let sizes: Vec<Size> = config
-        .data
-        .sizes
-        .iter()
-        .filter_map(|s| s.parse().ok())
-        .collect();
-    let mut fitted = Vec::new();
-    for clip in clips(config, &config.data.path, observer)? {
-        match clip.read(&sizes, &config.data.frames, config.data.fps) {
-            Ok(read) => fitted.push((read, clip.repeats)),
-            Err(error) => crate::cache::skip(config, error.of_clip(&clip.path), observer)?,
-        }
-    }
+    let training = pixels(config, &config.data.path, observer)?;
+    let validation = match config.validation.path.as_os_str().is_empty() {
+        true => None,
+        false => Some(pixels(config, &config.validation.path, observer)?),
+    };
     let model = match config.model.random_weights {
         true => {
             B::seed(device, config.seed);
-            WanVae::<Autodiff<B>>::new(&checkpoint.vae_config()?, device)
+            fresh_vae::<B>(&checkpoint.vae_config()?, device)
         }
         false => checkpoint.load_vae(DType::F32, device)?,
     };
-    let task = VaeTask::<Autodiff<B>>::new(config, &fitted, device)?;
+    let task = VaeTask::<Autodiff<B>>::new(config, training, validation, device)?;
     let (trainer, model) = Trainer::new(config, &task, model, device, observer, interrupt)?;
     trainer.run(model)
+}
+
+/// The clips at `path`, fitted to their buckets, and how often each comes in an epoch.
+fn pixels(
+    config: &TrainConfig,
+    path: &Path,
+    observer: &mut dyn Observer,
+) -> Result<Vec<(PixelFrames, usize)>, TrainError> {
+    let sizes = config.data.sizes.iter();
+    let sizes: Vec<Size> = sizes.filter_map(|s| s.parse().ok()).collect();
+    let clips = clips(config, path, observer)?;
+    let read: Vec<Result<PixelFrames, TrainError>> = clips
+        .par_iter()
+        .map(|clip| {
+            let fitted = clip.read(&sizes, &config.data.frames, config.data.fps)?;
+            Ok(PixelFrames::from_images(&fitted.frames)?)
+        })
+        .collect();
+    let mut fitted = Vec::with_capacity(clips.len());
+    for (clip, read) in clips.iter().zip(read) {
+        match read {
+            Ok(frames) => fitted.push((frames, clip.repeats)),
+            Err(error) => crate::cache::skip(config, error.of_clip(&clip.path), observer)?,
+        }
+    }
+    Ok(fitted)
 }
 
 /// What training needs of the data, all of it on disk.

@@ -1,55 +1,54 @@
 //! Training the VAE of a small model.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
+use burn::backend::Autodiff;
 use burn::module::AutodiffModule;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
-use longcat_vae::{Posterior, WanVae, internal_names};
+use longcat_kernels::KernelBackend;
+use longcat_vae::{Posterior, VaeOptions, WanVae, WanVaeConfig, internal_names};
 use longcat_video::{PixelFrames, VideoError};
 use longcat_weights::{collect_module, write_atomic, write_safetensors};
 
 use crate::config::TrainConfig;
-use crate::data::FittedClip;
-use crate::parameters::{Gradients, collect_gradients, read};
+use crate::parameters::{Gradients, collect_gradients, read, update};
 use crate::sampling::{Order, Purpose, normals, stream};
 use crate::trainer::{Position, Task};
 use crate::{TrainBackend, TrainError};
 
-/// A clip on the host: pixels `[3, F, H, W]` in [-1, 1].
-struct Pixels {
-    values: Vec<f32>,
-    shape: [usize; 4],
-}
+/// Logarithm of the posterior's variance that training from scratch begins with.
+const FIRST_LOGVAR: f32 = -10.0;
+/// Clips that latent statistics are taken from.
+const COUNTED: usize = 128;
+/// Clips that samples are made of.
+const SHOWN: usize = 8;
 
 /// The VAE on clips in host memory: mean absolute error of a reconstruction from a sample of the
 /// posterior, plus `vae.kl_weight` times the divergence from a standard normal (mean per latent
 /// value).
 pub struct VaeTask<B: TrainBackend> {
     config: TrainConfig,
-    clips: Vec<Pixels>,
+    clips: Vec<PixelFrames>,
+    /// Held-out clips; the first of the training clips where there are none.
+    validation: Vec<PixelFrames>,
     order: Order,
     device: B::Device,
 }
 
 impl<B: TrainBackend> VaeTask<B> {
+    /// The task of a configuration on clips that come as often as is said beside them.
     pub(crate) fn new(
         config: &TrainConfig,
-        clips: &[(FittedClip, usize)],
+        training: Vec<(PixelFrames, usize)>,
+        validation: Option<Vec<(PixelFrames, usize)>>,
         device: &B::Device,
     ) -> Result<Self, TrainError> {
-        let mut pixels = Vec::with_capacity(clips.len());
-        let mut items = Vec::with_capacity(clips.len());
-        for (clip, repeats) in clips {
-            let frames = PixelFrames::from_images(&clip.frames)?;
-            let tensor = frames.to_tensor::<B::InnerBackend>(device);
-            let [_, channels, f, h, w] = tensor.dims();
-            let shape = [channels, f, h, w];
-            let length: usize = shape.iter().product();
-            let values = read(tensor.reshape([length]), "pixels")?;
-            items.push((shape, repeats * config.data.repeats));
-            pixels.push(Pixels { values, shape });
-        }
+        let items: Vec<_> = training
+            .iter()
+            .map(|(clip, repeats)| (shape(clip), repeats * config.data.repeats))
+            .collect();
         if items.iter().all(|(_, repeats)| *repeats == 0) {
             return Err(TrainError::Config {
                 path: config.output.clone(),
@@ -57,43 +56,119 @@ impl<B: TrainBackend> VaeTask<B> {
                 reason: format!("no clip in {}", config.data.path.display()),
             });
         }
+        let clips: Vec<PixelFrames> = training.into_iter().map(|(clip, _)| clip).collect();
+        let validation = match validation {
+            Some(held_out) => held_out.into_iter().map(|(clip, _)| clip).collect(),
+            None => clips.iter().take(COUNTED).cloned().collect(),
+        };
         Ok(Self {
             order: Order::new(config.seed, config.train.batch, &items),
             config: config.clone(),
-            clips: pixels,
+            clips,
+            validation,
             device: device.clone(),
         })
     }
 
-    fn pixels<A: Backend<Device = B::Device>>(&self, members: &[usize]) -> Tensor<A, 5> {
-        let [c, f, h, w] = self.clips[members[0]].shape;
-        let values = members
-            .iter()
-            .flat_map(|m| self.clips[*m].values.iter().copied());
-        let data = TensorData::new(values.collect::<Vec<f32>>(), [members.len(), c, f, h, w]);
-        Tensor::from_data(data, (&self.device, DType::F32))
+    /// Consecutive clips of one shape, as many as a step takes.
+    fn batches<'a>(&self, clips: &'a [PixelFrames]) -> impl Iterator<Item = &'a [PixelFrames]> {
+        let batch = self.config.train.batch;
+        clips
+            .chunk_by(|a, b| shape(a) == shape(b))
+            .flat_map(move |equal| equal.chunks(batch))
     }
 
-    fn loss<A: longcat_kernels::KernelBackend<Device = B::Device>>(
+    /// Pixels `[B, 3, F, H, W]` in [-1, 1].
+    fn pixels<'a, A: Backend<Device = B::Device>>(
+        &self,
+        clips: impl IntoIterator<Item = &'a PixelFrames>,
+    ) -> Tensor<A, 5> {
+        let mut values: Vec<f32> = Vec::new();
+        let (mut count, mut size) = (0, [0; 3]);
+        for clip in clips {
+            values.extend(clip.as_bytes().iter().map(|v| f32::from(*v)));
+            (count, size) = (count + 1, shape(clip));
+        }
+        let [frames, height, width] = size;
+        let data = TensorData::new(values, [count, frames, height, width, 3]);
+        let pixels = Tensor::<A, 5>::from_data(data, (&self.device, DType::F32));
+        pixels.permute([0, 4, 1, 2, 3]) / 127.5 - 1.0
+    }
+
+    fn encode<A: KernelBackend<Device = B::Device>>(
         &self,
         vae: &WanVae<A>,
-        members: &[usize],
+        pixels: Tensor<A, 5>,
+    ) -> Result<Posterior<A>, TrainError> {
+        let posterior = vae.encode_with(pixels, &whole(), &mut |_| ControlFlow::Continue(()));
+        Ok(posterior.map_err(VideoError::from)?)
+    }
+
+    fn decode<A: KernelBackend<Device = B::Device>>(
+        &self,
+        vae: &WanVae<A>,
+        latents: Tensor<A, 5>,
+    ) -> Result<Tensor<A, 5>, TrainError> {
+        let pixels = vae.decode_with(latents, &whole(), &mut |_| ControlFlow::Continue(()));
+        Ok(pixels.map_err(VideoError::from)?)
+    }
+
+    fn loss<A: KernelBackend<Device = B::Device>>(
+        &self,
+        vae: &WanVae<A>,
+        pixels: Tensor<A, 5>,
         purpose: Purpose,
         index: u64,
     ) -> Result<Tensor<A, 1>, TrainError> {
-        let pixels = self.pixels::<A>(members);
-        let posterior = vae.encode(pixels.clone()).map_err(VideoError::from)?;
+        let posterior = self.encode(vae, pixels.clone())?;
         let shape = posterior.mean.dims();
         let mut rng = stream(self.config.seed, purpose, index);
         let noise = normals(&mut rng, shape.iter().product());
         let noise = Tensor::from_data(TensorData::new(noise, shape), (&self.device, DType::F32));
         let divergence = divergence(&posterior);
         let latents = vae.normalize(posterior.sample(noise));
-        let decoded = vae.decode(latents).map_err(VideoError::from)?;
+        let decoded = self.decode(vae, latents)?;
         let frames = decoded.dims()[2];
         let error = (decoded - pixels.narrow(2, 0, frames)).abs().mean();
         Ok(error + divergence * self.config.vae.kl_weight)
     }
+}
+
+/// A VAE to train from scratch, in which what goes in reaches what comes out from the first step on:
+/// weights of variance 1/fan-in (three times PyTorch's, which is what is drawn) keep the size of
+/// signals, biases are zero, and the posterior is narrow. Without that, training stands still at the
+/// mean colour for its first hundreds of steps.
+pub(crate) fn fresh_vae<B: KernelBackend>(
+    config: &WanVaeConfig,
+    device: &B::Device,
+) -> WanVae<Autodiff<B>> {
+    let z = config.z_dim;
+    let model = WanVae::<Autodiff<B>>::new(config, device);
+    update::<Autodiff<B>, _>(model, |path, values| match path {
+        "quant_conv.bias" => {
+            let bias = (0..2 * z).map(|i| if i < z { 0.0 } else { FIRST_LOGVAR });
+            let bias = TensorData::new(bias.collect::<Vec<f32>>(), [2 * z]);
+            Some(Tensor::from_data(bias, (device, DType::F32)))
+        }
+        _ if path.ends_with("bias") => Some(values.zeros_like()),
+        _ if path.ends_with("weight") => Some(values * 3.0f64.sqrt()),
+        _ => None,
+    })
+}
+
+/// Small clips pass through the network whole.
+fn whole() -> VaeOptions {
+    VaeOptions {
+        latent_frames_per_chunk: usize::MAX,
+        clamp: false,
+        ..VaeOptions::default()
+    }
+}
+
+/// Frames, rows, columns.
+fn shape(clip: &PixelFrames) -> [usize; 3] {
+    let size = clip.size();
+    [clip.len(), size.height, size.width]
 }
 
 /// Kullback-Leibler divergence from N(0, 1), mean per latent value.
@@ -115,24 +190,27 @@ impl<B: TrainBackend> Task<B> for VaeTask<B> {
         index: u64,
     ) -> Result<(f64, Gradients<B::InnerBackend>), TrainError> {
         let members = self.order.batch(index);
-        let loss = self.loss(model, &members, Purpose::Sample, index)?;
+        let pixels = self.pixels(members.iter().map(|m| &self.clips[*m]));
+        let loss = self.loss(model, pixels, Purpose::Sample, index)?;
         let mut gradients = Gradients::default();
         collect_gradients::<B, _>(model, "", &loss.backward(), &mut gradients);
         Ok((f64::from(read(loss.inner(), "the loss")?[0]), gradients))
     }
 
-    /// The training loss over all clips, under the noise level 0.
+    /// The training loss over the validation clips, under the noise level 0.
     fn validate(&self, model: &Self::Model) -> Result<Vec<(f64, f64)>, TrainError> {
         let model = model.valid();
         let mut sum = 0.0;
-        for number in 0..self.clips.len() {
-            let loss = self.loss(&model, &[number], Purpose::Validation, number as u64)?;
-            sum += f64::from(read(loss, "the validation loss")?[0]);
+        for (number, clips) in self.batches(&self.validation).enumerate() {
+            let purpose = Purpose::Validation;
+            let loss = self.loss(&model, self.pixels(clips), purpose, number as u64)?;
+            let loss = f64::from(read(loss, "the validation loss")?[0]);
+            sum += loss * clips.len() as f64;
         }
-        Ok(vec![(0.0, sum / self.clips.len() as f64)])
+        Ok(vec![(0.0, sum / self.validation.len().max(1) as f64)])
     }
 
-    /// A `vae/` folder whose latent statistics are those of the training clips.
+    /// A `vae/` folder whose latent statistics are those of the first training clips.
     fn export(
         &self,
         model: &Self::Model,
@@ -146,19 +224,18 @@ impl<B: TrainBackend> Task<B> for VaeTask<B> {
         let mut config = model.config().clone();
         let channels = config.z_dim;
         let (mut sums, mut squares, mut count) = (vec![0.0; channels], vec![0.0; channels], 0.0);
-        for number in 0..self.clips.len() {
-            let posterior = model
-                .encode(self.pixels(&[number]))
-                .map_err(VideoError::from)?;
-            let dims = posterior.mean.dims();
-            let per_channel = dims[2] * dims[3] * dims[4];
-            let length = channels * per_channel;
+        let counted = &self.clips[..self.clips.len().min(COUNTED)];
+        for clips in self.batches(counted) {
+            let posterior = self.encode(&model, self.pixels(clips))?;
+            let [count_here, _, t, h, w] = posterior.mean.dims();
+            let length = count_here * channels * t * h * w;
             let values = read(posterior.mean.reshape([length]), "latents")?;
-            for (c, values) in values.chunks(per_channel).enumerate() {
+            for (i, values) in values.chunks(t * h * w).enumerate() {
+                let c = i % channels;
                 sums[c] += values.iter().map(|v| f64::from(*v)).sum::<f64>();
                 squares[c] += values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
             }
-            count += per_channel as f64;
+            count += (count_here * t * h * w) as f64;
         }
         let means = sums.iter().map(|sum| sum / count);
         config.latents_mean = means.clone().map(|m| m as f32).collect();
@@ -173,18 +250,15 @@ impl<B: TrainBackend> Task<B> for VaeTask<B> {
         Ok(write_safetensors(&file, &tensors, &Default::default())?)
     }
 
-    /// The reconstruction of every clip, as PNG of its first frame.
+    /// Reconstructions of the first validation clips, as PNG of their last frames.
     fn sample(&self, model: &Self::Model, folder: &Path) -> Result<(), TrainError> {
         let model = model.valid();
-        for number in 0..self.clips.len() {
-            let posterior = model
-                .encode(self.pixels(&[number]))
-                .map_err(VideoError::from)?;
-            let latents = model.normalize(posterior.mean);
-            let decoded = model.decode(latents).map_err(VideoError::from)?;
+        for (number, clip) in self.validation.iter().take(SHOWN).enumerate() {
+            let posterior = self.encode(&model, self.pixels([clip]))?;
+            let decoded = self.decode(&model, model.normalize(posterior.mean))?;
             for frames in PixelFrames::from_tensor(decoded)? {
                 let path = folder.join(format!("{number:02}.png"));
-                if let Some(image) = frames.images().next() {
+                if let Some(image) = frames.images().last() {
                     image.save(&path).map_err(|e| TrainError::Data {
                         path,
                         reason: e.to_string(),

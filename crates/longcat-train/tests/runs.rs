@@ -126,7 +126,9 @@ fn a_resumed_run_is_bit_identical_to_an_uninterrupted_one() {
 #[test]
 fn accumulating_four_equals_a_batch_of_four() {
     let shop = Workshop::new();
-    let extra = "data.repeats = 2\nobjective.caption_dropout = 0.5\n";
+    // Adam divides by the size of each gradient, which turns the rounding of the smallest ones into
+    // whole steps; with a large epsilon the factors show the sums themselves.
+    let extra = "data.repeats = 2\nobjective.caption_dropout = 0.5\noptimizer.epsilon = 1e-2\n";
     shop.run(&shop.config("four", 3, &format!("{extra}train.batch = 4")));
     shop.run(&shop.config("one", 3, &format!("{extra}train.accumulation = 4")));
     for ((step, a), (_, b)) in shop.losses("four").iter().zip(shop.losses("one")) {

@@ -10,6 +10,9 @@ pub struct VaeOptions {
     pub latent_frames_per_chunk: usize,
     /// Works on overlapping tiles of the picture where it is larger than one.
     pub tiling: Option<Tiling>,
+    /// Whether decoded pixels are cut to [-1, 1]. Not for training: a pixel that is cut has no
+    /// gradient, and would never come back.
+    pub clamp: bool,
 }
 
 impl Default for VaeOptions {
@@ -17,6 +20,7 @@ impl Default for VaeOptions {
         Self {
             latent_frames_per_chunk: 1,
             tiling: None,
+            clamp: true,
         }
     }
 }

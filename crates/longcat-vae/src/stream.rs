@@ -4,7 +4,7 @@ use longcat_kernels::KernelBackend;
 
 use crate::cache::FrameCache;
 use crate::tiling::TileGrid;
-use crate::{Posterior, VaeError, WanVae};
+use crate::{Posterior, VaeError, VaeOptions, WanVae};
 
 /// Decoded frames as they come; see [`WanVae::decode_chunks`].
 ///
@@ -15,6 +15,7 @@ pub struct DecodeChunks<'a, B: Backend> {
     latents: Tensor<B, 5>,
     next: usize,
     per_chunk: usize,
+    clamp: bool,
     grid: TileGrid,
     caches: Vec<FrameCache<B>>,
 }
@@ -25,13 +26,14 @@ impl<'a, B: Backend> DecodeChunks<'a, B> {
         vae: &'a WanVae<B>,
         latents: Tensor<B, 5>,
         grid: TileGrid,
-        per_chunk: usize,
+        options: &VaeOptions,
     ) -> Self {
         Self {
             vae,
             latents,
             next: 0,
-            per_chunk,
+            per_chunk: options.latent_frames_per_chunk,
+            clamp: options.clamp,
             caches: (0..grid.len()).map(|_| FrameCache::new()).collect(),
             grid,
         }
@@ -53,8 +55,13 @@ impl<B: KernelBackend> Iterator for DecodeChunks<'_, B> {
             .iter_mut()
             .enumerate()
             .map(|(tile, cache)| {
-                self.vae
-                    .decode_next(self.grid.cut(&latents, tile, 1), cache)
+                let frames = self
+                    .vae
+                    .decode_next(self.grid.cut(&latents, tile, 1), cache);
+                match self.clamp {
+                    true => frames.clamp(-1.0, 1.0),
+                    false => frames,
+                }
             })
             .collect();
         let factor = self.vae.config().scale_factor_spatial;

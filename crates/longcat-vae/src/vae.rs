@@ -216,12 +216,7 @@ impl<B: KernelBackend> WanVae<B> {
     ) -> Result<DecodeChunks<'_, B>, VaeError> {
         let grid = self.latent_grid(latents.dims(), options)?;
         let latents = self.denormalize(latents).cast(self.dtype());
-        Ok(DecodeChunks::new(
-            self,
-            latents,
-            grid,
-            options.latent_frames_per_chunk,
-        ))
+        Ok(DecodeChunks::new(self, latents, grid, options))
     }
 
     /// The next frames of a clip, `[B, 3, F, H, W]`, to moments `[B, 2z, T, h, w]` in the network's
@@ -235,7 +230,8 @@ impl<B: KernelBackend> WanVae<B> {
         self.quant_conv.convolve(moments, [1; 3], [0; 3])
     }
 
-    /// The next latent frames of a clip, not normalised and in the network's dtype, to pixels.
+    /// The next latent frames of a clip, not normalised and in the network's dtype, to pixels, which
+    /// may lie beyond [-1, 1].
     pub(crate) fn decode_next(
         &self,
         latents: Tensor<B, 5>,
@@ -243,7 +239,7 @@ impl<B: KernelBackend> WanVae<B> {
     ) -> Tensor<B, 5> {
         let latents = self.post_quant_conv.convolve(latents, [1; 3], [0; 3]);
         let frames = cache.chunk(|cache| self.decoder.forward(latents, cache));
-        frames.cast(DType::F32).clamp(-1.0, 1.0)
+        frames.cast(DType::F32)
     }
 
     fn pixel_grid(&self, dims: [usize; 5], options: &VaeOptions) -> Result<TileGrid, VaeError> {

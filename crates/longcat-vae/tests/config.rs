@@ -179,11 +179,11 @@ fn tensors_and_options_that_do_not_fit_are_refused() {
     let zeros = |shape| Tensor::<Flex, 5>::zeros(shape, &FlexDevice);
     let chunked = |latent_frames_per_chunk| VaeOptions {
         latent_frames_per_chunk,
-        tiling: None,
+        ..VaeOptions::default()
     };
     let tiled = |tile, stride| VaeOptions {
-        latent_frames_per_chunk: 1,
         tiling: Some(Tiling { tile, stride }),
+        ..VaeOptions::default()
     };
     let latents = || zeros([1, 2, 1, 4, 4]);
     let refused = [

@@ -17,7 +17,7 @@ fn load(case: &Case, dtype: DType) -> WanVae<Flex> {
 fn chunks_of(latent_frames_per_chunk: usize) -> VaeOptions {
     VaeOptions {
         latent_frames_per_chunk,
-        tiling: None,
+        ..VaeOptions::default()
     }
 }
 

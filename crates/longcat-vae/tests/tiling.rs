@@ -25,11 +25,11 @@ fn random(shape: [usize; 5]) -> Tensor<Flex, 5> {
 
 fn tiles(tile: usize, stride: usize) -> VaeOptions {
     VaeOptions {
-        latent_frames_per_chunk: 1,
         tiling: Some(Tiling {
             tile: [tile; 2],
             stride: [stride; 2],
         }),
+        ..VaeOptions::default()
     }
 }
 

@@ -43,7 +43,8 @@ impl<B: KernelBackend> Sample<B> {
     fn loss(&self, vae: &WanVae<B>, latent_frames_per_chunk: usize) -> Tensor<B, 1> {
         let options = VaeOptions {
             latent_frames_per_chunk,
-            tiling: None,
+            clamp: false,
+            ..VaeOptions::default()
         };
         let go_on = &mut |_| ControlFlow::Continue(());
         let posterior = vae

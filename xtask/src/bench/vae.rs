@@ -53,6 +53,7 @@ impl DeviceTask for Vae {
         let options = VaeOptions {
             latent_frames_per_chunk: self.chunk,
             tiling: self.tiled.then(Tiling::default),
+            ..VaeOptions::default()
         };
         let [height, width] = [self.size[0], self.size[1]];
         let latent_shape = [

@@ -4,9 +4,12 @@
 //! settings, and a fingerprint of the encoder. A cache that was interrupted is continued, and one
 //! that no longer fits is left alone.
 
+mod dataset;
 mod encode;
 mod key;
+mod latents;
 
+pub use dataset::{Dataset, Entry, Latents, TextTable};
+pub use encode::encode;
 pub(crate) use encode::skip;
-pub use encode::{Dataset, Entry, TextTable, encode};
 pub use key::fingerprint;

@@ -32,6 +32,8 @@ pub(super) fn check(config: &TrainConfig) -> Result<(), Problem> {
             "objective.continuation_latents",
             config.objective.continuation_latents,
         ),
+        ("distill.steps", config.distill.steps),
+        ("distill.teacher_steps", config.distill.teacher_steps),
     ];
     if let Some((key, _)) = counts.iter().find(|(_, count)| *count == 0) {
         return fail(key, "must be at least 1".into());
@@ -42,6 +44,7 @@ pub(super) fn check(config: &TrainConfig) -> Result<(), Problem> {
         ("objective.caption_dropout", objective.caption_dropout, true),
         ("objective.image_condition", objective.image_condition, true),
         ("objective.continuation", objective.continuation, true),
+        ("objective.refine", objective.refine, true),
         ("lora.dropout", config.lora.dropout, false),
         ("optimizer.ema_decay", optimizer.ema_decay, false),
         ("optimizer.betas", f64::from(optimizer.betas[0]), false),
@@ -76,6 +79,7 @@ pub(super) fn check(config: &TrainConfig) -> Result<(), Problem> {
     }
     let not_negative = [
         ("data.fps", config.data.fps),
+        ("distill.guidance", config.distill.guidance),
         ("vae.kl_weight", config.vae.kl_weight),
         ("optimizer.weight_decay", f64::from(optimizer.weight_decay)),
         ("optimizer.max_grad_norm", optimizer.max_grad_norm),
@@ -109,6 +113,7 @@ pub(super) fn check(config: &TrainConfig) -> Result<(), Problem> {
             format!("must be below train.steps ({})", config.train.steps),
         );
     }
+    aims(config)?;
     data(config)?;
     patterns("lora.targets", &config.lora.targets)?;
     patterns("lora.exclude", &config.lora.exclude)?;
@@ -131,6 +136,25 @@ pub(super) fn check(config: &TrainConfig) -> Result<(), Problem> {
         );
     }
     outputs(config)
+}
+
+/// Distilling and refining.
+fn aims(config: &TrainConfig) -> Result<(), Problem> {
+    let objective = &config.objective;
+    let distilling = config.distill.guidance > 0.0;
+    if distilling && config.mode != Mode::Lora {
+        let reason = "the teacher is the base model of an adapter, mode = \"lora\"";
+        return Err(("distill.guidance".into(), reason.into()));
+    }
+    if objective.refine > 0.0 && distilling {
+        let reason = "refining is not distilled; set one of the two to 0";
+        return Err(("objective.refine".into(), reason.into()));
+    }
+    if objective.refine > 0.0 && objective.image_condition + objective.continuation > 0.0 {
+        let reason = "refining is trained without condition frames; set their shares to 0";
+        return Err(("objective.refine".into(), reason.into()));
+    }
+    Ok(())
 }
 
 fn data(config: &TrainConfig) -> Result<(), Problem> {

@@ -48,6 +48,8 @@ pub struct TrainConfig {
     pub objective: ObjectiveConfig,
     /// The adapter.
     pub lora: LoraConfig,
+    /// The base model as the teacher of its adapter.
+    pub distill: DistillConfig,
     /// The VAE's loss.
     pub vae: VaeConfig,
     /// AdamW, learning rate, clipping, averaging.
@@ -202,6 +204,9 @@ pub struct ObjectiveConfig {
     pub continuation: f64,
     /// Latent frames of a continuation's condition.
     pub continuation_latents: usize,
+    /// Share of noise that refining starts from: trains the way from the upsampled first-stage clip
+    /// to the clip; 0 for none.
+    pub refine: f64,
 }
 
 impl Default for ObjectiveConfig {
@@ -215,6 +220,7 @@ impl Default for ObjectiveConfig {
             image_condition: 0.0,
             continuation: 0.0,
             continuation_latents: 4,
+            refine: 0.0,
         }
     }
 }
@@ -267,6 +273,28 @@ impl Default for LoraConfig {
             fused: Fused::Parts,
             start_from: PathBuf::new(),
             dropout: 0.0,
+        }
+    }
+}
+
+/// `[distill]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DistillConfig {
+    /// Guidance scale of the teacher, which the adapter learns to do without; 0 for no teacher.
+    pub guidance: f64,
+    /// Steps of the distilled schedule that the adapter is for.
+    pub steps: usize,
+    /// Steps of the teacher for each of them.
+    pub teacher_steps: usize,
+}
+
+impl Default for DistillConfig {
+    fn default() -> Self {
+        Self {
+            guidance: 0.0,
+            steps: 16,
+            teacher_steps: 3,
         }
     }
 }

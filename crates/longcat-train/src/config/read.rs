@@ -148,6 +148,17 @@ mod tests {
                 "[objective]\nimage_condition = 0.7\ncontinuation = 0.5",
                 "objective.continuation",
             ),
+            ("[objective]\nrefine = 1.5", "objective.refine"),
+            (
+                "[objective]\nrefine = 0.5\nimage_condition = 0.1",
+                "objective.refine",
+            ),
+            (
+                "[objective]\nrefine = 0.5\n[distill]\nguidance = 4.0",
+                "objective.refine",
+            ),
+            ("[distill]\nguidance = -1.0", "distill.guidance"),
+            ("[distill]\nsteps = 0", "distill.steps"),
             (
                 "[objective]\ncaption_dropout = 2.0",
                 "objective.caption_dropout",

@@ -29,6 +29,8 @@ pub struct Clip {
     pub caption: String,
     /// How often it comes in an epoch.
     pub repeats: usize,
+    /// The first-stage clip that this one refines, where refining is trained.
+    pub source: Option<PathBuf>,
 }
 
 /// A clip in the shape of its bucket.

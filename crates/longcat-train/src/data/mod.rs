@@ -5,6 +5,5 @@ mod clip;
 mod scan;
 
 pub use bucket::{Bucket, Size, choose};
-pub(crate) use clip::FittedClip;
 pub use clip::{Clip, Media};
 pub use scan::scan;

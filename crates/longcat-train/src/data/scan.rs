@@ -20,12 +20,14 @@ struct Row {
     caption: String,
     #[serde(default)]
     repeats: Option<usize>,
+    #[serde(default)]
+    source: Option<PathBuf>,
 }
 
 /// The clips of a folder or list, with their captions, and a list of what is wrong with others.
 ///
-/// A `.jsonl` or `.csv` file lists clips (`path`, `caption`, optional `repeats`), relative to
-/// itself. A folder is searched with its subfolders: every video or picture needs a `.txt` of the
+/// A `.jsonl` or `.csv` file lists clips (`path`, `caption`, optional `repeats` and `source`),
+/// relative to itself. A folder is searched with its subfolders: every video or picture needs a `.txt` of the
 /// same name beside it, unless `metadata.jsonl` or `metadata.csv` in the folder list them.
 ///
 /// # Errors
@@ -55,6 +57,7 @@ pub fn scan(path: &Path) -> Result<(Vec<Clip>, Vec<TrainError>), TrainError> {
                 media,
                 caption: text.trim().to_string(),
                 repeats: 1,
+                source: None,
             }),
             Err(error) => problems.push(TrainError::Data {
                 path: file,
@@ -125,6 +128,7 @@ fn list(file: &Path) -> Result<(Vec<Clip>, Vec<TrainError>), TrainError> {
                     media,
                     caption: row.caption.trim().to_string(),
                     repeats: row.repeats.unwrap_or(1),
+                    source: row.source.map(|source| folder.join(source)),
                 });
                 continue;
             }

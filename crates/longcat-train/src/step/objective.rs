@@ -19,6 +19,30 @@ pub struct Batch<B: Backend> {
     pub num_cond: usize,
 }
 
+impl<B: Backend> Batch<B> {
+    /// The batch with the same input for the model, and `prediction` (native, as x0 − noise is) as
+    /// what it is to predict: clean latents and noise are moved along the line through the input.
+    ///
+    /// # Errors
+    /// As [`Objective::new`].
+    pub fn asking_for(self, prediction: Tensor<B, 5>) -> Result<Self, TrainError> {
+        let input = Objective::new(&self)?.x_t;
+        let samples = input.dims()[0];
+        let sigma = self.sigma.clone().cast(DType::F32);
+        let share = sigma.reshape([samples, 1, 1, 1, 1]);
+        let noise = input.clone() - prediction.clone() * (share.clone().neg() + 1.0);
+        let moved = input + prediction * share;
+        let x0 = match self.num_cond {
+            0 => moved,
+            n => {
+                let rest = moved.dims()[2] - n;
+                Tensor::cat(vec![self.x0.narrow(2, 0, n), moved.narrow(2, n, rest)], 2)
+            }
+        };
+        Ok(Self { x0, noise, ..self })
+    }
+}
+
 /// Flow matching on one batch: x_t = (1 − σ)·x0 + σ·noise at timestep 1000·σ, and the mean squared
 /// error against x0 − noise, which is what the model predicts natively (the official pipelines
 /// negate it before the scheduler).
@@ -112,4 +136,45 @@ pub(crate) fn mean_squared_error<B: Backend>(
         n => x.narrow(2, n, noise),
     };
     (cut(out) - cut(target)).square().mean()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use burn::tensor::Distribution;
+    use burn_flex::{Flex, FlexDevice};
+
+    use super::*;
+
+    #[test]
+    fn another_prediction_is_asked_for_at_the_same_input() {
+        let random = || {
+            let spread = Distribution::Normal(0.0, 1.0);
+            Tensor::<Flex, 5>::random([2, 3, 4, 2, 2], spread, &FlexDevice)
+        };
+        for num_cond in [0, 2] {
+            let batch = Batch {
+                x0: random(),
+                noise: random(),
+                sigma: Tensor::from_data([0.3, 0.9], &FlexDevice),
+                text: TextCondition {
+                    embeds: Tensor::zeros([2, 1, 1], &FlexDevice),
+                    mask: None,
+                },
+                num_cond,
+            };
+            let prediction = random();
+            let before = Objective::new(&batch).unwrap();
+            let after = Objective::new(&batch.asking_for(prediction.clone()).unwrap()).unwrap();
+            let near = |a: Tensor<Flex, 5>, b: Tensor<Flex, 5>| {
+                let worst: f32 = (a - b).abs().max().into_scalar();
+                assert!(worst < 1e-5, "{worst}");
+            };
+            near(after.x_t.clone(), before.x_t);
+            let rest = |x: Tensor<Flex, 5>| x.narrow(2, num_cond, 4 - num_cond);
+            near(rest(after.target.clone()), rest(prediction.clone()));
+            let loss: f32 = after.loss(prediction).into_scalar();
+            assert!(loss < 1e-9, "{loss}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::module::{AutodiffModule, Module};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
-use longcat_dit::LongCatTransformer;
+use longcat_dit::{LongCatTransformer, TextCondition};
 use longcat_kernels::KernelBackend;
 use longcat_text::{PromptTokenizer, Tokens, Umt5Encoder, clean_prompt, internal_names};
 use longcat_video::VideoError;
@@ -49,7 +49,9 @@ impl<B: TrainBackend> JointTask<B> {
 
     fn tokens(&self, captions: &[String]) -> Result<Tokens, TrainError> {
         let cleaned: Vec<String> = captions.iter().map(|c| clean_prompt(c)).collect();
-        let length = self.transformer.config().cache.text_length;
+        let length = self
+            .tokenizer
+            .length(self.transformer.config().cache.text_length);
         let tokens = self.tokenizer.encode(&cleaned, length);
         Ok(tokens.map_err(VideoError::from)?)
     }
@@ -59,10 +61,13 @@ impl<B: TrainBackend> JointTask<B> {
         &self,
         encoder: &Umt5Encoder<A>,
         captions: &[String],
-    ) -> Result<Tensor<A, 3>, TrainError> {
+    ) -> Result<TextCondition<A>, TrainError> {
         let tokens = self.tokens(captions)?;
         let (ids, mask) = tokens.to_tensors(self.transformer.device());
-        Ok(encoder.forward(ids, mask).cast(DType::F32))
+        Ok(TextCondition {
+            embeds: encoder.forward(ids, mask).cast(DType::F32),
+            mask: Some(tokens.mask),
+        })
     }
 }
 
@@ -78,15 +83,21 @@ impl<B: TrainBackend> Task<B> for JointTask<B> {
         model: &Self::Model,
         index: u64,
     ) -> Result<(f64, Gradients<B::InnerBackend>), TrainError> {
-        let (mut batch, captions) = self.transformer.batch(index)?;
-        let embeds = self.encode(&model.text, &captions)?;
-        batch.text.embeds = embeds.clone().inner();
+        let mut embeds = None;
+        let batch = self.transformer.batch(index, |captions| {
+            let text = self.encode(&model.text, captions)?;
+            embeds = Some(text.embeds.clone());
+            Ok(TextCondition {
+                embeds: text.embeds.inner(),
+                mask: text.mask,
+            })
+        })?;
         let step = TrainStep {
             checkpointed: self.transformer.config().train.checkpointing,
         };
         let output = step.run_with_text(&model.dit, &batch, true)?;
         let mut gradients = output.gradients.under("dit");
-        if let Some(upstream) = output.text_gradient {
+        if let (Some(embeds), Some(upstream)) = (embeds, output.text_gradient) {
             let surrogate = (embeds * Tensor::from_inner(upstream)).sum();
             collect_gradients::<B, _>(&model.text, "text", &surrogate.backward(), &mut gradients);
         }
@@ -95,10 +106,10 @@ impl<B: TrainBackend> Task<B> for JointTask<B> {
 
     fn validate(&self, model: &Self::Model) -> Result<Vec<(f64, f64)>, TrainError> {
         let text = model.text.valid();
-        self.transformer.validation_means(|mut batch, caption| {
-            batch.text.embeds = self.encode(&text, &[caption.to_string()])?;
-            TrainStep::loss(&model.dit, &batch)
-        })
+        self.transformer.validation_means(
+            |captions| self.encode(&text, captions),
+            |batch| TrainStep::loss(&model.dit, &batch),
+        )
     }
 
     fn export(
@@ -125,9 +136,9 @@ impl<B: TrainBackend> Task<B> for JointTask<B> {
         };
         let text = model.text.valid();
         let texts = |prompt: &str| {
-            let embeds = self.encode(&text, &[prompt.to_string()])?;
-            let data = embeds.squeeze_dim::<2>(0).into_data();
-            let mask = self.tokens(&[prompt.to_string()])?.mask;
+            let condition = self.encode(&text, &[prompt.to_string()])?;
+            let data = condition.embeds.squeeze_dim::<2>(0).into_data();
+            let mask = condition.mask.unwrap_or_default();
             Ok((data, mask.into_iter().flatten().collect()))
         };
         sampler.run(&model.dit, &texts, self.transformer.device(), folder)

@@ -1,15 +1,17 @@
 use std::path::Path;
 
-use burn::tensor::backend::Backend;
+use burn::module::AutodiffModule;
 use burn::tensor::{DType, Tensor, TensorData};
 use longcat_dit::{LongCatTransformer, TextCondition};
 
+use super::batch::Draws;
 use super::export::{RunInfo, export};
 use super::sample::Sampler;
-use crate::cache::{Dataset, Entry, TextTable};
-use crate::config::{PosteriorChoice, TrainConfig};
+use super::teacher::Teacher;
+use crate::cache::{Dataset, TextTable};
+use crate::config::TrainConfig;
 use crate::parameters::{read, trained, update};
-use crate::sampling::{Draw, Order, Purpose, dropout_mask, normals, stream};
+use crate::sampling::{Order, Purpose, dropout_mask, stream};
 use crate::trainer::{Position, Task};
 use crate::{Batch, Gradients, TrainBackend, TrainError, TrainStep};
 
@@ -20,6 +22,8 @@ pub struct TransformerTask<B: TrainBackend> {
     validation: Dataset,
     texts: TextTable,
     order: Order,
+    draws: Draws,
+    teacher: Option<Teacher>,
     info: RunInfo,
     sampler: Option<Sampler>,
     device: B::Device,
@@ -58,8 +62,11 @@ impl<B: TrainBackend> TransformerTask<B> {
             0 => None,
             _ => Some(Sampler::new(config)?),
         };
+        let teacher = Teacher::new(config)?;
         Ok(Self {
             order: Order::new(config.seed, config.train.batch, &items),
+            draws: Draws::new(config, teacher.as_ref()),
+            teacher,
             config: config.clone(),
             training,
             validation,
@@ -70,83 +77,67 @@ impl<B: TrainBackend> TransformerTask<B> {
         })
     }
 
-    /// How many condition frames a batch of `frames` latent frames has.
-    fn conditions(&self, draw: f64, frames: usize) -> usize {
-        let objective = &self.config.objective;
-        let wanted = if draw < objective.image_condition {
-            1
-        } else if draw < objective.image_condition + objective.continuation {
-            objective.continuation_latents
-        } else {
-            0
-        };
-        // A clip too short for the condition is trained without one.
-        if wanted < frames { wanted } else { 0 }
-    }
-
-    /// Batch number `index` of the run, and its captions after dropout.
+    /// Batch number `index` of the run; `text` encodes its captions, which are those after dropout.
     pub(super) fn batch(
         &self,
         index: u64,
-    ) -> Result<(Batch<B::InnerBackend>, Vec<String>), TrainError> {
+        text: impl FnOnce(&[String]) -> Result<TextCondition<B::InnerBackend>, TrainError>,
+    ) -> Result<Batch<B::InnerBackend>, TrainError> {
         let members = self.order.batch(index);
-        let first = index * self.config.train.batch as u64;
-        let shape = self.training.entries[members[0]].shape;
-        let elements: usize = shape.iter().product();
-        let draws: Vec<Draw> = (0..members.len() as u64)
-            .map(|i| {
-                Draw::new(
-                    self.config.seed,
-                    first + i,
-                    &self.config.objective,
-                    elements,
-                )
+        let drawn = self.draws.batch(&self.training.entries, &members, index)?;
+        let text = text(&drawn.captions)?;
+        Ok(drawn.assemble(text, &self.device))
+    }
+
+    /// Embeddings of captions, from the cache.
+    fn cached_text(
+        &self,
+        captions: &[String],
+    ) -> Result<TextCondition<B::InnerBackend>, TrainError> {
+        let parts = captions.iter().map(|caption| {
+            let (embeds, mask) = self.texts.read(caption)?;
+            let embeds =
+                Tensor::<B::InnerBackend, 2>::from_data(embeds, (&self.device, DType::F32));
+            Ok(TextCondition {
+                embeds: embeds.unsqueeze_dim(0),
+                mask: Some(vec![mask]),
             })
-            .collect();
-        let caption = |(member, draw): (&usize, &Draw)| match draw.drop_caption {
-            true => String::new(),
-            false => self.training.entries[*member].caption.clone(),
-        };
-        let captions: Vec<String> = members.iter().zip(&draws).map(caption).collect();
-        let samples = members
-            .iter()
-            .zip(&draws)
-            .zip(&captions)
-            .map(|((member, draw), caption)| {
-                let entry = &self.training.entries[*member];
-                Ok(Sample {
-                    latents: latents(entry, self.config.cache.posterior, &draw.posterior)?,
-                    noise: draw.noise.clone(),
-                    sigma: draw.sigma,
-                    text: self.texts.read(caption)?,
-                })
-            })
-            .collect::<Result<Vec<_>, TrainError>>()?;
-        let num_cond = self.conditions(draws[0].condition, shape[1]);
-        Ok((assemble(samples, shape, num_cond, &self.device), captions))
+        });
+        Ok(TextCondition::cat(
+            parts.collect::<Result<_, TrainError>>()?,
+        ))
+    }
+
+    /// A batch whose loss asks for what the teacher predicts.
+    fn taught(
+        &self,
+        teacher: &Teacher,
+        model: &LongCatTransformer<B>,
+        index: u64,
+    ) -> Result<Batch<B::InnerBackend>, TrainError> {
+        let batch = self.batch(index, |captions| self.cached_text(captions))?;
+        let members = batch.x0.dims()[0];
+        let negative = self.cached_text(&vec![String::new(); members])?;
+        teacher.teach(model.valid(), batch, &negative)
     }
 
     /// Mean validation loss per noise level, given that of a batch of one clip and its caption.
     pub(super) fn validation_means(
         &self,
-        loss: impl Fn(Batch<B::InnerBackend>, &str) -> Result<Tensor<B::InnerBackend, 1>, TrainError>,
+        text: impl Fn(&[String]) -> Result<TextCondition<B::InnerBackend>, TrainError>,
+        loss: impl Fn(Batch<B::InnerBackend>) -> Result<Tensor<B::InnerBackend, 1>, TrainError>,
     ) -> Result<Vec<(f64, f64)>, TrainError> {
         let sigmas = &self.config.validation.sigmas;
         let clips = self.validation.entries.len().max(1) as f64;
         let mut means: Vec<(f64, f64)> = sigmas.iter().map(|sigma| (*sigma, 0.0)).collect();
         for (number, entry) in self.validation.entries.iter().enumerate() {
+            let condition = text(std::slice::from_ref(&entry.caption))?;
             for (i, sigma) in sigmas.iter().enumerate() {
                 // The same noise in every run with this seed.
-                let stream_number = (number * sigmas.len() + i) as u64;
-                let mut rng = stream(self.config.seed, Purpose::Validation, stream_number);
-                let sample = Sample {
-                    latents: latents(entry, PosteriorChoice::Mode, &[])?,
-                    noise: normals(&mut rng, entry.shape.iter().product()),
-                    sigma: *sigma as f32,
-                    text: self.texts.read(&entry.caption)?,
-                };
-                let batch = assemble(vec![sample], entry.shape, 0, &self.device);
-                let value = read(loss(batch, &entry.caption)?, "the validation loss")?;
+                let stream = (number * sigmas.len() + i) as u64;
+                let drawn = self.draws.validation(entry, *sigma, stream)?;
+                let batch = drawn.assemble(condition.clone(), &self.device);
+                let value = read(loss(batch)?, "the validation loss")?;
                 means[i].1 += f64::from(value[0]) / clips;
             }
         }
@@ -194,70 +185,6 @@ impl<B: TrainBackend> TransformerTask<B> {
 /// Factors to multiply parameters by, by path.
 type Masks<B> = Vec<(String, Tensor<B, 1>)>;
 
-/// One sample of a batch on the host.
-struct Sample {
-    latents: Vec<f32>,
-    noise: Vec<f32>,
-    sigma: f32,
-    text: (TensorData, Vec<bool>),
-}
-
-fn latents(
-    entry: &Entry,
-    posterior: PosteriorChoice,
-    noise: &[f32],
-) -> Result<Vec<f32>, TrainError> {
-    let [mean, deviation] = entry.read()?;
-    let mean = mean.iter::<f32>();
-    Ok(match posterior {
-        PosteriorChoice::Mode => mean.collect(),
-        PosteriorChoice::Sample => mean
-            .zip(deviation.iter::<f32>())
-            .zip(noise)
-            .map(|((mean, deviation), noise)| mean + deviation * noise)
-            .collect(),
-    })
-}
-
-fn assemble<B: Backend>(
-    samples: Vec<Sample>,
-    shape: [usize; 4],
-    num_cond: usize,
-    device: &B::Device,
-) -> Batch<B> {
-    let count = samples.len();
-    let [c, t, h, w] = shape;
-    let stack = |pick: fn(&Sample) -> &[f32]| {
-        let values: Vec<f32> = samples
-            .iter()
-            .flat_map(|s| pick(s).iter().copied())
-            .collect();
-        let data = TensorData::new(values, [count, c, t, h, w]);
-        Tensor::<B, 5>::from_data(data, (device, DType::F32))
-    };
-    let (x0, noise) = (stack(|s| &s.latents), stack(|s| &s.noise));
-    let sigmas: Vec<f32> = samples.iter().map(|s| s.sigma).collect();
-    let sigma = Tensor::from_data(TensorData::new(sigmas, [count]), (device, DType::F32));
-    let (embeds, mask): (Vec<_>, Vec<_>) = samples
-        .into_iter()
-        .map(|s| {
-            let data = s.text.0;
-            let embeds = Tensor::<B, 2>::from_data(data, (device, DType::F32));
-            (embeds.unsqueeze_dim::<3>(0), s.text.1)
-        })
-        .unzip();
-    Batch {
-        x0,
-        noise,
-        sigma,
-        text: TextCondition {
-            embeds: Tensor::cat(embeds, 0),
-            mask: Some(mask),
-        },
-        num_cond,
-    }
-}
-
 impl<B: TrainBackend> Task<B> for TransformerTask<B> {
     type Model = LongCatTransformer<B>;
 
@@ -273,7 +200,10 @@ impl<B: TrainBackend> Task<B> for TransformerTask<B> {
         let step = TrainStep {
             checkpointed: self.config.train.checkpointing,
         };
-        let (batch, _) = self.batch(index)?;
+        let batch = match &self.teacher {
+            Some(teacher) => self.taught(teacher, model, index)?,
+            None => self.batch(index, |captions| self.cached_text(captions))?,
+        };
         let output = match self.config.lora.dropout > 0.0 {
             false => step.run(model, &batch)?,
             true => {
@@ -291,7 +221,10 @@ impl<B: TrainBackend> Task<B> for TransformerTask<B> {
     }
 
     fn validate(&self, model: &Self::Model) -> Result<Vec<(f64, f64)>, TrainError> {
-        self.validation_means(|batch, _| TrainStep::loss(model, &batch))
+        self.validation_means(
+            |captions| self.cached_text(captions),
+            |batch| TrainStep::loss(model, &batch),
+        )
     }
 
     fn export(

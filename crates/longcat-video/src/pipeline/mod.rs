@@ -13,6 +13,6 @@ pub use base::{Generated, Pipeline, PipelineOptions};
 pub use continuation::ContinuationRequest;
 pub use image_to_video::ImageToVideoRequest;
 pub use observer::{Observer, Silent, StepEvent};
-pub use refine::{RefineCondition, RefineRequest, Refined};
+pub use refine::{RefineCondition, RefineRequest, Refined, refine_start};
 pub use request::{Posterior, Sampling, VideoSize};
 pub use text_to_video::TextToVideoRequest;

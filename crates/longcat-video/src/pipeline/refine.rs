@@ -1,4 +1,5 @@
 use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
 use longcat_kernels::KernelBackend;
 
 use super::denoise::Denoise;
@@ -112,7 +113,7 @@ impl<B: KernelBackend> Pipeline<B> {
             observer,
         )?;
 
-        let clip = self.upsample(&request.video, request.size, frames, padding);
+        let clip = upsample(&request.video, request.size, frames, padding, self.device());
         let up = self.encode_condition(clip, 1, request.posterior, 0, noise, observer)?;
         let fresh = noise_tensor(noise, NoisePurpose::Refine, up.dims(), self.device());
         let share = f64::from(request.threshold);
@@ -171,25 +172,6 @@ impl<B: KernelBackend> Pipeline<B> {
         Ok(())
     }
 
-    /// Pixels of the first stage at the refined size and rate, padded, `[1, 3, F, H, W]` in [-1, 1].
-    fn upsample(
-        &self,
-        video: &PixelFrames,
-        size: VideoSize,
-        frames: usize,
-        padding: RefinePadding,
-    ) -> Tensor<B, 5> {
-        let clip = video.raw_tensor::<B>(self.device());
-        let clip = resample(resample(clip, 4, size.width), 3, size.height) / 255.0;
-        let clip = resample(clip, 2, frames) * 2.0 - 1.0;
-        let clip = repeat_first(clip, padding.front);
-        let last = clip.clone().narrow(2, clip.dims()[2] - 1, 1);
-        match padding.back {
-            0 => clip,
-            n => Tensor::cat(vec![clip, last.repeat_dim(2, n)], 2),
-        }
-    }
-
     /// Pixels `[1, 3, F, H, W]` in [-1, 1] of a refined video, without its padding.
     ///
     /// # Errors
@@ -215,7 +197,40 @@ pub struct Refined<B: KernelBackend> {
     pub frames: usize,
 }
 
-fn repeat_first<B: KernelBackend>(clip: Tensor<B, 5>, count: usize) -> Tensor<B, 5> {
+/// What refining without condition frames starts from: a first-stage video at the refined size and
+/// (unless `spatial_only`) twice the rate, then its last frame until the latents, of `per_latent`
+/// frames each, are a multiple of four. `[1, 3, F, H, W]` in [-1, 1].
+pub fn refine_start<B: Backend>(
+    video: &PixelFrames,
+    size: VideoSize,
+    spatial_only: bool,
+    per_latent: usize,
+    device: &B::Device,
+) -> Tensor<B, 5> {
+    let frames = video.len() * if spatial_only { 1 } else { 2 };
+    let padding = RefinePadding::new(frames, 0, per_latent);
+    upsample(video, size, frames, padding, device)
+}
+
+fn upsample<B: Backend>(
+    video: &PixelFrames,
+    size: VideoSize,
+    frames: usize,
+    padding: RefinePadding,
+    device: &B::Device,
+) -> Tensor<B, 5> {
+    let clip = video.raw_tensor::<B>(device);
+    let clip = resample(resample(clip, 4, size.width), 3, size.height) / 255.0;
+    let clip = resample(clip, 2, frames) * 2.0 - 1.0;
+    let clip = repeat_first(clip, padding.front);
+    let last = clip.clone().narrow(2, clip.dims()[2] - 1, 1);
+    match padding.back {
+        0 => clip,
+        n => Tensor::cat(vec![clip, last.repeat_dim(2, n)], 2),
+    }
+}
+
+fn repeat_first<B: Backend>(clip: Tensor<B, 5>, count: usize) -> Tensor<B, 5> {
     match count {
         0 => clip,
         n => Tensor::cat(vec![clip.clone().narrow(2, 0, 1).repeat_dim(2, n), clip], 2),

@@ -87,7 +87,7 @@ struct Cut {
 }
 
 impl Variant {
-    /// The choice is explained in docs/notes-attention.md.
+    /// The choice is explained in docs/performance.md.
     ///
     /// `setmaxnreg` moves registers within a block: together the warpgroups may hold 504 a thread
     /// if they are three, and 256 if they are two and two blocks share a multiprocessor.
@@ -200,7 +200,7 @@ impl BackwardVariant {
     /// Consumer warpgroups.
     const WARPGROUPS: usize = 2;
 
-    /// The choice is explained in docs/notes-attention.md.
+    /// The choice is explained in docs/performance.md.
     const fn cut(self) -> BackwardCut {
         match (self.pass, self.half) {
             (Pass::Statistics | Pass::Queries, false) => BackwardCut {
