@@ -23,6 +23,10 @@ struct Trained {
     first_block: usize,
     /// Something before the blocks.
     embedding: bool,
+    /// What makes the timestep embeddings.
+    time: bool,
+    /// What makes the text tokens.
+    text: bool,
 }
 
 impl Trained {
@@ -46,6 +50,8 @@ impl Trained {
                 .min()
                 .unwrap_or(model.depth()),
             embedding: text || paths.iter().any(|path| path.contains("_embedder.")),
+            time: paths.iter().any(|path| path.contains("t_embedder.")),
+            text: text || paths.iter().any(|path| path.contains("y_embedder.")),
         })
     }
 }
@@ -64,7 +70,7 @@ pub(super) fn plain<B: TrainBackend>(
     } = embed(model, objective, &text)?;
     // Gradients of what all blocks share are summed block by block, as with checkpoints.
     let own = |context: &BlockContext<B>| match trained.embedding {
-        true => map_shared(context, |x| x * 1.0),
+        true => map_shared(context, |x| x * 1.0, |x| x * 1.0),
         false => context.clone(),
     };
     for block in model.blocks() {
@@ -94,9 +100,13 @@ pub(super) fn checkpointed<B: TrainBackend>(
     let text = text::<B>(objective, text_gradient);
     let (inputs, tokens) = block_inputs(model, objective, &trained)?;
     let embedded = embed(model, objective, &text)?;
-    let context = map_shared(&embedded.context, |x| {
-        x.detach().set_require_grad(trained.embedding)
-    });
+    // Tracked only where the graph over all blocks tracks them too: operations on tracked tables
+    // round otherwise.
+    let context = map_shared(
+        &embedded.context,
+        |time| time.detach().set_require_grad(trained.time),
+        |text| text.detach().set_require_grad(trained.text),
+    );
 
     let tokens = tokens.set_require_grad(trained.embedding || trained.first_block < model.depth());
     let out = model.head(tokens.clone(), &context);
@@ -190,20 +200,19 @@ fn loss<B: TrainBackend>(out: &Tensor<B, 5>, objective: &Objective<Inner<B>>) ->
     mean_squared_error(out.clone(), target, objective.num_cond)
 }
 
-/// Replaces the tensors of a context that gradients flow through: time and text.
+/// Replaces the tensors of a context that gradients flow through.
 fn map_shared<B: Backend>(
     context: &BlockContext<B>,
-    change: impl Fn(Tensor<B, 3>) -> Tensor<B, 3>,
+    time: impl Fn(Tensor<B, 3>) -> Tensor<B, 3>,
+    text: impl Fn(Tensor<B, 3>) -> Tensor<B, 3>,
 ) -> BlockContext<B> {
-    let text = context.text.clone().map(|text| match text {
-        TextTokens::Dense(tokens) => TextTokens::Dense(change(tokens)),
-        TextTokens::Ragged(samples) => {
-            TextTokens::Ragged(samples.into_iter().map(&change).collect())
-        }
+    let tokens = context.text.clone().map(|tokens| match tokens {
+        TextTokens::Dense(tokens) => TextTokens::Dense(text(tokens)),
+        TextTokens::Ragged(samples) => TextTokens::Ragged(samples.into_iter().map(&text).collect()),
     });
     BlockContext {
-        text,
-        time: change(context.time.clone()),
+        text: tokens,
+        time: time(context.time.clone()),
         ..context.clone()
     }
 }
