@@ -4,7 +4,7 @@ use burn::tensor::{DType, Int, Shape, Tensor, TensorData, backend::Backend};
 use burn_flex::Flex;
 use longcat_kernels::{BlockList, KernelBackend, portable};
 
-use crate::{Device, Gpu, TOLERANCE, float, random::Random, raw, relative_error};
+use crate::{Device, Gpu, TOLERANCE, error_above, float, norm, random::Random, raw};
 
 /// One call, on the host. Values are multiples of what the dtype can hold.
 struct Case {
@@ -36,8 +36,7 @@ pub fn run(device: &Device, count: usize, seed: u64) -> bool {
         let largest = want[1..].iter().map(|x| norm(x)).fold(0.0, f64::max);
         for (i, (got, want)) in got.iter().zip(&want).enumerate() {
             let floor = if i == 0 { 0.0 } else { 0.1 * largest };
-            let error = relative_error(got, want) * norm(want).max(1e-30)
-                / norm(want).max(floor).max(1e-30);
+            let error = error_above(got, want, floor);
             let tolerance = match case.dtype {
                 DType::F32 => 1e-4,
                 _ => TOLERANCE,
@@ -51,10 +50,6 @@ pub fn run(device: &Device, count: usize, seed: u64) -> bool {
     }
     println!("fuzz: {count} shapes, worst error {worst:.2} of the tolerance");
     true
-}
-
-fn norm(x: &[f32]) -> f64 {
-    x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt()
 }
 
 impl std::fmt::Display for Case {

@@ -22,17 +22,21 @@ const TOLERANCE: f64 = 1e-2;
 
 /// `||got - want|| / ||want||`, in f64 on the host.
 fn relative_error(got: &[f32], want: &[f32]) -> f64 {
+    error_above(got, want, 0.0)
+}
+
+/// The same over `floor` where `want` is smaller; `||got - want||` where both are zero.
+fn error_above(got: &[f32], want: &[f32], floor: f64) -> f64 {
     assert_eq!(got.len(), want.len());
-    let (mut difference, mut norm) = (0.0, 0.0);
-    for (got, want) in got.iter().zip(want) {
-        difference += f64::from(got - want).powi(2);
-        norm += f64::from(*want).powi(2);
+    let difference: Vec<f32> = got.iter().zip(want).map(|(got, want)| got - want).collect();
+    match norm(want).max(floor) {
+        0.0 => norm(&difference),
+        size => norm(&difference) / size,
     }
-    if norm == 0.0 {
-        difference.sqrt()
-    } else {
-        (difference / norm).sqrt()
-    }
+}
+
+fn norm(x: &[f32]) -> f64 {
+    x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt()
 }
 
 fn float<B: burn::tensor::backend::Backend, const D: usize>(
