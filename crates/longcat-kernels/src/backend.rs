@@ -1,8 +1,11 @@
 //! The extension trait.
 
+use std::ops::Range;
+
 use burn::tensor::backend::Backend;
 use burn_backend::tensor::{FloatTensor, IntTensor};
 
+use crate::conv::{self, Conv3dOptions, PatchGrid};
 use crate::{blocks::BlockList, fused, low_rank::LowRankPart, portable};
 
 /// Which key blocks a query block attends to, given its scores against all of them.
@@ -48,6 +51,9 @@ pub trait KernelBackend: Backend {
     /// The double-buffered products without tensor cores of cubek 0.2, which autotune may choose on
     /// any cubecl device, are wrong where it is an odd multiple of 8 (8, 24, 40, ...).
     const INNER_MULTIPLE: usize = 1;
+
+    /// Bytes of patches that a convolution gathers before it multiplies them.
+    const PATCH_BYTES: usize = 64 << 20;
 
     /// `x · weightᵀ + bias`.
     ///
@@ -188,5 +194,31 @@ pub trait KernelBackend: Backend {
     /// `q · kᵀ`, see [`matmul_nt`](crate::matmul_nt).
     fn matmul_nt(q: FloatTensor<Self>, k: FloatTensor<Self>) -> FloatTensor<Self> {
         portable::matmul_nt::<Self>(q, k)
+    }
+
+    /// A convolution, channels last; see [`conv3d`](crate::conv3d).
+    fn conv3d_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        options: Conv3dOptions,
+    ) -> FloatTensor<Self> {
+        conv::forward::<Self>(x, weight, bias, options)
+    }
+
+    /// The patches of some lines of a convolution's output: `[lines · W', columns]` for `x`
+    /// `[B, T, H, W, C]`, in its dtype, with
+    /// `columns = grid.padded_columns(Self::INNER_MULTIPLE)`. Not differentiable.
+    fn conv3d_patches(
+        x: FloatTensor<Self>,
+        grid: &PatchGrid,
+        lines: Range<usize>,
+    ) -> FloatTensor<Self> {
+        conv::gather::<Self>(x, grid, lines)
+    }
+
+    /// Rows scaled to a root mean square of 1, then by channel; see [`rms_norm`](crate::rms_norm).
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, silu: bool) -> FloatTensor<Self> {
+        fused::portable::rms_norm::<Self>(x, weight, silu)
     }
 }

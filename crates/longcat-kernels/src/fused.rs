@@ -65,6 +65,32 @@ pub fn silu_mul<B: KernelBackend, const D: usize>(
     from_float(B::silu_mul(into_float(a), into_float(b)))
 }
 
+/// The smallest squared norm that [`rms_norm`] divides by. The bound is put on the sum of squares, so
+/// that the gradient at 0 is 0 and not NaN.
+pub(crate) const MIN_SQUARED_NORM: f64 = 1e-24;
+
+/// Scales every row of `x` `[.., C]` to a root mean square of 1, then its channels by `weight` `[C]`
+/// in f32; then, with `silu`, takes the SiLU of that, rounded to the dtype of `x`.
+///
+/// Differs from an RMS norm with an epsilon: only a norm below 1e-12 is raised, to that (the
+/// `F.normalize` of the Wan VAE).
+///
+/// # Panics
+/// If the weight does not fit.
+pub fn rms_norm<B: KernelBackend, const D: usize>(
+    x: Tensor<B, D>,
+    weight: Tensor<B, 1>,
+    silu: bool,
+) -> Tensor<B, D> {
+    assert_eq!(
+        weight.dims(),
+        [x.dims()[D - 1]],
+        "rms_norm: weight for {:?}",
+        x.dims()
+    );
+    from_float(B::rms_norm(into_float(x), into_float(weight), silu))
+}
+
 /// Cosines and sines, each `[T, D / 2]` in f32, that rotate the interleaved channel pairs of token
 /// `t`: `(even, odd) → (even · cos − odd · sin, odd · cos + even · sin)`.
 #[derive(Debug, Clone)]
@@ -161,6 +187,25 @@ pub(crate) mod portable {
         let normed = x / (variance + epsilon).sqrt();
         let y = normed * table::<B>(weight, wide(dtype)) + table::<B>(bias, wide(dtype));
         finish(y, shape, dtype)
+    }
+
+    pub(crate) fn rms_norm<B: Backend>(
+        x: FloatTensor<B>,
+        weight: FloatTensor<B>,
+        silu: bool,
+    ) -> FloatTensor<B> {
+        let (shape, dtype) = (x.shape(), x.dtype());
+        let x = grouped::<B>(x, 1);
+        let channels = x.dims()[2];
+        let weight = to_dtype(from_float::<B, 1>(weight), wide(dtype));
+        let weight = weight.reshape([1, 1, channels]) * (channels as f64).sqrt();
+        let squared_norm = x.clone().square().sum_dim(2);
+        let y = x / squared_norm.clamp_min(MIN_SQUARED_NORM).sqrt() * weight;
+        if !silu {
+            return finish(y, shape, dtype);
+        }
+        let y = to_dtype(to_dtype(y, dtype), wide(dtype));
+        finish(y.clone() * sigmoid(y), shape, dtype)
     }
 
     pub(crate) fn gated_residual<B: Backend>(

@@ -1,7 +1,7 @@
 //! [`KernelBackend`] under Burn's fusion: each method is one custom operation on the stream, so that
 //! the wrapped backend's own kernels run.
 
-use std::{fmt, marker::PhantomData, slice};
+use std::{fmt, marker::PhantomData, ops::Range, slice};
 
 use burn::tensor::DType;
 use burn_backend::{
@@ -15,6 +15,7 @@ use burn_fusion::{
 };
 use burn_ir::{CustomOpIr, HandleContainer, OperationIr, OperationOutput, TensorIr};
 
+use crate::conv::PatchGrid;
 use crate::{BlockList, BlockRule, KernelBackend, LowRankPart};
 
 type Handles<B> = HandleContainer<FusionHandle<<B as FusionBackend>::FusionRuntime>>;
@@ -144,6 +145,32 @@ fn with_last(shape: Shape, last: Option<usize>) -> Shape {
 
 impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
     const INNER_MULTIPLE: usize = B::INNER_MULTIPLE;
+    const PATCH_BYTES: usize = B::PATCH_BYTES;
+
+    fn conv3d_patches(
+        x: FloatTensor<Self>,
+        grid: &PatchGrid,
+        lines: Range<usize>,
+    ) -> FloatTensor<Self> {
+        let rows = (lines.end - lines.start) * grid.output[2];
+        let shape = Shape::new([rows, grid.padded_columns(B::INNER_MULTIPLE)]);
+        let out = (shape, x.dtype());
+        let grid = grid.clone();
+        let [out] = register::<B, 1>("longcat_conv3d_patches", vec![x], [out], move |inputs| {
+            let patches = B::conv3d_patches(inputs.float(), &grid, lines.clone());
+            vec![Output::Float(patches)]
+        });
+        out
+    }
+
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, silu: bool) -> FloatTensor<Self> {
+        let out = (x.shape(), x.dtype());
+        let [out] = register::<B, 1>("longcat_rms_norm", vec![x, weight], [out], move |inputs| {
+            let (x, weight) = (inputs.float(), inputs.float());
+            vec![Output::Float(B::rms_norm(x, weight, silu))]
+        });
+        out
+    }
 
     fn linear_forward(
         x: FloatTensor<Self>,

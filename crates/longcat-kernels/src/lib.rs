@@ -10,8 +10,11 @@ mod autodiff;
 mod backend;
 mod blocks;
 pub mod bsa;
+pub mod conv;
 #[cfg(feature = "cubecl")]
 pub mod cube;
+#[cfg(feature = "cubecl")]
+mod cube_conv;
 #[cfg(feature = "cubecl")]
 mod cube_norm;
 #[cfg(feature = "cuda")]
@@ -35,11 +38,12 @@ pub use attention::{attention, attention_with_lse};
 pub use backend::{BlockRule, CdfRule, KernelBackend};
 pub use blocks::{BlockList, TransposedBlocks};
 pub use bsa::{BsaParams, EmptySelection, bsa_attention};
+pub use conv::{Conv3dOptions, conv3d};
 #[cfg(feature = "cuda")]
 pub use cublas::{CublasStatus, cublas_status, set_cublas_enabled};
 #[cfg(feature = "cuda")]
 pub use cuda_memory::{CudaMemory, cuda_memory};
-pub use fused::{Rotation, gated_residual, layer_norm, silu_mul, split_heads};
+pub use fused::{Rotation, gated_residual, layer_norm, rms_norm, silu_mul, split_heads};
 #[cfg(feature = "cubecl")]
 pub use kernel_cache::keep_compiled_kernels;
 pub use linear::{linear, matmul_nt};

@@ -1,8 +1,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::silu;
 use burn::tensor::backend::Backend;
-use longcat_kernels::{KernelBackend, attention};
+use longcat_kernels::{Conv3dOptions, KernelBackend, attention};
 
 use crate::cache::FrameCache;
 use crate::layers::{CausalConv3d, FrameConv, RmsNorm};
@@ -28,15 +27,17 @@ impl<B: Backend> ResidualBlock<B> {
                 .then(|| CausalConv3d::new([input, output], [1; 3], device)),
         }
     }
+}
 
-    /// `[B, in, T, H, W]` to `[B, out, T, H, W]`.
+impl<B: KernelBackend> ResidualBlock<B> {
+    /// `[B, T, H, W, in]` to `[B, T, H, W, out]`.
     pub(crate) fn forward(&self, x: Tensor<B, 5>, cache: &mut FrameCache<B>) -> Tensor<B, 5> {
         let shortcut = match &self.conv_shortcut {
             Some(conv) => conv.forward(x.clone(), cache),
             None => x.clone(),
         };
-        let x = self.conv1.forward(silu(self.norm1.forward(x)), cache);
-        let x = self.conv2.forward(silu(self.norm2.forward(x)), cache);
+        let x = self.conv1.forward(self.norm1.forward_silu(x), cache);
+        let x = self.conv2.forward(self.norm2.forward_silu(x), cache);
         x + shortcut
     }
 }
@@ -60,20 +61,18 @@ impl<B: Backend> AttentionBlock<B> {
 }
 
 impl<B: KernelBackend> AttentionBlock<B> {
-    /// `[B, C, T, H, W]`, same shape out.
+    /// `[B, T, H, W, C]`, same shape out.
     pub(crate) fn forward(&self, x: Tensor<B, 5>) -> Tensor<B, 5> {
-        let [b, c, t, h, w] = x.dims();
-        let qkv = self.to_qkv.forward(self.norm.forward(x.clone()), 1, 0);
+        let [b, t, h, w, c] = x.dims();
+        let pointwise = Conv3dOptions::default();
+        let qkv = self.to_qkv.forward(self.norm.forward(x.clone()), pointwise);
         let head = |part: usize| {
             qkv.clone()
-                .narrow(1, part * c, c)
-                .permute([0, 2, 3, 4, 1])
+                .narrow(4, part * c, c)
                 .reshape([b * t, 1, h * w, c])
         };
-        let mixed = attention(head(0), head(1), head(2), (c as f64).powf(-0.5))
-            .reshape([b, t, h, w, c])
-            .permute([0, 4, 1, 2, 3]);
-        self.proj.forward(mixed, 1, 0) + x
+        let mixed = attention(head(0), head(1), head(2), (c as f64).powf(-0.5));
+        self.proj.forward(mixed.reshape([b, t, h, w, c]), pointwise) + x
     }
 }
 
@@ -96,7 +95,7 @@ impl<B: Backend> MidBlock<B> {
 }
 
 impl<B: KernelBackend> MidBlock<B> {
-    /// `[B, C, T, H, W]`, same shape out.
+    /// `[B, T, H, W, C]`, same shape out.
     pub(crate) fn forward(&self, x: Tensor<B, 5>, cache: &mut FrameCache<B>) -> Tensor<B, 5> {
         let x = self.resnets[0].forward(x, cache);
         self.attentions

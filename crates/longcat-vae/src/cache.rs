@@ -4,7 +4,7 @@ use burn::tensor::backend::Backend;
 /// What the temporal convolutions of one network remember of a clip that comes in chunks.
 ///
 /// Every layer with a memory asks for the next slot; layers run in the same order for every chunk,
-/// so a slot always meets the same layer. Frames are `[B, C, T, H, W]`.
+/// so a slot always meets the same layer. Frames are `[B, T, H, W, C]`.
 #[derive(Debug, Clone)]
 pub(crate) struct FrameCache<B: Backend> {
     slots: Vec<Option<Tensor<B, 5>>>,
@@ -48,10 +48,10 @@ impl<B: Backend> FrameCache<B> {
     pub(crate) fn extend(&mut self, x: Tensor<B, 5>, count: usize) -> Tensor<B, 5> {
         let slot = self.slot();
         let history = slot.take().unwrap_or_else(|| {
-            let [b, c, _, h, w] = x.dims();
-            Tensor::zeros([b, c, count, h, w], (&x.device(), x.dtype()))
+            let [b, _, h, w, c] = x.dims();
+            Tensor::zeros([b, count, h, w, c], (&x.device(), x.dtype()))
         });
-        let x = Tensor::cat(vec![history, x], 2);
+        let x = Tensor::cat(vec![history, x], 1);
         *slot = Some(last_frames(&x, count));
         x
     }
@@ -59,7 +59,7 @@ impl<B: Backend> FrameCache<B> {
 
 /// A copy of the last `count` frames. (One slice may be a view that keeps the whole chunk alive.)
 fn last_frames<B: Backend>(x: &Tensor<B, 5>, count: usize) -> Tensor<B, 5> {
-    let frames = x.dims()[2];
-    let frame = |t: usize| x.clone().narrow(2, t, 1);
-    Tensor::cat((frames - count..frames).map(frame).collect(), 2)
+    let frames = x.dims()[1];
+    let frame = |t: usize| x.clone().narrow(1, t, 1);
+    Tensor::cat((frames - count..frames).map(frame).collect(), 1)
 }

@@ -1,6 +1,5 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::silu;
 use burn::tensor::backend::Backend;
 use longcat_kernels::KernelBackend;
 
@@ -17,7 +16,7 @@ pub(crate) struct UpBlock<B: Backend> {
     upsamplers: Vec<Upsample<B>>,
 }
 
-impl<B: Backend> UpBlock<B> {
+impl<B: KernelBackend> UpBlock<B> {
     fn forward(&self, x: Tensor<B, 5>, cache: &mut FrameCache<B>) -> Tensor<B, 5> {
         let x = self
             .resnets
@@ -77,7 +76,7 @@ impl<B: Backend> Decoder<B> {
 }
 
 impl<B: KernelBackend> Decoder<B> {
-    /// The next latent frames `[B, z, T, h, w]` of a clip to pixels `[B, 3, F, H, W]`.
+    /// The next latent frames `[B, T, h, w, z]` of a clip to pixels `[B, F, H, W, 3]`.
     pub(crate) fn forward(&self, x: Tensor<B, 5>, cache: &mut FrameCache<B>) -> Tensor<B, 5> {
         let x = self.conv_in.forward(x, cache);
         let x = self.mid_block.forward(x, cache);
@@ -85,6 +84,6 @@ impl<B: KernelBackend> Decoder<B> {
             .up_blocks
             .iter()
             .fold(x, |x, block| block.forward(x, cache));
-        self.conv_out.forward(silu(self.norm_out.forward(x)), cache)
+        self.conv_out.forward(self.norm_out.forward_silu(x), cache)
     }
 }

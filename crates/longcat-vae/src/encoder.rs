@@ -1,6 +1,5 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::silu;
 use burn::tensor::backend::Backend;
 use longcat_kernels::KernelBackend;
 
@@ -59,7 +58,7 @@ impl<B: Backend> Encoder<B> {
 }
 
 impl<B: KernelBackend> Encoder<B> {
-    /// The next chunk `[B, 3, F, H, W]` of a clip to `[B, 2z, T, h, w]`.
+    /// The next chunk `[B, F, H, W, 3]` of a clip to `[B, T, h, w, 2z]`.
     pub(crate) fn forward(&self, x: Tensor<B, 5>, cache: &mut FrameCache<B>) -> Tensor<B, 5> {
         let x = self.conv_in.forward(x, cache);
         let x = self.down_blocks.iter().fold(x, |x, block| match block {
@@ -67,6 +66,6 @@ impl<B: KernelBackend> Encoder<B> {
             DownBlock::Downsample(block) => block.forward(x, cache),
         });
         let x = self.mid_block.forward(x, cache);
-        self.conv_out.forward(silu(self.norm_out.forward(x)), cache)
+        self.conv_out.forward(self.norm_out.forward_silu(x), cache)
     }
 }

@@ -1,9 +1,8 @@
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
 use burn::tensor::backend::Backend;
-use burn::tensor::module::conv3d;
-use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Tensor};
+use longcat_kernels::{Conv3dOptions, KernelBackend, conv3d, rms_norm};
 
 use crate::cache::FrameCache;
 
@@ -30,30 +29,26 @@ impl<B: Backend> CausalConv3d<B> {
             bias: uniform([output], fan_in, device),
         }
     }
+}
 
-    /// `[B, in, T, H, W]` to `[B, out, T, H, W]`.
+impl<B: KernelBackend> CausalConv3d<B> {
+    /// `[B, T, H, W, in]` to `[B, T, H, W, out]`.
     pub(crate) fn forward(&self, x: Tensor<B, 5>, cache: &mut FrameCache<B>) -> Tensor<B, 5> {
         let [_, _, kt, kh, kw] = self.weight.dims();
         let x = match kt {
             1 => x,
             _ => cache.extend(x, kt - 1),
         };
-        self.convolve(x, [1, 1, 1], [0, kh / 2, kw / 2])
+        let options = Conv3dOptions {
+            padding: [[0; 2], [kh / 2; 2], [kw / 2; 2]],
+            ..Conv3dOptions::default()
+        };
+        self.convolve(x, options)
     }
 
     /// The bare convolution.
-    pub(crate) fn convolve(
-        &self,
-        x: Tensor<B, 5>,
-        stride: [usize; 3],
-        padding: [usize; 3],
-    ) -> Tensor<B, 5> {
-        conv3d(
-            x,
-            self.weight.val(),
-            Some(self.bias.val()),
-            ConvOptions::new(stride, padding, [1; 3], 1),
-        )
+    pub(crate) fn convolve(&self, x: Tensor<B, 5>, options: Conv3dOptions) -> Tensor<B, 5> {
+        conv3d(x, self.weight.val(), self.bias.val(), options)
     }
 }
 
@@ -78,15 +73,13 @@ impl<B: Backend> FrameConv<B> {
             bias: uniform([output], fan_in, device),
         }
     }
+}
 
-    /// `[B, in, T, H, W]` to `[B, out, T, H', W']`, with `stride` and zero `padding` in space.
-    pub(crate) fn forward(&self, x: Tensor<B, 5>, stride: usize, padding: usize) -> Tensor<B, 5> {
-        conv3d(
-            x,
-            self.weight.val().unsqueeze_dim(2),
-            Some(self.bias.val()),
-            ConvOptions::new([1, stride, stride], [0, padding, padding], [1; 3], 1),
-        )
+impl<B: KernelBackend> FrameConv<B> {
+    /// `[B, T, H, W, in]` to `[B, T, H', W', out]`.
+    pub(crate) fn forward(&self, x: Tensor<B, 5>, options: Conv3dOptions) -> Tensor<B, 5> {
+        let weight = self.weight.val().unsqueeze_dim(2);
+        conv3d(x, weight, self.bias.val(), options)
     }
 }
 
@@ -98,10 +91,6 @@ pub(crate) struct RmsNorm<B: Backend, const D: usize> {
     gamma: Param<Tensor<B, D>>,
 }
 
-/// The smallest norm that is divided by is 1e-12, as in the reference. The bound is put on the sum
-/// of squares, so that the gradient at 0 is 0 and not NaN.
-const MIN_SQUARED_NORM: f64 = 1e-24;
-
 impl<B: Backend, const D: usize> RmsNorm<B, D> {
     pub(crate) fn new(channels: usize, device: &B::Device) -> Self {
         let mut shape = [1; D];
@@ -110,19 +99,22 @@ impl<B: Backend, const D: usize> RmsNorm<B, D> {
             gamma: Initializer::Ones.init(shape, device),
         }
     }
+}
 
-    /// `[B, C, T, H, W]`, same shape and dtype out.
+impl<B: KernelBackend, const D: usize> RmsNorm<B, D> {
+    /// `[B, T, H, W, C]`, same shape and dtype out.
     pub(crate) fn forward(&self, x: Tensor<B, 5>) -> Tensor<B, 5> {
-        let (dtype, dims) = (x.dtype(), x.dims());
-        let channels = dims[1];
-        let gamma = self.gamma.val().cast(DType::F32) * (channels as f64).sqrt();
-        // With the positions as one dimension, burn-flex divides by the norms an order of magnitude
-        // faster than with three.
-        let x: Tensor<B, 3> = x.cast(DType::F32).flatten(2, 4);
-        let squared_norm = (x.clone() * x.clone()).sum_dim(1);
-        let norm = squared_norm.clamp_min(MIN_SQUARED_NORM).sqrt();
-        let x = x / norm * gamma.reshape([1, channels, 1]);
-        x.cast(dtype).reshape(dims)
+        self.apply(x, false)
+    }
+
+    /// As [`Self::forward`], then SiLU.
+    pub(crate) fn forward_silu(&self, x: Tensor<B, 5>) -> Tensor<B, 5> {
+        self.apply(x, true)
+    }
+
+    fn apply(&self, x: Tensor<B, 5>, silu: bool) -> Tensor<B, 5> {
+        let gamma = self.gamma.val().cast(DType::F32).flatten(0, D - 1);
+        rms_norm(x, gamma, silu)
     }
 }
 
@@ -154,10 +146,10 @@ mod tests {
     #[test]
     fn norm_makes_the_root_mean_square_one() {
         let norm = RmsNorm::<TestBackend, 4>::new(2, &FlexDevice);
-        let x = Tensor::<TestBackend, 1>::from_floats([3.0, -6.0, 4.0, 8.0], &FlexDevice);
-        let y = norm.forward(x.reshape([1, 2, 1, 1, 2]));
+        let x = Tensor::<TestBackend, 1>::from_floats([3.0, 4.0, -6.0, 8.0], &FlexDevice);
+        let y = norm.forward(x.reshape([1, 1, 1, 2, 2]));
         // Positions (3, 4) and (-6, 8); √2 · 3/5 = 0.8485…
-        let expected = [0.848_528, -0.848_528, 1.131_371, 1.131_371];
+        let expected = [0.848_528, 1.131_371, -0.848_528, 1.131_371];
         for (y, e) in y.into_data().iter::<f32>().zip(expected) {
             assert!((y - e).abs() < 1e-5, "{y} {e}");
         }
@@ -166,7 +158,7 @@ mod tests {
     #[test]
     fn norm_of_nothing_is_zero_with_a_finite_gradient() {
         let norm = RmsNorm::<TestBackend, 4>::new(3, &FlexDevice);
-        let x = Tensor::<TestBackend, 5>::zeros([1, 3, 1, 1, 2], &FlexDevice).require_grad();
+        let x = Tensor::<TestBackend, 5>::zeros([1, 1, 1, 2, 3], &FlexDevice).require_grad();
         let y = norm.forward(x.clone());
         assert!(y.to_data().iter::<f32>().all(|v| v == 0.0));
         let gradients = y.sum().backward();

@@ -1,8 +1,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burn::tensor::module::interpolate;
-use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
+use longcat_kernels::{Conv3dOptions, KernelBackend};
 
 use crate::cache::FrameCache;
 use crate::layers::{CausalConv3d, FrameConv};
@@ -24,24 +23,35 @@ impl<B: Backend> Downsample<B> {
             time_conv: temporal.then(|| CausalConv3d::new(pair, [3, 1, 1], device)),
         }
     }
+}
 
-    /// `[B, C, T, H, W]` to `[B, C, T', H/2, W/2]`. With a `time_conv`, T is odd (T' = (T+1)/2) in
+impl<B: KernelBackend> Downsample<B> {
+    /// `[B, T, H, W, C]` to `[B, T', H/2, W/2, C]`. With a `time_conv`, T is odd (T' = (T+1)/2) in
     /// the first chunk and even (T' = T/2) in the others.
     pub(crate) fn forward(&self, x: Tensor<B, 5>, cache: &mut FrameCache<B>) -> Tensor<B, 5> {
-        // One row below and one column to the right: not the symmetric padding of `conv3d`.
-        let x = x.pad([(0, 0), (0, 0), (0, 0), (0, 1), (0, 1)], 0.0);
-        let x = self.resample.forward(x, 2, 0);
+        let halve = Conv3dOptions {
+            stride: [1, 2, 2],
+            padding: [[0, 0], [0, 1], [0, 1]],
+            ..Conv3dOptions::default()
+        };
+        let x = self.resample.forward(x, halve);
         let Some(time_conv) = &self.time_conv else {
             return x;
         };
-        let frames = x.dims()[2];
-        let last = x.clone().narrow(2, frames - 1, 1);
+        let frames = x.dims()[1];
+        let last = x.clone().narrow(1, frames - 1, 1);
         let previous = cache.slot().replace(last);
-        let halve = |x| time_conv.convolve(x, [2, 1, 1], [0; 3]);
+        let pairs = Conv3dOptions {
+            stride: [2, 1, 1],
+            ..Conv3dOptions::default()
+        };
         match previous {
-            Some(previous) => halve(Tensor::cat(vec![previous, x], 2)),
+            Some(previous) => time_conv.convolve(Tensor::cat(vec![previous, x], 1), pairs),
             None if frames == 1 => x,
-            None => Tensor::cat(vec![x.clone().narrow(2, 0, 1), halve(x)], 2),
+            None => {
+                let first = x.clone().narrow(1, 0, 1);
+                Tensor::cat(vec![first, time_conv.convolve(x, pairs)], 1)
+            }
         }
     }
 }
@@ -64,44 +74,41 @@ impl<B: Backend> Upsample<B> {
                 .then(|| CausalConv3d::new([channels, 2 * channels], [3, 1, 1], device)),
         }
     }
+}
 
-    /// `[B, C, T, H, W]` to `[B, C/2, T', 2H, 2W]`. With a `time_conv`, T' = 2T − 1 in the first
+impl<B: KernelBackend> Upsample<B> {
+    /// `[B, T, H, W, C]` to `[B, T', 2H, 2W, C/2]`. With a `time_conv`, T' = 2T − 1 in the first
     /// chunk and 2T in the others.
     pub(crate) fn forward(&self, x: Tensor<B, 5>, cache: &mut FrameCache<B>) -> Tensor<B, 5> {
         let x = match &self.time_conv {
             None => x,
-            Some(time_conv) if cache.is_first() => match x.dims()[2] {
+            Some(time_conv) if cache.is_first() => match x.dims()[1] {
                 1 => {
                     cache.slot();
                     x
                 }
                 frames => {
-                    let rest = x.clone().narrow(2, 1, frames - 1);
+                    let rest = x.clone().narrow(1, 1, frames - 1);
                     let rest = interleave(time_conv.forward(rest, cache));
-                    Tensor::cat(vec![x.narrow(2, 0, 1), rest], 2)
+                    Tensor::cat(vec![x.narrow(1, 0, 1), rest], 1)
                 }
             },
             Some(time_conv) => interleave(time_conv.forward(x, cache)),
         };
-        self.resample.forward(double_size(x), 1, 1)
+        // Every pixel becomes a square of four: nearest-exact and nearest agree at a factor of 2.
+        let double = Conv3dOptions {
+            padding: [[0; 2], [1; 2], [1; 2]],
+            upsample: [1, 2, 2],
+            ..Conv3dOptions::default()
+        };
+        self.resample.forward(x, double)
     }
 }
 
-/// `[B, 2C, T, H, W]` to `[B, C, 2T, H, W]`: the first half of the channels are the even frames.
+/// `[B, T, H, W, 2C]` to `[B, 2T, H, W, C]`: the first half of the channels are the even frames.
 fn interleave<B: Backend>(x: Tensor<B, 5>) -> Tensor<B, 5> {
-    let [b, c, t, h, w] = x.dims();
-    x.reshape([b, 2, c / 2, t, h, w])
-        .permute([0, 2, 3, 1, 4, 5])
-        .reshape([b, c / 2, 2 * t, h, w])
-}
-
-/// Every pixel becomes a square of four (nearest-exact and nearest agree at a factor of 2).
-fn double_size<B: Backend>(x: Tensor<B, 5>) -> Tensor<B, 5> {
-    let [b, c, t, h, w] = x.dims();
-    interpolate(
-        x.reshape([b, c * t, h, w]),
-        [2 * h, 2 * w],
-        InterpolateOptions::new(InterpolateMode::Nearest),
-    )
-    .reshape([b, c, t, 2 * h, 2 * w])
+    let [b, t, h, w, c] = x.dims();
+    x.reshape([b, t, h, w, 2, c / 2])
+        .permute([0, 1, 4, 2, 3, 5])
+        .reshape([b, 2 * t, h, w, c / 2])
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
-use longcat_kernels::KernelBackend;
+use longcat_kernels::{Conv3dOptions, KernelBackend};
 use longcat_weights::{LoadOptions, WeightFiles, cast_module, load_module};
 use regex::Regex;
 
@@ -226,8 +226,9 @@ impl<B: KernelBackend> WanVae<B> {
         frames: Tensor<B, 5>,
         cache: &mut FrameCache<B>,
     ) -> Tensor<B, 5> {
-        let moments = cache.chunk(|cache| self.encoder.forward(frames.cast(self.dtype()), cache));
-        self.quant_conv.convolve(moments, [1; 3], [0; 3])
+        let frames = channels_last(frames.cast(self.dtype()));
+        let moments = cache.chunk(|cache| self.encoder.forward(frames, cache));
+        channels_first(self.quant_conv.convolve(moments, Conv3dOptions::default()))
     }
 
     /// The next latent frames of a clip, not normalised and in the network's dtype, to pixels, which
@@ -237,9 +238,11 @@ impl<B: KernelBackend> WanVae<B> {
         latents: Tensor<B, 5>,
         cache: &mut FrameCache<B>,
     ) -> Tensor<B, 5> {
-        let latents = self.post_quant_conv.convolve(latents, [1; 3], [0; 3]);
+        let latents = self
+            .post_quant_conv
+            .convolve(channels_last(latents), Conv3dOptions::default());
         let frames = cache.chunk(|cache| self.decoder.forward(latents, cache));
-        frames.cast(DType::F32)
+        channels_first(frames.cast(DType::F32))
     }
 
     fn pixel_grid(&self, dims: [usize; 5], options: &VaeOptions) -> Result<TileGrid, VaeError> {
@@ -280,6 +283,16 @@ impl<B: KernelBackend> WanVae<B> {
             factor,
         ))
     }
+}
+
+/// `[B, C, T, H, W]` to `[B, T, H, W, C]`, the layout that convolutions are fastest in.
+fn channels_last<B: Backend>(x: Tensor<B, 5>) -> Tensor<B, 5> {
+    x.permute([0, 2, 3, 4, 1])
+}
+
+/// `[B, T, H, W, C]` to `[B, C, T, H, W]`.
+fn channels_first<B: Backend>(x: Tensor<B, 5>) -> Tensor<B, 5> {
+    x.permute([0, 4, 1, 2, 3])
 }
 
 /// Tells a callback about one chunk after another.

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Int, Shape, Tensor, TensorData, backend::Backend};
 use burn_flex::Flex;
-use longcat_kernels::{BlockList, KernelBackend, portable};
+use longcat_kernels::{BlockList, KernelBackend, cube::launches, portable};
 
 use crate::{Device, Gpu, TOLERANCE, error_above, float, norm, random::Random, raw};
 
@@ -28,28 +28,66 @@ pub fn run(device: &Device, count: usize, seed: u64) -> bool {
     let mut random = Random(20_261_123 + seed);
     let mut worst = 0.0f64;
     for index in 0..count {
-        let case = Case::draw(&mut random);
-        let want = case.run::<Flex>(&Default::default(), DType::F32, true);
-        let got = case.run::<Gpu>(device, case.dtype, false);
-        // A gradient that is zero in exact arithmetic (one key, say) is rounding noise: gradients
-        // are measured against a tenth of the largest at least.
-        let largest = want[1..].iter().map(|x| norm(x)).fold(0.0, f64::max);
-        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
-            let floor = if i == 0 { 0.0 } else { 0.1 * largest };
-            let error = error_above(got, want, floor);
-            let tolerance = match case.dtype {
-                DType::F32 => 1e-4,
-                _ => TOLERANCE,
-            };
-            worst = worst.max(error / tolerance);
-            if error.is_nan() || error > tolerance {
-                println!("fuzz case {index}, tensor {i}: relative L2 error {error:.2e}: {case}");
-                return false;
-            }
+        match check(device, index, &Case::draw(&mut random)) {
+            Some(error) => worst = worst.max(error),
+            None => return false,
         }
     }
     println!("fuzz: {count} shapes, worst error {worst:.2} of the tolerance");
     true
+}
+
+/// Draws shapes until each attention kernel that this device runs has been launched.
+pub fn small(device: &Device) -> bool {
+    const MOST: usize = 40;
+    let mut random = Random(20_261_123);
+    for index in 0..MOST {
+        if check(device, index, &Case::draw(&mut random)).is_none() {
+            return false;
+        }
+        let seen = launches();
+        let kernels = [
+            seen.forward_hopper,
+            seen.forward_mma,
+            seen.forward_plain,
+            seen.backward_hopper,
+            seen.backward_mma,
+            seen.backward_plain,
+        ];
+        if kernels.iter().all(|launched| *launched > 0) {
+            println!(
+                "small: every attention kernel ran within {} shapes",
+                index + 1
+            );
+            return true;
+        }
+    }
+    println!("small: {MOST} shapes; the kernels without launches do not run on this device");
+    true
+}
+
+/// The worst error of a case in tolerances, or `None`, with a message, where it is too large.
+fn check(device: &Device, index: usize, case: &Case) -> Option<f64> {
+    let want = case.run::<Flex>(&Default::default(), DType::F32, true);
+    let got = case.run::<Gpu>(device, case.dtype, false);
+    let tolerance = match case.dtype {
+        DType::F32 => 1e-4,
+        _ => TOLERANCE,
+    };
+    // A gradient that is zero in exact arithmetic (one key, say) is rounding noise: gradients
+    // are measured against a tenth of the largest at least.
+    let largest = want[1..].iter().map(|x| norm(x)).fold(0.0, f64::max);
+    let mut worst = 0.0f64;
+    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+        let floor = if i == 0 { 0.0 } else { 0.1 * largest };
+        let error = error_above(got, want, floor);
+        worst = worst.max(error / tolerance);
+        if error.is_nan() || error > tolerance {
+            println!("fuzz case {index}, tensor {i}: relative L2 error {error:.2e}: {case}");
+            return None;
+        }
+    }
+    Some(worst)
 }
 
 impl std::fmt::Display for Case {

@@ -65,7 +65,7 @@ fn main() {
             fuzz::run(&device, count, seed as u64)
         }
         Some("linear") => linear::run(&device),
-        Some("small") => fuzz::run(&device, 6, 0),
+        Some("small") => fuzz::small(&device),
         _ => {
             eprintln!("usage: cuda_check attention | fuzz [count [seed]] | linear | small");
             std::process::exit(2);

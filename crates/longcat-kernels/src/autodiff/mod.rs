@@ -1,16 +1,34 @@
 //! [`KernelBackend`] under Burn's autodiff, with hand-written backward steps.
 
 mod attention;
+mod conv;
 mod fused;
 mod linear;
 
 use burn_autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
 use burn_backend::tensor::{FloatTensor, IntTensor};
 
-use crate::{BlockList, BlockRule, KernelBackend, portable};
+use crate::{BlockList, BlockRule, Conv3dOptions, KernelBackend, portable};
 
 impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
     const INNER_MULTIPLE: usize = B::INNER_MULTIPLE;
+    const PATCH_BYTES: usize = B::PATCH_BYTES;
+
+    fn conv3d_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        options: Conv3dOptions,
+    ) -> FloatTensor<Self> {
+        conv::conv3d::<B, C>(x, weight, bias, options)
+    }
+
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, silu: bool) -> FloatTensor<Self> {
+        if x.is_tracked() || weight.is_tracked() {
+            return crate::fused::portable::rms_norm::<Self>(x, weight, silu);
+        }
+        constant::<B, C>(B::rms_norm(x.primitive, weight.primitive, silu))
+    }
 
     fn linear_forward(
         x: FloatTensor<Self>,

@@ -1,11 +1,16 @@
 //! [`KernelBackend`] on cubecl runtimes.
 
+use std::ops::Range;
+
 use burn_backend::tensor::{FloatTensor, IntTensor};
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 
 use super::attention;
 use super::launch::Backward;
-use crate::{BlockList, BlockRule, KernelBackend, LowRankPart, cube_norm, fused, portable};
+use crate::conv::{self, PatchGrid};
+use crate::{
+    BlockList, BlockRule, KernelBackend, LowRankPart, cube_conv, cube_norm, fused, portable,
+};
 
 impl<R, F, I, BT> KernelBackend for CubeBackend<R, F, I, BT>
 where
@@ -15,6 +20,23 @@ where
     BT: BoolElement,
 {
     const INNER_MULTIPLE: usize = 16;
+
+    /// Within one binding of a wgpu device, and enough rows to fill a large GPU.
+    const PATCH_BYTES: usize = 128 << 20;
+
+    fn conv3d_patches(
+        x: FloatTensor<Self>,
+        grid: &PatchGrid,
+        lines: Range<usize>,
+    ) -> FloatTensor<Self> {
+        cube_conv::patches(&x, grid, lines.clone(), Self::INNER_MULTIPLE)
+            .unwrap_or_else(|| conv::gather::<Self>(x, grid, lines))
+    }
+
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, silu: bool) -> FloatTensor<Self> {
+        cube_norm::rms_norm(&x, &weight, silu)
+            .unwrap_or_else(|| fused::portable::rms_norm::<Self>(x, weight, silu))
+    }
 
     fn linear_forward(
         x: FloatTensor<Self>,

@@ -104,6 +104,50 @@ pub(super) fn layer_norm<F: Float, N: Size>(
     }
 }
 
+/// Rows of `x` `[rows, width]` divided by their norm, times `weight · scale` by channel; then its SiLU
+/// if asked for. A unit takes a row; `width` is in vectors.
+#[cube(launch_unchecked, address_type = "dynamic")]
+pub(super) fn rms_norm<F: Float, N: Size>(
+    x: &Array<Vector<F, N>>,
+    weight: &Array<Vector<f32, N>>,
+    out: &mut Array<Vector<F, N>>,
+    rows: usize,
+    width: usize,
+    scale: f32,
+    min_squared_norm: f32,
+    #[comptime] silu: bool,
+    #[define(F)] _dtype: StorageType,
+) {
+    if ABSOLUTE_POS >= rows {
+        terminate!();
+    }
+    let start = ABSOLUTE_POS * width;
+    let mut squares = Vector::<f32, N>::new(0.0);
+    for i in 0..width {
+        let value = Vector::<f32, N>::cast_from(x[start + i]);
+        squares += value * value;
+    }
+    let mut sum = squares[0];
+    #[unroll]
+    for i in 1..N::value() {
+        sum += squares[i];
+    }
+    let norm = sum.max(min_squared_norm).sqrt();
+    let factor = Vector::<f32, N>::new(scale / norm);
+    for i in 0..width {
+        let normed = Vector::<f32, N>::cast_from(x[start + i]) * factor * weight[i];
+        let mut value = Vector::<F, N>::cast_from(normed);
+        if comptime!(silu) {
+            let gate = Vector::<f32, N>::cast_from(value);
+            let one = Vector::<f32, N>::new(1.0);
+            // Not a unary minus, as in `silu_mul`.
+            let falling = Vector::exp(Vector::<f32, N>::new(0.0) - gate);
+            value = Vector::cast_from(gate / (one + falling));
+        }
+        out[start + i] = value;
+    }
+}
+
 /// `x + gate · y`, where `gate` `[groups, C]` has one row for `rows_per_group` consecutive rows.
 ///
 /// A unit takes the same column of `rows_per_unit` rows of one group, so that it reads the gate

@@ -13,6 +13,7 @@ use cubecl::features::Plane;
 use cubecl::ir::AddressType;
 use cubecl::prelude::*;
 
+use crate::fused;
 use kernels::{RowCut, SplitStep};
 
 /// Units of a cube; enough to fill a multiprocessor with few cubes, small enough for registers.
@@ -168,6 +169,43 @@ fn row_cut<R: CubeRuntime>(x: &CubeTensor<R>, width: usize) -> Option<(usize, Ro
         vectors_per_unit: rows.per_unit / planes,
     };
     Some((rows.vector, cut))
+}
+
+/// See `KernelBackend::rms_norm`.
+pub(crate) fn rms_norm<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    weight: &CubeTensor<R>,
+    silu: bool,
+) -> Option<CubeTensor<R>> {
+    // A unit takes a row by itself: rows are short and there are many.
+    const ROWS_PER_CUBE: u32 = 128;
+    let (rows, width) = rows_and_width(x)?;
+    if !supported(x) || weight.dtype != DType::F32 || weight.meta.num_elements() != width {
+        return None;
+    }
+    let vector = vector_sizes(x).find(|vector| width.is_multiple_of(*vector))?;
+    let x = into_contiguous(x.clone());
+    let out = like(&x, x.meta.shape().clone());
+    // SAFETY: units beyond the last row end before any access.
+    unsafe {
+        kernels::rms_norm::launch_unchecked::<R>(
+            &x.client,
+            count_cubes(&x, rows.div_ceil(ROWS_PER_CUBE as usize)),
+            CubeDim::new_1d(ROWS_PER_CUBE),
+            AddressType::from_len(x.meta.num_elements()),
+            vector,
+            x.clone().into_array_arg(),
+            into_contiguous(weight.clone()).into_array_arg(),
+            out.clone().into_array_arg(),
+            rows,
+            width / vector,
+            (width as f32).sqrt(),
+            fused::MIN_SQUARED_NORM as f32,
+            silu,
+            x.dtype.into(),
+        );
+    }
+    Some(out)
 }
 
 /// See `KernelBackend::gated_residual`.

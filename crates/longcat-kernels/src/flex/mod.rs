@@ -1,10 +1,14 @@
 //! [`KernelBackend`] on the CPU.
 //!
 //! Dense attention has a kernel of its own: Burn's runs on one thread and gives no log-sum-exp.
-//! Everything else is the portable body.
+//! So have, in f32, a convolution's patches and its norm. Everything else is the portable body.
 
 mod dense;
 mod exp2;
+mod norm;
+mod patches;
+
+use std::ops::Range;
 
 use burn::tensor::{DType, Tensor};
 use burn_backend::tensor::FloatTensor;
@@ -12,10 +16,35 @@ use burn_flex::{Flex, FlexTensor};
 
 use crate::{
     BlockList, KernelBackend,
+    conv::{self, PatchGrid},
+    fused,
     portable::{self, from_float, into_float},
 };
 
 impl KernelBackend for Flex {
+    /// About what a core's share of the last-level cache holds.
+    const PATCH_BYTES: usize = 4 << 20;
+
+    fn conv3d_patches(
+        x: FloatTensor<Self>,
+        grid: &PatchGrid,
+        lines: Range<usize>,
+    ) -> FloatTensor<Self> {
+        match x.dtype() {
+            DType::F32 => patches::patches(&x.to_contiguous(), grid, lines),
+            _ => conv::gather::<Self>(x, grid, lines),
+        }
+    }
+
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, silu: bool) -> FloatTensor<Self> {
+        match (x.dtype(), weight.dtype()) {
+            (DType::F32, DType::F32) => {
+                norm::rms_norm(&x.to_contiguous(), &weight.to_contiguous(), silu)
+            }
+            _ => fused::portable::rms_norm::<Self>(x, weight, silu),
+        }
+    }
+
     fn attention_forward(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 #[cfg(feature = "cpu")]
+mod conv;
+#[cfg(feature = "cpu")]
 mod fused;
 #[cfg(feature = "cpu")]
 mod golden;

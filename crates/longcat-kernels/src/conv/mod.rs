@@ -1,0 +1,202 @@
+//! Convolutions over time and space, channels last, as matrix products over gathered patches.
+//!
+//! Burn's own convolution takes TF32 on CUDA, tunes every shape for minutes there, and lays its
+//! input out anew on one thread on the CPU.
+
+mod patches;
+
+pub use patches::{PatchGrid, gather};
+
+use std::ops::Range;
+
+use burn::tensor::Tensor;
+use burn_backend::{Shape, TensorMetadata, tensor::FloatTensor};
+
+use crate::portable::{from_float, into_float};
+use crate::{KernelBackend, linear};
+
+/// How a convolution moves over its input. Each array is for time, height and width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Conv3dOptions {
+    /// Steps from one output to the next.
+    pub stride: [usize; 3],
+    /// Zeros before and after the input, each fewer than the kernel is wide.
+    pub padding: [[usize; 2]; 3],
+    /// Every input position stands for this many in a row (nearest-neighbour upsampling), which
+    /// costs no copy of the enlarged input.
+    pub upsample: [usize; 3],
+}
+
+impl Default for Conv3dOptions {
+    fn default() -> Self {
+        Self {
+            stride: [1; 3],
+            padding: [[0; 2]; 3],
+            upsample: [1; 3],
+        }
+    }
+}
+
+/// A convolution (cross-correlation) of `x` `[B, T, H, W, C]` with `weight` `[O, C, kt, kh, kw]`,
+/// plus `bias` `[O]`, to `[B, T', H', W', O]`. All of one float dtype. Differentiable in all three.
+///
+/// # Panics
+/// If shapes do not fit, the kernel does not fit into the padded input, or a padding is as wide as
+/// the kernel.
+pub fn conv3d<B: KernelBackend>(
+    x: Tensor<B, 5>,
+    weight: Tensor<B, 5>,
+    bias: Tensor<B, 1>,
+    options: Conv3dOptions,
+) -> Tensor<B, 5> {
+    let ([.., channels], [out, inner, ..]) = (x.dims(), weight.dims());
+    assert_eq!(
+        channels, inner,
+        "conv3d: channels of the input and the weight"
+    );
+    assert_eq!(bias.dims(), [out], "conv3d: bias of {out} channels");
+    from_float(B::conv3d_forward(
+        into_float(x),
+        into_float(weight),
+        into_float(bias),
+        options,
+    ))
+}
+
+fn dims<const D: usize>(shape: &Shape) -> [usize; D] {
+    shape.dims()
+}
+
+/// See [`KernelBackend::conv3d_forward`].
+pub(crate) fn forward<B: KernelBackend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    bias: FloatTensor<B>,
+    options: Conv3dOptions,
+) -> FloatTensor<B> {
+    let [out, inner, kernel @ ..] = dims::<5>(&weight.shape());
+    let (weight, bias): (Tensor<B, 5>, Tensor<B, 1>) = (from_float(weight), from_float(bias));
+    if kernel == [1; 3] && options == Conv3dOptions::default() {
+        let y: Tensor<B, 5> = linear(from_float(x), weight.reshape([out, inner]), Some(bias));
+        return into_float(y);
+    }
+    let grid = PatchGrid::forward(dims(&x.shape()), kernel, &options);
+    product::<B>(x, weight, Some(bias), &grid)
+}
+
+/// The gradient of [`forward`] in `x` of shape `input`, for the gradient `d_out` of the output.
+pub(crate) fn d_input<B: KernelBackend>(
+    weight: FloatTensor<B>,
+    d_out: FloatTensor<B>,
+    input: [usize; 5],
+    options: Conv3dOptions,
+) -> FloatTensor<B> {
+    let [_, _, kernel @ ..] = dims::<5>(&weight.shape());
+    let grid = PatchGrid::backward(input, dims(&d_out.shape()), kernel, &options);
+    // Each input position meets the outputs that saw it, with the kernel mirrored.
+    let mirrored = from_float::<B, 5>(weight).flip([2, 3, 4]).swap_dims(0, 1);
+    let d_x = product::<B>(d_out, mirrored, None, &grid);
+    let [ut, uh, uw] = options.upsample;
+    if [ut, uh, uw] == [1; 3] {
+        return d_x;
+    }
+    let [b, t, h, w, c] = input;
+    let d_x: Tensor<B, 8> = from_float::<B, 5>(d_x).reshape([b, t, ut, h, uh, w, uw, c]);
+    into_float(
+        d_x.sum_dim(2)
+            .sum_dim(4)
+            .sum_dim(6)
+            .reshape([b, t, h, w, c]),
+    )
+}
+
+/// The gradient of [`forward`] in a weight of shape `weight`.
+pub(crate) fn d_weight<B: KernelBackend>(
+    x: FloatTensor<B>,
+    d_out: FloatTensor<B>,
+    weight: [usize; 5],
+    options: Conv3dOptions,
+) -> FloatTensor<B> {
+    let [out, inner, kernel @ ..] = weight;
+    let grid = PatchGrid::forward(dims(&x.shape()), kernel, &options);
+    let width = grid.output[2];
+    let d_out: Tensor<B, 5> = from_float(d_out);
+    let d_out = d_out.reshape([grid.lines() * width, out]);
+    let sum = chunks::<B>(&grid, &x)
+        .map(|lines| {
+            let rows = (lines.end - lines.start) * width;
+            let d_out = d_out.clone().narrow(0, lines.start * width, rows);
+            let patches: Tensor<B, 2> = from_float(B::conv3d_patches(x.clone(), &grid, lines));
+            linear(d_out.transpose(), patches.transpose(), None)
+        })
+        .reduce(|sum: Tensor<B, 2>, part| sum + part);
+    let sum = sum.unwrap_or_else(|| unreachable!("an output has lines"));
+    let [kt, kh, kw] = kernel;
+    let taps: Tensor<B, 5> = sum
+        .narrow(1, 0, grid.columns())
+        .reshape([out, kt, kh, kw, inner]);
+    into_float(taps.permute([0, 4, 1, 2, 3]))
+}
+
+/// Patches of `x` times `weight` `[O, C, kt, kh, kw]`, chunk by chunk.
+fn product<B: KernelBackend>(
+    x: FloatTensor<B>,
+    weight: Tensor<B, 5>,
+    bias: Option<Tensor<B, 1>>,
+    grid: &PatchGrid,
+) -> FloatTensor<B> {
+    let out = weight.dims()[0];
+    let weight = weight
+        .permute([0, 2, 3, 4, 1])
+        .reshape([out, grid.columns()]);
+    // Matrix units want rows of whole vectors of both operands and of the result.
+    let padded_out = out.next_multiple_of(B::INNER_MULTIPLE.min(8));
+    let weight = filled(
+        filled(weight, 1, grid.padded_columns(B::INNER_MULTIPLE)),
+        0,
+        padded_out,
+    );
+    let bias = bias.map(|bias| filled(bias, 0, padded_out));
+    let mut parts: Vec<Tensor<B, 2>> = chunks::<B>(grid, &x)
+        .map(|lines| {
+            let patches = from_float(B::conv3d_patches(x.clone(), grid, lines));
+            linear(patches, weight.clone(), bias.clone())
+        })
+        .collect();
+    let y = match parts.len() {
+        1 => parts.remove(0),
+        _ => Tensor::cat(parts, 0),
+    };
+    let [t, h, w] = grid.output;
+    let y: Tensor<B, 5> = y.narrow(1, 0, out).reshape([grid.input[0], t, h, w, out]);
+    into_float(y)
+}
+
+fn filled<B: KernelBackend, const D: usize>(
+    x: Tensor<B, D>,
+    dim: usize,
+    size: usize,
+) -> Tensor<B, D> {
+    let mut shape = x.dims();
+    if shape[dim] == size {
+        return x;
+    }
+    shape[dim] = size - shape[dim];
+    let zeros = Tensor::zeros(shape, (&x.device(), x.dtype()));
+    Tensor::cat(vec![x, zeros], dim)
+}
+
+/// The lines of the output, in runs whose patches take at most [`KernelBackend::PATCH_BYTES`].
+fn chunks<B: KernelBackend>(
+    grid: &PatchGrid,
+    x: &FloatTensor<B>,
+) -> impl Iterator<Item = Range<usize>> {
+    let line = grid.output[2] * grid.padded_columns(B::INNER_MULTIPLE) * x.dtype().size();
+    let most = (B::PATCH_BYTES / line.max(1)).max(1);
+    let lines = grid.lines();
+    // Equal runs: products of few sizes are planned once each.
+    let each = lines.div_ceil(lines.div_ceil(most).max(1)).max(1);
+    (0..lines)
+        .step_by(each)
+        .map(move |start| start..(start + each).min(lines))
+}
