@@ -221,4 +221,15 @@ pub trait KernelBackend: Backend {
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, silu: bool) -> FloatTensor<Self> {
         fused::portable::rms_norm::<Self>(x, weight, silu)
     }
+
+    /// The gradients of [`rms_norm`](Self::rms_norm) in `x` (its shape and dtype) and `weight`
+    /// (`[C]` in f32), for the gradient `d_out` of the output. Not differentiable itself.
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        d_out: FloatTensor<Self>,
+        silu: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        fused::portable::rms_norm_backward::<Self>(x, weight, d_out, silu)
+    }
 }

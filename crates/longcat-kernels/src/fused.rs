@@ -208,6 +208,43 @@ pub(crate) mod portable {
         finish(y.clone() * sigmoid(y), shape, dtype)
     }
 
+    /// With x̂ = √C · x / |x|, y = weight · x̂ and g the gradient of y: d_weight = Σ g · x̂ and
+    /// dx = √C / |x| · (h − x̂ · mean(h · x̂)) where h = weight · g. Where the norm is at its bound, it
+    /// is a constant.
+    pub(crate) fn rms_norm_backward<B: Backend>(
+        x: FloatTensor<B>,
+        weight: FloatTensor<B>,
+        d_out: FloatTensor<B>,
+        silu: bool,
+    ) -> (FloatTensor<B>, FloatTensor<B>) {
+        let (shape, dtype) = (x.shape(), x.dtype());
+        let x = grouped::<B>(x, 1);
+        let channels = x.dims()[2];
+        let weight_dtype = weight.dtype();
+        let weight = to_dtype(from_float::<B, 1>(weight), wide(dtype));
+        let weight = weight.reshape([1, 1, channels]);
+        let squared_norm = x.clone().square().sum_dim(2);
+        let free = squared_norm.clone().greater_elem(MIN_SQUARED_NORM);
+        let factor =
+            squared_norm.clamp_min(MIN_SQUARED_NORM).sqrt().recip() * (channels as f64).sqrt();
+        let normed = x * factor.clone();
+        let mut g = grouped::<B>(d_out, 1);
+        if silu {
+            let y = normed.clone() * weight.clone();
+            let s = sigmoid(y.clone());
+            // d silu(y) = s + y · s · (1 − s).
+            g = g * (s.clone() + y * s.clone() * (s.neg() + 1.0));
+        }
+        let d_weight = (g.clone() * normed.clone()).sum_dim(1);
+        let h = g * weight;
+        let along = (h.clone() * normed.clone()).mean_dim(2) * free.float().cast(h.dtype());
+        let d_x = (h - normed * along) * factor;
+        (
+            finish(d_x, shape, dtype),
+            into_float(to_dtype(d_weight.reshape([channels]), weight_dtype)),
+        )
+    }
+
     pub(crate) fn gated_residual<B: Backend>(
         x: FloatTensor<B>,
         y: FloatTensor<B>,

@@ -172,6 +172,23 @@ impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
         out
     }
 
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        d_out: FloatTensor<Self>,
+        silu: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let outputs = [&x, &weight].map(|x| (x.shape(), x.dtype()));
+        let inputs = vec![x, weight, d_out];
+        let name = "longcat_rms_norm_backward";
+        let [dx, d_weight] = register::<B, 2>(name, inputs, outputs, move |inputs| {
+            let [x, weight, d_out] = [(); 3].map(|()| inputs.float());
+            let (dx, d_weight) = B::rms_norm_backward(x, weight, d_out, silu);
+            vec![Output::Float(dx), Output::Float(d_weight)]
+        });
+        (dx, d_weight)
+    }
+
     fn linear_forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,

@@ -17,6 +17,7 @@ mod error;
 mod names;
 mod observe;
 mod optimizer;
+mod packed;
 mod parameters;
 mod run;
 mod sampling;

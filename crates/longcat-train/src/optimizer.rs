@@ -1,10 +1,12 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
-use burn::optim::{AdamW, AdamWConfig, AdamWState, SimpleOptimizer};
+use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, SimpleOptimizer};
+use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 
-use crate::parameters::update;
+use crate::packed::{Pack, take};
+use crate::parameters::{trained, update};
 use crate::{Gradients, TrainError};
 
 /// Settings of AdamW.
@@ -32,11 +34,14 @@ impl Default for OptimizerConfig {
 /// Burn's AdamW over the trained parameters of a module, with its state by module path, so that it
 /// survives a restart (Burn's own adaptor keys it by ids that are new in every process).
 ///
-/// The update is that of `torch.optim.AdamW`.
+/// The update is that of `torch.optim.AdamW`. It goes over packs of parameters.
 #[derive(Clone)]
 pub struct LoraOptimizer<B: Backend> {
     adamw: AdamW,
-    state: BTreeMap<String, AdamWState<B, 1>>,
+    /// The parameters of the last step; without a state before their first.
+    packs: Vec<(Pack, Option<AdamWState<B, 1>>)>,
+    /// States of parameters that had no gradient in the last step.
+    others: BTreeMap<String, AdamWState<B, 1>>,
 }
 
 impl<B: Backend> LoraOptimizer<B> {
@@ -50,18 +55,32 @@ impl<B: Backend> LoraOptimizer<B> {
             .build();
         Self {
             adamw,
-            state: BTreeMap::new(),
+            packs: Vec::new(),
+            others: BTreeMap::new(),
         }
     }
 
     /// Moments by module path.
-    pub fn state(&self) -> &BTreeMap<String, AdamWState<B, 1>> {
-        &self.state
+    pub fn state(&self) -> BTreeMap<String, AdamWState<B, 1>> {
+        let mut states = self.others.clone();
+        for (pack, state) in &self.packs {
+            let Some(AdamWState { momentum }) = state else {
+                continue;
+            };
+            let first = pack.unpack(momentum.moment_1.clone());
+            let second = pack.unpack(momentum.moment_2.clone());
+            for ((name, moment_1), (_, moment_2)) in first.zip(second) {
+                let moments = AdaptiveMomentumState::new(momentum.time, moment_1, moment_2);
+                states.insert(name.to_string(), AdamWState::new(moments));
+            }
+        }
+        states
     }
 
     /// Replaces the moments.
     pub fn set_state(&mut self, state: BTreeMap<String, AdamWState<B, 1>>) {
-        self.state = state;
+        self.packs = Vec::new();
+        self.others = state;
     }
 
     /// One step on the parameters that have a gradient; returns the module with new values.
@@ -70,16 +89,62 @@ impl<B: Backend> LoraOptimizer<B> {
         A: AutodiffBackend<InnerBackend = B>,
         M: Module<A>,
     {
-        let mut gradients = gradients.into_map();
-        update::<A, M>(module, |path, values| {
-            let gradient = gradients.remove(path)?.values.cast(values.dtype());
-            let state = self.state.remove(path);
-            let (values, state) = self.adamw.step(learning_rate, values, gradient, state);
-            if let Some(state) = state {
-                self.state.insert(path.to_string(), state);
-            }
-            Some(values)
-        })
+        let mut gradients: BTreeMap<_, _> = gradients
+            .into_map()
+            .into_iter()
+            .map(|(path, gradient)| (path, gradient.values))
+            .collect();
+        let mut values: BTreeMap<_, _> = trained::<A, M>(&module)
+            .into_iter()
+            .filter(|(path, _)| gradients.contains_key(path))
+            .map(|(path, parameter)| (path, parameter.values))
+            .collect();
+        self.arrange(&values);
+        let mut new = BTreeMap::new();
+        for (pack, state) in &mut self.packs {
+            let old = pack.pack(|name| take(&mut values, name));
+            let gradient = pack.pack(|name| take(&mut gradients, name).cast(old.dtype()));
+            let (stepped, moments) = self.adamw.step(learning_rate, old, gradient, state.take());
+            *state = moments;
+            let stepped = pack.unpack(stepped);
+            new.extend(stepped.map(|(name, values)| (name.to_string(), values)));
+        }
+        update::<A, M>(module, |path, _| new.remove(path))
+    }
+
+    /// Makes the packs those of `values`.
+    fn arrange(&mut self, values: &BTreeMap<String, Tensor<B, 1>>) {
+        let packed = self.packs.iter().flat_map(|(pack, _)| pack.names());
+        if packed.eq(values.keys().map(String::as_str)) {
+            return;
+        }
+        let mut states = self.state();
+        // Parameters that begin later are younger, and share no pack with others.
+        let items = values.iter().map(|(name, values)| {
+            let time = states.get(name).map(|state| state.momentum.time);
+            (name.clone(), values.dims()[0], (values.dtype(), time))
+        });
+        let packs: Vec<Pack> = Pack::all(items.collect::<Vec<_>>());
+        let packs = packs.into_iter().map(|pack| {
+            let states: Option<Vec<_>> = pack.names().map(|name| states.remove(name)).collect();
+            let state = states.map(|states| {
+                let moments = |which: fn(&AdamWState<B, 1>) -> &Tensor<B, 1>| {
+                    let mut parts = states.iter().map(which);
+                    pack.pack(|_| match parts.next() {
+                        Some(moment) => moment.clone(),
+                        None => unreachable!("a state for each name"),
+                    })
+                };
+                AdamWState::new(AdaptiveMomentumState::new(
+                    states[0].momentum.time,
+                    moments(|state| &state.momentum.moment_1),
+                    moments(|state| &state.momentum.moment_2),
+                ))
+            });
+            (pack, state)
+        });
+        self.packs = packs.collect();
+        self.others = states;
     }
 
     /// Whether there is a state for every gradient (after the first step).
@@ -87,8 +152,9 @@ impl<B: Backend> LoraOptimizer<B> {
     /// # Errors
     /// [`TrainError::Shape`] names the first moment whose length is not that of its parameter.
     pub fn check(&self, gradients: &Gradients<B>) -> Result<(), TrainError> {
+        let states = self.state();
         for (path, gradient) in gradients.iter() {
-            if let Some(state) = self.state.get(path) {
+            if let Some(state) = states.get(path) {
                 let found = state.momentum.moment_1.dims();
                 if found != gradient.values.dims() {
                     return Err(TrainError::Shape {

@@ -10,6 +10,7 @@ use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{DType, Tensor};
 
 use crate::TrainError;
+use crate::packed::Pack;
 
 /// A trained parameter, or its gradient.
 #[derive(Debug, Clone)]
@@ -96,10 +97,16 @@ impl<B: burn::tensor::backend::Backend> Gradients<B> {
     /// # Errors
     /// [`TrainError::Device`].
     pub fn norm(&self) -> Result<f64, TrainError> {
-        let squares: Vec<Tensor<B, 1>> = self
-            .map
-            .values()
-            .map(|g| g.values.clone().cast(DType::F32).square().sum())
+        let lengths = self.map.iter().map(|(path, gradient)| {
+            let values = &gradient.values;
+            (path.clone(), values.dims()[0], values.dtype())
+        });
+        let squares: Vec<Tensor<B, 1>> = Pack::all(lengths)
+            .iter()
+            .map(|pack| {
+                let values = pack.pack(|path| self.map[path].values.clone());
+                values.cast(DType::F32).square().sum()
+            })
             .collect();
         if squares.is_empty() {
             return Ok(0.0);

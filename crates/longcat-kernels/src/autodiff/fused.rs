@@ -79,6 +79,50 @@ pub(super) fn layer_norm<B: KernelBackend, C: CheckpointStrategy>(
 }
 
 #[derive(Debug)]
+struct RmsNormBackward;
+
+impl<B: KernelBackend> Backward<B, 2> for RmsNormBackward {
+    /// Input and weight, and whether SiLU follows.
+    type State = (NodeId, NodeId, bool);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 2>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let d_out = grads.consume::<B>(&ops.node);
+        let (x, weight, silu) = ops.state;
+        let x: FloatTensor<B> = checkpointer.retrieve_node_output(x);
+        let weight: FloatTensor<B> = checkpointer.retrieve_node_output(weight);
+        let (dx, d_weight) = B::rms_norm_backward(x, weight, d_out, silu);
+        for (node, value) in ops.parents.into_iter().zip([dx, d_weight]) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, value);
+            }
+        }
+    }
+}
+
+pub(super) fn rms_norm<B: KernelBackend, C: CheckpointStrategy>(
+    x: Tracked<B, C>,
+    weight: Tracked<B, C>,
+    silu: bool,
+) -> Tracked<B, C> {
+    match RmsNormBackward
+        .prepare::<C>([x.node.clone(), weight.node.clone()])
+        .compute_bound()
+        .stateful()
+    {
+        OpsKind::Tracked(mut prep) => {
+            let state = (prep.checkpoint(&x), prep.checkpoint(&weight), silu);
+            prep.finish(state, B::rms_norm(x.primitive, weight.primitive, silu))
+        }
+        OpsKind::UnTracked(prep) => prep.finish(B::rms_norm(x.primitive, weight.primitive, silu)),
+    }
+}
+
+#[derive(Debug)]
 struct GatedResidualBackward;
 
 impl<B: KernelBackend> Backward<B, 2> for GatedResidualBackward {

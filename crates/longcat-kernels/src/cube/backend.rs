@@ -2,12 +2,14 @@
 
 use std::ops::Range;
 
+use burn::tensor::Tensor;
 use burn_backend::tensor::{FloatTensor, IntTensor};
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 
 use super::attention;
 use super::launch::Backward;
 use crate::conv::{self, PatchGrid};
+use crate::portable::{from_float, into_float};
 use crate::{
     BlockList, BlockRule, KernelBackend, LowRankPart, cube_conv, cube_norm, fused, portable,
 };
@@ -21,8 +23,8 @@ where
 {
     const INNER_MULTIPLE: usize = 16;
 
-    /// Within one binding of a wgpu device, and enough rows to fill a large GPU.
-    const PATCH_BYTES: usize = 128 << 20;
+    /// Enough rows to fill a large GPU, and few launches.
+    const PATCH_BYTES: usize = 512 << 20;
 
     fn conv3d_patches(
         x: FloatTensor<Self>,
@@ -36,6 +38,22 @@ where
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, silu: bool) -> FloatTensor<Self> {
         cube_norm::rms_norm(&x, &weight, silu)
             .unwrap_or_else(|| fused::portable::rms_norm::<Self>(x, weight, silu))
+    }
+
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        d_out: FloatTensor<Self>,
+        silu: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let Some((dx, products)) = cube_norm::rms_norm_backward(&x, &weight, &d_out, silu) else {
+            return fused::portable::rms_norm_backward::<Self>(x, weight, d_out, silu);
+        };
+        let channels = weight.meta.num_elements();
+        let rows = products.meta.num_elements() / channels;
+        let products: Tensor<Self, 2> = from_float(products);
+        let sums = products.reshape([rows, channels]).sum_dim(0);
+        (dx, into_float(sums.reshape([channels])))
     }
 
     fn linear_forward(

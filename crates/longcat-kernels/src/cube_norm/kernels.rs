@@ -7,12 +7,7 @@ use cubecl::prelude::*;
 /// Sum over all elements that the units of a plane hold.
 #[cube]
 fn row_sum<N: Size>(values: Vector<f32, N>) -> f32 {
-    let mut sum = values[0];
-    #[unroll]
-    for i in 1..N::value() {
-        sum += values[i];
-    }
-    plane_sum(sum)
+    plane_sum(vector_sum(values))
 }
 
 /// Sum over the planes of a cube of what each plane has summed. `shared` is used once.
@@ -104,6 +99,28 @@ pub(super) fn layer_norm<F: Float, N: Size>(
     }
 }
 
+/// Sum of squares of `width` vectors from `start` on.
+#[cube]
+fn squared_norm<F: Float, N: Size>(x: &Array<Vector<F, N>>, start: usize, width: usize) -> f32 {
+    let mut squares = Vector::<f32, N>::new(0.0);
+    for i in 0..width {
+        let value = Vector::<f32, N>::cast_from(x[start + i]);
+        squares += value * value;
+    }
+    vector_sum(squares)
+}
+
+/// Sum over the elements of a vector.
+#[cube]
+fn vector_sum<N: Size>(values: Vector<f32, N>) -> f32 {
+    let mut sum = values[0];
+    #[unroll]
+    for i in 1..N::value() {
+        sum += values[i];
+    }
+    sum
+}
+
 /// Rows of `x` `[rows, width]` divided by their norm, times `weight · scale` by channel; then its SiLU
 /// if asked for. A unit takes a row; `width` is in vectors.
 #[cube(launch_unchecked, address_type = "dynamic")]
@@ -122,16 +139,7 @@ pub(super) fn rms_norm<F: Float, N: Size>(
         terminate!();
     }
     let start = ABSOLUTE_POS * width;
-    let mut squares = Vector::<f32, N>::new(0.0);
-    for i in 0..width {
-        let value = Vector::<f32, N>::cast_from(x[start + i]);
-        squares += value * value;
-    }
-    let mut sum = squares[0];
-    #[unroll]
-    for i in 1..N::value() {
-        sum += squares[i];
-    }
+    let sum = squared_norm(x, start, width);
     let norm = sum.max(min_squared_norm).sqrt();
     let factor = Vector::<f32, N>::new(scale / norm);
     for i in 0..width {
@@ -145,6 +153,63 @@ pub(super) fn rms_norm<F: Float, N: Size>(
             value = Vector::cast_from(gate / (one + falling));
         }
         out[start + i] = value;
+    }
+}
+
+/// The derivative of SiLU.
+#[cube]
+fn silu_slope<N: Size>(y: Vector<f32, N>) -> Vector<f32, N> {
+    let one = Vector::<f32, N>::new(1.0);
+    let s = one / (one + Vector::exp(Vector::<f32, N>::new(0.0) - y));
+    s + y * s * (one - s)
+}
+
+/// The gradient of [`rms_norm`] in `x`, and the terms whose sums over rows are that in `weight`; see
+/// the portable body for the formulas. A unit takes a row, twice.
+#[cube(launch_unchecked, address_type = "dynamic")]
+pub(super) fn rms_norm_backward<F: Float, N: Size>(
+    x: &Array<Vector<F, N>>,
+    weight: &Array<Vector<f32, N>>,
+    d_out: &Array<Vector<F, N>>,
+    d_x: &mut Array<Vector<F, N>>,
+    products: &mut Array<Vector<f32, N>>,
+    rows: usize,
+    width: usize,
+    channels: f32,
+    min_squared_norm: f32,
+    #[comptime] silu: bool,
+    #[define(F)] _dtype: StorageType,
+) {
+    if ABSOLUTE_POS >= rows {
+        terminate!();
+    }
+    let start = ABSOLUTE_POS * width;
+    let sum = squared_norm(x, start, width);
+    let factor = (channels / sum.max(min_squared_norm)).sqrt();
+    let factors = Vector::<f32, N>::new(factor);
+    let mut along = Vector::<f32, N>::new(0.0);
+    for i in 0..width {
+        let normed = Vector::<f32, N>::cast_from(x[start + i]) * factors;
+        let mut g = Vector::<f32, N>::cast_from(d_out[start + i]);
+        if comptime!(silu) {
+            g *= silu_slope(normed * weight[i]);
+        }
+        let product = g * normed;
+        products[start + i] = product;
+        along += product * weight[i];
+    }
+    let mut mean = vector_sum(along) / channels;
+    if sum <= min_squared_norm {
+        mean = 0.0;
+    }
+    let means = Vector::<f32, N>::new(mean);
+    for i in 0..width {
+        let normed = Vector::<f32, N>::cast_from(x[start + i]) * factors;
+        let mut g = Vector::<f32, N>::cast_from(d_out[start + i]);
+        if comptime!(silu) {
+            g *= silu_slope(normed * weight[i]);
+        }
+        d_x[start + i] = Vector::cast_from((g * weight[i] - normed * means) * factors);
     }
 }
 

@@ -171,27 +171,38 @@ fn row_cut<R: CubeRuntime>(x: &CubeTensor<R>, width: usize) -> Option<(usize, Ro
     Some((rows.vector, cut))
 }
 
-/// See `KernelBackend::rms_norm`.
-pub(crate) fn rms_norm<R: CubeRuntime>(
+/// What both directions of [`rms_norm`] are launched with: rows, vector size and cubes. A unit takes
+/// a row by itself: rows are short and there are many.
+fn rms_rows<R: CubeRuntime>(
     x: &CubeTensor<R>,
     weight: &CubeTensor<R>,
-    silu: bool,
-) -> Option<CubeTensor<R>> {
-    // A unit takes a row by itself: rows are short and there are many.
+) -> Option<(usize, usize, CubeCount, CubeDim)> {
     const ROWS_PER_CUBE: u32 = 128;
     let (rows, width) = rows_and_width(x)?;
     if !supported(x) || weight.dtype != DType::F32 || weight.meta.num_elements() != width {
         return None;
     }
     let vector = vector_sizes(x).find(|vector| width.is_multiple_of(*vector))?;
+    let cubes = count_cubes(x, rows.div_ceil(ROWS_PER_CUBE as usize));
+    Some((rows, vector, cubes, CubeDim::new_1d(ROWS_PER_CUBE)))
+}
+
+/// See `KernelBackend::rms_norm`.
+pub(crate) fn rms_norm<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    weight: &CubeTensor<R>,
+    silu: bool,
+) -> Option<CubeTensor<R>> {
+    let (rows, vector, cubes, cube_dim) = rms_rows(x, weight)?;
+    let width = weight.meta.num_elements();
     let x = into_contiguous(x.clone());
     let out = like(&x, x.meta.shape().clone());
     // SAFETY: units beyond the last row end before any access.
     unsafe {
         kernels::rms_norm::launch_unchecked::<R>(
             &x.client,
-            count_cubes(&x, rows.div_ceil(ROWS_PER_CUBE as usize)),
-            CubeDim::new_1d(ROWS_PER_CUBE),
+            cubes,
+            cube_dim,
             AddressType::from_len(x.meta.num_elements()),
             vector,
             x.clone().into_array_arg(),
@@ -206,6 +217,51 @@ pub(crate) fn rms_norm<R: CubeRuntime>(
         );
     }
     Some(out)
+}
+
+/// The gradient in `x` of [`rms_norm`], and in f32 the products whose sums over rows are the
+/// gradient in `weight`.
+pub(crate) fn rms_norm_backward<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    weight: &CubeTensor<R>,
+    d_out: &CubeTensor<R>,
+    silu: bool,
+) -> Option<(CubeTensor<R>, CubeTensor<R>)> {
+    let (rows, vector, cubes, cube_dim) = rms_rows(x, weight)?;
+    if d_out.dtype != x.dtype || d_out.meta.shape() != x.meta.shape() {
+        return None;
+    }
+    let width = weight.meta.num_elements();
+    let x = into_contiguous(x.clone());
+    let d_x = like(&x, x.meta.shape().clone());
+    let products = empty_device_contiguous_dtype(
+        x.client.clone(),
+        x.device.clone(),
+        x.meta.shape().clone(),
+        DType::F32,
+    );
+    // SAFETY: as for `rms_norm`.
+    unsafe {
+        kernels::rms_norm_backward::launch_unchecked::<R>(
+            &x.client,
+            cubes,
+            cube_dim,
+            AddressType::from_len(x.meta.num_elements()),
+            vector,
+            x.clone().into_array_arg(),
+            into_contiguous(weight.clone()).into_array_arg(),
+            into_contiguous(d_out.clone()).into_array_arg(),
+            d_x.clone().into_array_arg(),
+            products.clone().into_array_arg(),
+            rows,
+            width / vector,
+            width as f32,
+            fused::MIN_SQUARED_NORM as f32,
+            silu,
+            x.dtype.into(),
+        );
+    }
+    Some((d_x, products))
 }
 
 /// See `KernelBackend::gated_residual`.

@@ -1,5 +1,7 @@
 //! Powers of two over rows of scores, in a form that compilers turn into vector code.
 
+use std::f32::consts::LOG2_E;
+
 /// Enough independent lanes to fill two vectors of eight.
 const LANES: usize = 16;
 
@@ -43,6 +45,20 @@ pub(super) fn sub_exp2_sum(row: &mut [f32], shift: f32) -> f32 {
     dispatch(row, shift, body)
 }
 
+/// Replaces each `x` by `x / (1 + e^-x)`.
+pub(super) fn silu(row: &mut [f32]) {
+    #[inline(always)]
+    fn body(row: &mut [f32], _: f32) -> f32 {
+        for x in row {
+            // Beyond that, a sigmoid is 0 or 1 in f32, or next to it.
+            let power = (*x * -LOG2_E).clamp(-125.0, 125.0);
+            *x /= 1.0 + exp2(power);
+        }
+        0.0
+    }
+    dispatch(row, 0.0, body);
+}
+
 /// Runs a body compiled for the processor's vectors where it has them. The body must be inlined for
 /// that, so it is a function and not a closure.
 #[inline(always)]
@@ -61,7 +77,7 @@ fn dispatch<A>(row: A, shift: f32, body: impl Fn(A, f32) -> f32) -> f32 {
     body(row, shift)
 }
 
-/// `2^x` for `x <= 0`, to 2e-7 of the result; values below `2^-126` come out as that.
+/// `2^x` for `x <= 126`, to 2e-7 of the result; values below `2^-126` come out as that.
 #[inline(always)]
 fn exp2(x: f32) -> f32 {
     /// Adding this leaves the nearest integer in the low bits.
@@ -99,6 +115,18 @@ mod tests {
         }
         assert_eq!(exp2(0.0), 1.0);
         assert!(exp2(-1e9) < 1e-37 && exp2(f32::NEG_INFINITY) < 1e-37);
+    }
+
+    #[test]
+    fn silu_agrees_with_double_precision() {
+        let values: Vec<f32> = (-2000..2000).map(|x| x as f32 / 16.0).collect();
+        let mut row = values.clone();
+        silu(&mut row);
+        for (x, found) in values.into_iter().zip(row) {
+            let want = f64::from(x) / (1.0 + (-f64::from(x)).exp());
+            let error = (f64::from(found) - want).abs();
+            assert!(error < 5e-7 * want.abs() + 1e-30, "silu({x}): {found}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{
     gather::{BlockRows, Tile},
     into_float, matmul, to_dtype,
 };
-use crate::{BlockList, KernelBackend};
+use crate::{BlockList, KernelBackend, matmul_nt};
 
 /// See [`KernelBackend::attention_forward`](crate::KernelBackend::attention_forward).
 pub fn attention_forward<B: KernelBackend>(
@@ -47,15 +47,15 @@ fn dense<B: KernelBackend>(
 ) -> (Tensor<B, 4>, Tensor<B, 3>) {
     let [b, h, nq, _] = q.dims();
     let tile = dense_tile(b * h, nq, k.dims()[2]);
-    let k_t = k.swap_dims(2, 3);
+    let v_t = v.swap_dims(2, 3);
     let (mut outs, mut lses) = (Vec::new(), Vec::new());
     for start in (0..nq).step_by(tile) {
         let len = tile.min(nq - start);
-        let scores = matmul(q.clone().narrow(2, start, len), k_t.clone()) * scale;
+        let scores = matmul_nt(q.clone().narrow(2, start, len), k.clone()) * scale;
         let max = scores.clone().max_dim(3);
         let weights = (scores - max.clone()).exp();
         let sum = weights.clone().sum_dim(3);
-        outs.push(matmul(weights, v.clone()) / sum.clone());
+        outs.push(matmul_nt(weights, v_t.clone()) / sum.clone());
         lses.push((max + sum.log()).squeeze_dim::<3>(3));
     }
     (Tensor::cat(outs, 2), Tensor::cat(lses, 2))

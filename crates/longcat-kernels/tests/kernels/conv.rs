@@ -43,7 +43,7 @@ fn expected(
         d_weight: vec![0.0; weight.len()],
         d_bias: vec![0.0; o],
     };
-    for at in 0..count {
+    for (at, d_y) in d_y.iter().enumerate() {
         let (channel, rest) = (at % o, at / o);
         let position = [
             rest / (output[1] * output[2]) % output[0],
@@ -52,7 +52,7 @@ fn expected(
         ];
         let batch = rest / output.iter().product::<usize>();
         result.y[at] += bias[channel];
-        result.d_bias[channel] += d_y[at];
+        result.d_bias[channel] += d_y;
         for tap in 0..kt * kh * kw {
             let tap_at = [tap / (kh * kw), tap / kw % kh, tap % kw];
             let place: [isize; 3] = std::array::from_fn(|i| {
@@ -69,8 +69,8 @@ fn expected(
                 let from = (((batch * t + p_t) * h + p_h) * w + p_w) * c + inner;
                 let by = (channel * c + inner) * kt * kh * kw + tap;
                 result.y[at] += x[from] * weight[by];
-                result.d_x[from] += d_y[at] * weight[by];
-                result.d_weight[by] += d_y[at] * x[from];
+                result.d_x[from] += d_y * weight[by];
+                result.d_weight[by] += d_y * x[from];
             }
         }
     }
@@ -217,28 +217,31 @@ fn a_kernel_that_does_not_fit_is_named() {
     );
 }
 
-fn check_rms_norm<B: KernelBackend>(rows: usize, channels: usize, silu: bool, dtype: DType) {
-    let device = B::Device::default();
-    let mut x = numbers(rows * channels, 5);
-    x[..channels].fill(0.0);
-    let weight = numbers(channels, 6);
-    let want = x.chunks(channels).flat_map(|row| {
+/// The norm of every row, in f64.
+fn normed(x: &[f64], weight: &[f64], silu: bool) -> Vec<f64> {
+    let channels = weight.len();
+    let rows = x.chunks(channels).flat_map(|row| {
         let norm = row.iter().map(|x| x * x).sum::<f64>().sqrt().max(1e-12);
-        row.iter().zip(&weight).map(move |(x, weight)| {
+        row.iter().zip(weight).map(move |(x, weight)| {
             let y = x / norm * (channels as f64).sqrt() * weight;
             if silu { y / (1.0 + (-y).exp()) } else { y }
         })
     });
-    let data = TensorData::new(x.clone(), [rows, channels]);
-    let x_tensor = Tensor::<B, 2>::from_data(data, (&device, dtype));
-    let data = TensorData::new(weight.clone(), [channels]);
-    let y = rms_norm(
-        x_tensor,
-        Tensor::from_data(data, (&device, DType::F32)),
-        silu,
-    );
-    let y = y.into_data().convert::<f64>().to_vec::<f64>().unwrap();
-    for (got, want) in y.iter().zip(want) {
+    rows.collect()
+}
+
+fn check_rms_norm<B: KernelBackend>(rows: usize, channels: usize, silu: bool) {
+    let device = B::Device::default();
+    let mut x = numbers(rows * channels, 5);
+    x[..channels].fill(0.0);
+    let weight = numbers(channels, 6);
+    let want = normed(&x, &weight, silu);
+    let data = TensorData::new(x, [rows, channels]);
+    let x = Tensor::<B, 2>::from_data(data, (&device, DType::F32));
+    let data = TensorData::new(weight, [channels]);
+    let weight = Tensor::from_data(data, (&device, DType::F32));
+    let y = rms_norm(x, weight, silu).into_data().convert::<f64>();
+    for (got, want) in y.to_vec::<f64>().unwrap().iter().zip(want) {
         assert!(
             (got - want).abs() < 2e-6 * want.abs().max(1.0),
             "{got} and not {want}"
@@ -246,11 +249,63 @@ fn check_rms_norm<B: KernelBackend>(rows: usize, channels: usize, silu: bool, dt
     }
 }
 
+/// Gradients against slopes of the f64 loops.
+fn check_rms_norm_gradients<B: AutodiffBackend + KernelBackend>(
+    rows: usize,
+    channels: usize,
+    silu: bool,
+) {
+    const STEP: f64 = 1e-5;
+    let device = B::Device::default();
+    let (x, weight) = (numbers(rows * channels, 5), numbers(channels, 6));
+    let d_y = numbers(rows * channels, 7);
+    let loss = |x: &[f64], weight: &[f64]| -> f64 {
+        let y = normed(x, weight, silu);
+        y.iter().zip(&d_y).map(|(y, d)| y * d).sum()
+    };
+    let slopes = |values: &[f64], loss: &dyn Fn(&[f64]) -> f64| -> Vec<f64> {
+        let moved = |i: usize, by: f64| {
+            let mut values = values.to_vec();
+            values[i] += by;
+            loss(&values)
+        };
+        let slope = |i| (moved(i, STEP) - moved(i, -STEP)) / (2.0 * STEP);
+        (0..values.len()).map(slope).collect()
+    };
+    let want_x = slopes(&x, &|x| loss(x, &weight));
+    let want_weight = slopes(&weight, &|weight| loss(&x, weight));
+
+    let two = |values: &[f64]| {
+        let data = TensorData::new(values.to_vec(), [rows, channels]);
+        Tensor::<B, 2>::from_data(data, (&device, DType::F32))
+    };
+    let data = TensorData::new(weight.clone(), [channels]);
+    let weight = Tensor::<B, 1>::from_data(data, (&device, DType::F32)).require_grad();
+    let x = two(&x).require_grad();
+    let y = rms_norm(x.clone(), weight.clone(), silu);
+    let gradients = (y * two(&d_y)).sum().backward();
+    let got_x = x.grad(&gradients).unwrap().into_data();
+    let got_weight = weight.grad(&gradients).unwrap().into_data();
+    for (name, got, want) in [("x", got_x, want_x), ("weight", got_weight, want_weight)] {
+        let got = got.convert::<f64>().to_vec::<f64>().unwrap();
+        assert_eq!(got.len(), want.len());
+        for (got, want) in got.iter().zip(want) {
+            let size = want.abs().max((rows as f64).sqrt());
+            let off = (got - want).abs() / size;
+            assert!(off < 2e-5, "d_{name}, silu {silu}: {got} and not {want}");
+        }
+    }
+}
+
+const NORMS: [(usize, usize, bool); 4] =
+    [(1, 1, false), (7, 12, true), (150, 48, true), (5, 7, false)];
+
 #[test]
 fn norm_of_channels() {
-    for (rows, channels, silu) in [(1, 1, false), (7, 12, true), (300, 96, true), (5, 7, false)] {
-        check_rms_norm::<Flex>(rows, channels, silu, DType::F32);
-        check_rms_norm::<Autodiff<Flex>>(rows, channels, silu, DType::F32);
+    for (rows, channels, silu) in NORMS {
+        check_rms_norm::<Flex>(rows, channels, silu);
+        check_rms_norm::<Autodiff<Flex>>(rows, channels, silu);
+        check_rms_norm_gradients::<Autodiff<Flex>>(rows.min(9), channels, silu);
     }
 }
 
@@ -275,9 +330,10 @@ mod wgpu {
 
     #[test]
     fn norm_of_channels() {
-        for (rows, channels, silu) in [(1, 1, false), (300, 96, true), (5, 7, false)] {
-            check_rms_norm::<Wgpu>(rows, channels, silu, DType::F32);
-            check_rms_norm::<Fusion<Wgpu>>(rows, channels, silu, DType::F32);
+        for (rows, channels, silu) in NORMS {
+            check_rms_norm::<Wgpu>(rows, channels, silu);
+            check_rms_norm::<Fusion<Wgpu>>(rows, channels, silu);
+            check_rms_norm_gradients::<Autodiff<Wgpu>>(rows.min(9), channels, silu);
         }
     }
 }

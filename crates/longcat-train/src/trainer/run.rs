@@ -4,15 +4,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
 
 use super::Task;
 use super::metrics::{Metric, Metrics};
 use super::schedule::Schedule;
 use super::state::{Position, State, Store};
 use crate::config::TrainConfig;
+use crate::packed::RunningAverage;
 use crate::parameters::{trained, trained_paths, update};
 use crate::{
-    Gradients, LoraOptimizer, Observer, OptimizerConfig, Progress, TrainBackend, TrainError,
+    Gradients, LoraOptimizer, Observer, OptimizerConfig, Parameter, Progress, TrainBackend,
+    TrainError,
 };
 
 /// Least time between two drawings of the plot.
@@ -38,7 +41,7 @@ pub struct Trainer<'a, B: TrainBackend, T: Task<B>> {
     observer: &'a mut dyn Observer,
     interrupt: &'a AtomicBool,
     optimizer: LoraOptimizer<B::InnerBackend>,
-    average: BTreeMap<String, Tensor<B::InnerBackend, 1>>,
+    average: Option<RunningAverage<B::InnerBackend>>,
     store: Store,
     metrics: Metrics,
     schedule: Schedule,
@@ -84,10 +87,12 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             observer.resumed(step, &changed);
             saved = Some((step, folder));
         }
-        if section.ema_decay > 0.0 && average.is_empty() {
-            let parameters = trained::<B, _>(&model).into_iter();
-            average = parameters.map(|(path, p)| (path, p.values)).collect();
-        }
+        let average = (section.ema_decay > 0.0).then(|| {
+            if average.is_empty() {
+                average = values(&trained::<B, _>(&model));
+            }
+            RunningAverage::new(section.ema_decay, average)
+        });
         let schedule = Schedule::new(section, config.train.steps, step).map_err(|reason| {
             TrainError::Config {
                 path: config.output.clone(),
@@ -188,15 +193,8 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
     }
 
     fn update_average(&mut self, model: &T::Model) {
-        let decay = self.config.optimizer.ema_decay;
-        if decay == 0.0 {
-            return;
-        }
-        for (path, parameter) in trained::<B, _>(model) {
-            if let Some(average) = self.average.remove(&path) {
-                let average = average * decay + parameter.values * (1.0 - decay);
-                self.average.insert(path, average);
-            }
+        if let Some(average) = &mut self.average {
+            average.update(values(&trained::<B, _>(model)));
         }
     }
 
@@ -267,8 +265,8 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
         let state = State {
             position: self.position()?,
             parameters: trained::<B, _>(model),
-            moments: self.optimizer.state().clone(),
-            average: self.average.clone(),
+            moments: self.optimizer.state(),
+            average: self.averages(),
         };
         let keep = self.config.checkpoints.keep;
         let folder = self.store.save(&state, keep, |folder| {
@@ -288,15 +286,21 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
         position: &Position,
     ) -> Result<(), TrainError> {
         self.task.export(model, folder, "adapter", position)?;
-        if self.average.is_empty() {
+        let mut averages = self.averages();
+        if averages.is_empty() {
             return Ok(());
         }
         let averaged = update::<B, _>(model.clone(), |path, values| {
-            let average = self.average.get(path)?;
-            Some(average.clone().cast(values.dtype()))
+            Some(averages.remove(path)?.cast(values.dtype()))
         });
         self.task
             .export(&averaged, folder, "adapter-average", position)
+    }
+
+    /// The running average by module path; empty if there is none.
+    fn averages(&self) -> BTreeMap<String, Tensor<B::InnerBackend, 1>> {
+        let average = self.average.as_ref();
+        average.map(RunningAverage::values).unwrap_or_default()
     }
 
     fn position(&self) -> Result<Position, TrainError> {
@@ -325,6 +329,16 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             validation_loss: self.validation_loss,
         })
     }
+}
+
+/// Parameters without their shapes.
+fn values<B: Backend>(
+    parameters: &BTreeMap<String, Parameter<B>>,
+) -> BTreeMap<String, Tensor<B, 1>> {
+    let values = parameters.iter();
+    values
+        .map(|(path, parameter)| (path.clone(), parameter.values.clone()))
+        .collect()
 }
 
 fn due(step: usize, every: usize) -> bool {
