@@ -217,6 +217,29 @@ pub trait KernelBackend: Backend {
         conv::gather::<Self>(x, grid, lines)
     }
 
+    /// A convolution's weight `[O, C, kt, kh, kw]` as the matrix that its patches are multiplied with:
+    /// `[O, taps · C]`, columns filled up with zeros to a multiple of
+    /// [`INNER_MULTIPLE`](Self::INNER_MULTIPLE) and rows to one of at most 8. `mirrored` is the weight
+    /// of the transposed convolution, `[C, taps · O]` with the taps in reverse. Not differentiable.
+    fn conv3d_matrix(weight: FloatTensor<Self>, mirrored: bool) -> FloatTensor<Self> {
+        conv::matrix::<Self>(weight, mirrored)
+    }
+
+    /// Sums of `[.., C]` over all but the last dimension, `[C]` in f32 (f64 for f64). Not
+    /// differentiable.
+    fn column_sums(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::column_sums::<Self>(x)
+    }
+
+    /// The softmax of `scores · scale` `[B, H, M, N]` over the last dimension, in the same dtype, and
+    /// the natural logarithm of the sums of exponentials, `[B, H, M]`.
+    fn softmax_with_lse(
+        scores: FloatTensor<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        portable::softmax_with_lse::<Self>(scores, scale)
+    }
+
     /// Rows scaled to a root mean square of 1, then by channel; see [`rms_norm`](crate::rms_norm).
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, silu: bool) -> FloatTensor<Self> {
         fused::portable::rms_norm::<Self>(x, weight, silu)

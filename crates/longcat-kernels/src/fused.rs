@@ -256,6 +256,38 @@ pub(crate) mod portable {
         finish(grouped::<B>(x, groups) + y, shape, dtype)
     }
 
+    /// Sums over the rows of each group, `[groups, C]` in f32.
+    pub(crate) fn group_sums<B: Backend>(x: FloatTensor<B>, groups: usize) -> FloatTensor<B> {
+        into_float(grouped::<B>(x, groups).sum_dim(1).squeeze_dim::<2>(1))
+    }
+
+    /// Sums of `x · y` over the rows of each group, `[groups, C]` in f32: the gradient of a table.
+    pub(crate) fn product_sums<B: Backend>(
+        x: FloatTensor<B>,
+        y: FloatTensor<B>,
+        groups: usize,
+    ) -> FloatTensor<B> {
+        let products = grouped::<B>(x, groups) * grouped::<B>(y, groups);
+        into_float(products.sum_dim(1).squeeze_dim::<2>(1))
+    }
+
+    /// The gradient of the norm's weight in [`split_heads`]: `normed` `[B, H, T, D]` times the
+    /// gradient `d_out` turned back, summed by channel.
+    pub(crate) fn head_weight_sums<B: Backend>(
+        normed: FloatTensor<B>,
+        d_out: FloatTensor<B>,
+        rotation: Option<(FloatTensor<B>, FloatTensor<B>)>,
+    ) -> FloatTensor<B> {
+        let dtype = wide(normed.dtype());
+        let mut g: Tensor<B, 4> = to_dtype(from_float(d_out), dtype);
+        if let Some((cos, sin)) = rotation {
+            g = rotated(g, cos, B::float_neg(sin));
+        }
+        let width = g.dims()[3];
+        let sums = product_sums::<B>(into_float(g), normed, 1);
+        B::float_reshape(sums, Shape::new([width]))
+    }
+
     /// `gate · x`, the gradient of `y` in [`gated_residual`].
     pub(crate) fn scaled_rows<B: Backend>(
         x: FloatTensor<B>,

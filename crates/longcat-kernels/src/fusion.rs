@@ -15,7 +15,7 @@ use burn_fusion::{
 };
 use burn_ir::{CustomOpIr, HandleContainer, OperationIr, OperationOutput, TensorIr};
 
-use crate::conv::PatchGrid;
+use crate::conv::{PatchGrid, padded_rows};
 use crate::{BlockList, BlockRule, KernelBackend, LowRankPart};
 
 type Handles<B> = HandleContainer<FusionHandle<<B as FusionBackend>::FusionRuntime>>;
@@ -161,6 +161,47 @@ impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
             vec![Output::Float(patches)]
         });
         out
+    }
+
+    fn conv3d_matrix(weight: FloatTensor<Self>, mirrored: bool) -> FloatTensor<Self> {
+        let [out, inner, kernel @ ..] = weight.shape().dims::<5>();
+        let (rows, inner) = if mirrored { (inner, out) } else { (out, inner) };
+        let columns = kernel.iter().product::<usize>() * inner;
+        let columns = columns.next_multiple_of(B::INNER_MULTIPLE);
+        let shape = Shape::new([padded_rows::<B>(rows), columns]);
+        let out = (shape, weight.dtype());
+        let name = "longcat_conv3d_matrix";
+        let [out] = register::<B, 1>(name, vec![weight], [out], move |inputs| {
+            vec![Output::Float(B::conv3d_matrix(inputs.float(), mirrored))]
+        });
+        out
+    }
+
+    fn column_sums(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let shape = x.shape();
+        let dtype = match x.dtype() {
+            DType::F64 => DType::F64,
+            _ => DType::F32,
+        };
+        let out = (Shape::new([shape[shape.num_dims() - 1]]), dtype);
+        let [out] = register::<B, 1>("longcat_column_sums", vec![x], [out], |inputs| {
+            vec![Output::Float(B::column_sums(inputs.float()))]
+        });
+        out
+    }
+
+    fn softmax_with_lse(
+        scores: FloatTensor<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (shape, dtype) = (scores.shape(), scores.dtype());
+        let outputs = [(shape.clone(), dtype), (with_last(shape, None), dtype)];
+        let name = "longcat_softmax";
+        let [weights, lse] = register::<B, 2>(name, vec![scores], outputs, move |inputs| {
+            let (weights, lse) = B::softmax_with_lse(inputs.float(), scale);
+            vec![Output::Float(weights), Output::Float(lse)]
+        });
+        (weights, lse)
     }
 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, silu: bool) -> FloatTensor<Self> {

@@ -131,6 +131,7 @@ fn train_vae<B: KernelBackend>(
         }
         false => checkpoint.load_vae(DType::F32, device)?,
     };
+    let model = model.computing_in(config.model.precision.dtype());
     let task = VaeTask::<Autodiff<B>>::new(config, training, validation, device)?;
     let (trainer, model) = Trainer::new(config, &task, model, device, observer, interrupt)?;
     trainer.run(model)

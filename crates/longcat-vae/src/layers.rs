@@ -48,8 +48,22 @@ impl<B: KernelBackend> CausalConv3d<B> {
 
     /// The bare convolution.
     pub(crate) fn convolve(&self, x: Tensor<B, 5>, options: Conv3dOptions) -> Tensor<B, 5> {
-        conv3d(x, self.weight.val(), self.bias.val(), options)
+        convolve(x, self.weight.val(), self.bias.val(), options)
     }
+}
+
+/// A convolution in the dtype of `x`, whatever that of the weights is.
+fn convolve<B: KernelBackend>(
+    x: Tensor<B, 5>,
+    weight: Tensor<B, 5>,
+    bias: Tensor<B, 1>,
+    options: Conv3dOptions,
+) -> Tensor<B, 5> {
+    let dtype = x.dtype();
+    if weight.dtype() == dtype {
+        return conv3d(x, weight, bias, options);
+    }
+    conv3d(x, weight.cast(dtype), bias.cast(dtype), options)
 }
 
 /// A convolution of every frame by itself; weights `[out, in, kh, kw]` as 2D convolutions have.
@@ -79,7 +93,7 @@ impl<B: KernelBackend> FrameConv<B> {
     /// `[B, T, H, W, in]` to `[B, T, H', W', out]`.
     pub(crate) fn forward(&self, x: Tensor<B, 5>, options: Conv3dOptions) -> Tensor<B, 5> {
         let weight = self.weight.val().unsqueeze_dim(2);
-        conv3d(x, weight, self.bias.val(), options)
+        convolve(x, weight, self.bias.val(), options)
     }
 }
 

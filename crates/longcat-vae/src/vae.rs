@@ -19,8 +19,8 @@ use crate::{Posterior, Progress, VaeError, VaeOptions, WanVaeConfig, canonical_n
 /// The Wan 2.1 video autoencoder.
 ///
 /// Pixels are `[B, 3, F, H, W]` in [-1, 1]; latents are `[B, z, T, H/8, W/8]` with T = 1 + (F−1)/4.
-/// The network computes in the dtype of its weights, norms in f32; results are f32. Everything is
-/// made of differentiable tensor operations, so it trains on an `Autodiff` backend as it is.
+/// The network computes in the dtype of its weights (or see [`Self::computing_in`]), norms in f32;
+/// results are f32. Everything is differentiable, so it trains on an `Autodiff` backend as it is.
 #[derive(Module, Debug)]
 pub struct WanVae<B: Backend> {
     encoder: Encoder<B>,
@@ -29,6 +29,9 @@ pub struct WanVae<B: Backend> {
     decoder: Decoder<B>,
     #[module(skip)]
     config: WanVaeConfig,
+    /// Where it is not that of the weights.
+    #[module(skip)]
+    compute_dtype: Option<DType>,
 }
 
 impl<B: Backend> WanVae<B> {
@@ -41,6 +44,7 @@ impl<B: Backend> WanVae<B> {
             post_quant_conv: CausalConv3d::new([z, z], [1; 3], device),
             decoder: Decoder::new(config, device),
             config: config.clone(),
+            compute_dtype: None,
         }
     }
 
@@ -63,6 +67,13 @@ impl<B: Backend> WanVae<B> {
         Ok(vae)
     }
 
+    /// The VAE with its weights as they are, cast where they are used: f32 weights that are trained
+    /// with activations of half the size.
+    pub fn computing_in(mut self, dtype: DType) -> Self {
+        self.compute_dtype = Some(dtype);
+        self
+    }
+
     /// The VAE with its weights in another dtype. The scales of norms stay what they are.
     pub fn cast(self, dtype: DType) -> Self {
         cast_module(self, dtype, Some(&norm_scales()))
@@ -75,7 +86,8 @@ impl<B: Backend> WanVae<B> {
 
     /// The dtype the network computes in.
     pub fn dtype(&self) -> DType {
-        self.post_quant_conv.weight.val().dtype()
+        let of_weights = || self.post_quant_conv.weight.val().dtype();
+        self.compute_dtype.unwrap_or_else(of_weights)
     }
 
     /// Latents as the transformer sees them: (z − mean) / std per channel, f32.

@@ -11,7 +11,7 @@ use burn_backend::{TensorMetadata, tensor::FloatTensor};
 
 use crate::KernelBackend;
 use crate::conv::{self, Conv3dOptions};
-use crate::portable::{from_float, into_float};
+use crate::portable::{from_float, into_float, to_dtype};
 
 #[derive(Debug)]
 struct Conv3dBackward;
@@ -43,10 +43,9 @@ impl<B: KernelBackend> Backward<B, 3> for Conv3dBackward {
             conv::d_weight::<B>(x, d_out.clone(), state.weight_dims, state.options)
         });
         let d_bias = ops.parents[2].is_some().then(|| {
-            let out = state.weight_dims[0];
-            let d_out: Tensor<B, 5> = from_float(d_out);
-            let rows = d_out.dims()[..4].iter().product::<usize>();
-            into_float(d_out.reshape([rows, out]).sum_dim(0).reshape([out]))
+            let dtype = d_out.dtype();
+            let sums: Tensor<B, 1> = from_float(B::column_sums(d_out));
+            into_float(to_dtype(sums, dtype))
         });
         for (node, value) in ops.parents.into_iter().zip([d_x, d_weight, d_bias]) {
             if let (Some(node), Some(value)) = (node, value) {

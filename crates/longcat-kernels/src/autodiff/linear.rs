@@ -10,7 +10,7 @@ use burn_autodiff::{
 use burn_backend::{Shape, TensorMetadata, tensor::FloatTensor};
 
 use crate::KernelBackend;
-use crate::portable::{from_float, into_float};
+use crate::portable::{from_float, into_float, to_dtype};
 
 #[derive(Debug)]
 struct LinearBackward;
@@ -84,9 +84,11 @@ impl<B: KernelBackend> Backward<B, 3> for LinearBackward {
     fn backward(self, ops: Ops<State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
         let grad = rows_of::<B>(grads.consume::<B>(&ops.node), &ops.state);
         let (dx, d_weight) = d_input_and_weight::<B>(&ops.state, &grad, checkpointer);
-        let d_bias = ops.parents[2]
-            .is_some()
-            .then(|| into_float(grad.sum_dim(0).squeeze_dim::<1>(0)));
+        let d_bias = ops.parents[2].is_some().then(|| {
+            let dtype = grad.dtype();
+            let sums: Tensor<B, 1> = from_float(B::column_sums(into_float(grad)));
+            into_float(to_dtype(sums, dtype))
+        });
         for (node, value) in ops.parents.into_iter().zip([dx, d_weight, d_bias]) {
             if let (Some(node), Some(value)) = (node, value) {
                 grads.register::<B>(node.id, value);

@@ -3,7 +3,9 @@
 mod attention;
 mod conv;
 mod fused;
+mod heads;
 mod linear;
+mod norm;
 
 use burn_autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
 use burn_backend::tensor::{FloatTensor, IntTensor};
@@ -23,8 +25,20 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         conv::conv3d::<B, C>(x, weight, bias, options)
     }
 
+    /// Differentiable, unlike those of other backends.
+    fn softmax_with_lse(
+        scores: FloatTensor<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if scores.is_tracked() {
+            return portable::softmax_with_lse::<Self>(scores, scale);
+        }
+        let (weights, lse) = B::softmax_with_lse(scores.primitive, scale);
+        (constant::<B, C>(weights), constant::<B, C>(lse))
+    }
+
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, silu: bool) -> FloatTensor<Self> {
-        fused::rms_norm::<B, C>(x, weight, silu)
+        norm::rms_norm::<B, C>(x, weight, silu)
     }
 
     fn linear_forward(
@@ -92,7 +106,7 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         bias: FloatTensor<Self>,
         epsilon: f64,
     ) -> FloatTensor<Self> {
-        fused::layer_norm::<B, C>(x, weight, bias, epsilon)
+        norm::layer_norm::<B, C>(x, weight, bias, epsilon)
     }
 
     fn gated_residual(
@@ -113,7 +127,7 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         norm: Option<(FloatTensor<Self>, f64)>,
         rotation: Option<(FloatTensor<Self>, FloatTensor<Self>)>,
     ) -> FloatTensor<Self> {
-        fused::split_heads::<B, C>(x, part, norm, rotation)
+        heads::split_heads::<B, C>(x, part, norm, rotation)
     }
 }
 

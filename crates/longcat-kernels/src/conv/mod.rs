@@ -81,7 +81,8 @@ pub(crate) fn forward<B: KernelBackend>(
         return into_float(y);
     }
     let grid = PatchGrid::forward(dims(&x.shape()), kernel, &options);
-    product::<B>(x, weight, Some(bias), &grid)
+    let matrix = B::conv3d_matrix(into_float(weight), false);
+    product::<B>(x, matrix, out, Some(bias), &grid)
 }
 
 /// The gradient of [`forward`] in `x` of shape `input`, for the gradient `d_out` of the output.
@@ -94,8 +95,9 @@ pub(crate) fn d_input<B: KernelBackend>(
     let [_, _, kernel @ ..] = dims::<5>(&weight.shape());
     let grid = PatchGrid::backward(input, dims(&d_out.shape()), kernel, &options);
     // Each input position meets the outputs that saw it, with the kernel mirrored.
-    let mirrored = from_float::<B, 5>(weight).flip([2, 3, 4]).swap_dims(0, 1);
-    let d_x = product::<B>(d_out, mirrored, None, &grid);
+    let channels = input[4];
+    let matrix = B::conv3d_matrix(weight, true);
+    let d_x = product::<B>(d_out, matrix, channels, None, &grid);
     let [ut, uh, uw] = options.upsample;
     if [ut, uh, uw] == [1; 3] {
         return d_x;
@@ -138,25 +140,34 @@ pub(crate) fn d_weight<B: KernelBackend>(
     into_float(taps.permute([0, 4, 1, 2, 3]))
 }
 
-/// Patches of `x` times `weight` `[O, C, kt, kh, kw]`, chunk by chunk.
+/// Portable body of [`KernelBackend::conv3d_matrix`].
+pub(crate) fn matrix<B: KernelBackend>(weight: FloatTensor<B>, mirrored: bool) -> FloatTensor<B> {
+    let mut weight: Tensor<B, 5> = from_float(weight);
+    if mirrored {
+        weight = weight.flip([2, 3, 4]).swap_dims(0, 1);
+    }
+    let [rows, inner, kt, kh, kw] = weight.dims();
+    let columns = inner * kt * kh * kw;
+    let weight = weight.permute([0, 2, 3, 4, 1]).reshape([rows, columns]);
+    let weight = filled(weight, 1, columns.next_multiple_of(B::INNER_MULTIPLE));
+    into_float(filled(weight, 0, padded_rows::<B>(rows)))
+}
+
+/// Matrix units want rows of whole vectors of the result, too.
+pub(crate) fn padded_rows<B: KernelBackend>(rows: usize) -> usize {
+    rows.next_multiple_of(B::INNER_MULTIPLE.min(8))
+}
+
+/// Patches of `x` times `matrix`, chunk by chunk, to `out` channels.
 fn product<B: KernelBackend>(
     x: FloatTensor<B>,
-    weight: Tensor<B, 5>,
+    matrix: FloatTensor<B>,
+    out: usize,
     bias: Option<Tensor<B, 1>>,
     grid: &PatchGrid,
 ) -> FloatTensor<B> {
-    let out = weight.dims()[0];
-    let weight = weight
-        .permute([0, 2, 3, 4, 1])
-        .reshape([out, grid.columns()]);
-    // Matrix units want rows of whole vectors of both operands and of the result.
-    let padded_out = out.next_multiple_of(B::INNER_MULTIPLE.min(8));
-    let weight = filled(
-        filled(weight, 1, grid.padded_columns(B::INNER_MULTIPLE)),
-        0,
-        padded_out,
-    );
-    let bias = bias.map(|bias| filled(bias, 0, padded_out));
+    let weight: Tensor<B, 2> = from_float(matrix);
+    let bias = bias.map(|bias| filled(bias, 0, padded_rows::<B>(out)));
     let mut parts: Vec<Tensor<B, 2>> = chunks::<B>(grid, &x)
         .map(|lines| {
             let patches = from_float(B::conv3d_patches(x.clone(), grid, lines));

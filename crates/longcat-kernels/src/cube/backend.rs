@@ -2,14 +2,12 @@
 
 use std::ops::Range;
 
-use burn::tensor::Tensor;
 use burn_backend::tensor::{FloatTensor, IntTensor};
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 
 use super::attention;
 use super::launch::Backward;
 use crate::conv::{self, PatchGrid};
-use crate::portable::{from_float, into_float};
 use crate::{
     BlockList, BlockRule, KernelBackend, LowRankPart, cube_conv, cube_norm, fused, portable,
 };
@@ -35,6 +33,24 @@ where
             .unwrap_or_else(|| conv::gather::<Self>(x, grid, lines))
     }
 
+    fn conv3d_matrix(weight: FloatTensor<Self>, mirrored: bool) -> FloatTensor<Self> {
+        let rows = conv::padded_rows::<Self>;
+        cube_conv::matrix(&weight, mirrored, Self::INNER_MULTIPLE, rows)
+            .unwrap_or_else(|| conv::matrix::<Self>(weight, mirrored))
+    }
+
+    fn column_sums(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        cube_norm::column_sums(&x).unwrap_or_else(|| portable::column_sums::<Self>(x))
+    }
+
+    fn softmax_with_lse(
+        scores: FloatTensor<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        cube_norm::softmax_with_lse(&scores, scale)
+            .unwrap_or_else(|| portable::softmax_with_lse::<Self>(scores, scale))
+    }
+
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, silu: bool) -> FloatTensor<Self> {
         cube_norm::rms_norm(&x, &weight, silu)
             .unwrap_or_else(|| fused::portable::rms_norm::<Self>(x, weight, silu))
@@ -49,11 +65,7 @@ where
         let Some((dx, products)) = cube_norm::rms_norm_backward(&x, &weight, &d_out, silu) else {
             return fused::portable::rms_norm_backward::<Self>(x, weight, d_out, silu);
         };
-        let channels = weight.meta.num_elements();
-        let rows = products.meta.num_elements() / channels;
-        let products: Tensor<Self, 2> = from_float(products);
-        let sums = products.reshape([rows, channels]).sum_dim(0);
-        (dx, into_float(sums.reshape([channels])))
+        (dx, Self::column_sums(products))
     }
 
     fn linear_forward(

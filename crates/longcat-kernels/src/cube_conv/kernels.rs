@@ -74,3 +74,35 @@ pub(super) fn patches<F: Float, N: Size>(
     }
     out[ABSOLUTE_POS] = value;
 }
+
+/// A weight `[O, C, taps]` as a matrix `[O, taps · C]`, or with `mirrored` `[C, taps · O]` with the taps
+/// in reverse; zero beyond `rows` and the last tap. A unit writes one element.
+#[cube(launch_unchecked, address_type = "dynamic")]
+pub(super) fn matrix<F: Float>(
+    weight: &Array<F>,
+    matrix: &mut Array<F>,
+    elements: usize,
+    rows: usize,
+    channels: usize,
+    taps: usize,
+    columns: usize,
+    #[comptime] mirrored: bool,
+    #[define(F)] _dtype: StorageType,
+) {
+    if ABSOLUTE_POS >= elements {
+        terminate!();
+    }
+    let row = ABSOLUTE_POS / columns;
+    let column = ABSOLUTE_POS % columns;
+    let channel = column % channels;
+    let tap = column / channels;
+    let mut value = F::new(0.0);
+    if row < rows && tap < taps {
+        if comptime!(mirrored) {
+            value = weight[(channel * rows + row) * taps + (taps - 1 - tap)];
+        } else {
+            value = weight[(row * channels + channel) * taps + tap];
+        }
+    }
+    matrix[ABSOLUTE_POS] = value;
+}

@@ -1,4 +1,4 @@
-//! Patches of a convolution on any cubecl runtime.
+//! Patches and weights of a convolution as matrices, on any cubecl runtime.
 
 mod kernels;
 
@@ -78,4 +78,51 @@ pub(crate) fn patches<R: CubeRuntime>(
         );
     }
     Some(out)
+}
+
+/// See `KernelBackend::conv3d_matrix`; columns are filled up to a multiple of `multiple`, and rows to
+/// what `padded_rows` says.
+pub(crate) fn matrix<R: CubeRuntime>(
+    weight: &CubeTensor<R>,
+    mirrored: bool,
+    multiple: usize,
+    padded_rows: impl Fn(usize) -> usize,
+) -> Option<CubeTensor<R>> {
+    if !matches!(weight.dtype, DType::BF16 | DType::F16 | DType::F32) {
+        return None;
+    }
+    let &[out, inner, ref kernel @ ..] = &weight.meta.shape()[..] else {
+        return None;
+    };
+    let taps = kernel.iter().product::<usize>();
+    let (rows, channels) = if mirrored { (inner, out) } else { (out, inner) };
+    let columns = (taps * channels).next_multiple_of(multiple);
+    let weight = into_contiguous(weight.clone());
+    let matrix = empty_device_contiguous_dtype(
+        weight.client.clone(),
+        weight.device.clone(),
+        Shape::new([padded_rows(rows), columns]),
+        weight.dtype,
+    );
+    let elements = padded_rows(rows) * columns;
+    let cubes = elements.div_ceil(UNITS as usize);
+    // SAFETY: units beyond the last element end before any access; what is filled up is not read.
+    unsafe {
+        kernels::matrix::launch_unchecked::<R>(
+            &weight.client,
+            cubecl::calculate_cube_count_elemwise(&weight.client, cubes, CubeDim::new_single()),
+            CubeDim::new_1d(UNITS),
+            AddressType::from_len(elements),
+            weight.clone().into_array_arg(),
+            matrix.clone().into_array_arg(),
+            elements,
+            rows,
+            channels,
+            taps,
+            columns,
+            mirrored,
+            weight.dtype.into(),
+        );
+    }
+    Some(matrix)
 }

@@ -28,6 +28,101 @@ fn cube_sum(value: f32, shared: &mut SharedMemory<f32>, #[comptime] planes: usiz
     sum
 }
 
+/// The largest over the planes of a cube of what each plane has found. `shared` is used once.
+#[cube]
+fn cube_max(value: f32, shared: &mut SharedMemory<f32>, #[comptime] planes: usize) -> f32 {
+    let mut largest = value;
+    if comptime!(planes > 1) {
+        if UNIT_POS_X == 0 {
+            shared[UNIT_POS_Y as usize] = value;
+        }
+        sync_cube();
+        largest = shared[0];
+        #[unroll]
+        for i in 1..planes {
+            largest = largest.max(shared[i]);
+        }
+    }
+    largest
+}
+
+/// Softmax of `scores · scale` by row, and the logarithm of the sum of exponentials. A cube takes a
+/// row, of `width` vectors, which it reads three times.
+#[cube(launch_unchecked, address_type = "dynamic")]
+pub(super) fn softmax<N: Size>(
+    scores: &Array<Vector<f32, N>>,
+    weights: &mut Array<Vector<f32, N>>,
+    lse: &mut Array<f32>,
+    rows: usize,
+    width: usize,
+    scale: f32,
+    #[comptime] planes: usize,
+) {
+    let row = CUBE_POS;
+    if row >= rows {
+        terminate!();
+    }
+    let start = row * width;
+    let first = UNIT_POS as usize;
+    let step = CUBE_DIM as usize;
+    let mut maxima = SharedMemory::<f32>::new(planes);
+    let mut sums = SharedMemory::<f32>::new(planes);
+
+    let mut largest = f32::new(-3.402_823e38);
+    let mut i = first;
+    while i < width {
+        let values = scores[start + i] * Vector::new(scale);
+        #[unroll]
+        for j in 0..N::value() {
+            largest = largest.max(values[j]);
+        }
+        i += step;
+    }
+    let largest = cube_max(plane_max(largest), &mut maxima, planes);
+    let shift = Vector::<f32, N>::new(largest);
+    let mut sum = Vector::<f32, N>::new(0.0);
+    let mut i = first;
+    while i < width {
+        sum += Vector::exp(scores[start + i] * Vector::new(scale) - shift);
+        i += step;
+    }
+    let sum = cube_sum(row_sum(sum), &mut sums, planes);
+    let inverse = Vector::<f32, N>::new(1.0 / sum);
+    let mut i = first;
+    while i < width {
+        let power = Vector::exp(scores[start + i] * Vector::new(scale) - shift);
+        weights[start + i] = power * inverse;
+        i += step;
+    }
+    if UNIT_POS == 0 {
+        lse[row] = largest + sum.ln();
+    }
+}
+
+/// Sums over runs of rows of `x` `[rows, width]`, `[parts, width]`: a unit takes one column of every
+/// `parts`-th row.
+#[cube(launch_unchecked, address_type = "dynamic")]
+pub(super) fn column_sums<F: Float>(
+    x: &Array<F>,
+    sums: &mut Array<f32>,
+    rows: usize,
+    parts: usize,
+    width: usize,
+    #[define(F)] _dtype: StorageType,
+) {
+    if ABSOLUTE_POS >= parts * width {
+        terminate!();
+    }
+    let column = ABSOLUTE_POS % width;
+    let mut row = ABSOLUTE_POS / width;
+    let mut sum = f32::new(0.0);
+    while row < rows {
+        sum += f32::cast_from(x[row * width + column]);
+        row += parts;
+    }
+    sums[ABSOLUTE_POS] = sum;
+}
+
 /// How a row is cut for [`layer_norm`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct RowCut {

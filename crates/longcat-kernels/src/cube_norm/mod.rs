@@ -171,6 +171,90 @@ fn row_cut<R: CubeRuntime>(x: &CubeTensor<R>, width: usize) -> Option<(usize, Ro
     Some((rows.vector, cut))
 }
 
+/// See `KernelBackend::column_sums`.
+pub(crate) fn column_sums<R: CubeRuntime>(x: &CubeTensor<R>) -> Option<CubeTensor<R>> {
+    /// Rows that a unit sums up in one pass.
+    const ROWS_PER_UNIT: usize = 128;
+    let (mut rows, width) = rows_and_width(x)?;
+    if !supported(x) {
+        return None;
+    }
+    let mut x = into_contiguous(x.clone());
+    loop {
+        let parts = rows.div_ceil(ROWS_PER_UNIT);
+        let sums = empty_device_contiguous_dtype(
+            x.client.clone(),
+            x.device.clone(),
+            Shape::new([parts * width]),
+            DType::F32,
+        );
+        let cubes = (parts * width).div_ceil(UNITS as usize);
+        // SAFETY: units beyond the last sum end before any access, and rows before the last.
+        unsafe {
+            kernels::column_sums::launch_unchecked::<R>(
+                &x.client,
+                count_cubes(&x, cubes),
+                CubeDim::new_1d(UNITS),
+                AddressType::from_len(rows * width),
+                x.clone().into_array_arg(),
+                sums.clone().into_array_arg(),
+                rows,
+                parts,
+                width,
+                x.dtype.into(),
+            );
+        }
+        if parts == 1 {
+            return Some(sums);
+        }
+        (x, rows) = (sums, parts);
+    }
+}
+
+/// See `KernelBackend::softmax_with_lse`.
+pub(crate) fn softmax_with_lse<R: CubeRuntime>(
+    scores: &CubeTensor<R>,
+    scale: f64,
+) -> Option<(CubeTensor<R>, CubeTensor<R>)> {
+    let (rows, width) = rows_and_width(scores)?;
+    let hardware = &scores.client.properties().hardware;
+    let plane = hardware.plane_size_min;
+    let known = plane == hardware.plane_size_max && plane > 1 && UNITS.is_multiple_of(plane);
+    if scores.dtype != DType::F32
+        || !supported(scores)
+        || !known
+        || !scores.client.features().plane.contains(Plane::Ops)
+    {
+        return None;
+    }
+    let vector = vector_sizes(scores).find(|vector| width.is_multiple_of(*vector))?;
+    let scores = into_contiguous(scores.clone());
+    let weights = like(&scores, scores.meta.shape().clone());
+    let shape = scores.meta.shape();
+    let lse = like(
+        &scores,
+        shape.iter().copied().take(shape.len() - 1).collect(),
+    );
+    // SAFETY: cubes beyond the last row end before any access.
+    unsafe {
+        kernels::softmax::launch_unchecked::<R>(
+            &scores.client,
+            count_cubes(&scores, rows),
+            CubeDim::new_2d(plane, UNITS / plane),
+            AddressType::from_len(rows * width),
+            vector,
+            scores.clone().into_array_arg(),
+            weights.clone().into_array_arg(),
+            lse.clone().into_array_arg(),
+            rows,
+            width / vector,
+            scale as f32,
+            (UNITS / plane) as usize,
+        );
+    }
+    Some((weights, lse))
+}
+
 /// What both directions of [`rms_norm`] are launched with: rows, vector size and cubes. A unit takes
 /// a row by itself: rows are short and there are many.
 fn rms_rows<R: CubeRuntime>(

@@ -48,15 +48,13 @@ fn dense<B: KernelBackend>(
     let [b, h, nq, _] = q.dims();
     let tile = dense_tile(b * h, nq, k.dims()[2]);
     let v_t = v.swap_dims(2, 3);
-    let (mut outs, mut lses) = (Vec::new(), Vec::new());
+    let (mut outs, mut lses) = (Vec::new(), Vec::<Tensor<B, 3>>::new());
     for start in (0..nq).step_by(tile) {
         let len = tile.min(nq - start);
-        let scores = matmul_nt(q.clone().narrow(2, start, len), k.clone()) * scale;
-        let max = scores.clone().max_dim(3);
-        let weights = (scores - max.clone()).exp();
-        let sum = weights.clone().sum_dim(3);
-        outs.push(matmul_nt(weights, v_t.clone()) / sum.clone());
-        lses.push((max + sum.log()).squeeze_dim::<3>(3));
+        let scores = matmul_nt(q.clone().narrow(2, start, len), k.clone());
+        let (weights, lse) = B::softmax_with_lse(into_float(scores), scale);
+        outs.push(matmul_nt(from_float(weights), v_t.clone()));
+        lses.push(from_float(lse));
     }
     (Tensor::cat(outs, 2), Tensor::cat(lses, 2))
 }

@@ -11,6 +11,7 @@ mod linear;
 mod low_rank;
 mod matmul;
 mod select;
+mod sums;
 
 pub use attention::attention_forward;
 pub use backward::attention_backward;
@@ -19,6 +20,7 @@ pub use linear::linear;
 pub use low_rank::add_low_rank;
 pub use matmul::{matmul, matmul_nt};
 pub use select::select_blocks;
+pub use sums::{column_sums, softmax_with_lse};
 
 use burn::tensor::{DType, Tensor, TensorPrimitive, backend::Backend};
 use burn_backend::tensor::FloatTensor;

@@ -1,7 +1,7 @@
 //! The fused operations against straightforward loops in f64: the portable bodies on the CPU, and
 //! the kernels where a wgpu device is asked for with the feature.
 
-use burn::tensor::{DType, Shape, Tensor, TensorData, backend::Backend};
+use burn::tensor::{DType, Shape, Tensor, TensorData, TensorPrimitive, backend::Backend};
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 use longcat_kernels::{
@@ -128,6 +128,43 @@ fn check_split_heads<B: KernelBackend>(heads: usize, width: usize, normed: bool,
     assert_close(out, &expected, 2e-5);
 }
 
+fn check_softmax<B: KernelBackend>(rows: usize, width: usize, scale: f64) {
+    let scores: Vec<f32> = numbers(rows * width, 15).iter().map(|s| 20.0 * s).collect();
+    let (mut expected, mut logarithms) = (Vec::new(), Vec::new());
+    for row in scores.chunks(width) {
+        let sum: f64 = row.iter().map(|s| (f64::from(*s) * scale).exp()).sum();
+        expected.extend(row.iter().map(|s| (f64::from(*s) * scale).exp() / sum));
+        logarithms.push(sum.ln());
+    }
+    let scores = tensor::<B, 4>(&scores, [1, 1, rows, width]);
+    let scores = scores.into_primitive().tensor();
+    let (weights, lse) = B::softmax_with_lse(scores, scale);
+    let float = TensorPrimitive::Float;
+    assert_close(
+        Tensor::<B, 4>::from_primitive(float(weights)),
+        &expected,
+        1e-5,
+    );
+    assert_close(
+        Tensor::<B, 3>::from_primitive(float(lse)),
+        &logarithms,
+        1e-5,
+    );
+}
+
+fn check_column_sums<B: KernelBackend>(rows: usize, width: usize) {
+    let x = numbers(rows * width, 16);
+    let mut expected = vec![0.0; width];
+    for row in x.chunks(width) {
+        for (sum, x) in expected.iter_mut().zip(row) {
+            *sum += f64::from(*x);
+        }
+    }
+    let x = tensor::<B, 2>(&x, [rows, width]).into_primitive().tensor();
+    let sums = TensorPrimitive::Float(B::column_sums(x));
+    assert_close(Tensor::<B, 1>::from_primitive(sums), &expected, 1e-4);
+}
+
 /// Widths that planes divide and widths that they do not; one group, and one per frame.
 fn check_all<B: KernelBackend>() {
     for (rows, groups, width) in [
@@ -142,6 +179,12 @@ fn check_all<B: KernelBackend>() {
     }
     for count in [8192, 1000, 77] {
         check_silu_mul::<B>(count);
+    }
+    for (rows, width) in [(3, 1), (5, 600), (2, 2049)] {
+        check_softmax::<B>(rows, width, 0.3);
+    }
+    for (rows, width) in [(1, 5), (129, 16), (40_000, 3)] {
+        check_column_sums::<B>(rows, width);
     }
     for (heads, width) in [(4, 128), (1, 128), (3, 64), (2, 24), (6, 32)] {
         for (normed, rotated) in [(true, true), (true, false), (false, true), (false, false)] {
@@ -178,8 +221,80 @@ fn assert_same(name: &str, got: &[f64], want: &[f64]) {
     assert!(error < 1e-5, "{name}: {error:e}");
 }
 
+/// Gradients of the tables (weights, biases, gates), which are trained with whole models.
+fn check_table_gradients<B: KernelBackend>() {
+    for (rows, groups, width) in [(6, 3, 256), (7, 1, 512), (8, 2, 48)] {
+        let (a, b) = (numbers(rows * width, 1), numbers(rows * width, 2));
+        let (table, other) = (numbers(groups * width, 3), numbers(groups * width, 4));
+        let spread = |t: Leaf<Flex, 2>| {
+            t.reshape([groups, 1, width])
+                .expand([groups, rows / groups, width])
+                .reshape([rows, width])
+        };
+        let shape = [rows, width];
+        let tables = [groups, width];
+
+        let got = gradients::<B, 2, 2>([&table, &other].map(|t| tensor(t, tables)), |[w, b]| {
+            layer_norm(tensor::<_, 2>(&a, shape), w, b, 1e-6)
+        });
+        let want =
+            gradients::<Flex, 2, 2>([&table, &other].map(|t| tensor(t, tables)), |[w, b]| {
+                let x = tensor::<Autodiff<Flex>, 2>(&a, shape);
+                let x = x.clone() - x.mean_dim(1);
+                let deviation = (x.clone().powi_scalar(2).mean_dim(1) + 1e-6).sqrt();
+                x / deviation * spread(w) + spread(b)
+            });
+        assert_same("tables of layer_norm", &got, &want);
+
+        // The second gate serves a second residual on top of the first.
+        let got = gradients::<B, 2, 2>([&table, &other].map(|t| tensor(t, tables)), |[g, h]| {
+            let x = gated_residual(tensor(&a, shape), tensor(&b, shape), g);
+            gated_residual(x.clone(), x, h)
+        });
+        let want =
+            gradients::<Flex, 2, 2>([&table, &other].map(|t| tensor(t, tables)), |[g, h]| {
+                let x = tensor::<_, 2>(&a, shape) + spread(g) * tensor(&b, shape);
+                x.clone() + spread(h) * x
+            });
+        assert_same("gates", &got, &want);
+    }
+    let (batch, tokens, parts, heads, width) = (2, 5, 3, 3, 64);
+    let shape = [batch, tokens, parts, heads, width];
+    let x = numbers(shape.iter().product(), 5);
+    let (first, second) = (numbers(width, 6), numbers(width, 8));
+    let angles = numbers(tokens * width / 2, 7);
+    let table = |of: fn(f32) -> f32| -> Vec<f32> { angles.iter().map(|a| of(*a)).collect() };
+    let (cos, sin) = (table(f32::cos), table(f32::sin));
+    let got = gradients::<B, 1, 4>([&first, &second].map(|w| tensor(w, [width])), |[v, w]| {
+        let rotation = Rotation {
+            cos: tensor(&cos, [tokens, width / 2]),
+            sin: tensor(&sin, [tokens, width / 2]),
+        };
+        split_heads(tensor(&x, shape), 0, Some((v, 1e-6)), Some(rotation))
+            + split_heads(tensor(&x, shape), 2, Some((w, 1e-6)), None)
+    });
+    let want = gradients::<Flex, 1, 4>([&first, &second].map(|w| tensor(w, [width])), |[v, w]| {
+        let normed = |part: usize, weight: Leaf<Flex, 1>| -> Leaf<Flex, 4> {
+            let x = tensor::<Autodiff<Flex>, 5>(&x, shape).narrow(2, part, 1);
+            let x = x.squeeze_dim::<4>(2).swap_dims(1, 2);
+            let root = (x.clone().powi_scalar(2).mean_dim(3) + 1e-6).sqrt();
+            x / root * weight.reshape([1, 1, 1, width])
+        };
+        let pairs = normed(0, v).reshape([batch, heads, tokens, width / 2, 2]);
+        let (even, odd) = (pairs.clone().narrow(4, 0, 1), pairs.narrow(4, 1, 1));
+        let table = |t: &[f32]| tensor(t, [1, 1, tokens, width / 2, 1]);
+        let turned = vec![
+            even.clone() * table(&cos) - odd.clone() * table(&sin),
+            odd * table(&cos) + even * table(&sin),
+        ];
+        Tensor::cat(turned, 4).reshape([batch, heads, tokens, width]) + normed(2, w)
+    });
+    assert_same("weights of head norms", &got, &want);
+}
+
 /// The hand-written backward steps against Burn's autodiff of the same formulas on the CPU.
 fn check_gradients<B: KernelBackend>() {
+    check_table_gradients::<B>();
     for (rows, groups, width) in [(6, 3, 256), (7, 1, 512), (8, 2, 48)] {
         let (a, b) = (numbers(rows * width, 1), numbers(rows * width, 2));
         let (table, other) = (numbers(groups * width, 3), numbers(groups * width, 4));

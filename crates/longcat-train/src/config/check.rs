@@ -117,10 +117,10 @@ pub(super) fn check(config: &TrainConfig) -> Result<(), Problem> {
     data(config)?;
     patterns("lora.targets", &config.lora.targets)?;
     patterns("lora.exclude", &config.lora.exclude)?;
-    if config.mode != Mode::Lora && config.model.precision != Precision::F32 {
+    if config.mode == Mode::Full && config.model.precision != Precision::F32 {
         return fail(
             "model.precision",
-            "whole models are trained in f32; set it to \"f32\"".into(),
+            "whole transformers are trained in f32; set it to \"f32\"".into(),
         );
     }
     if config.mode != Mode::Full && config.model.train_text_encoder {

@@ -94,7 +94,7 @@ impl Precision {
 pub struct ModelConfig {
     /// Checkpoint directory in the official layout; the built-in small model when empty.
     pub checkpoint: PathBuf,
-    /// Type of the frozen weights; adapter factors are always f32.
+    /// Type of the frozen weights, or of a trained VAE's activations; what is trained is f32.
     pub precision: Precision,
     /// Draw all weights anew, by the configs of the checkpoint alone (not for adapters).
     pub random_weights: bool,

@@ -1,0 +1,129 @@
+//! The split into heads, with gradients of the fused heads and of the norm's weight.
+
+use burn::tensor::Tensor;
+use burn_autodiff::{
+    Autodiff, NodeId,
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops, OpsKind},
+};
+use burn_backend::{TensorMetadata, tensor::FloatTensor};
+
+use crate::portable::{from_float, into_float};
+use crate::{KernelBackend, fused::portable};
+
+type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
+type Norm<B> = (FloatTensor<B>, f64);
+type Rotation<B> = (FloatTensor<B>, FloatTensor<B>);
+
+#[derive(Debug)]
+struct SplitHeadsBackward;
+
+#[derive(Debug, Clone)]
+struct SplitHeadsState<B: KernelBackend> {
+    x: NodeId,
+    part: usize,
+    norm: Option<Norm<B>>,
+    rotation: Option<Rotation<B>>,
+}
+
+impl<B: KernelBackend> SplitHeadsState<B> {
+    /// The gradient in all parts of `x`: zero in those not taken.
+    fn d_x(self, x: FloatTensor<B>, d_out: FloatTensor<B>) -> FloatTensor<B> {
+        let (shape, part) = (x.shape(), self.part);
+        let (dtype, device) = (x.dtype(), B::float_device(&x));
+        let own = B::split_heads_backward(x, part, self.norm, self.rotation, d_out);
+        let own: Tensor<B, 4> = from_float(own);
+        let mut pieces = vec![own.unsqueeze_dim::<5>(2)];
+        let zeros = |parts: usize| {
+            let shape = [shape[0], shape[1], parts, shape[3], shape[4]];
+            Tensor::<B, 5>::zeros(shape, (&device, dtype))
+        };
+        if part > 0 {
+            pieces.insert(0, zeros(part));
+        }
+        if part + 1 < shape[2] {
+            pieces.push(zeros(shape[2] - part - 1));
+        }
+        into_float(match pieces.len() {
+            1 => pieces.remove(0),
+            _ => Tensor::cat(pieces, 2),
+        })
+    }
+
+    /// The gradient in the weight of the norm.
+    fn d_weight(&self, x: FloatTensor<B>, d_out: FloatTensor<B>) -> Option<FloatTensor<B>> {
+        let (weight, epsilon) = self.norm.clone()?;
+        let ones = into_float(from_float::<B, 1>(weight).ones_like());
+        let normed = B::split_heads(x, self.part, Some((ones, epsilon)), None);
+        let rotation = self.rotation.clone();
+        Some(portable::head_weight_sums::<B>(normed, d_out, rotation))
+    }
+}
+
+/// The parents are the fused heads and, if there is a norm, its weight.
+impl<B: KernelBackend, const N: usize> Backward<B, N> for SplitHeadsBackward {
+    type State = SplitHeadsState<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, N>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let d_out = grads.consume::<B>(&ops.node);
+        let state = ops.state;
+        let x: FloatTensor<B> = checkpointer.retrieve_node_output(state.x);
+        let mut parents = ops.parents.into_iter();
+        let (fused, weight) = (parents.next().flatten(), parents.next().flatten());
+        if let Some(node) = weight
+            && let Some(d_weight) = state.d_weight(x.clone(), d_out.clone())
+        {
+            grads.register::<B>(node.id, d_weight);
+        }
+        if let Some(node) = fused {
+            grads.register::<B>(node.id, state.d_x(x, d_out));
+        }
+    }
+}
+
+pub(super) fn split_heads<B: KernelBackend, C: CheckpointStrategy>(
+    x: Tracked<B, C>,
+    part: usize,
+    norm: Option<(Tracked<B, C>, f64)>,
+    rotation: Option<(Tracked<B, C>, Tracked<B, C>)>,
+) -> Tracked<B, C> {
+    let rotation = rotation.map(|(cos, sin)| (cos.primitive, sin.primitive));
+    // The number of parents is part of the step's type, hence the two arms.
+    macro_rules! step {
+        ([$($node:expr),*], $norm:expr) => {{
+            let norm: Option<Norm<B>> = $norm;
+            match Backward::<B, _>::prepare::<C>(
+                SplitHeadsBackward,
+                [x.node.clone() $(, $node)*],
+            )
+            .compute_bound()
+            .stateful()
+            {
+                OpsKind::Tracked(mut prep) => {
+                    let state = SplitHeadsState {
+                        x: prep.checkpoint(&x),
+                        part,
+                        norm: norm.clone(),
+                        rotation: rotation.clone(),
+                    };
+                    prep.finish(state, B::split_heads(x.primitive, part, norm, rotation))
+                }
+                OpsKind::UnTracked(prep) => {
+                    prep.finish(B::split_heads(x.primitive, part, norm, rotation))
+                }
+            }
+        }};
+    }
+    match norm {
+        None => step!([], None),
+        Some((weight, epsilon)) => {
+            step!([weight.node.clone()], Some((weight.primitive, epsilon)))
+        }
+    }
+}
