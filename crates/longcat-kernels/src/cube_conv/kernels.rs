@@ -14,7 +14,8 @@ pub(super) struct Steps {
 
 /// Writes the patches of the lines from `first_line` on; a unit takes one vector of one patch.
 ///
-/// `x` is `[B, T, H, W, C]` and `out` `[rows, columns]`, with `channels` and `columns` in vectors.
+/// `x` is `[B, T, H, W, C]` and `out` `[rows, columns]`, with `channels`, `columns` and the strides of
+/// `x` in vectors.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(super) fn patches<F: Float, N: Size>(
     x: &Array<Vector<F, N>>,
@@ -25,6 +26,10 @@ pub(super) fn patches<F: Float, N: Size>(
     h: usize,
     w: usize,
     channels: usize,
+    stride_b: usize,
+    stride_t: usize,
+    stride_h: usize,
+    stride_w: usize,
     out_t: usize,
     out_h: usize,
     out_w: usize,
@@ -69,7 +74,8 @@ pub(super) fn patches<F: Float, N: Size>(
         let on_h = place_h % comptime!(steps.spread[1]) == 0;
         let on_w = place_w % comptime!(steps.spread[2]) == 0;
         if on_t && on_h && on_w && at_t < t && at_h < h && at_w < w {
-            value = x[(((batch * t + at_t) * h + at_h) * w + at_w) * channels + channel];
+            let line = batch * stride_b + at_t * stride_t + at_h * stride_h;
+            value = x[line + at_w * stride_w + channel];
         }
     }
     out[ABSOLUTE_POS] = value;

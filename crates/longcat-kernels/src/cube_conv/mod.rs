@@ -33,7 +33,18 @@ pub(crate) fn patches<R: CubeRuntime>(
         .find(|vector| channels.is_multiple_of(*vector) && multiple.is_multiple_of(*vector))?;
     let columns = grid.padded_columns(multiple);
     let rows = (lines.end - lines.start) * grid.output[2];
-    let x = into_contiguous(x.clone());
+    // Concatenated frames lie in memory with gaps, which are jumped over rather than copied away.
+    let strides = |x: &CubeTensor<R>| -> Option<[usize; 4]> {
+        let (channel, rest) = x.meta.strides().split_last()?;
+        let whole = *channel == 1 && rest.iter().all(|stride| stride.is_multiple_of(vector));
+        let strides: [usize; 4] = rest.try_into().ok()?;
+        whole.then(|| strides.map(|stride| stride / vector))
+    };
+    let x = match strides(x) {
+        Some(_) => x.clone(),
+        None => into_contiguous(x.clone()),
+    };
+    let [stride_b, stride_t, stride_h, stride_w] = strides(&x)?;
     let out = empty_device_contiguous_dtype(
         x.client.clone(),
         x.device.clone(),
@@ -43,7 +54,8 @@ pub(crate) fn patches<R: CubeRuntime>(
     let vectors = rows * (columns / vector);
     let cubes = vectors.div_ceil(UNITS as usize);
     let [before_t, before_h, before_w] = grid.before;
-    let larger = x.meta.num_elements().max(rows * columns);
+    let reach = grid.input[0] * stride_b * vector;
+    let larger = reach.max(x.meta.num_elements()).max(rows * columns);
     // SAFETY: units beyond the last vector end before any access; places outside the input are
     // not read.
     unsafe {
@@ -61,6 +73,10 @@ pub(crate) fn patches<R: CubeRuntime>(
             h,
             w,
             channels / vector,
+            stride_b,
+            stride_t,
+            stride_h,
+            stride_w,
             grid.output[0],
             grid.output[1],
             grid.output[2],

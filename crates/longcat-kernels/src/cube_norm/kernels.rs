@@ -194,17 +194,6 @@ pub(super) fn layer_norm<F: Float, N: Size>(
     }
 }
 
-/// Sum of squares of `width` vectors from `start` on.
-#[cube]
-fn squared_norm<F: Float, N: Size>(x: &Array<Vector<F, N>>, start: usize, width: usize) -> f32 {
-    let mut squares = Vector::<f32, N>::new(0.0);
-    for i in 0..width {
-        let value = Vector::<f32, N>::cast_from(x[start + i]);
-        squares += value * value;
-    }
-    vector_sum(squares)
-}
-
 /// Sum over the elements of a vector.
 #[cube]
 fn vector_sum<N: Size>(values: Vector<f32, N>) -> f32 {
@@ -216,38 +205,95 @@ fn vector_sum<N: Size>(values: Vector<f32, N>) -> f32 {
     sum
 }
 
+/// How the rows of [`rms_norm`] are cut: a cube reads `rows` of `width` vectors each as one run of
+/// memory, because rows are too short for a plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct RmsCut {
+    /// Rows of a cube.
+    pub(super) rows: usize,
+    /// Vectors of a row.
+    pub(super) width: usize,
+    /// Units of a cube.
+    pub(super) units: usize,
+}
+
+/// Writes the factor of every row of the cube, `scale` over its norm, to `factors`. `parts` holds what
+/// the cube's vectors add to the squared norms.
+#[cube]
+fn row_factors(
+    parts: &SharedMemory<f32>,
+    factors: &mut SharedMemory<f32>,
+    scale: f32,
+    min_squared_norm: f32,
+    #[comptime] cut: RmsCut,
+) {
+    let mut row = UNIT_POS as usize;
+    while row < cut.rows {
+        let sum = row_total(parts, row, cut);
+        factors[row] = scale / sum.max(min_squared_norm).sqrt();
+        row += comptime!(cut.units);
+    }
+}
+
+/// Sum over the parts of one row.
+#[cube]
+fn row_total(parts: &SharedMemory<f32>, row: usize, #[comptime] cut: RmsCut) -> f32 {
+    let width = comptime!(cut.width);
+    let mut sum = parts[row * width];
+    for i in 1..width {
+        sum += parts[row * width + i];
+    }
+    sum
+}
+
 /// Rows of `x` `[rows, width]` divided by their norm, times `weight · scale` by channel; then its SiLU
-/// if asked for. A unit takes a row; `width` is in vectors.
+/// if asked for. `vectors` are those of all rows.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(super) fn rms_norm<F: Float, N: Size>(
     x: &Array<Vector<F, N>>,
     weight: &Array<Vector<f32, N>>,
     out: &mut Array<Vector<F, N>>,
-    rows: usize,
-    width: usize,
+    vectors: usize,
     scale: f32,
     min_squared_norm: f32,
     #[comptime] silu: bool,
+    #[comptime] cut: RmsCut,
     #[define(F)] _dtype: StorageType,
 ) {
-    if ABSOLUTE_POS >= rows {
-        terminate!();
-    }
-    let start = ABSOLUTE_POS * width;
-    let sum = squared_norm(x, start, width);
-    let norm = sum.max(min_squared_norm).sqrt();
-    let factor = Vector::<f32, N>::new(scale / norm);
-    for i in 0..width {
-        let normed = Vector::<f32, N>::cast_from(x[start + i]) * factor * weight[i];
-        let mut value = Vector::<F, N>::cast_from(normed);
-        if comptime!(silu) {
-            let gate = Vector::<f32, N>::cast_from(value);
-            let one = Vector::<f32, N>::new(1.0);
-            // Not a unary minus, as in `silu_mul`.
-            let falling = Vector::exp(Vector::<f32, N>::new(0.0) - gate);
-            value = Vector::cast_from(gate / (one + falling));
+    let count = comptime!(cut.rows * cut.width);
+    let units = comptime!(cut.units);
+    let start = CUBE_POS * count;
+    let mut parts = SharedMemory::<f32>::new(count);
+    let mut factors = SharedMemory::<f32>::new(comptime!(cut.rows));
+
+    let mut i = UNIT_POS as usize;
+    while i < count {
+        if start + i < vectors {
+            let value = Vector::<f32, N>::cast_from(x[start + i]);
+            parts[i] = vector_sum(value * value);
         }
-        out[start + i] = value;
+        i += units;
+    }
+    sync_cube();
+    row_factors(&parts, &mut factors, scale, min_squared_norm, cut);
+    sync_cube();
+    let mut i = UNIT_POS as usize;
+    while i < count {
+        if start + i < vectors {
+            let factor = Vector::<f32, N>::new(factors[i / comptime!(cut.width)]);
+            let value = Vector::<f32, N>::cast_from(x[start + i]);
+            let mut value =
+                Vector::<F, N>::cast_from(value * factor * weight[i % comptime!(cut.width)]);
+            if comptime!(silu) {
+                let gate = Vector::<f32, N>::cast_from(value);
+                let one = Vector::<f32, N>::new(1.0);
+                // Not a unary minus, as in `silu_mul`.
+                let falling = Vector::exp(Vector::<f32, N>::new(0.0) - gate);
+                value = Vector::cast_from(gate / (one + falling));
+            }
+            out[start + i] = value;
+        }
+        i += units;
     }
 }
 
@@ -260,7 +306,7 @@ fn silu_slope<N: Size>(y: Vector<f32, N>) -> Vector<f32, N> {
 }
 
 /// The gradient of [`rms_norm`] in `x`, and the terms whose sums over rows are that in `weight`; see
-/// the portable body for the formulas. A unit takes a row, twice.
+/// the portable body for the formulas.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(super) fn rms_norm_backward<F: Float, N: Size>(
     x: &Array<Vector<F, N>>,
@@ -268,43 +314,72 @@ pub(super) fn rms_norm_backward<F: Float, N: Size>(
     d_out: &Array<Vector<F, N>>,
     d_x: &mut Array<Vector<F, N>>,
     products: &mut Array<Vector<f32, N>>,
-    rows: usize,
-    width: usize,
-    channels: f32,
+    vectors: usize,
+    scale: f32,
     min_squared_norm: f32,
     #[comptime] silu: bool,
+    #[comptime] cut: RmsCut,
     #[define(F)] _dtype: StorageType,
 ) {
-    if ABSOLUTE_POS >= rows {
-        terminate!();
-    }
-    let start = ABSOLUTE_POS * width;
-    let sum = squared_norm(x, start, width);
-    let factor = (channels / sum.max(min_squared_norm)).sqrt();
-    let factors = Vector::<f32, N>::new(factor);
-    let mut along = Vector::<f32, N>::new(0.0);
-    for i in 0..width {
-        let normed = Vector::<f32, N>::cast_from(x[start + i]) * factors;
-        let mut g = Vector::<f32, N>::cast_from(d_out[start + i]);
-        if comptime!(silu) {
-            g *= silu_slope(normed * weight[i]);
+    let count = comptime!(cut.rows * cut.width);
+    let units = comptime!(cut.units);
+    let start = CUBE_POS * count;
+    let mut parts = SharedMemory::<f32>::new(count);
+    let mut factors = SharedMemory::<f32>::new(comptime!(cut.rows));
+    let mut means = SharedMemory::<f32>::new(comptime!(cut.rows));
+
+    let mut i = UNIT_POS as usize;
+    while i < count {
+        if start + i < vectors {
+            let value = Vector::<f32, N>::cast_from(x[start + i]);
+            parts[i] = vector_sum(value * value);
         }
-        let product = g * normed;
-        products[start + i] = product;
-        along += product * weight[i];
+        i += units;
     }
-    let mut mean = vector_sum(along) / channels;
-    if sum <= min_squared_norm {
-        mean = 0.0;
-    }
-    let means = Vector::<f32, N>::new(mean);
-    for i in 0..width {
-        let normed = Vector::<f32, N>::cast_from(x[start + i]) * factors;
-        let mut g = Vector::<f32, N>::cast_from(d_out[start + i]);
-        if comptime!(silu) {
-            g *= silu_slope(normed * weight[i]);
+    sync_cube();
+    row_factors(&parts, &mut factors, scale, min_squared_norm, cut);
+    sync_cube();
+    let mut i = UNIT_POS as usize;
+    while i < count {
+        if start + i < vectors {
+            let weight = weight[i % comptime!(cut.width)];
+            let factor = Vector::<f32, N>::new(factors[i / comptime!(cut.width)]);
+            let normed = Vector::<f32, N>::cast_from(x[start + i]) * factor;
+            let mut g = Vector::<f32, N>::cast_from(d_out[start + i]);
+            if comptime!(silu) {
+                g *= silu_slope(normed * weight);
+            }
+            let product = g * normed;
+            products[start + i] = product;
+            parts[i] = vector_sum(product * weight);
         }
-        d_x[start + i] = Vector::cast_from((g * weight[i] - normed * means) * factors);
+        i += units;
+    }
+    sync_cube();
+    let mut row = UNIT_POS as usize;
+    while row < cut.rows {
+        // Where the norm is at its bound, it is a constant.
+        let free = factors[row] < scale / min_squared_norm.sqrt();
+        let mean = row_total(&parts, row, cut) / (scale * scale);
+        means[row] = select(free, mean, 0.0);
+        row += units;
+    }
+    sync_cube();
+    let mut i = UNIT_POS as usize;
+    while i < count {
+        if start + i < vectors {
+            let row = i / comptime!(cut.width);
+            let weight = weight[i % comptime!(cut.width)];
+            let factor = Vector::<f32, N>::new(factors[row]);
+            let normed = Vector::<f32, N>::cast_from(x[start + i]) * factor;
+            let mut g = Vector::<f32, N>::cast_from(d_out[start + i]);
+            if comptime!(silu) {
+                g *= silu_slope(normed * weight);
+            }
+            let along = Vector::<f32, N>::new(means[row]);
+            d_x[start + i] = Vector::cast_from((g * weight - normed * along) * factor);
+        }
+        i += units;
     }
 }
 

@@ -14,7 +14,7 @@ use cubecl::ir::AddressType;
 use cubecl::prelude::*;
 
 use crate::fused;
-use kernels::{RowCut, SplitStep};
+use kernels::{RmsCut, RowCut, SplitStep};
 
 /// Units of a cube; enough to fill a multiprocessor with few cubes, small enough for registers.
 const UNITS: u32 = 256;
@@ -255,20 +255,24 @@ pub(crate) fn softmax_with_lse<R: CubeRuntime>(
     Some((weights, lse))
 }
 
-/// What both directions of [`rms_norm`] are launched with: rows, vector size and cubes. A unit takes
-/// a row by itself: rows are short and there are many.
-fn rms_rows<R: CubeRuntime>(
-    x: &CubeTensor<R>,
-    weight: &CubeTensor<R>,
-) -> Option<(usize, usize, CubeCount, CubeDim)> {
-    const ROWS_PER_CUBE: u32 = 128;
-    let (rows, width) = rows_and_width(x)?;
+/// What both directions of [`rms_norm`] are launched with: the vector size and the cut.
+fn rms_cut<R: CubeRuntime>(x: &CubeTensor<R>, weight: &CubeTensor<R>) -> Option<(usize, RmsCut)> {
+    /// Vectors that a unit takes.
+    const VECTORS_PER_UNIT: usize = 4;
+    let (_, width) = rows_and_width(x)?;
     if !supported(x) || weight.dtype != DType::F32 || weight.meta.num_elements() != width {
         return None;
     }
     let vector = vector_sizes(x).find(|vector| width.is_multiple_of(*vector))?;
-    let cubes = count_cubes(x, rows.div_ceil(ROWS_PER_CUBE as usize));
-    Some((rows, vector, cubes, CubeDim::new_1d(ROWS_PER_CUBE)))
+    let (units, width) = (UNITS as usize, width / vector);
+    let cut = RmsCut {
+        rows: (VECTORS_PER_UNIT * units / width).max(1),
+        width,
+        units,
+    };
+    let bytes = (cut.rows * width + 2 * cut.rows) * size_of::<f32>();
+    let most = x.client.properties().hardware.max_shared_memory_size;
+    (bytes <= most).then_some((vector, cut))
 }
 
 /// See `KernelBackend::rms_norm`.
@@ -277,26 +281,26 @@ pub(crate) fn rms_norm<R: CubeRuntime>(
     weight: &CubeTensor<R>,
     silu: bool,
 ) -> Option<CubeTensor<R>> {
-    let (rows, vector, cubes, cube_dim) = rms_rows(x, weight)?;
-    let width = weight.meta.num_elements();
+    let (vector, cut) = rms_cut(x, weight)?;
+    let vectors = x.meta.num_elements() / vector;
     let x = into_contiguous(x.clone());
     let out = like(&x, x.meta.shape().clone());
-    // SAFETY: units beyond the last row end before any access.
+    // SAFETY: vectors beyond the last are not accessed.
     unsafe {
         kernels::rms_norm::launch_unchecked::<R>(
             &x.client,
-            cubes,
-            cube_dim,
+            count_cubes(&x, vectors.div_ceil(cut.rows * cut.width)),
+            CubeDim::new_1d(UNITS),
             AddressType::from_len(x.meta.num_elements()),
             vector,
             x.clone().into_array_arg(),
             into_contiguous(weight.clone()).into_array_arg(),
             out.clone().into_array_arg(),
-            rows,
-            width / vector,
-            (width as f32).sqrt(),
+            vectors,
+            (weight.meta.num_elements() as f32).sqrt(),
             fused::MIN_SQUARED_NORM as f32,
             silu,
+            cut,
             x.dtype.into(),
         );
     }
@@ -311,11 +315,11 @@ pub(crate) fn rms_norm_backward<R: CubeRuntime>(
     d_out: &CubeTensor<R>,
     silu: bool,
 ) -> Option<(CubeTensor<R>, CubeTensor<R>)> {
-    let (rows, vector, cubes, cube_dim) = rms_rows(x, weight)?;
+    let (vector, cut) = rms_cut(x, weight)?;
     if d_out.dtype != x.dtype || d_out.meta.shape() != x.meta.shape() {
         return None;
     }
-    let width = weight.meta.num_elements();
+    let vectors = x.meta.num_elements() / vector;
     let x = into_contiguous(x.clone());
     let d_x = like(&x, x.meta.shape().clone());
     let products = empty_device_contiguous_dtype(
@@ -328,8 +332,8 @@ pub(crate) fn rms_norm_backward<R: CubeRuntime>(
     unsafe {
         kernels::rms_norm_backward::launch_unchecked::<R>(
             &x.client,
-            cubes,
-            cube_dim,
+            count_cubes(&x, vectors.div_ceil(cut.rows * cut.width)),
+            CubeDim::new_1d(UNITS),
             AddressType::from_len(x.meta.num_elements()),
             vector,
             x.clone().into_array_arg(),
@@ -337,11 +341,11 @@ pub(crate) fn rms_norm_backward<R: CubeRuntime>(
             into_contiguous(d_out.clone()).into_array_arg(),
             d_x.clone().into_array_arg(),
             products.clone().into_array_arg(),
-            rows,
-            width / vector,
-            width as f32,
+            vectors,
+            (weight.meta.num_elements() as f32).sqrt(),
             fused::MIN_SQUARED_NORM as f32,
             silu,
+            cut,
             x.dtype.into(),
         );
     }

@@ -125,7 +125,10 @@ mod tests {
         for (x, found) in values.into_iter().zip(row) {
             let want = f64::from(x) / (1.0 + (-f64::from(x)).exp());
             let error = (f64::from(found) - want).abs();
-            assert!(error < 5e-7 * want.abs() + 1e-30, "silu({x}): {found}");
+            // The exponent x · log2(e) is rounded to 24 bits, which the power turns into a relative
+            // error that grows with x.
+            let relative = 5e-7 + f64::from(x.abs()) * 2.0f64.powi(-24);
+            assert!(error < relative * want.abs() + 1e-30, "silu({x}): {found}");
         }
     }
 
