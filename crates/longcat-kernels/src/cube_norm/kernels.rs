@@ -6,13 +6,17 @@ use cubecl::prelude::*;
 
 /// Sum over all elements that the units of a plane hold.
 #[cube]
-fn row_sum<N: Size>(values: Vector<f32, N>) -> f32 {
+pub(super) fn row_sum<N: Size>(values: Vector<f32, N>) -> f32 {
     plane_sum(vector_sum(values))
 }
 
 /// Sum over the planes of a cube of what each plane has summed. `shared` is used once.
 #[cube]
-fn cube_sum(value: f32, shared: &mut SharedMemory<f32>, #[comptime] planes: usize) -> f32 {
+pub(super) fn cube_sum(
+    value: f32,
+    shared: &mut SharedMemory<f32>,
+    #[comptime] planes: usize,
+) -> f32 {
     let mut sum = value;
     if comptime!(planes > 1) {
         if UNIT_POS_X == 0 {
@@ -26,101 +30,6 @@ fn cube_sum(value: f32, shared: &mut SharedMemory<f32>, #[comptime] planes: usiz
         }
     }
     sum
-}
-
-/// The largest over the planes of a cube of what each plane has found. `shared` is used once.
-#[cube]
-fn cube_max(value: f32, shared: &mut SharedMemory<f32>, #[comptime] planes: usize) -> f32 {
-    let mut largest = value;
-    if comptime!(planes > 1) {
-        if UNIT_POS_X == 0 {
-            shared[UNIT_POS_Y as usize] = value;
-        }
-        sync_cube();
-        largest = shared[0];
-        #[unroll]
-        for i in 1..planes {
-            largest = largest.max(shared[i]);
-        }
-    }
-    largest
-}
-
-/// Softmax of `scores · scale` by row, and the logarithm of the sum of exponentials. A cube takes a
-/// row, of `width` vectors, which it reads three times.
-#[cube(launch_unchecked, address_type = "dynamic")]
-pub(super) fn softmax<N: Size>(
-    scores: &Array<Vector<f32, N>>,
-    weights: &mut Array<Vector<f32, N>>,
-    lse: &mut Array<f32>,
-    rows: usize,
-    width: usize,
-    scale: f32,
-    #[comptime] planes: usize,
-) {
-    let row = CUBE_POS;
-    if row >= rows {
-        terminate!();
-    }
-    let start = row * width;
-    let first = UNIT_POS as usize;
-    let step = CUBE_DIM as usize;
-    let mut maxima = SharedMemory::<f32>::new(planes);
-    let mut sums = SharedMemory::<f32>::new(planes);
-
-    let mut largest = f32::new(-3.402_823e38);
-    let mut i = first;
-    while i < width {
-        let values = scores[start + i] * Vector::new(scale);
-        #[unroll]
-        for j in 0..N::value() {
-            largest = largest.max(values[j]);
-        }
-        i += step;
-    }
-    let largest = cube_max(plane_max(largest), &mut maxima, planes);
-    let shift = Vector::<f32, N>::new(largest);
-    let mut sum = Vector::<f32, N>::new(0.0);
-    let mut i = first;
-    while i < width {
-        sum += Vector::exp(scores[start + i] * Vector::new(scale) - shift);
-        i += step;
-    }
-    let sum = cube_sum(row_sum(sum), &mut sums, planes);
-    let inverse = Vector::<f32, N>::new(1.0 / sum);
-    let mut i = first;
-    while i < width {
-        let power = Vector::exp(scores[start + i] * Vector::new(scale) - shift);
-        weights[start + i] = power * inverse;
-        i += step;
-    }
-    if UNIT_POS == 0 {
-        lse[row] = largest + sum.ln();
-    }
-}
-
-/// Sums over runs of rows of `x` `[rows, width]`, `[parts, width]`: a unit takes one column of every
-/// `parts`-th row.
-#[cube(launch_unchecked, address_type = "dynamic")]
-pub(super) fn column_sums<F: Float>(
-    x: &Array<F>,
-    sums: &mut Array<f32>,
-    rows: usize,
-    parts: usize,
-    width: usize,
-    #[define(F)] _dtype: StorageType,
-) {
-    if ABSOLUTE_POS >= parts * width {
-        terminate!();
-    }
-    let column = ABSOLUTE_POS % width;
-    let mut row = ABSOLUTE_POS / width;
-    let mut sum = f32::new(0.0);
-    while row < rows {
-        sum += f32::cast_from(x[row * width + column]);
-        row += parts;
-    }
-    sums[ABSOLUTE_POS] = sum;
 }
 
 /// How a row is cut for [`layer_norm`].
@@ -196,191 +105,13 @@ pub(super) fn layer_norm<F: Float, N: Size>(
 
 /// Sum over the elements of a vector.
 #[cube]
-fn vector_sum<N: Size>(values: Vector<f32, N>) -> f32 {
+pub(super) fn vector_sum<N: Size>(values: Vector<f32, N>) -> f32 {
     let mut sum = values[0];
     #[unroll]
     for i in 1..N::value() {
         sum += values[i];
     }
     sum
-}
-
-/// How the rows of [`rms_norm`] are cut: a cube reads `rows` of `width` vectors each as one run of
-/// memory, because rows are too short for a plane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct RmsCut {
-    /// Rows of a cube.
-    pub(super) rows: usize,
-    /// Vectors of a row.
-    pub(super) width: usize,
-    /// Units of a cube.
-    pub(super) units: usize,
-}
-
-/// Writes the factor of every row of the cube, `scale` over its norm, to `factors`. `parts` holds what
-/// the cube's vectors add to the squared norms.
-#[cube]
-fn row_factors(
-    parts: &SharedMemory<f32>,
-    factors: &mut SharedMemory<f32>,
-    scale: f32,
-    min_squared_norm: f32,
-    #[comptime] cut: RmsCut,
-) {
-    let mut row = UNIT_POS as usize;
-    while row < cut.rows {
-        let sum = row_total(parts, row, cut);
-        factors[row] = scale / sum.max(min_squared_norm).sqrt();
-        row += comptime!(cut.units);
-    }
-}
-
-/// Sum over the parts of one row.
-#[cube]
-fn row_total(parts: &SharedMemory<f32>, row: usize, #[comptime] cut: RmsCut) -> f32 {
-    let width = comptime!(cut.width);
-    let mut sum = parts[row * width];
-    for i in 1..width {
-        sum += parts[row * width + i];
-    }
-    sum
-}
-
-/// Rows of `x` `[rows, width]` divided by their norm, times `weight · scale` by channel; then its SiLU
-/// if asked for. `vectors` are those of all rows.
-#[cube(launch_unchecked, address_type = "dynamic")]
-pub(super) fn rms_norm<F: Float, N: Size>(
-    x: &Array<Vector<F, N>>,
-    weight: &Array<Vector<f32, N>>,
-    out: &mut Array<Vector<F, N>>,
-    vectors: usize,
-    scale: f32,
-    min_squared_norm: f32,
-    #[comptime] silu: bool,
-    #[comptime] cut: RmsCut,
-    #[define(F)] _dtype: StorageType,
-) {
-    let count = comptime!(cut.rows * cut.width);
-    let units = comptime!(cut.units);
-    let start = CUBE_POS * count;
-    let mut parts = SharedMemory::<f32>::new(count);
-    let mut factors = SharedMemory::<f32>::new(comptime!(cut.rows));
-
-    let mut i = UNIT_POS as usize;
-    while i < count {
-        if start + i < vectors {
-            let value = Vector::<f32, N>::cast_from(x[start + i]);
-            parts[i] = vector_sum(value * value);
-        }
-        i += units;
-    }
-    sync_cube();
-    row_factors(&parts, &mut factors, scale, min_squared_norm, cut);
-    sync_cube();
-    let mut i = UNIT_POS as usize;
-    while i < count {
-        if start + i < vectors {
-            let factor = Vector::<f32, N>::new(factors[i / comptime!(cut.width)]);
-            let value = Vector::<f32, N>::cast_from(x[start + i]);
-            let mut value =
-                Vector::<F, N>::cast_from(value * factor * weight[i % comptime!(cut.width)]);
-            if comptime!(silu) {
-                let gate = Vector::<f32, N>::cast_from(value);
-                let one = Vector::<f32, N>::new(1.0);
-                // Not a unary minus, as in `silu_mul`.
-                let falling = Vector::exp(Vector::<f32, N>::new(0.0) - gate);
-                value = Vector::cast_from(gate / (one + falling));
-            }
-            out[start + i] = value;
-        }
-        i += units;
-    }
-}
-
-/// The derivative of SiLU.
-#[cube]
-fn silu_slope<N: Size>(y: Vector<f32, N>) -> Vector<f32, N> {
-    let one = Vector::<f32, N>::new(1.0);
-    let s = one / (one + Vector::exp(Vector::<f32, N>::new(0.0) - y));
-    s + y * s * (one - s)
-}
-
-/// The gradient of [`rms_norm`] in `x`, and the terms whose sums over rows are that in `weight`; see
-/// the portable body for the formulas.
-#[cube(launch_unchecked, address_type = "dynamic")]
-pub(super) fn rms_norm_backward<F: Float, N: Size>(
-    x: &Array<Vector<F, N>>,
-    weight: &Array<Vector<f32, N>>,
-    d_out: &Array<Vector<F, N>>,
-    d_x: &mut Array<Vector<F, N>>,
-    products: &mut Array<Vector<f32, N>>,
-    vectors: usize,
-    scale: f32,
-    min_squared_norm: f32,
-    #[comptime] silu: bool,
-    #[comptime] cut: RmsCut,
-    #[define(F)] _dtype: StorageType,
-) {
-    let count = comptime!(cut.rows * cut.width);
-    let units = comptime!(cut.units);
-    let start = CUBE_POS * count;
-    let mut parts = SharedMemory::<f32>::new(count);
-    let mut factors = SharedMemory::<f32>::new(comptime!(cut.rows));
-    let mut means = SharedMemory::<f32>::new(comptime!(cut.rows));
-
-    let mut i = UNIT_POS as usize;
-    while i < count {
-        if start + i < vectors {
-            let value = Vector::<f32, N>::cast_from(x[start + i]);
-            parts[i] = vector_sum(value * value);
-        }
-        i += units;
-    }
-    sync_cube();
-    row_factors(&parts, &mut factors, scale, min_squared_norm, cut);
-    sync_cube();
-    let mut i = UNIT_POS as usize;
-    while i < count {
-        if start + i < vectors {
-            let weight = weight[i % comptime!(cut.width)];
-            let factor = Vector::<f32, N>::new(factors[i / comptime!(cut.width)]);
-            let normed = Vector::<f32, N>::cast_from(x[start + i]) * factor;
-            let mut g = Vector::<f32, N>::cast_from(d_out[start + i]);
-            if comptime!(silu) {
-                g *= silu_slope(normed * weight);
-            }
-            let product = g * normed;
-            products[start + i] = product;
-            parts[i] = vector_sum(product * weight);
-        }
-        i += units;
-    }
-    sync_cube();
-    let mut row = UNIT_POS as usize;
-    while row < cut.rows {
-        // Where the norm is at its bound, it is a constant.
-        let free = factors[row] < scale / min_squared_norm.sqrt();
-        let mean = row_total(&parts, row, cut) / (scale * scale);
-        means[row] = select(free, mean, 0.0);
-        row += units;
-    }
-    sync_cube();
-    let mut i = UNIT_POS as usize;
-    while i < count {
-        if start + i < vectors {
-            let row = i / comptime!(cut.width);
-            let weight = weight[i % comptime!(cut.width)];
-            let factor = Vector::<f32, N>::new(factors[row]);
-            let normed = Vector::<f32, N>::cast_from(x[start + i]) * factor;
-            let mut g = Vector::<f32, N>::cast_from(d_out[start + i]);
-            if comptime!(silu) {
-                g *= silu_slope(normed * weight);
-            }
-            let along = Vector::<f32, N>::new(means[row]);
-            d_x[start + i] = Vector::cast_from((g * weight - normed * along) * factor);
-        }
-        i += units;
-    }
 }
 
 /// `x + gate · y`, where `gate` `[groups, C]` has one row for `rows_per_group` consecutive rows.

@@ -3,7 +3,9 @@
 //! Each function answers `None` where the kernel does not apply (dtype, widths that planes do not
 //! divide, no plane operations); the caller then takes the portable body.
 
+mod channels;
 mod kernels;
+mod reductions;
 
 use burn_backend::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
@@ -13,8 +15,10 @@ use cubecl::features::Plane;
 use cubecl::ir::AddressType;
 use cubecl::prelude::*;
 
-use crate::fused;
-use kernels::{RmsCut, RowCut, SplitStep};
+pub(crate) use channels::{rms_norm, rms_norm_backward};
+pub(crate) use reductions::{column_sums, softmax_with_lse};
+
+use kernels::{RowCut, SplitStep};
 
 /// Units of a cube; enough to fill a multiprocessor with few cubes, small enough for registers.
 const UNITS: u32 = 256;
@@ -169,187 +173,6 @@ fn row_cut<R: CubeRuntime>(x: &CubeTensor<R>, width: usize) -> Option<(usize, Ro
         vectors_per_unit: rows.per_unit / planes,
     };
     Some((rows.vector, cut))
-}
-
-/// See `KernelBackend::column_sums`.
-pub(crate) fn column_sums<R: CubeRuntime>(x: &CubeTensor<R>) -> Option<CubeTensor<R>> {
-    /// Rows that a unit sums up in one pass.
-    const ROWS_PER_UNIT: usize = 128;
-    let (mut rows, width) = rows_and_width(x)?;
-    if !supported(x) {
-        return None;
-    }
-    let mut x = into_contiguous(x.clone());
-    loop {
-        let parts = rows.div_ceil(ROWS_PER_UNIT);
-        let sums = empty_device_contiguous_dtype(
-            x.client.clone(),
-            x.device.clone(),
-            Shape::new([parts * width]),
-            DType::F32,
-        );
-        let cubes = (parts * width).div_ceil(UNITS as usize);
-        // SAFETY: units beyond the last sum end before any access, and rows before the last.
-        unsafe {
-            kernels::column_sums::launch_unchecked::<R>(
-                &x.client,
-                count_cubes(&x, cubes),
-                CubeDim::new_1d(UNITS),
-                AddressType::from_len(rows * width),
-                x.clone().into_array_arg(),
-                sums.clone().into_array_arg(),
-                rows,
-                parts,
-                width,
-                x.dtype.into(),
-            );
-        }
-        if parts == 1 {
-            return Some(sums);
-        }
-        (x, rows) = (sums, parts);
-    }
-}
-
-/// See `KernelBackend::softmax_with_lse`.
-pub(crate) fn softmax_with_lse<R: CubeRuntime>(
-    scores: &CubeTensor<R>,
-    scale: f64,
-) -> Option<(CubeTensor<R>, CubeTensor<R>)> {
-    let (rows, width) = rows_and_width(scores)?;
-    let hardware = &scores.client.properties().hardware;
-    let plane = hardware.plane_size_min;
-    let known = plane == hardware.plane_size_max && plane > 1 && UNITS.is_multiple_of(plane);
-    if scores.dtype != DType::F32
-        || !supported(scores)
-        || !known
-        || !scores.client.features().plane.contains(Plane::Ops)
-    {
-        return None;
-    }
-    let vector = vector_sizes(scores).find(|vector| width.is_multiple_of(*vector))?;
-    let scores = into_contiguous(scores.clone());
-    let weights = like(&scores, scores.meta.shape().clone());
-    let shape = scores.meta.shape();
-    let lse = like(
-        &scores,
-        shape.iter().copied().take(shape.len() - 1).collect(),
-    );
-    // SAFETY: cubes beyond the last row end before any access.
-    unsafe {
-        kernels::softmax::launch_unchecked::<R>(
-            &scores.client,
-            count_cubes(&scores, rows),
-            CubeDim::new_2d(plane, UNITS / plane),
-            AddressType::from_len(rows * width),
-            vector,
-            scores.clone().into_array_arg(),
-            weights.clone().into_array_arg(),
-            lse.clone().into_array_arg(),
-            rows,
-            width / vector,
-            scale as f32,
-            (UNITS / plane) as usize,
-        );
-    }
-    Some((weights, lse))
-}
-
-/// What both directions of [`rms_norm`] are launched with: the vector size and the cut.
-fn rms_cut<R: CubeRuntime>(x: &CubeTensor<R>, weight: &CubeTensor<R>) -> Option<(usize, RmsCut)> {
-    /// Vectors that a unit takes.
-    const VECTORS_PER_UNIT: usize = 4;
-    let (_, width) = rows_and_width(x)?;
-    if !supported(x) || weight.dtype != DType::F32 || weight.meta.num_elements() != width {
-        return None;
-    }
-    let vector = vector_sizes(x).find(|vector| width.is_multiple_of(*vector))?;
-    let (units, width) = (UNITS as usize, width / vector);
-    let cut = RmsCut {
-        rows: (VECTORS_PER_UNIT * units / width).max(1),
-        width,
-        units,
-    };
-    let bytes = (cut.rows * width + 2 * cut.rows) * size_of::<f32>();
-    let most = x.client.properties().hardware.max_shared_memory_size;
-    (bytes <= most).then_some((vector, cut))
-}
-
-/// See `KernelBackend::rms_norm`.
-pub(crate) fn rms_norm<R: CubeRuntime>(
-    x: &CubeTensor<R>,
-    weight: &CubeTensor<R>,
-    silu: bool,
-) -> Option<CubeTensor<R>> {
-    let (vector, cut) = rms_cut(x, weight)?;
-    let vectors = x.meta.num_elements() / vector;
-    let x = into_contiguous(x.clone());
-    let out = like(&x, x.meta.shape().clone());
-    // SAFETY: vectors beyond the last are not accessed.
-    unsafe {
-        kernels::rms_norm::launch_unchecked::<R>(
-            &x.client,
-            count_cubes(&x, vectors.div_ceil(cut.rows * cut.width)),
-            CubeDim::new_1d(UNITS),
-            AddressType::from_len(x.meta.num_elements()),
-            vector,
-            x.clone().into_array_arg(),
-            into_contiguous(weight.clone()).into_array_arg(),
-            out.clone().into_array_arg(),
-            vectors,
-            (weight.meta.num_elements() as f32).sqrt(),
-            fused::MIN_SQUARED_NORM as f32,
-            silu,
-            cut,
-            x.dtype.into(),
-        );
-    }
-    Some(out)
-}
-
-/// The gradient in `x` of [`rms_norm`], and in f32 the products whose sums over rows are the
-/// gradient in `weight`.
-pub(crate) fn rms_norm_backward<R: CubeRuntime>(
-    x: &CubeTensor<R>,
-    weight: &CubeTensor<R>,
-    d_out: &CubeTensor<R>,
-    silu: bool,
-) -> Option<(CubeTensor<R>, CubeTensor<R>)> {
-    let (vector, cut) = rms_cut(x, weight)?;
-    if d_out.dtype != x.dtype || d_out.meta.shape() != x.meta.shape() {
-        return None;
-    }
-    let vectors = x.meta.num_elements() / vector;
-    let x = into_contiguous(x.clone());
-    let d_x = like(&x, x.meta.shape().clone());
-    let products = empty_device_contiguous_dtype(
-        x.client.clone(),
-        x.device.clone(),
-        x.meta.shape().clone(),
-        DType::F32,
-    );
-    // SAFETY: as for `rms_norm`.
-    unsafe {
-        kernels::rms_norm_backward::launch_unchecked::<R>(
-            &x.client,
-            count_cubes(&x, vectors.div_ceil(cut.rows * cut.width)),
-            CubeDim::new_1d(UNITS),
-            AddressType::from_len(x.meta.num_elements()),
-            vector,
-            x.clone().into_array_arg(),
-            into_contiguous(weight.clone()).into_array_arg(),
-            into_contiguous(d_out.clone()).into_array_arg(),
-            d_x.clone().into_array_arg(),
-            products.clone().into_array_arg(),
-            vectors,
-            (weight.meta.num_elements() as f32).sqrt(),
-            fused::MIN_SQUARED_NORM as f32,
-            silu,
-            cut,
-            x.dtype.into(),
-        );
-    }
-    Some((d_x, products))
 }
 
 /// See `KernelBackend::gated_residual`.

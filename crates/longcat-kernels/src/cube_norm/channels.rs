@@ -1,0 +1,287 @@
+//! The norm over channels of many short rows, as the VAE has it.
+
+use burn_backend::DType;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
+use cubecl::ir::AddressType;
+use cubecl::prelude::*;
+
+use super::kernels::vector_sum;
+use super::{UNITS, count_cubes, like, rows_and_width, supported, vector_sizes};
+use crate::fused;
+
+/// What both directions of [`rms_norm`] are launched with: the vector size and the cut.
+fn rms_cut<R: CubeRuntime>(x: &CubeTensor<R>, weight: &CubeTensor<R>) -> Option<(usize, RmsCut)> {
+    /// Vectors that a unit takes.
+    const VECTORS_PER_UNIT: usize = 4;
+    let (_, width) = rows_and_width(x)?;
+    if !supported(x) || weight.dtype != DType::F32 || weight.meta.num_elements() != width {
+        return None;
+    }
+    let vector = vector_sizes(x).find(|vector| width.is_multiple_of(*vector))?;
+    let (units, width) = (UNITS as usize, width / vector);
+    let cut = RmsCut {
+        rows: (VECTORS_PER_UNIT * units / width).max(1),
+        width,
+        units,
+    };
+    let bytes = (cut.rows * width + 2 * cut.rows) * size_of::<f32>();
+    let most = x.client.properties().hardware.max_shared_memory_size;
+    (bytes <= most).then_some((vector, cut))
+}
+
+/// See `KernelBackend::rms_norm`.
+pub(crate) fn rms_norm<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    weight: &CubeTensor<R>,
+    silu: bool,
+) -> Option<CubeTensor<R>> {
+    let (vector, cut) = rms_cut(x, weight)?;
+    let vectors = x.meta.num_elements() / vector;
+    let x = into_contiguous(x.clone());
+    let out = like(&x, x.meta.shape().clone());
+    // SAFETY: vectors beyond the last are not accessed.
+    unsafe {
+        rms_norm_kernel::launch_unchecked::<R>(
+            &x.client,
+            count_cubes(&x, vectors.div_ceil(cut.rows * cut.width)),
+            CubeDim::new_1d(UNITS),
+            AddressType::from_len(x.meta.num_elements()),
+            vector,
+            x.clone().into_array_arg(),
+            into_contiguous(weight.clone()).into_array_arg(),
+            out.clone().into_array_arg(),
+            vectors,
+            (weight.meta.num_elements() as f32).sqrt(),
+            fused::MIN_SQUARED_NORM as f32,
+            silu,
+            cut,
+            x.dtype.into(),
+        );
+    }
+    Some(out)
+}
+
+/// The gradient in `x` of [`rms_norm`], and in f32 the products whose sums over rows are the
+/// gradient in `weight`.
+pub(crate) fn rms_norm_backward<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    weight: &CubeTensor<R>,
+    d_out: &CubeTensor<R>,
+    silu: bool,
+) -> Option<(CubeTensor<R>, CubeTensor<R>)> {
+    let (vector, cut) = rms_cut(x, weight)?;
+    if d_out.dtype != x.dtype || d_out.meta.shape() != x.meta.shape() {
+        return None;
+    }
+    let vectors = x.meta.num_elements() / vector;
+    let x = into_contiguous(x.clone());
+    let d_x = like(&x, x.meta.shape().clone());
+    let products = empty_device_contiguous_dtype(
+        x.client.clone(),
+        x.device.clone(),
+        x.meta.shape().clone(),
+        DType::F32,
+    );
+    // SAFETY: as for `rms_norm`.
+    unsafe {
+        rms_norm_backward_kernel::launch_unchecked::<R>(
+            &x.client,
+            count_cubes(&x, vectors.div_ceil(cut.rows * cut.width)),
+            CubeDim::new_1d(UNITS),
+            AddressType::from_len(x.meta.num_elements()),
+            vector,
+            x.clone().into_array_arg(),
+            into_contiguous(weight.clone()).into_array_arg(),
+            into_contiguous(d_out.clone()).into_array_arg(),
+            d_x.clone().into_array_arg(),
+            products.clone().into_array_arg(),
+            vectors,
+            (weight.meta.num_elements() as f32).sqrt(),
+            fused::MIN_SQUARED_NORM as f32,
+            silu,
+            cut,
+            x.dtype.into(),
+        );
+    }
+    Some((d_x, products))
+}
+
+/// How the rows of [`rms_norm`] are cut: a cube reads `rows` of `width` vectors each as one run of
+/// memory, because rows are too short for a plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct RmsCut {
+    /// Rows of a cube.
+    rows: usize,
+    /// Vectors of a row.
+    width: usize,
+    /// Units of a cube.
+    units: usize,
+}
+
+/// Writes the factor of every row of the cube, `scale` over its norm, to `factors`. `parts` holds what
+/// the cube's vectors add to the squared norms.
+#[cube]
+fn row_factors(
+    parts: &SharedMemory<f32>,
+    factors: &mut SharedMemory<f32>,
+    scale: f32,
+    min_squared_norm: f32,
+    #[comptime] cut: RmsCut,
+) {
+    let mut row = UNIT_POS as usize;
+    while row < cut.rows {
+        let sum = row_total(parts, row, cut);
+        factors[row] = scale / sum.max(min_squared_norm).sqrt();
+        row += comptime!(cut.units);
+    }
+}
+
+/// Sum over the parts of one row.
+#[cube]
+fn row_total(parts: &SharedMemory<f32>, row: usize, #[comptime] cut: RmsCut) -> f32 {
+    let width = comptime!(cut.width);
+    let mut sum = parts[row * width];
+    for i in 1..width {
+        sum += parts[row * width + i];
+    }
+    sum
+}
+
+/// Rows of `x` `[rows, width]` divided by their norm, times `weight · scale` by channel; then its SiLU
+/// if asked for. `vectors` are those of all rows.
+#[cube(launch_unchecked, address_type = "dynamic")]
+fn rms_norm_kernel<F: Float, N: Size>(
+    x: &Array<Vector<F, N>>,
+    weight: &Array<Vector<f32, N>>,
+    out: &mut Array<Vector<F, N>>,
+    vectors: usize,
+    scale: f32,
+    min_squared_norm: f32,
+    #[comptime] silu: bool,
+    #[comptime] cut: RmsCut,
+    #[define(F)] _dtype: StorageType,
+) {
+    let count = comptime!(cut.rows * cut.width);
+    let units = comptime!(cut.units);
+    let start = CUBE_POS * count;
+    let mut parts = SharedMemory::<f32>::new(count);
+    let mut factors = SharedMemory::<f32>::new(comptime!(cut.rows));
+
+    let mut i = UNIT_POS as usize;
+    while i < count {
+        if start + i < vectors {
+            let value = Vector::<f32, N>::cast_from(x[start + i]);
+            parts[i] = vector_sum(value * value);
+        }
+        i += units;
+    }
+    sync_cube();
+    row_factors(&parts, &mut factors, scale, min_squared_norm, cut);
+    sync_cube();
+    let mut i = UNIT_POS as usize;
+    while i < count {
+        if start + i < vectors {
+            let factor = Vector::<f32, N>::new(factors[i / comptime!(cut.width)]);
+            let value = Vector::<f32, N>::cast_from(x[start + i]);
+            let mut value =
+                Vector::<F, N>::cast_from(value * factor * weight[i % comptime!(cut.width)]);
+            if comptime!(silu) {
+                let gate = Vector::<f32, N>::cast_from(value);
+                let one = Vector::<f32, N>::new(1.0);
+                // Not a unary minus, as in `silu_mul`.
+                let falling = Vector::exp(Vector::<f32, N>::new(0.0) - gate);
+                value = Vector::cast_from(gate / (one + falling));
+            }
+            out[start + i] = value;
+        }
+        i += units;
+    }
+}
+
+/// The derivative of SiLU.
+#[cube]
+fn silu_slope<N: Size>(y: Vector<f32, N>) -> Vector<f32, N> {
+    let one = Vector::<f32, N>::new(1.0);
+    let s = one / (one + Vector::exp(Vector::<f32, N>::new(0.0) - y));
+    s + y * s * (one - s)
+}
+
+/// The gradient of [`rms_norm`] in `x`, and the terms whose sums over rows are that in `weight`; see
+/// the portable body for the formulas.
+#[cube(launch_unchecked, address_type = "dynamic")]
+fn rms_norm_backward_kernel<F: Float, N: Size>(
+    x: &Array<Vector<F, N>>,
+    weight: &Array<Vector<f32, N>>,
+    d_out: &Array<Vector<F, N>>,
+    d_x: &mut Array<Vector<F, N>>,
+    products: &mut Array<Vector<f32, N>>,
+    vectors: usize,
+    scale: f32,
+    min_squared_norm: f32,
+    #[comptime] silu: bool,
+    #[comptime] cut: RmsCut,
+    #[define(F)] _dtype: StorageType,
+) {
+    let count = comptime!(cut.rows * cut.width);
+    let units = comptime!(cut.units);
+    let start = CUBE_POS * count;
+    let mut parts = SharedMemory::<f32>::new(count);
+    let mut factors = SharedMemory::<f32>::new(comptime!(cut.rows));
+    let mut means = SharedMemory::<f32>::new(comptime!(cut.rows));
+
+    let mut i = UNIT_POS as usize;
+    while i < count {
+        if start + i < vectors {
+            let value = Vector::<f32, N>::cast_from(x[start + i]);
+            parts[i] = vector_sum(value * value);
+        }
+        i += units;
+    }
+    sync_cube();
+    row_factors(&parts, &mut factors, scale, min_squared_norm, cut);
+    sync_cube();
+    let mut i = UNIT_POS as usize;
+    while i < count {
+        if start + i < vectors {
+            let weight = weight[i % comptime!(cut.width)];
+            let factor = Vector::<f32, N>::new(factors[i / comptime!(cut.width)]);
+            let normed = Vector::<f32, N>::cast_from(x[start + i]) * factor;
+            let mut g = Vector::<f32, N>::cast_from(d_out[start + i]);
+            if comptime!(silu) {
+                g *= silu_slope(normed * weight);
+            }
+            let product = g * normed;
+            products[start + i] = product;
+            parts[i] = vector_sum(product * weight);
+        }
+        i += units;
+    }
+    sync_cube();
+    let mut row = UNIT_POS as usize;
+    while row < cut.rows {
+        // Where the norm is at its bound, it is a constant.
+        let free = factors[row] < scale / min_squared_norm.sqrt();
+        let mean = row_total(&parts, row, cut) / (scale * scale);
+        means[row] = select(free, mean, 0.0);
+        row += units;
+    }
+    sync_cube();
+    let mut i = UNIT_POS as usize;
+    while i < count {
+        if start + i < vectors {
+            let row = i / comptime!(cut.width);
+            let weight = weight[i % comptime!(cut.width)];
+            let factor = Vector::<f32, N>::new(factors[row]);
+            let normed = Vector::<f32, N>::cast_from(x[start + i]) * factor;
+            let mut g = Vector::<f32, N>::cast_from(d_out[start + i]);
+            if comptime!(silu) {
+                g *= silu_slope(normed * weight);
+            }
+            let along = Vector::<f32, N>::new(means[row]);
+            d_x[start + i] = Vector::cast_from((g * weight - normed * along) * factor);
+        }
+        i += units;
+    }
+}
