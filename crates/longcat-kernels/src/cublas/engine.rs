@@ -20,8 +20,6 @@ const REDUCTION_IN_F32: u32 = 1 | 2;
 /// `y[rows, out] = x[rows, inner] · weight[out, inner]ᵀ (+ bias[out])`, without the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Problem {
-    /// Products of this form whose matrices follow one another in memory, each without a gap.
-    pub(super) batch: usize,
     pub(super) rows: usize,
     pub(super) inner: usize,
     pub(super) out: usize,
@@ -145,7 +143,6 @@ impl Plan {
     fn new(handle: lt_sys::cublasLtHandle_t, problem: &Problem) -> Result<Self, lt::CublasError> {
         use lt_sys::cublasLtMatmulDescAttributes_t as Desc;
         use lt_sys::cublasLtMatmulPreferenceAttributes_t as Pref;
-        use lt_sys::cublasLtMatrixLayoutAttribute_t as Layout;
 
         let dtype = match problem.element {
             Element::Bf16 => lt_sys::cudaDataType_t::CUDA_R_16BF,
@@ -188,28 +185,7 @@ impl Plan {
             } else {
                 (cols, rows)
             };
-            let layout =
-                lt::create_matrix_layout(dtype, rows as u64, cols as u64, operand.stride as i64)?;
-            if problem.batch > 1 {
-                let count = problem.batch as i32;
-                let offset = cols as i64 * operand.stride as i64;
-                // SAFETY: `layout` is alive; the values have their attributes' widths.
-                unsafe {
-                    lt::set_matrix_layout_attribute(
-                        layout,
-                        Layout::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT,
-                        ptr::from_ref(&count).cast(),
-                        size_of_val(&count),
-                    )?;
-                    lt::set_matrix_layout_attribute(
-                        layout,
-                        Layout::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
-                        ptr::from_ref(&offset).cast(),
-                        size_of_val(&offset),
-                    )?;
-                }
-            }
-            Ok::<_, lt::CublasError>(layout)
+            lt::create_matrix_layout(dtype, rows as u64, cols as u64, operand.stride as i64)
         };
         let weight = layout(problem.out, problem.inner, problem.weight)?;
         let x = layout(problem.rows, problem.inner, problem.x)?;

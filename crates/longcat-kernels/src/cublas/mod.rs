@@ -135,7 +135,6 @@ fn linear(x: &Cuda, weight: &Cuda, bias: Option<&Cuda>) -> Option<Cuda> {
     let bias = bias.map(|bias| into_contiguous(bias.clone()));
 
     let problem = Problem {
-        batch: 1,
         rows,
         inner,
         out,
@@ -213,7 +212,6 @@ fn add_products(y: &Cuda, x: &Cuda, terms: &[(usize, usize, &Cuda)]) -> Option<(
         }
         let (weight, weight_operand) = matrix(weight);
         let problem = Problem {
-            batch: 1,
             rows: rows(y),
             inner,
             out,
@@ -276,7 +274,6 @@ fn products_per_head(q: &Cuda, k: &Cuda) -> Option<Cuda> {
         Some(Operand { stride, ..start }.at(bytes))
     };
     let problem = Problem {
-        batch: batch * heads,
         rows,
         inner,
         out,
@@ -290,7 +287,9 @@ fn products_per_head(q: &Cuda, k: &Cuda) -> Option<Cuda> {
     if !is_planned(q.device.index, problem) {
         return None;
     }
-    submit(problem, &q, &k, None, &y, [0; 3]);
+    for head in 0..batch * heads {
+        submit(problem, &q, &k, None, &y, bytes.map(|bytes| head * bytes));
+    }
     Some(y)
 }
 
