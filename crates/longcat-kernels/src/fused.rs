@@ -7,7 +7,7 @@ use burn::tensor::{DType, Tensor, activation::sigmoid, backend::Backend};
 use burn_backend::{Shape, TensorMetadata, tensor::FloatTensor};
 
 use crate::KernelBackend;
-use crate::portable::{from_float, into_float, to_dtype};
+use crate::portable::{accumulator, from_float, into_float, to_dtype};
 
 /// LayerNorm over the last dimension, `norm(x) · weight + bias`.
 ///
@@ -149,19 +149,12 @@ fn assert_groups<const D: usize>(name: &str, x: [usize; D], table: [usize; 2]) {
 pub(crate) mod portable {
     use super::*;
 
-    fn wide(dtype: DType) -> DType {
-        match dtype {
-            DType::F64 => DType::F64,
-            _ => DType::F32,
-        }
-    }
-
     /// `x` as `[groups, rows, C]`, and a table `[groups, C]` as `[groups, 1, C]`, in f32.
     fn grouped<B: Backend>(x: FloatTensor<B>, groups: usize) -> Tensor<B, 3> {
         let shape = x.shape();
         let width = shape[shape.num_dims() - 1];
         let rows = shape.num_elements() / (groups * width);
-        let dtype = wide(x.dtype());
+        let dtype = accumulator(x.dtype());
         let x = B::float_reshape(x, Shape::new([groups, rows, width]));
         to_dtype(from_float(x), dtype)
     }
@@ -185,7 +178,8 @@ pub(crate) mod portable {
         let x = x.clone() - x.mean_dim(2);
         let variance = x.clone().square().mean_dim(2);
         let normed = x / (variance + epsilon).sqrt();
-        let y = normed * table::<B>(weight, wide(dtype)) + table::<B>(bias, wide(dtype));
+        let y =
+            normed * table::<B>(weight, accumulator(dtype)) + table::<B>(bias, accumulator(dtype));
         finish(y, shape, dtype)
     }
 
@@ -197,14 +191,14 @@ pub(crate) mod portable {
         let (shape, dtype) = (x.shape(), x.dtype());
         let x = grouped::<B>(x, 1);
         let channels = x.dims()[2];
-        let weight = to_dtype(from_float::<B, 1>(weight), wide(dtype));
+        let weight = to_dtype(from_float::<B, 1>(weight), accumulator(dtype));
         let weight = weight.reshape([1, 1, channels]) * (channels as f64).sqrt();
         let squared_norm = x.clone().square().sum_dim(2);
         let y = x / squared_norm.clamp_min(MIN_SQUARED_NORM).sqrt() * weight;
         if !silu {
             return finish(y, shape, dtype);
         }
-        let y = to_dtype(to_dtype(y, dtype), wide(dtype));
+        let y = to_dtype(to_dtype(y, dtype), accumulator(dtype));
         finish(y.clone() * sigmoid(y), shape, dtype)
     }
 
@@ -221,7 +215,7 @@ pub(crate) mod portable {
         let x = grouped::<B>(x, 1);
         let channels = x.dims()[2];
         let weight_dtype = weight.dtype();
-        let weight = to_dtype(from_float::<B, 1>(weight), wide(dtype));
+        let weight = to_dtype(from_float::<B, 1>(weight), accumulator(dtype));
         let weight = weight.reshape([1, 1, channels]);
         let squared_norm = x.clone().square().sum_dim(2);
         let free = squared_norm.clone().greater_elem(MIN_SQUARED_NORM);
@@ -252,7 +246,7 @@ pub(crate) mod portable {
     ) -> FloatTensor<B> {
         let (shape, dtype) = (x.shape(), x.dtype());
         let groups = gate.shape()[0];
-        let y = grouped::<B>(y, groups) * table::<B>(gate, wide(dtype));
+        let y = grouped::<B>(y, groups) * table::<B>(gate, accumulator(dtype));
         finish(grouped::<B>(x, groups) + y, shape, dtype)
     }
 
@@ -278,7 +272,7 @@ pub(crate) mod portable {
         d_out: FloatTensor<B>,
         rotation: Option<(FloatTensor<B>, FloatTensor<B>)>,
     ) -> FloatTensor<B> {
-        let dtype = wide(normed.dtype());
+        let dtype = accumulator(normed.dtype());
         let mut g: Tensor<B, 4> = to_dtype(from_float(d_out), dtype);
         if let Some((cos, sin)) = rotation {
             g = rotated(g, cos, B::float_neg(sin));
@@ -295,14 +289,14 @@ pub(crate) mod portable {
     ) -> FloatTensor<B> {
         let (shape, dtype) = (x.shape(), x.dtype());
         let groups = gate.shape()[0];
-        let scaled = grouped::<B>(x, groups) * table::<B>(gate, wide(dtype));
+        let scaled = grouped::<B>(x, groups) * table::<B>(gate, accumulator(dtype));
         finish(scaled, shape, dtype)
     }
 
     pub(crate) fn silu_mul<B: Backend>(a: FloatTensor<B>, b: FloatTensor<B>) -> FloatTensor<B> {
         let (shape, dtype) = (a.shape(), a.dtype());
         let a = grouped::<B>(a, 1);
-        let gate = to_dtype(to_dtype(a.clone() * sigmoid(a), dtype), wide(dtype));
+        let gate = to_dtype(to_dtype(a.clone() * sigmoid(a), dtype), accumulator(dtype));
         finish(gate * grouped::<B>(b, 1), shape, dtype)
     }
 
@@ -320,13 +314,13 @@ pub(crate) mod portable {
             .reshape([batch, tokens, heads, width])
             .swap_dims(1, 2);
         if let Some((weight, epsilon)) = norm {
-            let wide_x = to_dtype(x, wide(dtype));
+            let wide_x = to_dtype(x, accumulator(dtype));
             let mean = wide_x.clone().square().mean_dim(3);
-            let weight = to_dtype(from_float::<B, 1>(weight), wide(dtype));
+            let weight = to_dtype(from_float::<B, 1>(weight), accumulator(dtype));
             x = to_dtype(wide_x / (mean + epsilon).sqrt() * weight.unsqueeze(), dtype);
         }
         if let Some((cos, sin)) = rotation {
-            x = to_dtype(rotated(to_dtype(x, wide(dtype)), cos, sin), dtype);
+            x = to_dtype(rotated(to_dtype(x, accumulator(dtype)), cos, sin), dtype);
         }
         into_float(x)
     }
@@ -345,7 +339,7 @@ pub(crate) mod portable {
         let x = x.clone() - x.mean_dim(2);
         let deviation = (x.clone().square().mean_dim(2) + epsilon).sqrt();
         let normed = x / deviation.clone();
-        let g = grouped::<B>(d_out, groups) * table::<B>(weight, wide(dtype));
+        let g = grouped::<B>(d_out, groups) * table::<B>(weight, accumulator(dtype));
         let along = (g.clone() * normed.clone()).mean_dim(2);
         let dx = (g.clone() - g.mean_dim(2) - normed * along) / deviation;
         finish(dx, shape, dtype)
@@ -361,7 +355,7 @@ pub(crate) mod portable {
         let dtype = x.dtype();
         let x: Tensor<B, 5> = from_float(x);
         let [batch, tokens, _, heads, width] = x.dims();
-        let mut g: Tensor<B, 4> = to_dtype(from_float(d_out), wide(dtype));
+        let mut g: Tensor<B, 4> = to_dtype(from_float(d_out), accumulator(dtype));
         if let Some((cos, sin)) = rotation {
             // The rotation's transpose: by the opposite angle.
             let sin = B::float_neg(sin);
@@ -369,10 +363,10 @@ pub(crate) mod portable {
         }
         if let Some((weight, epsilon)) = norm {
             let x = x.narrow(2, part, 1).reshape([batch, tokens, heads, width]);
-            let x = to_dtype(x.swap_dims(1, 2), wide(dtype));
+            let x = to_dtype(x.swap_dims(1, 2), accumulator(dtype));
             let root = (x.clone().square().mean_dim(3) + epsilon).sqrt();
             let normed = x / root.clone();
-            let weight = to_dtype(from_float::<B, 1>(weight), wide(dtype));
+            let weight = to_dtype(from_float::<B, 1>(weight), accumulator(dtype));
             let scaled = g * weight.unsqueeze();
             let along = (scaled.clone() * normed.clone()).mean_dim(3);
             g = (scaled - normed * along) / root;

@@ -16,6 +16,7 @@ use burn_fusion::{
 use burn_ir::{CustomOpIr, HandleContainer, OperationIr, OperationOutput, TensorIr};
 
 use crate::conv::{PatchGrid, padded_rows};
+use crate::portable::accumulator;
 use crate::{BlockList, BlockRule, KernelBackend, LowRankPart};
 
 type Handles<B> = HandleContainer<FusionHandle<<B as FusionBackend>::FusionRuntime>>;
@@ -168,7 +169,7 @@ impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
         let (rows, inner) = if mirrored { (inner, out) } else { (out, inner) };
         let columns = kernel.iter().product::<usize>() * inner;
         let columns = columns.next_multiple_of(B::INNER_MULTIPLE);
-        let shape = Shape::new([padded_rows::<B>(rows), columns]);
+        let shape = Shape::new([padded_rows(rows, B::INNER_MULTIPLE), columns]);
         let out = (shape, weight.dtype());
         let name = "longcat_conv3d_matrix";
         let [out] = register::<B, 1>(name, vec![weight], [out], move |inputs| {
@@ -179,11 +180,10 @@ impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
 
     fn column_sums(x: FloatTensor<Self>) -> FloatTensor<Self> {
         let shape = x.shape();
-        let dtype = match x.dtype() {
-            DType::F64 => DType::F64,
-            _ => DType::F32,
-        };
-        let out = (Shape::new([shape[shape.num_dims() - 1]]), dtype);
+        let out = (
+            Shape::new([shape[shape.num_dims() - 1]]),
+            accumulator(x.dtype()),
+        );
         let [out] = register::<B, 1>("longcat_column_sums", vec![x], [out], |inputs| {
             vec![Output::Float(B::column_sums(inputs.float()))]
         });

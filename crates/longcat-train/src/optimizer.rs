@@ -5,9 +5,9 @@ use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, SimpleO
 use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 
+use crate::Gradients;
 use crate::packed::{Pack, take};
 use crate::parameters::{trained, update};
-use crate::{Gradients, TrainError};
 
 /// Settings of AdamW.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -145,26 +145,5 @@ impl<B: Backend> LoraOptimizer<B> {
         });
         self.packs = packs.collect();
         self.others = states;
-    }
-
-    /// Whether there is a state for every gradient (after the first step).
-    ///
-    /// # Errors
-    /// [`TrainError::Shape`] names the first moment whose length is not that of its parameter.
-    pub fn check(&self, gradients: &Gradients<B>) -> Result<(), TrainError> {
-        let states = self.state();
-        for (path, gradient) in gradients.iter() {
-            if let Some(state) = states.get(path) {
-                let found = state.momentum.moment_1.dims();
-                if found != gradient.values.dims() {
-                    return Err(TrainError::Shape {
-                        input: "optimiser moment",
-                        found: found.to_vec(),
-                        expected: format!("{path} has shape {:?}", gradient.shape),
-                    });
-                }
-            }
-        }
-        Ok(())
     }
 }

@@ -1,6 +1,5 @@
 //! Convolution with gradients for tracked inputs only; patches are gathered again for them.
 
-use burn::tensor::Tensor;
 use burn_autodiff::{
     Autodiff, NodeId,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -9,9 +8,9 @@ use burn_autodiff::{
 };
 use burn_backend::{TensorMetadata, tensor::FloatTensor};
 
+use super::{d_bias, register};
 use crate::KernelBackend;
 use crate::conv::{self, Conv3dOptions};
-use crate::portable::{from_float, into_float, to_dtype};
 
 #[derive(Debug)]
 struct Conv3dBackward;
@@ -33,7 +32,7 @@ impl<B: KernelBackend> Backward<B, 3> for Conv3dBackward {
 
     fn backward(self, ops: Ops<State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
         let d_out = grads.consume::<B>(&ops.node);
-        let state = ops.state;
+        let state = &ops.state;
         let d_x = state.weight.map(|node| {
             let weight: FloatTensor<B> = checkpointer.retrieve_node_output(node);
             conv::d_input::<B>(weight, d_out.clone(), state.x_dims, state.options)
@@ -42,16 +41,8 @@ impl<B: KernelBackend> Backward<B, 3> for Conv3dBackward {
             let x: FloatTensor<B> = checkpointer.retrieve_node_output(node);
             conv::d_weight::<B>(x, d_out.clone(), state.weight_dims, state.options)
         });
-        let d_bias = ops.parents[2].is_some().then(|| {
-            let dtype = d_out.dtype();
-            let sums: Tensor<B, 1> = from_float(B::column_sums(d_out));
-            into_float(to_dtype(sums, dtype))
-        });
-        for (node, value) in ops.parents.into_iter().zip([d_x, d_weight, d_bias]) {
-            if let (Some(node), Some(value)) = (node, value) {
-                grads.register::<B>(node.id, value);
-            }
-        }
+        let d_bias = ops.parents[2].is_some().then(|| d_bias::<B>(d_out));
+        register::<B, _, 3>(grads, ops, [d_x, d_weight, d_bias]);
     }
 }
 

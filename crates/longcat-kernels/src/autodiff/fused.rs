@@ -9,6 +9,7 @@ use burn_autodiff::{
 };
 use burn_backend::{DType, Shape, TensorMetadata, tensor::FloatTensor};
 
+use super::register;
 use crate::portable::{from_float, into_float, to_dtype};
 use crate::{KernelBackend, fused::portable};
 
@@ -94,12 +95,14 @@ impl<B: KernelBackend> Backward<B, 2> for SiluMulBackward {
         let slope = gate.clone() * (a.clone() * (gate.clone().neg() + 1.0) + 1.0);
         let da = d_out.clone() * b * slope;
         let db = d_out * a * gate;
-        for (node, value) in ops.parents.into_iter().zip([da, db]) {
-            if let Some(node) = node {
-                let value = into_float(to_dtype(value, dtype));
-                grads.register::<B>(node.id, B::float_reshape(value, shape.clone()));
-            }
-        }
+        let shaped = |value: Tensor<B, 1>| {
+            Some(B::float_reshape(
+                into_float(to_dtype(value, dtype)),
+                shape.clone(),
+            ))
+        };
+        let values = [shaped(da), shaped(db)];
+        register::<B, _, 2>(grads, ops, values);
     }
 }
 

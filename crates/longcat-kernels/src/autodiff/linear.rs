@@ -9,8 +9,9 @@ use burn_autodiff::{
 };
 use burn_backend::{Shape, TensorMetadata, tensor::FloatTensor};
 
+use super::{d_bias, register};
 use crate::KernelBackend;
-use crate::portable::{from_float, into_float, to_dtype};
+use crate::portable::{from_float, into_float};
 
 #[derive(Debug)]
 struct LinearBackward;
@@ -70,11 +71,7 @@ impl<B: KernelBackend> Backward<B, 2> for LinearBackward {
     fn backward(self, ops: Ops<State, 2>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
         let grad = rows_of::<B>(grads.consume::<B>(&ops.node), &ops.state);
         let (dx, d_weight) = d_input_and_weight::<B>(&ops.state, &grad, checkpointer);
-        for (node, value) in ops.parents.into_iter().zip([dx, d_weight]) {
-            if let (Some(node), Some(value)) = (node, value) {
-                grads.register::<B>(node.id, value);
-            }
-        }
+        register::<B, _, 2>(grads, ops, [dx, d_weight]);
     }
 }
 
@@ -84,16 +81,10 @@ impl<B: KernelBackend> Backward<B, 3> for LinearBackward {
     fn backward(self, ops: Ops<State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
         let grad = rows_of::<B>(grads.consume::<B>(&ops.node), &ops.state);
         let (dx, d_weight) = d_input_and_weight::<B>(&ops.state, &grad, checkpointer);
-        let d_bias = ops.parents[2].is_some().then(|| {
-            let dtype = grad.dtype();
-            let sums: Tensor<B, 1> = from_float(B::column_sums(into_float(grad)));
-            into_float(to_dtype(sums, dtype))
-        });
-        for (node, value) in ops.parents.into_iter().zip([dx, d_weight, d_bias]) {
-            if let (Some(node), Some(value)) = (node, value) {
-                grads.register::<B>(node.id, value);
-            }
-        }
+        let d_bias = ops.parents[2]
+            .is_some()
+            .then(|| d_bias::<B>(into_float(grad)));
+        register::<B, _, 3>(grads, ops, [dx, d_weight, d_bias]);
     }
 }
 

@@ -7,8 +7,14 @@ mod heads;
 mod linear;
 mod norm;
 
-use burn_autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
+use burn::tensor::Tensor;
+use burn_autodiff::{
+    Autodiff, checkpoint::strategy::CheckpointStrategy, grads::Gradients, ops::Ops,
+};
+use burn_backend::TensorMetadata;
 use burn_backend::tensor::{FloatTensor, IntTensor};
+
+use crate::portable::{from_float, into_float, to_dtype};
 
 use crate::{BlockList, BlockRule, Conv3dOptions, KernelBackend, portable};
 
@@ -129,6 +135,26 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
     ) -> FloatTensor<Self> {
         heads::split_heads::<B, C>(x, part, norm, rotation)
     }
+}
+
+/// Hands gradients to the parents that are tracked.
+fn register<B: KernelBackend, S, const N: usize>(
+    grads: &mut Gradients,
+    ops: Ops<S, N>,
+    values: [Option<FloatTensor<B>>; N],
+) {
+    for (node, value) in ops.parents.into_iter().zip(values) {
+        if let (Some(node), Some(value)) = (node, value) {
+            grads.register::<B>(node.id, value);
+        }
+    }
+}
+
+/// The gradient of a bias `[C]` that was added to `[.., C]`, in the dtype of `d_out`.
+fn d_bias<B: KernelBackend>(d_out: FloatTensor<B>) -> FloatTensor<B> {
+    let dtype = d_out.dtype();
+    let sums: Tensor<B, 1> = from_float(B::column_sums(d_out));
+    into_float(to_dtype(sums, dtype))
 }
 
 /// A tensor that autodiff does not track.

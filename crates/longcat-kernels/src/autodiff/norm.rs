@@ -8,6 +8,7 @@ use burn_autodiff::{
 };
 use burn_backend::{TensorMetadata, tensor::FloatTensor};
 
+use super::register;
 use crate::KernelBackend;
 use crate::fused::portable::{group_sums, product_sums};
 use crate::portable::{from_float, into_float};
@@ -100,11 +101,7 @@ impl<B: KernelBackend> Backward<B, 2> for RmsNormBackward {
         let x: FloatTensor<B> = checkpointer.retrieve_node_output(x);
         let weight: FloatTensor<B> = checkpointer.retrieve_node_output(weight);
         let (dx, d_weight) = B::rms_norm_backward(x, weight, d_out, silu);
-        for (node, value) in ops.parents.into_iter().zip([dx, d_weight]) {
-            if let Some(node) = node {
-                grads.register::<B>(node.id, value);
-            }
-        }
+        register::<B, _, 2>(grads, ops, [Some(dx), Some(d_weight)]);
     }
 }
 

@@ -12,7 +12,7 @@ use std::ops::Range;
 use burn::tensor::Tensor;
 use burn_backend::{Shape, TensorMetadata, tensor::FloatTensor};
 
-use crate::portable::{from_float, into_float};
+use crate::portable::{filled, from_float, into_float};
 use crate::{KernelBackend, linear};
 
 /// How a convolution moves over its input. Each array is for time, height and width.
@@ -150,12 +150,13 @@ pub(crate) fn matrix<B: KernelBackend>(weight: FloatTensor<B>, mirrored: bool) -
     let columns = inner * kt * kh * kw;
     let weight = weight.permute([0, 2, 3, 4, 1]).reshape([rows, columns]);
     let weight = filled(weight, 1, columns.next_multiple_of(B::INNER_MULTIPLE));
-    into_float(filled(weight, 0, padded_rows::<B>(rows)))
+    into_float(filled(weight, 0, padded_rows(rows, B::INNER_MULTIPLE)))
 }
 
-/// Matrix units want rows of whole vectors of the result, too.
-pub(crate) fn padded_rows<B: KernelBackend>(rows: usize) -> usize {
-    rows.next_multiple_of(B::INNER_MULTIPLE.min(8))
+/// Matrix units want rows of whole vectors of the result, too; `multiple` is that of the inner
+/// dimension.
+pub(crate) fn padded_rows(rows: usize, multiple: usize) -> usize {
+    rows.next_multiple_of(multiple.min(8))
 }
 
 /// Patches of `x` times `matrix`, chunk by chunk, to `out` channels.
@@ -167,7 +168,7 @@ fn product<B: KernelBackend>(
     grid: &PatchGrid,
 ) -> FloatTensor<B> {
     let weight: Tensor<B, 2> = from_float(matrix);
-    let bias = bias.map(|bias| filled(bias, 0, padded_rows::<B>(out)));
+    let bias = bias.map(|bias| filled(bias, 0, padded_rows(out, B::INNER_MULTIPLE)));
     let mut parts: Vec<Tensor<B, 2>> = chunks::<B>(grid, &x)
         .map(|lines| {
             let patches = from_float(B::conv3d_patches(x.clone(), grid, lines));
@@ -181,20 +182,6 @@ fn product<B: KernelBackend>(
     let [t, h, w] = grid.output;
     let y: Tensor<B, 5> = y.narrow(1, 0, out).reshape([grid.input[0], t, h, w, out]);
     into_float(y)
-}
-
-fn filled<B: KernelBackend, const D: usize>(
-    x: Tensor<B, D>,
-    dim: usize,
-    size: usize,
-) -> Tensor<B, D> {
-    let mut shape = x.dims();
-    if shape[dim] == size {
-        return x;
-    }
-    shape[dim] = size - shape[dim];
-    let zeros = Tensor::zeros(shape, (&x.device(), x.dtype()));
-    Tensor::cat(vec![x, zeros], dim)
 }
 
 /// The lines of the output, in runs whose patches take at most [`KernelBackend::PATCH_BYTES`].

@@ -34,8 +34,7 @@ where
     }
 
     fn conv3d_matrix(weight: FloatTensor<Self>, mirrored: bool) -> FloatTensor<Self> {
-        let rows = conv::padded_rows::<Self>;
-        cube_conv::matrix(&weight, mirrored, Self::INNER_MULTIPLE, rows)
+        cube_conv::matrix(&weight, mirrored, Self::INNER_MULTIPLE)
             .unwrap_or_else(|| conv::matrix::<Self>(weight, mirrored))
     }
 

@@ -4,17 +4,15 @@ mod kernels;
 
 use std::ops::Range;
 
-use burn_backend::{DType, Shape};
+use burn_backend::Shape;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::ir::AddressType;
 use cubecl::prelude::*;
 
-use crate::conv::PatchGrid;
+use crate::conv::{PatchGrid, padded_rows};
+use crate::cube_norm::{UNITS, count_cubes, like, supported, vector_sizes};
 use kernels::Steps;
-
-const UNITS: u32 = 256;
 
 /// See `KernelBackend::conv3d_patches`; `multiple` is what their columns are filled up to.
 pub(crate) fn patches<R: CubeRuntime>(
@@ -23,13 +21,11 @@ pub(crate) fn patches<R: CubeRuntime>(
     lines: Range<usize>,
     multiple: usize,
 ) -> Option<CubeTensor<R>> {
-    if !matches!(x.dtype, DType::BF16 | DType::F16 | DType::F32) {
+    if !supported(x) {
         return None;
     }
     let [_, t, h, w, channels] = grid.input;
-    let vector = x
-        .client
-        .io_optimized_vector_sizes(x.dtype.size())
+    let vector = vector_sizes(x)
         .find(|vector| channels.is_multiple_of(*vector) && multiple.is_multiple_of(*vector))?;
     let columns = grid.padded_columns(multiple);
     let rows = (lines.end - lines.start) * grid.output[2];
@@ -45,12 +41,7 @@ pub(crate) fn patches<R: CubeRuntime>(
         None => into_contiguous(x.clone()),
     };
     let [stride_b, stride_t, stride_h, stride_w] = strides(&x)?;
-    let out = empty_device_contiguous_dtype(
-        x.client.clone(),
-        x.device.clone(),
-        Shape::new([rows, columns]),
-        x.dtype,
-    );
+    let out = like(&x, Shape::new([rows, columns]));
     let vectors = rows * (columns / vector);
     let cubes = vectors.div_ceil(UNITS as usize);
     let [before_t, before_h, before_w] = grid.before;
@@ -61,7 +52,7 @@ pub(crate) fn patches<R: CubeRuntime>(
     unsafe {
         kernels::patches::launch_unchecked::<R>(
             &x.client,
-            cubecl::calculate_cube_count_elemwise(&x.client, cubes, CubeDim::new_single()),
+            count_cubes(&x, cubes),
             CubeDim::new_1d(UNITS),
             AddressType::from_len(larger),
             vector,
@@ -96,15 +87,13 @@ pub(crate) fn patches<R: CubeRuntime>(
     Some(out)
 }
 
-/// See `KernelBackend::conv3d_matrix`; columns are filled up to a multiple of `multiple`, and rows to
-/// what `padded_rows` says.
+/// See `KernelBackend::conv3d_matrix`; `multiple` is what its columns are filled up to.
 pub(crate) fn matrix<R: CubeRuntime>(
     weight: &CubeTensor<R>,
     mirrored: bool,
     multiple: usize,
-    padded_rows: impl Fn(usize) -> usize,
 ) -> Option<CubeTensor<R>> {
-    if !matches!(weight.dtype, DType::BF16 | DType::F16 | DType::F32) {
+    if !supported(weight) {
         return None;
     }
     let &[out, inner, ref kernel @ ..] = &weight.meta.shape()[..] else {
@@ -114,19 +103,15 @@ pub(crate) fn matrix<R: CubeRuntime>(
     let (rows, channels) = if mirrored { (inner, out) } else { (out, inner) };
     let columns = (taps * channels).next_multiple_of(multiple);
     let weight = into_contiguous(weight.clone());
-    let matrix = empty_device_contiguous_dtype(
-        weight.client.clone(),
-        weight.device.clone(),
-        Shape::new([padded_rows(rows), columns]),
-        weight.dtype,
-    );
-    let elements = padded_rows(rows) * columns;
+    let padded = padded_rows(rows, multiple);
+    let matrix = like(&weight, Shape::new([padded, columns]));
+    let elements = padded * columns;
     let cubes = elements.div_ceil(UNITS as usize);
     // SAFETY: units beyond the last element end before any access; what is filled up is not read.
     unsafe {
         kernels::matrix::launch_unchecked::<R>(
             &weight.client,
-            cubecl::calculate_cube_count_elemwise(&weight.client, cubes, CubeDim::new_single()),
+            count_cubes(&weight, cubes),
             CubeDim::new_1d(UNITS),
             AddressType::from_len(elements),
             weight.clone().into_array_arg(),

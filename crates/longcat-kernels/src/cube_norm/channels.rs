@@ -2,13 +2,12 @@
 
 use burn_backend::DType;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::ir::AddressType;
 use cubecl::prelude::*;
 
-use super::kernels::vector_sum;
-use super::{UNITS, count_cubes, like, rows_and_width, supported, vector_sizes};
+use super::kernels::{one_plus_falling, vector_sum};
+use super::{UNITS, count_cubes, like, like_in, rows_and_width, supported, vector_sizes};
 use crate::fused;
 
 /// What both directions of [`rms_norm`] are launched with: the vector size and the cut.
@@ -78,12 +77,7 @@ pub(crate) fn rms_norm_backward<R: CubeRuntime>(
     let vectors = x.meta.num_elements() / vector;
     let x = into_contiguous(x.clone());
     let d_x = like(&x, x.meta.shape().clone());
-    let products = empty_device_contiguous_dtype(
-        x.client.clone(),
-        x.device.clone(),
-        x.meta.shape().clone(),
-        DType::F32,
-    );
+    let products = like_in(&x, x.meta.shape().clone(), DType::F32);
     // SAFETY: as for `rms_norm`.
     unsafe {
         rms_norm_backward_kernel::launch_unchecked::<R>(
@@ -121,21 +115,57 @@ struct RmsCut {
 }
 
 /// Writes the factor of every row of the cube, `scale` over its norm, to `factors`. `parts` holds what
-/// the cube's vectors add to the squared norms.
+/// each of the cube's vectors adds to the squared norms. Ends in step.
 #[cube]
-fn row_factors(
-    parts: &SharedMemory<f32>,
+fn row_factors<F: Float, N: Size>(
+    x: &Array<Vector<F, N>>,
+    vectors: usize,
+    parts: &mut SharedMemory<f32>,
     factors: &mut SharedMemory<f32>,
     scale: f32,
     min_squared_norm: f32,
     #[comptime] cut: RmsCut,
 ) {
+    let count = comptime!(cut.rows * cut.width);
+    let units = comptime!(cut.units);
+    let start = CUBE_POS * count;
+    let mut i = UNIT_POS as usize;
+    while i < count {
+        if start + i < vectors {
+            let value = Vector::<f32, N>::cast_from(x[start + i]);
+            parts[i] = vector_sum(value * value);
+        }
+        i += units;
+    }
+    sync_cube();
     let mut row = UNIT_POS as usize;
     while row < cut.rows {
         let sum = row_total(parts, row, cut);
         factors[row] = scale / sum.max(min_squared_norm).sqrt();
-        row += comptime!(cut.units);
+        row += units;
     }
+    sync_cube();
+}
+
+/// A normed vector, and the gradient that reaches it before its weight.
+#[cube]
+fn normed_and_gradient<F: Float, N: Size>(
+    x: Vector<F, N>,
+    d_out: Vector<F, N>,
+    weight: Vector<f32, N>,
+    factor: f32,
+    #[comptime] silu: bool,
+) -> (Vector<f32, N>, Vector<f32, N>) {
+    let normed = Vector::<f32, N>::cast_from(x) * Vector::new(factor);
+    let mut g = Vector::<f32, N>::cast_from(d_out);
+    if comptime!(silu) {
+        let y = normed * weight;
+        let one = Vector::<f32, N>::new(1.0);
+        let s = one / one_plus_falling(y);
+        // The derivative of SiLU.
+        g *= s + y * s * (one - s);
+    }
+    (normed, g)
 }
 
 /// Sum over the parts of one row.
@@ -169,17 +199,15 @@ fn rms_norm_kernel<F: Float, N: Size>(
     let mut parts = SharedMemory::<f32>::new(count);
     let mut factors = SharedMemory::<f32>::new(comptime!(cut.rows));
 
-    let mut i = UNIT_POS as usize;
-    while i < count {
-        if start + i < vectors {
-            let value = Vector::<f32, N>::cast_from(x[start + i]);
-            parts[i] = vector_sum(value * value);
-        }
-        i += units;
-    }
-    sync_cube();
-    row_factors(&parts, &mut factors, scale, min_squared_norm, cut);
-    sync_cube();
+    row_factors(
+        x,
+        vectors,
+        &mut parts,
+        &mut factors,
+        scale,
+        min_squared_norm,
+        cut,
+    );
     let mut i = UNIT_POS as usize;
     while i < count {
         if start + i < vectors {
@@ -189,23 +217,12 @@ fn rms_norm_kernel<F: Float, N: Size>(
                 Vector::<F, N>::cast_from(value * factor * weight[i % comptime!(cut.width)]);
             if comptime!(silu) {
                 let gate = Vector::<f32, N>::cast_from(value);
-                let one = Vector::<f32, N>::new(1.0);
-                // Not a unary minus, as in `silu_mul`.
-                let falling = Vector::exp(Vector::<f32, N>::new(0.0) - gate);
-                value = Vector::cast_from(gate / (one + falling));
+                value = Vector::cast_from(gate / one_plus_falling(gate));
             }
             out[start + i] = value;
         }
         i += units;
     }
-}
-
-/// The derivative of SiLU.
-#[cube]
-fn silu_slope<N: Size>(y: Vector<f32, N>) -> Vector<f32, N> {
-    let one = Vector::<f32, N>::new(1.0);
-    let s = one / (one + Vector::exp(Vector::<f32, N>::new(0.0) - y));
-    s + y * s * (one - s)
 }
 
 /// The gradient of [`rms_norm`] in `x`, and the terms whose sums over rows are that in `weight`; see
@@ -231,27 +248,22 @@ fn rms_norm_backward_kernel<F: Float, N: Size>(
     let mut factors = SharedMemory::<f32>::new(comptime!(cut.rows));
     let mut means = SharedMemory::<f32>::new(comptime!(cut.rows));
 
-    let mut i = UNIT_POS as usize;
-    while i < count {
-        if start + i < vectors {
-            let value = Vector::<f32, N>::cast_from(x[start + i]);
-            parts[i] = vector_sum(value * value);
-        }
-        i += units;
-    }
-    sync_cube();
-    row_factors(&parts, &mut factors, scale, min_squared_norm, cut);
-    sync_cube();
+    row_factors(
+        x,
+        vectors,
+        &mut parts,
+        &mut factors,
+        scale,
+        min_squared_norm,
+        cut,
+    );
     let mut i = UNIT_POS as usize;
     while i < count {
         if start + i < vectors {
             let weight = weight[i % comptime!(cut.width)];
-            let factor = Vector::<f32, N>::new(factors[i / comptime!(cut.width)]);
-            let normed = Vector::<f32, N>::cast_from(x[start + i]) * factor;
-            let mut g = Vector::<f32, N>::cast_from(d_out[start + i]);
-            if comptime!(silu) {
-                g *= silu_slope(normed * weight);
-            }
+            let factor = factors[i / comptime!(cut.width)];
+            let (normed, g) =
+                normed_and_gradient(x[start + i], d_out[start + i], weight, factor, silu);
             let product = g * normed;
             products[start + i] = product;
             parts[i] = vector_sum(product * weight);
@@ -273,13 +285,10 @@ fn rms_norm_backward_kernel<F: Float, N: Size>(
         if start + i < vectors {
             let row = i / comptime!(cut.width);
             let weight = weight[i % comptime!(cut.width)];
-            let factor = Vector::<f32, N>::new(factors[row]);
-            let normed = Vector::<f32, N>::cast_from(x[start + i]) * factor;
-            let mut g = Vector::<f32, N>::cast_from(d_out[start + i]);
-            if comptime!(silu) {
-                g *= silu_slope(normed * weight);
-            }
+            let (normed, g) =
+                normed_and_gradient(x[start + i], d_out[start + i], weight, factors[row], silu);
             let along = Vector::<f32, N>::new(means[row]);
+            let factor = Vector::<f32, N>::new(factors[row]);
             d_x[start + i] = Vector::cast_from((g * weight - normed * along) * factor);
         }
         i += units;

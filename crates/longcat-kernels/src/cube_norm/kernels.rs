@@ -103,6 +103,13 @@ pub(super) fn layer_norm<F: Float, N: Size>(
     }
 }
 
+/// `1 + e^-x`: what SiLU divides by, and one over the sigmoid.
+#[cube]
+pub(super) fn one_plus_falling<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
+    // Not a unary minus, which cubecl's CUDA dialect has only for scalars.
+    Vector::new(1.0) + Vector::exp(Vector::<f32, N>::new(0.0) - x)
+}
+
 /// Sum over the elements of a vector.
 #[cube]
 pub(super) fn vector_sum<N: Size>(values: Vector<f32, N>) -> f32 {
@@ -168,10 +175,7 @@ pub(super) fn silu_mul<F: Float, N: Size>(
         let at = start + i * step;
         if at < out.len() {
             let gate = Vector::<f32, N>::cast_from(a[at]);
-            let one = Vector::<f32, N>::new(1.0);
-            // Not a unary minus, which cubecl's CUDA dialect has only for scalars.
-            let falling = Vector::exp(Vector::<f32, N>::new(0.0) - gate);
-            let gate = Vector::<F, N>::cast_from(gate / (one + falling));
+            let gate = Vector::<F, N>::cast_from(gate / one_plus_falling(gate));
             let product = Vector::<f32, N>::cast_from(gate) * Vector::cast_from(b[at]);
             out[at] = Vector::cast_from(product);
         }

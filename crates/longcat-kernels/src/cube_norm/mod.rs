@@ -21,7 +21,7 @@ pub(crate) use reductions::{column_sums, softmax_with_lse};
 use kernels::{RowCut, SplitStep};
 
 /// Units of a cube; enough to fill a multiprocessor with few cubes, small enough for registers.
-const UNITS: u32 = 256;
+pub(crate) const UNITS: u32 = 256;
 
 /// The most vectors that a unit keeps in registers; with more, few cubes fit on a multiprocessor.
 const MAX_VECTORS: usize = 4;
@@ -38,12 +38,7 @@ struct Rows {
 
 impl Rows {
     fn of<R: CubeRuntime>(x: &CubeTensor<R>, width: usize) -> Option<Self> {
-        let hardware = &x.client.properties().hardware;
-        let plane = hardware.plane_size_min as usize;
-        let known = hardware.plane_size_min == hardware.plane_size_max && plane > 1;
-        if !known || !x.client.features().plane.contains(Plane::Ops) {
-            return None;
-        }
+        let plane = plane_size(x)?;
         vector_sizes(x)
             .find(|vector| width.is_multiple_of(plane * vector))
             .map(|vector| Self {
@@ -54,12 +49,20 @@ impl Rows {
     }
 }
 
+/// Units of a plane, where the device has plane operations and planes of one size.
+fn plane_size<R: CubeRuntime>(x: &CubeTensor<R>) -> Option<usize> {
+    let hardware = &x.client.properties().hardware;
+    let plane = hardware.plane_size_min;
+    let known = plane == hardware.plane_size_max && plane > 1;
+    (known && x.client.features().plane.contains(Plane::Ops)).then_some(plane as usize)
+}
+
 /// Vector sizes that the runtime loads in one piece, the widest first.
-fn vector_sizes<R: CubeRuntime>(x: &CubeTensor<R>) -> impl Iterator<Item = usize> {
+pub(crate) fn vector_sizes<R: CubeRuntime>(x: &CubeTensor<R>) -> impl Iterator<Item = usize> {
     x.client.io_optimized_vector_sizes(x.dtype.size())
 }
 
-fn supported<R: CubeRuntime>(x: &CubeTensor<R>) -> bool {
+pub(crate) fn supported<R: CubeRuntime>(x: &CubeTensor<R>) -> bool {
     matches!(x.dtype, DType::BF16 | DType::F16 | DType::F32) && x.meta.num_elements() > 0
 }
 
@@ -73,8 +76,14 @@ fn groups<R: CubeRuntime>(table: &CubeTensor<R>, rows: usize, width: usize) -> O
     fits.then_some(count)
 }
 
-fn like<R: CubeRuntime>(x: &CubeTensor<R>, shape: Shape) -> CubeTensor<R> {
-    empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, x.dtype)
+/// A new tensor of the dtype of `x`, on its device.
+pub(crate) fn like<R: CubeRuntime>(x: &CubeTensor<R>, shape: Shape) -> CubeTensor<R> {
+    like_in(x, shape, x.dtype)
+}
+
+/// A new tensor on the device of `x`.
+fn like_in<R: CubeRuntime>(x: &CubeTensor<R>, shape: Shape, dtype: DType) -> CubeTensor<R> {
+    empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, dtype)
 }
 
 /// Rows and width of `[.., C]`.
@@ -83,7 +92,7 @@ fn rows_and_width<R: CubeRuntime>(x: &CubeTensor<R>) -> Option<(usize, usize)> {
     Some((x.meta.num_elements() / width.max(1), width))
 }
 
-fn count_cubes<R: CubeRuntime>(x: &CubeTensor<R>, cubes: usize) -> CubeCount {
+pub(crate) fn count_cubes<R: CubeRuntime>(x: &CubeTensor<R>, cubes: usize) -> CubeCount {
     cubecl::calculate_cube_count_elemwise(&x.client, cubes, CubeDim::new_single())
 }
 
@@ -285,14 +294,7 @@ impl<R: CubeRuntime> Split<R> {
             return None;
         }
         // A step left out reads nothing, but the kernel takes an array all the same.
-        let unread = || {
-            empty_device_contiguous_dtype(
-                x.client.clone(),
-                x.device.clone(),
-                Shape::new([cut.vector]),
-                DType::F32,
-            )
-        };
+        let unread = || like_in(x, Shape::new([cut.vector]), DType::F32);
         let (normed, rotated) = (norm.is_some(), rotation.is_some());
         let (weight, epsilon) = match norm {
             Some((weight, epsilon)) => (table(weight, width)?, epsilon),

@@ -2,14 +2,14 @@
 
 use burn_backend::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
-use cubecl::features::Plane;
 use cubecl::ir::AddressType;
 use cubecl::prelude::*;
 
 use super::kernels::{cube_sum, row_sum};
-use super::{UNITS, count_cubes, like, rows_and_width, supported, vector_sizes};
+use super::{
+    UNITS, count_cubes, like, like_in, plane_size, rows_and_width, supported, vector_sizes,
+};
 
 /// See `KernelBackend::column_sums`.
 pub(crate) fn column_sums<R: CubeRuntime>(x: &CubeTensor<R>) -> Option<CubeTensor<R>> {
@@ -22,12 +22,7 @@ pub(crate) fn column_sums<R: CubeRuntime>(x: &CubeTensor<R>) -> Option<CubeTenso
     let mut x = into_contiguous(x.clone());
     loop {
         let parts = rows.div_ceil(ROWS_PER_UNIT);
-        let sums = empty_device_contiguous_dtype(
-            x.client.clone(),
-            x.device.clone(),
-            Shape::new([parts * width]),
-            DType::F32,
-        );
+        let sums = like_in(&x, Shape::new([parts * width]), DType::F32);
         let cubes = (parts * width).div_ceil(UNITS as usize);
         // SAFETY: units beyond the last sum end before any access, and rows before the last.
         unsafe {
@@ -57,14 +52,8 @@ pub(crate) fn softmax_with_lse<R: CubeRuntime>(
     scale: f64,
 ) -> Option<(CubeTensor<R>, CubeTensor<R>)> {
     let (rows, width) = rows_and_width(scores)?;
-    let hardware = &scores.client.properties().hardware;
-    let plane = hardware.plane_size_min;
-    let known = plane == hardware.plane_size_max && plane > 1 && UNITS.is_multiple_of(plane);
-    if scores.dtype != DType::F32
-        || !supported(scores)
-        || !known
-        || !scores.client.features().plane.contains(Plane::Ops)
-    {
+    let plane = plane_size(scores)? as u32;
+    if scores.dtype != DType::F32 || !supported(scores) || !UNITS.is_multiple_of(plane) {
         return None;
     }
     let vector = vector_sizes(scores).find(|vector| width.is_multiple_of(*vector))?;

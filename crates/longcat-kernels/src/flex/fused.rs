@@ -11,9 +11,9 @@ use crate::fused::MIN_SQUARED_NORM;
 /// Elements that are worth a task of their own.
 const TASK: usize = 1 << 14;
 
-/// Whole rows of about [`TASK`] elements.
-fn task(width: usize) -> usize {
-    (TASK / width.max(1)).max(1) * width.max(1)
+/// Rows that make about [`TASK`] elements.
+fn rows_per_task(width: usize) -> usize {
+    (TASK / width.max(1)).max(1)
 }
 
 /// A tensor like `x`.
@@ -41,7 +41,7 @@ pub(super) fn rms_norm(x: &FlexTensor, weight: &FlexTensor, with_silu: bool) -> 
     let channels = weight.len();
     let scale = (channels as f32).sqrt();
     let mut out = vec![0.0; input.len()];
-    let task = task(channels);
+    let task = rows_per_task(channels) * channels;
     let tasks = out.par_chunks_mut(task).zip(input.par_chunks(task));
     tasks.for_each(|(out, x)| {
         let rows = out.chunks_exact_mut(channels);
@@ -72,7 +72,7 @@ pub(super) fn layer_norm(
     let rows_per_group = input.len() / (groups * width).max(1);
     let rows = out.par_chunks_exact_mut(width.max(1));
     let rows = rows.zip(input.par_chunks_exact(width.max(1)));
-    let rows = rows.with_min_len((TASK / width.max(1)).max(1));
+    let rows = rows.with_min_len(rows_per_task(width));
     rows.enumerate().for_each(|(row, (out, x))| {
         let group = row / rows_per_group * width;
         let weight: &[f32] = &weight[group..][..width];
@@ -96,7 +96,7 @@ pub(super) fn gated_residual(x: &FlexTensor, y: &FlexTensor, gate: &FlexTensor) 
     let rows = out.par_chunks_exact_mut(width.max(1));
     let rows = rows.zip(input.par_chunks_exact(width.max(1)));
     let rows = rows.zip(y.par_chunks_exact(width.max(1)));
-    let rows = rows.with_min_len((TASK / width.max(1)).max(1));
+    let rows = rows.with_min_len(rows_per_task(width));
     rows.enumerate().for_each(|(row, ((out, x), y))| {
         let gate: &[f32] = &gate[row / rows_per_group * width..][..width];
         for (((out, x), y), gate) in out.iter_mut().zip(x).zip(y).zip(gate) {

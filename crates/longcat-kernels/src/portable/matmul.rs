@@ -1,6 +1,6 @@
 //! Matrix products that no backend gets wrong.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, backend::Backend};
 use burn_backend::tensor::FloatTensor;
 
 use super::{from_float, into_float};
@@ -16,11 +16,11 @@ pub fn matmul<B: KernelBackend, const D: usize>(
 ) -> Tensor<B, D> {
     let (row, column) = (D - 2, D - 1);
     let (rows, columns) = (lhs.dims()[row], rhs.dims()[column]);
-    let (mut lhs, mut rhs) = (filled(lhs, column), filled(rhs, row));
+    let (mut lhs, mut rhs) = (padded(lhs, column), padded(rhs, row));
     if !B::ad_enabled(&lhs.device()) {
         return lhs.matmul(rhs);
     }
-    (lhs, rhs) = (filled(lhs, row), filled(rhs, column));
+    (lhs, rhs) = (padded(lhs, row), padded(rhs, column));
     lhs.matmul(rhs)
         .narrow(row, 0, rows)
         .narrow(column, 0, columns)
@@ -32,13 +32,23 @@ pub fn matmul_nt<B: KernelBackend>(q: FloatTensor<B>, k: FloatTensor<B>) -> Floa
     into_float(matmul(q, k.swap_dims(2, 3)))
 }
 
-fn filled<B: KernelBackend, const D: usize>(x: Tensor<B, D>, dim: usize) -> Tensor<B, D> {
+/// `dim` filled up with zeros to a multiple of [`KernelBackend::INNER_MULTIPLE`].
+fn padded<B: KernelBackend, const D: usize>(x: Tensor<B, D>, dim: usize) -> Tensor<B, D> {
+    let size = x.dims()[dim].next_multiple_of(B::INNER_MULTIPLE);
+    filled(x, dim, size)
+}
+
+/// `dim` filled up with zeros to `size`.
+pub(crate) fn filled<B: Backend, const D: usize>(
+    x: Tensor<B, D>,
+    dim: usize,
+    size: usize,
+) -> Tensor<B, D> {
     let mut shape = x.dims();
-    let missing = shape[dim].next_multiple_of(B::INNER_MULTIPLE) - shape[dim];
-    if missing == 0 {
+    if shape[dim] == size {
         return x;
     }
-    shape[dim] = missing;
+    shape[dim] = size - shape[dim];
     let zeros = Tensor::zeros(shape, (&x.device(), x.dtype()));
     Tensor::cat(vec![x, zeros], dim)
 }

@@ -18,6 +18,7 @@ pub use backward::attention_backward;
 pub(crate) use blocks::{list_to_mask, mask_to_list};
 pub use linear::linear;
 pub use low_rank::add_low_rank;
+pub(crate) use matmul::filled;
 pub use matmul::{matmul, matmul_nt};
 pub use select::select_blocks;
 pub use sums::{column_sums, softmax_with_lse};
@@ -37,7 +38,7 @@ pub(crate) fn into_float<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Fl
 }
 
 /// The dtype that sums are made in: f32, or f64 for f64 inputs.
-fn accumulator(dtype: DType) -> DType {
+pub(crate) fn accumulator(dtype: DType) -> DType {
     match dtype {
         DType::F64 => DType::F64,
         _ => DType::F32,

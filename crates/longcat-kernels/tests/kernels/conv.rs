@@ -79,9 +79,20 @@ fn expected(
 
 fn check<B: AutodiffBackend + KernelBackend>(
     input: [usize; 5],
+    kernel: [usize; 4],
+    options: Conv3dOptions,
+    dtype: DType,
+) {
+    check_in_memory::<B>(input, kernel, options, dtype, false);
+}
+
+/// With `gaps`, the input is half of each line of a larger tensor.
+fn check_in_memory<B: AutodiffBackend + KernelBackend>(
+    input: [usize; 5],
     [o, kt, kh, kw]: [usize; 4],
     options: Conv3dOptions,
     dtype: DType,
+    gaps: bool,
 ) {
     let device = B::Device::default();
     let c = input[4];
@@ -94,10 +105,14 @@ fn check<B: AutodiffBackend + KernelBackend>(
         Tensor::<B, 5>::from_data(TensorData::new(values.to_vec(), dims), (&device, dtype))
     };
     let x = five(&x, input).require_grad();
+    let seen = match gaps {
+        true => Tensor::cat(vec![x.clone(), x.clone()], 3).narrow(3, 0, input[3]),
+        false => x.clone(),
+    };
     let weight = five(&weight, [o, c, kt, kh, kw]).require_grad();
     let bias = TensorData::new(bias, [o]);
     let bias = Tensor::<B, 1>::from_data(bias, (&device, dtype)).require_grad();
-    let y = conv3d(x.clone(), weight.clone(), bias.clone(), options);
+    let y = conv3d(seen, weight.clone(), bias.clone(), options);
     assert_eq!(y.dims(), want.dims);
     let d_y = five(&numbers(want.y.len(), 4), want.dims);
     let gradients = (y.clone() * d_y).sum().backward();
@@ -326,6 +341,16 @@ mod wgpu {
         }
         let (input, kernel, options) = cases().swap_remove(1);
         check::<Autodiff<Fusion<Wgpu>>>(input, kernel, options, DType::F32);
+    }
+
+    /// As CUDA lays out what is concatenated. 64 channels make the cut a view and no copy.
+    #[test]
+    fn lines_with_gaps_between_them() {
+        let same = Conv3dOptions {
+            padding: [[0; 2], [1; 2], [1; 2]],
+            ..Conv3dOptions::default()
+        };
+        check_in_memory::<Autodiff<Wgpu>>([2, 3, 3, 4, 64], [8, 3, 3, 3], same, DType::F32, true);
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
         }
         let average = (section.ema_decay > 0.0).then(|| {
             if average.is_empty() {
-                average = values(&trained::<B, _>(&model));
+                average = values(trained::<B, _>(&model));
             }
             RunningAverage::new(section.ema_decay, average)
         });
@@ -194,7 +194,7 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
 
     fn update_average(&mut self, model: &T::Model) {
         if let Some(average) = &mut self.average {
-            average.update(values(&trained::<B, _>(model)));
+            average.update(values(trained::<B, _>(model)));
         }
     }
 
@@ -333,12 +333,10 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
 
 /// Parameters without their shapes.
 fn values<B: Backend>(
-    parameters: &BTreeMap<String, Parameter<B>>,
+    parameters: BTreeMap<String, Parameter<B>>,
 ) -> BTreeMap<String, Tensor<B, 1>> {
-    let values = parameters.iter();
-    values
-        .map(|(path, parameter)| (path.clone(), parameter.values.clone()))
-        .collect()
+    let parameters = parameters.into_iter();
+    parameters.map(|(path, p)| (path, p.values)).collect()
 }
 
 fn due(step: usize, every: usize) -> bool {
