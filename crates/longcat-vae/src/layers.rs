@@ -35,12 +35,12 @@ impl<B: KernelBackend> CausalConv3d<B> {
     /// `[B, T, H, W, in]` to `[B, T, H, W, out]`.
     pub(crate) fn forward(&self, x: Tensor<B, 5>, cache: &mut FrameCache<B>) -> Tensor<B, 5> {
         let [_, _, kt, kh, kw] = self.weight.dims();
-        let x = match kt {
-            1 => x,
+        let (x, missing) = match kt {
+            1 => (x, 0),
             _ => cache.extend(x, kt - 1),
         };
         let options = Conv3dOptions {
-            padding: [[0; 2], [kh / 2; 2], [kw / 2; 2]],
+            padding: [[missing, 0], [kh / 2; 2], [kw / 2; 2]],
             ..Conv3dOptions::default()
         };
         self.convolve(x, options)

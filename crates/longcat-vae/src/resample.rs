@@ -39,8 +39,8 @@ impl<B: KernelBackend> Downsample<B> {
             return x;
         };
         let frames = x.dims()[1];
-        let last = x.clone().narrow(1, frames - 1, 1);
-        let previous = cache.slot().replace(last);
+        let previous = cache.recall();
+        cache.remember(|| x.clone().narrow(1, frames - 1, 1));
         let pairs = Conv3dOptions {
             stride: [2, 1, 1],
             ..Conv3dOptions::default()
@@ -84,7 +84,7 @@ impl<B: KernelBackend> Upsample<B> {
             None => x,
             Some(time_conv) if cache.is_first() => match x.dims()[1] {
                 1 => {
-                    cache.slot();
+                    cache.recall();
                     x
                 }
                 frames => {

@@ -28,13 +28,17 @@ impl<'a, B: Backend> DecodeChunks<'a, B> {
         grid: TileGrid,
         options: &VaeOptions,
     ) -> Self {
+        let per_chunk = options.latent_frames_per_chunk;
+        let chunks = latents.dims()[2].div_ceil(per_chunk);
         Self {
             vae,
             latents,
             next: 0,
-            per_chunk: options.latent_frames_per_chunk,
+            per_chunk,
             clamp: options.clamp,
-            caches: (0..grid.len()).map(|_| FrameCache::new()).collect(),
+            caches: (0..grid.len())
+                .map(|_| FrameCache::for_chunks(chunks))
+                .collect(),
             grid,
         }
     }

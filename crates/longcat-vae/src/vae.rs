@@ -142,7 +142,7 @@ impl<B: KernelBackend> WanVae<B> {
         let mut tiles = Vec::with_capacity(grid.len());
         for tile in 0..grid.len() {
             let video = grid.cut(&video, tile, self.config.scale_factor_spatial);
-            let mut cache = FrameCache::new();
+            let mut cache = FrameCache::for_chunks(latents.div_ceil(per_chunk));
             let mut moments = Vec::new();
             let mut start = 0;
             for first in (0..latents).step_by(per_chunk) {
