@@ -11,13 +11,19 @@ use clap::Args;
 use longcat_train::{Bar, Observer, Outcome, Progress, TrainError};
 use longcat_video::{DeviceSpec, DeviceTask, KernelBackend, on_device};
 
+/// Share of the time that is left after the trial in which steps are made; the rest is for loading,
+/// validating and saving.
+const TRAINED: f64 = 0.95;
+/// Share of the time at the first step that the trial takes, and the most it takes.
+const TRIED: (f64, Duration) = (0.15, Duration::from_secs(60));
+
 /// `cargo xtask train-for`.
 #[derive(Debug, Args)]
 pub struct TrainFor {
     /// The run (docs/training.md); its number of steps is replaced.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// How long it is to take, without preparing data.
+    /// How long it is to take in all, preparing data and models included.
     #[arg(long)]
     minutes: f64,
     /// Where to run: cpu, wgpu[:i] or cuda[:i].
@@ -35,12 +41,11 @@ impl TrainFor {
         let text = fs::read_to_string(&self.config)
             .with_context(|| format!("reading {}", self.config.display()))?;
         let timed = self.config.with_extension("timed.toml");
-        let total = Duration::from_secs_f64(60.0 * self.minutes);
+        let end = Instant::now() + Duration::from_secs_f64(60.0 * self.minutes);
         let stop = longcat_cli::interrupt()?;
         // More than will be done: the trial is to run at the peak of the learning rate.
         fs::write(&timed, with_steps(&text, 1_000_000)?)?;
-        let limit = total.mul_f64(0.15).min(Duration::from_secs(60));
-        let mut trial = Trial::new(limit, stop.clone());
+        let mut trial = Trial::new(Some(end), stop.clone());
         let outcome = trial.train(&timed, self.device)?;
         let (Some(speed), true) = (trial.speed(), trial.over()) else {
             bail!(
@@ -48,12 +53,12 @@ impl TrainFor {
                 outcome.step
             );
         };
-        let left = total.saturating_sub(trial.taken()).as_secs_f64();
-        let steps = outcome.step + (speed * left) as usize;
+        let left = end.saturating_duration_since(Instant::now());
+        let steps = outcome.step + (speed * left.as_secs_f64() * TRAINED) as usize;
         eprintln!("{speed:.2} steps/s: {steps} steps in all");
         fs::write(&timed, with_steps(&text, steps.max(outcome.step + 1))?)?;
         stop.store(false, Ordering::Relaxed);
-        Trial::new(Duration::MAX, stop).train(&timed, self.device)?;
+        Trial::new(None, stop).train(&timed, self.device)?;
         Ok(())
     }
 }
@@ -80,9 +85,11 @@ fn with_steps(text: &str, steps: usize) -> Result<String> {
     Ok(lines.join("\n") + "\n")
 }
 
-/// A run that ends by itself some time after its first step.
+/// A run that ends by itself some time after its first step, if there is an end to keep to.
 struct Trial {
     bar: Bar,
+    end: Option<Instant>,
+    /// How long it runs; known from the first step on.
     limit: Duration,
     stop: Arc<AtomicBool>,
     /// The first step that was done, and when.
@@ -93,10 +100,11 @@ struct Trial {
 }
 
 impl Trial {
-    fn new(limit: Duration, stop: Arc<AtomicBool>) -> Self {
+    fn new(end: Option<Instant>, stop: Arc<AtomicBool>) -> Self {
         Self {
             bar: Bar::default(),
-            limit,
+            end,
+            limit: Duration::MAX,
             stop,
             first: None,
             middle: None,
@@ -125,11 +133,6 @@ impl Trial {
         let seconds = end.duration_since(start).as_secs_f64();
         (b > a && seconds > 0.0).then(|| (b - a) as f64 / seconds)
     }
-
-    fn taken(&self) -> Duration {
-        self.first
-            .map_or(Duration::ZERO, |(_, start)| start.elapsed())
-    }
 }
 
 impl Observer for Trial {
@@ -149,6 +152,11 @@ impl Observer for Trial {
         self.bar.step(progress);
         let now = (progress.step, Instant::now());
         let (_, start) = *self.first.get_or_insert(now);
+        if let (None, Some(end)) = (self.last, self.end) {
+            let (share, most) = TRIED;
+            let left = end.saturating_duration_since(start);
+            self.limit = left.mul_f64(share).min(most);
+        }
         let taken = now.1.duration_since(start);
         if taken >= self.limit / 2 {
             self.middle.get_or_insert(now);

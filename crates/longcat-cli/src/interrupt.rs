@@ -3,7 +3,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 
-/// A flag that Ctrl-C sets: work ends at its next step. A second Ctrl-C ends the process.
+/// A flag that Ctrl-C sets, and whatever asks the process to end (SIGTERM): work ends at its next
+/// step. A second time ends the process.
 ///
 /// # Errors
 /// If the handler cannot be installed; a process has one.
