@@ -83,5 +83,8 @@ impl<B: Backend> FrameCache<B> {
 fn last_frames<B: Backend>(x: &Tensor<B, 5>, count: usize) -> Tensor<B, 5> {
     let frames = x.dims()[1];
     let frame = |t: usize| x.clone().narrow(1, t, 1);
-    Tensor::cat((frames.saturating_sub(count)..frames).map(frame).collect(), 1)
+    Tensor::cat(
+        (frames.saturating_sub(count)..frames).map(frame).collect(),
+        1,
+    )
 }
