@@ -78,23 +78,18 @@ pub trait DeviceTask {
 /// [`VideoError::Device`] when the backend is not compiled in or the device is not there.
 #[allow(unused_variables)]
 pub fn on_device<T: DeviceTask>(spec: DeviceSpec, task: T) -> Result<T::Output, VideoError> {
-    let absent = |feature: &str| {
-        Err(VideoError::Device(format!(
-            "this program was built without {feature}; build it with --features {feature}"
-        )))
-    };
     match spec {
         #[cfg(feature = "cpu")]
         DeviceSpec::Cpu => Ok(task.run::<burn_flex::Flex>(burn_flex::FlexDevice)),
         #[cfg(not(feature = "cpu"))]
-        DeviceSpec::Cpu => absent("cpu"),
+        DeviceSpec::Cpu => Err(absent("cpu")),
         #[cfg(feature = "wgpu")]
         DeviceSpec::Wgpu(index) => {
             let device = wgpu_device(index)?;
             Ok(task.run::<burn_wgpu::Wgpu>(device))
         }
         #[cfg(not(feature = "wgpu"))]
-        DeviceSpec::Wgpu(_) => absent("wgpu"),
+        DeviceSpec::Wgpu(_) => Err(absent("wgpu")),
         #[cfg(feature = "cuda")]
         DeviceSpec::Cuda(index) => {
             let device = burn_cuda::CudaDevice::new(index);
@@ -102,8 +97,15 @@ pub fn on_device<T: DeviceTask>(spec: DeviceSpec, task: T) -> Result<T::Output, 
             Ok(task.run::<burn_cuda::Cuda>(device))
         }
         #[cfg(not(feature = "cuda"))]
-        DeviceSpec::Cuda(_) => absent("cuda"),
+        DeviceSpec::Cuda(_) => Err(absent("cuda")),
     }
+}
+
+#[cfg(not(all(feature = "cpu", feature = "wgpu", feature = "cuda")))]
+fn absent(feature: &str) -> VideoError {
+    VideoError::Device(format!(
+        "this program was built without {feature}; build it with --features {feature}"
+    ))
 }
 
 /// Switches cuBLASLt for linear layers on CUDA on or off, for the whole process. Without effect in
