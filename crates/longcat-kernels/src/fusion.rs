@@ -15,7 +15,7 @@ use burn_fusion::{
 };
 use burn_ir::{CustomOpIr, HandleContainer, OperationIr, OperationOutput, TensorIr};
 
-use crate::conv::{PatchGrid, padded_rows};
+use crate::conv::{PatchGrid, matrix_shape};
 use crate::portable::accumulator;
 use crate::{BlockList, BlockRule, KernelBackend, LowRankPart};
 
@@ -165,12 +165,8 @@ impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
     }
 
     fn conv3d_matrix(weight: FloatTensor<Self>, mirrored: bool) -> FloatTensor<Self> {
-        let [out, inner, kernel @ ..] = weight.shape().dims::<5>();
-        let (rows, inner) = if mirrored { (inner, out) } else { (out, inner) };
-        let columns = kernel.iter().product::<usize>() * inner;
-        let columns = columns.next_multiple_of(B::INNER_MULTIPLE);
-        let shape = Shape::new([padded_rows(rows, B::INNER_MULTIPLE), columns]);
-        let out = (shape, weight.dtype());
+        let shape = matrix_shape(weight.shape().dims(), mirrored, B::INNER_MULTIPLE);
+        let out = (Shape::new(shape), weight.dtype());
         let name = "longcat_conv3d_matrix";
         let [out] = register::<B, 1>(name, vec![weight], [out], move |inputs| {
             vec![Output::Float(B::conv3d_matrix(inputs.float(), mirrored))]

@@ -138,11 +138,12 @@ impl<B: KernelBackend> WanVae<B> {
         let grid = self.pixel_grid(video.dims(), options)?;
         let latents = self.config.latent_frames(video.dims()[2]);
         let per_chunk = options.latent_frames_per_chunk;
-        let mut done = Count::new(grid.len() * latents.div_ceil(per_chunk), progress);
+        let chunks = latents.div_ceil(per_chunk);
+        let mut done = Count::new(grid.len() * chunks, progress);
         let mut tiles = Vec::with_capacity(grid.len());
         for tile in 0..grid.len() {
             let video = grid.cut(&video, tile, self.config.scale_factor_spatial);
-            let mut cache = FrameCache::for_chunks(latents.div_ceil(per_chunk));
+            let mut cache = FrameCache::for_chunks(chunks);
             let mut moments = Vec::new();
             let mut start = 0;
             for first in (0..latents).step_by(per_chunk) {

@@ -15,7 +15,6 @@ use burn_backend::TensorMetadata;
 use burn_backend::tensor::{FloatTensor, IntTensor};
 
 use crate::portable::{from_float, into_float, to_dtype};
-
 use crate::{BlockList, BlockRule, Conv3dOptions, KernelBackend, portable};
 
 impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {

@@ -146,16 +146,27 @@ pub(crate) fn matrix<B: KernelBackend>(weight: FloatTensor<B>, mirrored: bool) -
     if mirrored {
         weight = weight.flip([2, 3, 4]).swap_dims(0, 1);
     }
-    let [rows, inner, kt, kh, kw] = weight.dims();
-    let columns = inner * kt * kh * kw;
-    let weight = weight.permute([0, 2, 3, 4, 1]).reshape([rows, columns]);
-    let weight = filled(weight, 1, columns.next_multiple_of(B::INNER_MULTIPLE));
-    into_float(filled(weight, 0, padded_rows(rows, B::INNER_MULTIPLE)))
+    let dims = weight.dims();
+    let [rows, columns] = matrix_shape(dims, false, B::INNER_MULTIPLE);
+    let weight: Tensor<B, 2> = weight.permute([0, 2, 3, 4, 1]).flatten(1, 4);
+    into_float(filled(filled(weight, 1, columns), 0, rows))
+}
+
+/// Shape of [`KernelBackend::conv3d_matrix`] for a weight of shape `[O, C, kt, kh, kw]`; `multiple` is
+/// what its columns are filled up to.
+pub(crate) fn matrix_shape(
+    [out, inner, kt, kh, kw]: [usize; 5],
+    mirrored: bool,
+    multiple: usize,
+) -> [usize; 2] {
+    let (rows, channels) = if mirrored { (inner, out) } else { (out, inner) };
+    let columns = (channels * kt * kh * kw).next_multiple_of(multiple);
+    [padded_rows(rows, multiple), columns]
 }
 
 /// Matrix units want rows of whole vectors of the result, too; `multiple` is that of the inner
 /// dimension.
-pub(crate) fn padded_rows(rows: usize, multiple: usize) -> usize {
+fn padded_rows(rows: usize, multiple: usize) -> usize {
     rows.next_multiple_of(multiple.min(8))
 }
 

@@ -10,7 +10,7 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::ir::AddressType;
 use cubecl::prelude::*;
 
-use crate::conv::{PatchGrid, padded_rows};
+use crate::conv::{PatchGrid, matrix_shape};
 use crate::cube_norm::{UNITS, count_cubes, like, supported, vector_sizes};
 use kernels::Steps;
 
@@ -96,16 +96,13 @@ pub(crate) fn matrix<R: CubeRuntime>(
     if !supported(weight) {
         return None;
     }
-    let &[out, inner, ref kernel @ ..] = &weight.meta.shape()[..] else {
-        return None;
-    };
-    let taps = kernel.iter().product::<usize>();
+    let dims: [usize; 5] = weight.meta.shape()[..].try_into().ok()?;
+    let [out, inner, kt, kh, kw] = dims;
     let (rows, channels) = if mirrored { (inner, out) } else { (out, inner) };
-    let columns = (taps * channels).next_multiple_of(multiple);
+    let shape = matrix_shape(dims, mirrored, multiple);
     let weight = into_contiguous(weight.clone());
-    let padded = padded_rows(rows, multiple);
-    let matrix = like(&weight, Shape::new([padded, columns]));
-    let elements = padded * columns;
+    let matrix = like(&weight, Shape::new(shape));
+    let elements: usize = shape.iter().product();
     let cubes = elements.div_ceil(UNITS as usize);
     // SAFETY: units beyond the last element end before any access; what is filled up is not read.
     unsafe {
@@ -119,8 +116,8 @@ pub(crate) fn matrix<R: CubeRuntime>(
             elements,
             rows,
             channels,
-            taps,
-            columns,
+            kt * kh * kw,
+            shape[1],
             mirrored,
             weight.dtype.into(),
         );

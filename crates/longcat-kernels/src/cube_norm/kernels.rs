@@ -10,6 +10,16 @@ pub(super) fn row_sum<N: Size>(values: Vector<f32, N>) -> f32 {
     plane_sum(vector_sum(values))
 }
 
+/// Tells all planes of a cube what each of them has found: `shared` holds one value per plane then,
+/// and is used once.
+#[cube]
+pub(super) fn exchange(value: f32, shared: &mut SharedMemory<f32>) {
+    if UNIT_POS_X == 0 {
+        shared[UNIT_POS_Y as usize] = value;
+    }
+    sync_cube();
+}
+
 /// Sum over the planes of a cube of what each plane has summed. `shared` is used once.
 #[cube]
 pub(super) fn cube_sum(
@@ -19,10 +29,7 @@ pub(super) fn cube_sum(
 ) -> f32 {
     let mut sum = value;
     if comptime!(planes > 1) {
-        if UNIT_POS_X == 0 {
-            shared[UNIT_POS_Y as usize] = value;
-        }
-        sync_cube();
+        exchange(value, shared);
         sum = shared[0];
         #[unroll]
         for i in 1..planes {

@@ -6,7 +6,7 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::ir::AddressType;
 use cubecl::prelude::*;
 
-use super::kernels::{cube_sum, row_sum};
+use super::kernels::{cube_sum, exchange, row_sum};
 use super::{
     UNITS, count_cubes, like, like_in, plane_size, rows_and_width, supported, vector_sizes,
 };
@@ -89,10 +89,7 @@ pub(crate) fn softmax_with_lse<R: CubeRuntime>(
 fn cube_max(value: f32, shared: &mut SharedMemory<f32>, #[comptime] planes: usize) -> f32 {
     let mut largest = value;
     if comptime!(planes > 1) {
-        if UNIT_POS_X == 0 {
-            shared[UNIT_POS_Y as usize] = value;
-        }
-        sync_cube();
+        exchange(value, shared);
         largest = shared[0];
         #[unroll]
         for i in 1..planes {
