@@ -68,6 +68,7 @@ enum Bench {
 }
 
 fn main() -> Result<()> {
+    longcat_cli::keep_freed_memory();
     match Cli::parse().command {
         Command::MakeCheckpoint { output, seed } => checkpoint::write(&output, seed),
         Command::MakeShapes(args) => args.run(),

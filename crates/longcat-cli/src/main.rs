@@ -12,6 +12,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    longcat_cli::keep_freed_memory();
     longcat_cli::keep_compiled_kernels();
     let result = match cli.command {
         Command::T2v(args) => commands::generate::text_to_video(args),

@@ -151,9 +151,25 @@ pub trait KernelBackend: Backend {
         fused::portable::gated_residual::<Self>(x, y, gate)
     }
 
+    /// `gate · y`, the gradient of `y` in [`gated_residual`](Self::gated_residual) if `y` is the
+    /// gradient of its output; in the shape and dtype of `y`. Not differentiable.
+    fn gated(y: FloatTensor<Self>, gate: FloatTensor<Self>) -> FloatTensor<Self> {
+        fused::portable::gated::<Self>(y, gate)
+    }
+
     /// `silu(a) · b`, see [`silu_mul`](crate::silu_mul). Shapes and dtypes are equal.
     fn silu_mul(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
         fused::portable::silu_mul::<Self>(a, b)
+    }
+
+    /// The gradients of [`silu_mul`](Self::silu_mul) in `a` and `b`, in their shape and dtype, for the
+    /// gradient `d_out` of the output. Not differentiable itself.
+    fn silu_mul_backward(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        d_out: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        fused::portable::silu_mul_backward::<Self>(a, b, d_out)
     }
 
     /// One part of fused heads `[B, T, parts, H, D]` as `[B, H, T, D]`, normalised and rotated; see
@@ -179,6 +195,18 @@ pub trait KernelBackend: Backend {
         d_out: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         fused::portable::split_heads_backward::<Self>(x, part, norm, rotation, d_out)
+    }
+
+    /// The gradient of [`split_heads`](Self::split_heads) in the weight of its norm, `[D]` in f32, for
+    /// the gradient `d_out` `[B, H, T, D]`. Not differentiable itself.
+    fn head_norm_backward(
+        x: FloatTensor<Self>,
+        part: usize,
+        norm: (FloatTensor<Self>, f64),
+        rotation: Option<(FloatTensor<Self>, FloatTensor<Self>)>,
+        d_out: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        fused::portable::head_norm_backward::<Self>(x, part, norm, rotation, d_out)
     }
 
     /// `y` plus, for every part, its share of `hidden` times its matrix in its own columns; see

@@ -265,13 +265,17 @@ pub(crate) mod portable {
         into_float(products.sum_dim(1).squeeze_dim::<2>(1))
     }
 
-    /// The gradient of the norm's weight in [`split_heads`]: `normed` `[B, H, T, D]` times the
-    /// gradient `d_out` turned back, summed by channel.
-    pub(crate) fn head_weight_sums<B: Backend>(
-        normed: FloatTensor<B>,
-        d_out: FloatTensor<B>,
+    /// The gradient of the norm's weight in [`split_heads`]: the normed heads times the gradient
+    /// turned back, summed by channel.
+    pub(crate) fn head_norm_backward<B: KernelBackend>(
+        x: FloatTensor<B>,
+        part: usize,
+        (weight, epsilon): (FloatTensor<B>, f64),
         rotation: Option<(FloatTensor<B>, FloatTensor<B>)>,
+        d_out: FloatTensor<B>,
     ) -> FloatTensor<B> {
+        let ones = into_float(from_float::<B, 1>(weight).ones_like());
+        let normed = B::split_heads(x, part, Some((ones, epsilon)), None);
         let dtype = accumulator(normed.dtype());
         let mut g: Tensor<B, 4> = to_dtype(from_float(d_out), dtype);
         if let Some((cos, sin)) = rotation {
@@ -282,15 +286,11 @@ pub(crate) mod portable {
         B::float_reshape(sums, Shape::new([width]))
     }
 
-    /// `gate · x`, the gradient of `y` in [`gated_residual`].
-    pub(crate) fn scaled_rows<B: Backend>(
-        x: FloatTensor<B>,
-        gate: FloatTensor<B>,
-    ) -> FloatTensor<B> {
-        let (shape, dtype) = (x.shape(), x.dtype());
+    pub(crate) fn gated<B: Backend>(y: FloatTensor<B>, gate: FloatTensor<B>) -> FloatTensor<B> {
+        let (shape, dtype) = (y.shape(), y.dtype());
         let groups = gate.shape()[0];
-        let scaled = grouped::<B>(x, groups) * table::<B>(gate, accumulator(dtype));
-        finish(scaled, shape, dtype)
+        let gated = grouped::<B>(y, groups) * table::<B>(gate, accumulator(dtype));
+        finish(gated, shape, dtype)
     }
 
     pub(crate) fn silu_mul<B: Backend>(a: FloatTensor<B>, b: FloatTensor<B>) -> FloatTensor<B> {
@@ -298,6 +298,20 @@ pub(crate) mod portable {
         let a = grouped::<B>(a, 1);
         let gate = to_dtype(to_dtype(a.clone() * sigmoid(a), dtype), accumulator(dtype));
         finish(gate * grouped::<B>(b, 1), shape, dtype)
+    }
+
+    /// silu'(a) = σ(a) · (1 + a · (1 − σ(a))).
+    pub(crate) fn silu_mul_backward<B: Backend>(
+        a: FloatTensor<B>,
+        b: FloatTensor<B>,
+        d_out: FloatTensor<B>,
+    ) -> (FloatTensor<B>, FloatTensor<B>) {
+        let (shape, dtype) = (a.shape(), a.dtype());
+        let [a, b, d_out] = [a, b, d_out].map(|x| grouped::<B>(x, 1));
+        let gate = sigmoid(a.clone());
+        let slope = gate.clone() * (a.clone() * (gate.clone().neg() + 1.0) + 1.0);
+        let d_a = finish(d_out.clone() * b * slope, shape.clone(), dtype);
+        (d_a, finish(d_out * a * gate, shape, dtype))
     }
 
     pub(crate) fn split_heads<B: Backend>(

@@ -131,7 +131,10 @@ fn train_vae<B: KernelBackend>(
         }
         false => checkpoint.load_vae(DType::F32, device)?,
     };
-    let model = model.computing_in(config.model.precision.dtype());
+    let mut model = model.computing_in(config.model.precision.dtype());
+    if config.vae.decoder_only {
+        model = model.freeze_encoder();
+    }
     let task = VaeTask::<Autodiff<B>>::new(config, training, validation, device)?;
     let (trainer, model) = Trainer::new(config, &task, model, device, observer, interrupt)?;
     trainer.run(model)

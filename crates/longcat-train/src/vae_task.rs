@@ -132,6 +132,36 @@ impl<B: TrainBackend> VaeTask<B> {
         let error = (decoded - pixels.narrow(2, 0, frames)).abs().mean();
         Ok(error + divergence * self.config.vae.kl_weight)
     }
+
+    /// The config of a VAE with means and deviations of the latents of the first training clips.
+    fn with_latent_statistics<A: KernelBackend<Device = B::Device>>(
+        &self,
+        model: &WanVae<A>,
+    ) -> Result<WanVaeConfig, TrainError> {
+        let mut config = model.config().clone();
+        let channels = config.z_dim;
+        let (mut sums, mut squares, mut count) = (vec![0.0; channels], vec![0.0; channels], 0.0);
+        let counted = &self.clips[..self.clips.len().min(COUNTED)];
+        for clips in self.batches(counted) {
+            let posterior = self.encode(model, self.pixels(clips))?;
+            let [count_here, _, t, h, w] = posterior.mean.dims();
+            let length = count_here * channels * t * h * w;
+            let values = read(posterior.mean.reshape([length]), "latents")?;
+            for (i, values) in values.chunks(t * h * w).enumerate() {
+                let c = i % channels;
+                sums[c] += values.iter().map(|v| f64::from(*v)).sum::<f64>();
+                squares[c] += values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
+            }
+            count += (count_here * t * h * w) as f64;
+        }
+        let means = sums.iter().map(|sum| sum / count);
+        config.latents_mean = means.clone().map(|m| m as f32).collect();
+        config.latents_std = means
+            .zip(&squares)
+            .map(|(mean, square)| (square / count - mean * mean).max(1e-12).sqrt() as f32)
+            .collect();
+        Ok(config)
+    }
 }
 
 /// A VAE to train from scratch, in which what goes in reaches what comes out from the first step on:
@@ -210,7 +240,8 @@ impl<B: TrainBackend> Task<B> for VaeTask<B> {
         Ok(vec![(0.0, sum / self.validation.len().max(1) as f64)])
     }
 
-    /// A `vae/` folder whose latent statistics are those of the first training clips.
+    /// A `vae/` folder whose latent statistics are those of the first training clips, or what they
+    /// were if the encoder is.
     fn export(
         &self,
         model: &Self::Model,
@@ -221,28 +252,10 @@ impl<B: TrainBackend> Task<B> for VaeTask<B> {
         let folder = folder.join(name.replace("adapter", "vae"));
         std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
         let model = model.valid();
-        let mut config = model.config().clone();
-        let channels = config.z_dim;
-        let (mut sums, mut squares, mut count) = (vec![0.0; channels], vec![0.0; channels], 0.0);
-        let counted = &self.clips[..self.clips.len().min(COUNTED)];
-        for clips in self.batches(counted) {
-            let posterior = self.encode(&model, self.pixels(clips))?;
-            let [count_here, _, t, h, w] = posterior.mean.dims();
-            let length = count_here * channels * t * h * w;
-            let values = read(posterior.mean.reshape([length]), "latents")?;
-            for (i, values) in values.chunks(t * h * w).enumerate() {
-                let c = i % channels;
-                sums[c] += values.iter().map(|v| f64::from(*v)).sum::<f64>();
-                squares[c] += values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
-            }
-            count += (count_here * t * h * w) as f64;
-        }
-        let means = sums.iter().map(|sum| sum / count);
-        config.latents_mean = means.clone().map(|m| m as f32).collect();
-        config.latents_std = means
-            .zip(&squares)
-            .map(|(mean, square)| (square / count - mean * mean).max(1e-12).sqrt() as f32)
-            .collect();
+        let config = match self.config.vae.decoder_only {
+            true => model.config().clone(),
+            false => self.with_latent_statistics(&model)?,
+        };
         let path = folder.join("config.json");
         write_atomic(&path, config.to_json().to_string().as_bytes())?;
         let tensors = collect_module(&model, &internal_names())?;

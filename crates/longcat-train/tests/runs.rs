@@ -9,13 +9,14 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Distribution, Tensor};
 use burn_flex::FlexDevice;
 use common::{Inner, golden};
 use image::{Rgb, RgbImage};
 use longcat_dit::lora_targets;
 use longcat_lora::Adapter;
 use longcat_train::{Metric, Observer, Outcome, Progress, Quiet, TrainError, read_metrics, run};
+use longcat_vae::{WanVae, WanVaeConfig};
 use tempfile::TempDir;
 
 /// A folder with two pictures, a list of them, and the golden checkpoint.
@@ -324,12 +325,35 @@ fn a_vae_is_trained_from_scratch_and_loads_again() {
         panic!("no validation before the first step");
     };
     assert!(outcome.validation_loss.unwrap() < *validation_loss);
-    let vae = longcat_vae::WanVae::<Inner>::load(&shop.path("run/vae"), DType::F32, &FlexDevice);
+    let vae = WanVae::<Inner>::load(&shop.path("run/vae"), DType::F32, &FlexDevice);
     let vae = vae.unwrap();
     assert_ne!(
         vae.config().latents_mean,
-        longcat_vae::WanVaeConfig::default().latents_mean
+        WanVaeConfig::default().latents_mean
     );
+}
+
+#[test]
+fn a_decoder_is_trained_alone_on_latents_that_stay() {
+    let shop = Workshop::new();
+    let text = fs::read_to_string(shop.config("run", 2, "")).unwrap();
+    let config = shop.path("run.toml");
+    fs::write(
+        &config,
+        format!("mode = 'vae'\nvae.decoder_only = true\n{text}"),
+    )
+    .unwrap();
+    shop.run(&config);
+
+    let load = |dir: PathBuf| WanVae::<Inner>::load(&dir, DType::F32, &FlexDevice).unwrap();
+    let base = load(golden("checkpoints/tiny/vae"));
+    let trained = load(shop.path("run/vae"));
+    let noise = Distribution::Uniform(-1.0, 1.0);
+    let video = Tensor::<Inner, 5>::random([1, 3, 5, 16, 16], noise, &FlexDevice);
+    let latents = |vae: &WanVae<Inner>| vae.normalize(vae.encode(video.clone()).unwrap().mean);
+    assert_eq!(latents(&trained).into_data(), latents(&base).into_data());
+    let decoded = |vae: &WanVae<Inner>| vae.decode(latents(&base)).unwrap().into_data();
+    assert_ne!(decoded(&trained), decoded(&base));
 }
 
 /// The program of this crate that trains, built with the tests.

@@ -74,6 +74,13 @@ impl<B: Backend> WanVae<B> {
         self
     }
 
+    /// The VAE with an encoder that is not trained: its latents stay what they are.
+    pub fn freeze_encoder(mut self) -> Self {
+        self.encoder = self.encoder.no_grad();
+        self.quant_conv = self.quant_conv.no_grad();
+        self
+    }
+
     /// The VAE with its weights in another dtype. The scales of norms stay what they are.
     pub fn cast(self, dtype: DType) -> Self {
         cast_module(self, dtype, Some(&norm_scales()))

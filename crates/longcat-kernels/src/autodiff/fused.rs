@@ -1,16 +1,14 @@
 //! What lies between norms and products, with gradients of the tracked inputs.
 
-use burn::tensor::{Tensor, activation::sigmoid};
 use burn_autodiff::{
     Autodiff, NodeId,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
     ops::{Backward, Ops, OpsKind},
 };
-use burn_backend::{DType, Shape, TensorMetadata, tensor::FloatTensor};
+use burn_backend::{DType, TensorMetadata, tensor::FloatTensor};
 
 use super::register;
-use crate::portable::{from_float, into_float, to_dtype};
 use crate::{KernelBackend, fused::portable};
 
 type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
@@ -38,7 +36,7 @@ impl<B: KernelBackend> Backward<B, 3> for GatedResidualBackward {
             grads.register::<B>(node.id, sums);
         }
         if let Some(node) = d_y {
-            let d_y = portable::scaled_rows::<B>(d_out.clone(), gate);
+            let d_y = B::gated(d_out.clone(), gate);
             grads.register::<B>(node.id, d_y);
         }
         if let Some(node) = d_x {
@@ -83,26 +81,8 @@ impl<B: KernelBackend> Backward<B, 2> for SiluMulBackward {
         let [a, b] = ops
             .state
             .map(|node| checkpointer.retrieve_node_output::<FloatTensor<B>>(node));
-        let (shape, dtype) = (a.shape(), a.dtype());
-        let flat = |x: FloatTensor<B>| -> Tensor<B, 1> {
-            let elements = x.shape().num_elements();
-            let x = from_float(B::float_reshape(x, Shape::new([elements])));
-            to_dtype(x, DType::F32)
-        };
-        let (a, b, d_out) = (flat(a), flat(b), flat(d_out));
-        let gate = sigmoid(a.clone());
-        // silu'(a) = σ(a) · (1 + a · (1 − σ(a))).
-        let slope = gate.clone() * (a.clone() * (gate.clone().neg() + 1.0) + 1.0);
-        let da = d_out.clone() * b * slope;
-        let db = d_out * a * gate;
-        let shaped = |value: Tensor<B, 1>| {
-            Some(B::float_reshape(
-                into_float(to_dtype(value, dtype)),
-                shape.clone(),
-            ))
-        };
-        let values = [shaped(da), shaped(db)];
-        register::<B, _, 2>(grads, ops, values);
+        let (d_a, d_b) = B::silu_mul_backward(a, b, d_out);
+        register::<B, _, 2>(grads, ops, [Some(d_a), Some(d_b)]);
     }
 }
 

@@ -9,8 +9,8 @@ use burn_autodiff::{
 };
 use burn_backend::{TensorMetadata, tensor::FloatTensor};
 
+use crate::KernelBackend;
 use crate::portable::{from_float, into_float};
-use crate::{KernelBackend, fused::portable};
 
 type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
 type Norm<B> = (FloatTensor<B>, f64);
@@ -53,11 +53,8 @@ impl<B: KernelBackend> SplitHeadsState<B> {
 
     /// The gradient in the weight of the norm.
     fn d_weight(&self, x: FloatTensor<B>, d_out: FloatTensor<B>) -> Option<FloatTensor<B>> {
-        let (weight, epsilon) = self.norm.clone()?;
-        let ones = into_float(from_float::<B, 1>(weight).ones_like());
-        let normed = B::split_heads(x, self.part, Some((ones, epsilon)), None);
-        let rotation = self.rotation.clone();
-        Some(portable::head_weight_sums::<B>(normed, d_out, rotation))
+        let (norm, rotation) = (self.norm.clone()?, self.rotation.clone());
+        Some(B::head_norm_backward(x, self.part, norm, rotation, d_out))
     }
 }
 

@@ -11,8 +11,8 @@ use rayon::prelude::*;
 use super::exp2::{max, sub_exp2_sum};
 
 /// Queries and keys in a tile: their scores stay in a core's second-level cache.
-const TILE_Q: usize = 128;
-const TILE_K: usize = 256;
+pub(super) const TILE_Q: usize = 128;
+pub(super) const TILE_K: usize = 256;
 
 /// Output `[B, H, Nq, D]` and log-sum-exp `[B, H, Nq]` of contiguous f32 tensors.
 pub(super) fn attention(
@@ -101,7 +101,7 @@ impl Keys<'_> {
 }
 
 /// A matrix in a slice.
-struct Matrix<'a> {
+pub(super) struct Matrix<'a> {
     values: &'a [f32],
     rows: usize,
     columns: usize,
@@ -111,7 +111,7 @@ struct Matrix<'a> {
 
 impl<'a> Matrix<'a> {
     /// The slice holds rows of so many columns.
-    fn rows(values: &'a [f32], columns: usize) -> Self {
+    pub fn rows(values: &'a [f32], columns: usize) -> Self {
         Self {
             values,
             rows: values.len() / columns,
@@ -122,7 +122,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// The slice holds columns of so many rows.
-    fn columns(values: &'a [f32], rows: usize) -> Self {
+    pub fn columns(values: &'a [f32], rows: usize) -> Self {
         Self {
             values,
             rows,
@@ -134,7 +134,7 @@ impl<'a> Matrix<'a> {
 }
 
 /// `out = factor * a · b`, or that added to `out`; `out` holds rows.
-fn product(out: &mut [f32], a: Matrix, b: Matrix, factor: f32, add: bool) {
+pub(super) fn product(out: &mut [f32], a: Matrix, b: Matrix, factor: f32, add: bool) {
     assert_eq!(a.columns, b.rows);
     assert_eq!(out.len(), a.rows * b.columns);
     assert_eq!(a.values.len(), a.rows * a.columns);

@@ -50,13 +50,30 @@ pub(super) fn silu(row: &mut [f32]) {
     #[inline(always)]
     fn body(row: &mut [f32], _: f32) -> f32 {
         for x in row {
-            // Beyond that, a sigmoid is 0 or 1 in f32, or next to it.
-            let power = (*x * -LOG2_E).clamp(-125.0, 125.0);
-            *x /= 1.0 + exp2(power);
+            *x /= one_and_exp_of_negative(*x);
         }
         0.0
     }
     dispatch(row, 0.0, body);
+}
+
+/// Replaces each `x` by `1 / (1 + e^-x)`.
+pub(super) fn sigmoid(row: &mut [f32]) {
+    #[inline(always)]
+    fn body(row: &mut [f32], _: f32) -> f32 {
+        for x in row {
+            *x = 1.0 / one_and_exp_of_negative(*x);
+        }
+        0.0
+    }
+    dispatch(row, 0.0, body);
+}
+
+/// `1 + e^-x`.
+#[inline(always)]
+fn one_and_exp_of_negative(x: f32) -> f32 {
+    // Beyond that, a sigmoid is 0 or 1 in f32, or next to it.
+    1.0 + exp2((x * -LOG2_E).clamp(-125.0, 125.0))
 }
 
 /// Runs a body compiled for the processor's vectors where it has them. The body must be inlined for
@@ -129,6 +146,19 @@ mod tests {
             // error that grows with x.
             let relative = 5e-7 + f64::from(x.abs()) * 2.0f64.powi(-24);
             assert!(error < relative * want.abs() + 1e-30, "silu({x}): {found}");
+        }
+    }
+
+    #[test]
+    fn sigmoid_agrees_with_double_precision() {
+        let values: Vec<f32> = (-1200..1200).map(|x| x as f32 / 16.0).collect();
+        let mut row = values.clone();
+        sigmoid(&mut row);
+        for (x, found) in values.into_iter().zip(row) {
+            let want = 1.0 / (1.0 + (-f64::from(x)).exp());
+            let relative = 5e-7 + f64::from(x.abs()) * 2.0f64.powi(-24);
+            let error = (f64::from(found) - want).abs();
+            assert!(error < relative * want, "sigmoid({x}): {found}");
         }
     }
 

@@ -9,20 +9,20 @@ use super::exp2::silu;
 use crate::fused::MIN_SQUARED_NORM;
 
 /// Elements that are worth a task of their own.
-const TASK: usize = 1 << 14;
+pub(super) const TASK: usize = 1 << 14;
 
 /// Rows that make about [`TASK`] elements.
-fn rows_per_task(width: usize) -> usize {
+pub(super) fn rows_per_task(width: usize) -> usize {
     (TASK / width.max(1)).max(1)
 }
 
 /// A tensor like `x`.
-fn like(x: &FlexTensor, values: Vec<f32>) -> FlexTensor {
+pub(super) fn like(x: &FlexTensor, values: Vec<f32>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, x.shape()))
 }
 
 /// Eight sums at a time, so that additions need not wait for one another.
-fn sum(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+pub(super) fn sum(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0; 8];
     let chunks = values.chunks_exact(8);
     let rest = chunks.remainder();
@@ -32,6 +32,20 @@ fn sum(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
         }
     }
     let rest: f32 = rest.iter().map(|value| term(*value)).sum();
+    lanes.iter().sum::<f32>() + rest
+}
+
+/// The sum of `a · term(b)`, eight at a time.
+pub(super) fn dot(a: &[f32], b: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0; 8];
+    let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
+    let rest = a.remainder().iter().zip(b.remainder());
+    let rest: f32 = rest.map(|(a, b)| a * term(*b)).sum();
+    for (a, b) in a.zip(b) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += a * term(*b);
+        }
+    }
     lanes.iter().sum::<f32>() + rest
 }
 
@@ -104,6 +118,23 @@ pub(super) fn gated_residual(x: &FlexTensor, y: &FlexTensor, gate: &FlexTensor) 
         }
     });
     like(x, out)
+}
+
+/// See `KernelBackend::gated`.
+pub(super) fn gated(y: &FlexTensor, gate: &FlexTensor) -> FlexTensor {
+    let [groups, width] = gate.shape().dims();
+    let gate = gate.storage::<f32>();
+    let mut out = y.storage::<f32>().to_vec();
+    let rows_per_group = out.len() / (groups * width).max(1);
+    let rows = out.par_chunks_exact_mut(width.max(1));
+    let rows = rows.with_min_len(rows_per_task(width));
+    rows.enumerate().for_each(|(row, out)| {
+        let gate = &gate[row / rows_per_group * width..][..width];
+        for (out, gate) in out.iter_mut().zip(gate) {
+            *out *= gate;
+        }
+    });
+    like(y, out)
 }
 
 /// See `KernelBackend::silu_mul`.

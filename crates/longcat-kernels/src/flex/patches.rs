@@ -8,10 +8,21 @@ use rayon::prelude::*;
 
 use crate::conv::PatchGrid;
 
-/// Patches `[rows, columns]` of a contiguous `[B, T, H, W, C]` in f32.
+/// Patches `[rows, columns]` of `[B, T, H, W, C]` in f32, whose strides may be any: it is read again
+/// for each run of lines, and a copy would be made each time.
 pub(super) fn patches(x: &FlexTensor, grid: &PatchGrid, lines: Range<usize>) -> FlexTensor {
-    let x = x.storage::<f32>();
-    let [_, t, h, w, channels] = grid.input;
+    let (values, layout) = (x.storage::<f32>(), x.layout());
+    let strides: [isize; 5] = std::array::from_fn(|dim| layout.strides()[dim]);
+    let at = |places: [usize; 4]| {
+        let offset: isize = places
+            .iter()
+            .zip(strides)
+            .map(|(p, s)| *p as isize * s)
+            .sum();
+        (layout.start_offset() as isize + offset) as usize
+    };
+    let channel_stride = strides[4];
+    let channels = grid.input[4];
     let [taps_t, taps_h, taps_w] = grid.kernel;
     let (width, columns) = (grid.output[2], grid.columns());
     let rows = (lines.end - lines.start) * width;
@@ -24,14 +35,21 @@ pub(super) fn patches(x: &FlexTensor, grid: &PatchGrid, lines: Range<usize>) -> 
                 let row = grid.place(0, o_t, tap_t).zip(grid.place(1, o_h, tap_h));
                 // What lies outside stays zero.
                 let Some((row_t, row_h)) = row else { continue };
-                let start = ((batch * t + row_t) * h + row_h) * w * channels;
-                let input = &x[start..][..w * channels];
                 let first_tap = (tap_t * taps_h + tap_h) * taps_w;
                 for (o_w, patch) in out.chunks_exact_mut(columns).enumerate() {
                     for tap_w in 0..taps_w {
-                        if let Some(place) = grid.place(2, o_w, tap_w) {
-                            patch[(first_tap + tap_w) * channels..][..channels]
-                                .copy_from_slice(&input[place * channels..][..channels]);
+                        let Some(place) = grid.place(2, o_w, tap_w) else {
+                            continue;
+                        };
+                        let start = at([batch, row_t, row_h, place]);
+                        let taken = &mut patch[(first_tap + tap_w) * channels..][..channels];
+                        if channel_stride == 1 {
+                            taken.copy_from_slice(&values[start..][..channels]);
+                            continue;
+                        }
+                        for (channel, value) in taken.iter_mut().enumerate() {
+                            let offset = channel as isize * channel_stride;
+                            *value = values[(start as isize + offset) as usize];
                         }
                     }
                 }

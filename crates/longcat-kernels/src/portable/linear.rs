@@ -17,8 +17,12 @@ pub fn linear<B: KernelBackend>(
     let rows = shape.num_elements() / d_in.max(1);
     let weight: Tensor<B, 2> = from_float(weight);
     let d_out = weight.dims()[0];
-    // One flat product: leading dimensions are only rows.
-    let x: Tensor<B, 2> = from_float(B::float_reshape(x, Shape::new([rows, d_in])));
+    // One flat product: leading dimensions are only rows. A matrix may be a transposed one, which
+    // reshaping would copy.
+    let x: Tensor<B, 2> = from_float(match shape.num_dims() {
+        2 => x,
+        _ => B::float_reshape(x, Shape::new([rows, d_in])),
+    });
     let mut y = matmul(x, weight.transpose());
     if let Some(bias) = bias {
         y = y + from_float::<B, 1>(bias).unsqueeze();

@@ -223,7 +223,7 @@ fn assert_same(name: &str, got: &[f64], want: &[f64]) {
 
 /// Gradients of the tables (weights, biases, gates), which are trained with whole models.
 fn check_table_gradients<B: KernelBackend>() {
-    for (rows, groups, width) in [(6, 3, 256), (7, 1, 512), (8, 2, 48)] {
+    for (rows, groups, width) in [(6, 3, 256), (7, 1, 512), (8, 2, 48), (3, 3, 10)] {
         let (a, b) = (numbers(rows * width, 1), numbers(rows * width, 2));
         let (table, other) = (numbers(groups * width, 3), numbers(groups * width, 4));
         let spread = |t: Leaf<Flex, 2>| {
@@ -295,7 +295,7 @@ fn check_table_gradients<B: KernelBackend>() {
 /// The hand-written backward steps against Burn's autodiff of the same formulas on the CPU.
 fn check_gradients<B: KernelBackend>() {
     check_table_gradients::<B>();
-    for (rows, groups, width) in [(6, 3, 256), (7, 1, 512), (8, 2, 48)] {
+    for (rows, groups, width) in [(6, 3, 256), (7, 1, 512), (8, 2, 48), (3, 3, 10)] {
         let (a, b) = (numbers(rows * width, 1), numbers(rows * width, 2));
         let (table, other) = (numbers(groups * width, 3), numbers(groups * width, 4));
         let spread = |t: &[f32]| {

@@ -123,6 +123,12 @@ pub(super) fn check(config: &TrainConfig) -> Result<(), Problem> {
             "whole transformers are trained in f32; set it to \"f32\"".into(),
         );
     }
+    if config.vae.decoder_only && config.model.random_weights {
+        return fail(
+            "vae.decoder_only",
+            "needs a trained encoder; set model.random_weights to false".into(),
+        );
+    }
     if config.mode != Mode::Full && config.model.train_text_encoder {
         return fail(
             "model.train_text_encoder",

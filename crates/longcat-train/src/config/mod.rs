@@ -305,10 +305,16 @@ impl Default for DistillConfig {
 pub struct VaeConfig {
     /// Weight of the posterior's divergence from a standard normal.
     pub kl_weight: f64,
+    /// Leave the encoder and the latent statistics as they are, so that transformers trained on
+    /// these latents stay valid.
+    pub decoder_only: bool,
 }
 
 impl Default for VaeConfig {
     fn default() -> Self {
-        Self { kl_weight: 1e-6 }
+        Self {
+            kl_weight: 1e-6,
+            decoder_only: false,
+        }
     }
 }
