@@ -8,6 +8,7 @@ use longcat_video::{
 };
 use serde_json::{Value, json};
 
+use super::prompts::Rates;
 use super::{Judge, clip, frames, mean};
 
 /// Seed of clips that no training set of the recipes has.
@@ -18,9 +19,11 @@ fn unseen(count: usize) -> Vec<Sample> {
     dataset.iter().take(count).collect()
 }
 
-/// PSNR of encoded and decoded clips.
+/// PSNR of encoded and decoded clips, and what the judge still sees in them: no model that makes these
+/// latents can do better.
 pub(super) fn vae<B: KernelBackend>(judge: &Judge, pipeline: &mut Pipeline<B>) -> Result<Value> {
     let mut found = Vec::new();
+    let mut rates = Rates::default();
     for (index, sample) in unseen(judge.count).iter().enumerate() {
         let truth = sample.render(&Raster::default());
         let pixels = frames(&truth)?.to_tensor::<B>(pipeline.device());
@@ -29,9 +32,12 @@ pub(super) fn vae<B: KernelBackend>(judge: &Judge, pipeline: &mut Pipeline<B>) -
         let decoded = vae.decode(latents)?;
         let decoded = clip(&PixelFrames::from_tensor(decoded)?.swap_remove(0))?;
         judge.keep(index, &decoded)?;
+        rates.add(&decoded, &sample.expected);
         found.push(psnr(&truth, &decoded)?);
     }
-    Ok(json!({"task": "vae", "clips": found.len(), "psnr": summary(&found)}))
+    let mut report = rates.report("vae");
+    report["psnr"] = summary(&found);
+    Ok(report)
 }
 
 /// PSNR against the true clip: of bilinear upsampling, and of refining with and without its adapter.

@@ -22,12 +22,12 @@ const CONTINUED: u64 = 0x636f_6e74;
 
 /// Counts what agrees with the prompts.
 #[derive(Default)]
-struct Rates {
+pub(super) struct Rates {
     agreements: Vec<Agreement>,
 }
 
 impl Rates {
-    fn add(&mut self, clip: &Clip, expected: &Expected) {
+    pub(super) fn add(&mut self, clip: &Clip, expected: &Expected) {
         self.agreements.push(judge(clip).agrees(expected));
     }
 
@@ -36,7 +36,7 @@ impl Rates {
         count as f64 / self.agreements.len().max(1) as f64
     }
 
-    fn report(&self, task: &str) -> Value {
+    pub(super) fn report(&self, task: &str) -> Value {
         json!({
             "task": task, "clips": self.agreements.len(),
             "colour": self.share(|a| a.colour), "shape": self.share(|a| a.shape),

@@ -138,8 +138,10 @@ pub(super) fn head_norm(
         })
         .collect();
     let mut sums = vec![0.0; width];
-    for (sum, of_head) in of_heads.iter().flat_map(|sums| sums.iter().enumerate()) {
-        sums[sum] += of_head;
+    for of_head in &of_heads {
+        for (sum, of_head) in sums.iter_mut().zip(of_head) {
+            *sum += of_head;
+        }
     }
     like(weight, sums)
 }
