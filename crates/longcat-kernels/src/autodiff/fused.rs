@@ -6,7 +6,7 @@ use burn_autodiff::{
     grads::Gradients,
     ops::{Backward, Ops, OpsKind},
 };
-use burn_backend::{DType, TensorMetadata, tensor::FloatTensor};
+use burn_backend::{TensorMetadata, tensor::FloatTensor};
 
 use super::register;
 use crate::{KernelBackend, fused::portable};
@@ -90,9 +90,6 @@ pub(super) fn silu_mul<B: KernelBackend, C: CheckpointStrategy>(
     a: Tracked<B, C>,
     b: Tracked<B, C>,
 ) -> Tracked<B, C> {
-    if a.dtype() == DType::F64 {
-        return portable::silu_mul::<Autodiff<B, C>>(a, b);
-    }
     match SiluMulBackward
         .prepare::<C>([a.node.clone(), b.node.clone()])
         .compute_bound()

@@ -6,7 +6,9 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::exp2::sigmoid;
-use super::fused::{TASK, dot, like, rows_per_task, sum};
+use super::fused::{
+    Norm, Rotation, TASK, dot, each_row, inverse_root_mean_square, like, rows_per_task, sum,
+};
 
 /// See `KernelBackend::layer_norm_backward`.
 pub(super) fn layer_norm(
@@ -15,17 +17,14 @@ pub(super) fn layer_norm(
     d_out: &FlexTensor,
     epsilon: f32,
 ) -> FlexTensor {
-    let [groups, width] = weight.shape().dims();
+    let table: [usize; 2] = weight.shape().dims();
+    let width = table[1];
     let (input, gradient) = (x.storage::<f32>(), d_out.storage::<f32>());
     let weight = weight.storage::<f32>();
     let mut out = vec![0.0; input.len()];
-    let rows_per_group = input.len() / (groups * width).max(1);
-    let rows = out.par_chunks_exact_mut(width.max(1));
-    let rows = rows.zip(input.par_chunks_exact(width.max(1)));
-    let rows = rows.zip(gradient.par_chunks_exact(width.max(1)));
-    let rows = rows.with_min_len(rows_per_task(width));
-    rows.enumerate().for_each(|(row, ((out, x), d_out))| {
-        let weight = &weight[row / rows_per_group * width..][..width];
+    each_row(&mut out, table, |start, group, out| {
+        let (x, d_out) = (&input[start..][..width], &gradient[start..][..width]);
+        let weight = &weight[group..][..width];
         let count = width as f32;
         let mean = sum(x, |x| x) / count;
         let variance = sum(x, |x| (x - mean) * (x - mean)) / count;
@@ -67,11 +66,6 @@ pub(super) fn silu_mul(
     (like(a, d_a), like(b, d_b))
 }
 
-/// Weight and epsilon of a norm over heads.
-type Norm<'a> = (&'a FlexTensor, f32);
-/// Cosines and sines.
-type Rotation<'a> = (&'a FlexTensor, &'a FlexTensor);
-
 /// See `KernelBackend::split_heads_backward`.
 pub(super) fn split_heads(
     x: &FlexTensor,
@@ -95,7 +89,7 @@ pub(super) fn split_heads(
             };
             let start = ((token_of_all * parts + part) * heads + head) * width;
             let x = &input[start..][..width];
-            let inverse = 1.0 / (sum(x, |x| x * x) / width as f32 + epsilon).sqrt();
+            let inverse = inverse_root_mean_square(x, epsilon);
             for (g, weight) in out.iter_mut().zip(weight.storage::<f32>()) {
                 *g *= weight;
             }
@@ -129,7 +123,7 @@ pub(super) fn head_norm(
                 turn_back(&gradient[start..][..width], token, rotation, &mut g);
                 let start = (((b * tokens + token) * parts + part) * heads + head) * width;
                 let x = &input[start..][..width];
-                let inverse = 1.0 / (sum(x, |x| x * x) / width as f32 + epsilon).sqrt();
+                let inverse = inverse_root_mean_square(x, epsilon);
                 for ((sum, g), x) in sums.iter_mut().zip(&g).zip(x) {
                     *sum += g * x * inverse;
                 }

@@ -16,6 +16,29 @@ pub(super) fn rows_per_task(width: usize) -> usize {
     (TASK / width.max(1)).max(1)
 }
 
+/// Goes over the rows of `out` in parallel, with where each begins in tensors of its shape and where its
+/// group's row begins in tables `[groups, width]`, which serve equal runs of rows.
+pub(super) fn each_row(
+    out: &mut [f32],
+    [groups, width]: [usize; 2],
+    body: impl Fn(usize, usize, &mut [f32]) + Sync,
+) {
+    let rows_per_group = out.len() / (groups * width).max(1);
+    let rows = out.par_chunks_exact_mut(width.max(1));
+    let rows = rows.with_min_len(rows_per_task(width)).enumerate();
+    rows.for_each(|(row, out)| body(row * width, row / rows_per_group * width, out));
+}
+
+/// One over the root of the mean of squares.
+pub(super) fn inverse_root_mean_square(x: &[f32], epsilon: f32) -> f32 {
+    1.0 / (sum(x, |x| x * x) / x.len() as f32 + epsilon).sqrt()
+}
+
+/// Weight `[D]` and epsilon of a norm over heads.
+pub(super) type Norm<'a> = (&'a FlexTensor, f32);
+/// Cosines and sines `[T, D / 2]`.
+pub(super) type Rotation<'a> = (&'a FlexTensor, &'a FlexTensor);
+
 /// A tensor like `x`.
 pub(super) fn like(x: &FlexTensor, values: Vec<f32>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, x.shape()))
@@ -80,15 +103,12 @@ pub(super) fn layer_norm(
     bias: &FlexTensor,
     epsilon: f32,
 ) -> FlexTensor {
-    let [groups, width] = weight.shape().dims();
+    let table: [usize; 2] = weight.shape().dims();
+    let width = table[1];
     let (input, weight, bias) = (x.storage::<f32>(), weight.storage(), bias.storage());
     let mut out = vec![0.0; input.len()];
-    let rows_per_group = input.len() / (groups * width).max(1);
-    let rows = out.par_chunks_exact_mut(width.max(1));
-    let rows = rows.zip(input.par_chunks_exact(width.max(1)));
-    let rows = rows.with_min_len(rows_per_task(width));
-    rows.enumerate().for_each(|(row, (out, x))| {
-        let group = row / rows_per_group * width;
+    each_row(&mut out, table, |start, group, out| {
+        let x = &input[start..][..width];
         let weight: &[f32] = &weight[group..][..width];
         let bias: &[f32] = &bias[group..][..width];
         let mean = sum(x, |x| x) / width as f32;
@@ -103,18 +123,12 @@ pub(super) fn layer_norm(
 
 /// See `KernelBackend::gated_residual`.
 pub(super) fn gated_residual(x: &FlexTensor, y: &FlexTensor, gate: &FlexTensor) -> FlexTensor {
-    let [groups, width] = gate.shape().dims();
-    let (input, y, gate) = (x.storage::<f32>(), y.storage::<f32>(), gate.storage());
-    let mut out = vec![0.0; input.len()];
-    let rows_per_group = input.len() / (groups * width).max(1);
-    let rows = out.par_chunks_exact_mut(width.max(1));
-    let rows = rows.zip(input.par_chunks_exact(width.max(1)));
-    let rows = rows.zip(y.par_chunks_exact(width.max(1)));
-    let rows = rows.with_min_len(rows_per_task(width));
-    rows.enumerate().for_each(|(row, ((out, x), y))| {
-        let gate: &[f32] = &gate[row / rows_per_group * width..][..width];
-        for (((out, x), y), gate) in out.iter_mut().zip(x).zip(y).zip(gate) {
-            *out = x + gate * y;
+    let table: [usize; 2] = gate.shape().dims();
+    let (y, gate) = (y.storage::<f32>(), gate.storage::<f32>());
+    let mut out = x.storage::<f32>().to_vec();
+    each_row(&mut out, table, |start, group, out| {
+        for ((out, y), gate) in out.iter_mut().zip(&y[start..]).zip(&gate[group..]) {
+            *out += gate * y;
         }
     });
     like(x, out)
@@ -122,15 +136,11 @@ pub(super) fn gated_residual(x: &FlexTensor, y: &FlexTensor, gate: &FlexTensor) 
 
 /// See `KernelBackend::gated`.
 pub(super) fn gated(y: &FlexTensor, gate: &FlexTensor) -> FlexTensor {
-    let [groups, width] = gate.shape().dims();
+    let table: [usize; 2] = gate.shape().dims();
     let gate = gate.storage::<f32>();
     let mut out = y.storage::<f32>().to_vec();
-    let rows_per_group = out.len() / (groups * width).max(1);
-    let rows = out.par_chunks_exact_mut(width.max(1));
-    let rows = rows.with_min_len(rows_per_task(width));
-    rows.enumerate().for_each(|(row, out)| {
-        let gate = &gate[row / rows_per_group * width..][..width];
-        for (out, gate) in out.iter_mut().zip(gate) {
+    each_row(&mut out, table, |_, group, out| {
+        for (out, gate) in out.iter_mut().zip(&gate[group..]) {
             *out *= gate;
         }
     });
@@ -155,8 +165,8 @@ pub(super) fn silu_mul(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
 pub(super) fn split_heads(
     x: &FlexTensor,
     part: usize,
-    norm: Option<(&FlexTensor, f32)>,
-    rotation: Option<(&FlexTensor, &FlexTensor)>,
+    norm: Option<Norm>,
+    rotation: Option<Rotation>,
 ) -> FlexTensor {
     let [batch, tokens, parts, heads, width] = x.shape().dims();
     let input = x.storage::<f32>();
@@ -170,8 +180,7 @@ pub(super) fn split_heads(
             let start = (((b * tokens + token) * parts + part) * heads + head) * width;
             out.copy_from_slice(&input[start..][..width]);
             if let Some((weight, epsilon)) = norm {
-                let mean = sum(out, |x| x * x) / width as f32;
-                let factor = 1.0 / (mean + epsilon).sqrt();
+                let factor = inverse_root_mean_square(out, epsilon);
                 for (value, weight) in out.iter_mut().zip(weight) {
                     *value *= factor * weight;
                 }

@@ -141,17 +141,12 @@ impl KernelBackend for Flex {
         rotation: Option<(FloatTensor<Self>, FloatTensor<Self>)>,
         d_out: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        let single = Heads::of(&[&x, &d_out], Some(&norm), rotation.as_ref());
-        match single
-            .as_ref()
-            .and_then(|heads| Some((heads, heads.norm()?)))
-        {
-            Some((heads, norm)) => {
-                let (x, d_out) = (x.to_contiguous(), d_out.to_contiguous());
-                backward::head_norm(&x, part, norm, heads.rotation(), &d_out)
-            }
-            None => body::head_norm_backward::<Self>(x, part, norm, rotation, d_out),
-        }
+        let Some(single) = Heads::of(&[&x, &d_out, &norm.0], None, rotation.as_ref()) else {
+            return body::head_norm_backward::<Self>(x, part, norm, rotation, d_out);
+        };
+        let (x, d_out) = (x.to_contiguous(), d_out.to_contiguous());
+        let (weight, epsilon) = (norm.0.to_contiguous(), norm.1 as f32);
+        backward::head_norm(&x, part, (&weight, epsilon), single.rotation(), &d_out)
     }
 
     fn attention_forward(
@@ -216,13 +211,13 @@ impl Heads {
         })
     }
 
-    fn norm(&self) -> Option<(&FlexTensor, f32)> {
+    fn norm(&self) -> Option<fused::Norm<'_>> {
         self.norm
             .as_ref()
             .map(|(weight, epsilon)| (weight, *epsilon))
     }
 
-    fn rotation(&self) -> Option<(&FlexTensor, &FlexTensor)> {
+    fn rotation(&self) -> Option<fused::Rotation<'_>> {
         self.rotation.as_ref().map(|(cos, sin)| (cos, sin))
     }
 }

@@ -13,15 +13,7 @@ use crate::conv::PatchGrid;
 pub(super) fn patches(x: &FlexTensor, grid: &PatchGrid, lines: Range<usize>) -> FlexTensor {
     let (values, layout) = (x.storage::<f32>(), x.layout());
     let strides: [isize; 5] = std::array::from_fn(|dim| layout.strides()[dim]);
-    let at = |places: [usize; 4]| {
-        let offset: isize = places
-            .iter()
-            .zip(strides)
-            .map(|(p, s)| *p as isize * s)
-            .sum();
-        (layout.start_offset() as isize + offset) as usize
-    };
-    let channel_stride = strides[4];
+    let [of_batch, of_t, of_h, of_w, of_channel] = strides;
     let channels = grid.input[4];
     let [taps_t, taps_h, taps_w] = grid.kernel;
     let (width, columns) = (grid.output[2], grid.columns());
@@ -35,21 +27,24 @@ pub(super) fn patches(x: &FlexTensor, grid: &PatchGrid, lines: Range<usize>) -> 
                 let row = grid.place(0, o_t, tap_t).zip(grid.place(1, o_h, tap_h));
                 // What lies outside stays zero.
                 let Some((row_t, row_h)) = row else { continue };
+                let row = layout.start_offset() as isize
+                    + batch as isize * of_batch
+                    + row_t as isize * of_t
+                    + row_h as isize * of_h;
                 let first_tap = (tap_t * taps_h + tap_h) * taps_w;
                 for (o_w, patch) in out.chunks_exact_mut(columns).enumerate() {
                     for tap_w in 0..taps_w {
                         let Some(place) = grid.place(2, o_w, tap_w) else {
                             continue;
                         };
-                        let start = at([batch, row_t, row_h, place]);
+                        let start = row + place as isize * of_w;
                         let taken = &mut patch[(first_tap + tap_w) * channels..][..channels];
-                        if channel_stride == 1 {
-                            taken.copy_from_slice(&values[start..][..channels]);
+                        if of_channel == 1 {
+                            taken.copy_from_slice(&values[start as usize..][..channels]);
                             continue;
                         }
                         for (channel, value) in taken.iter_mut().enumerate() {
-                            let offset = channel as isize * channel_stride;
-                            *value = values[(start as isize + offset) as usize];
+                            *value = values[(start + channel as isize * of_channel) as usize];
                         }
                     }
                 }
