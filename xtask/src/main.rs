@@ -69,6 +69,7 @@ enum Bench {
 
 fn main() -> Result<()> {
     longcat_cli::keep_freed_memory();
+    longcat_cli::keep_compiled_kernels();
     match Cli::parse().command {
         Command::MakeCheckpoint { output, seed } => checkpoint::write(&output, seed),
         Command::MakeShapes(args) => args.run(),

@@ -53,7 +53,9 @@ pub trait KernelBackend: Backend {
     const INNER_MULTIPLE: usize = 1;
 
     /// Bytes of patches that a convolution gathers before it multiplies them.
-    const PATCH_BYTES: usize = 64 << 20;
+    fn patch_bytes(_device: &Self::Device) -> usize {
+        64 << 20
+    }
 
     /// `x · weightᵀ + bias`.
     ///

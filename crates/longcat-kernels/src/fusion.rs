@@ -146,7 +146,10 @@ fn with_last(shape: Shape, last: Option<usize>) -> Shape {
 
 impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
     const INNER_MULTIPLE: usize = B::INNER_MULTIPLE;
-    const PATCH_BYTES: usize = B::PATCH_BYTES;
+
+    fn patch_bytes(device: &Self::Device) -> usize {
+        B::patch_bytes(device)
+    }
 
     fn conv3d_patches(
         x: FloatTensor<Self>,
@@ -413,6 +416,29 @@ impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
             let norm = epsilon.map(|epsilon| (inputs.float(), epsilon));
             let rotation = rotated.then(|| (inputs.float(), inputs.float()));
             vec![Output::Float(B::split_heads_backward(
+                x, part, norm, rotation, d_out,
+            ))]
+        });
+        out
+    }
+
+    fn head_norm_backward(
+        x: FloatTensor<Self>,
+        part: usize,
+        (weight, epsilon): (FloatTensor<Self>, f64),
+        rotation: Option<(FloatTensor<Self>, FloatTensor<Self>)>,
+        d_out: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let out = (weight.shape(), accumulator(x.dtype()));
+        let rotated = rotation.is_some();
+        let mut inputs = vec![x, d_out, weight];
+        inputs.extend(rotation.into_iter().flat_map(|(cos, sin)| [cos, sin]));
+        let name = "longcat_head_norm_backward";
+        let [out] = register::<B, 1>(name, inputs, [out], move |inputs| {
+            let [x, d_out, weight] = [(); 3].map(|()| inputs.float());
+            let rotation = rotated.then(|| (inputs.float(), inputs.float()));
+            let norm = (weight, epsilon);
+            vec![Output::Float(B::head_norm_backward(
                 x, part, norm, rotation, d_out,
             ))]
         });

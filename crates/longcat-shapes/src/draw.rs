@@ -10,7 +10,7 @@ pub(crate) type Triple = (Shape, Colour, Motion);
 /// Objects keep this far from the edges of the frame and from each other, in sides.
 const MARGIN: f64 = 0.03;
 /// Attempts to place two objects that do not meet, before one has to do.
-const ATTEMPTS: usize = 200;
+const ATTEMPTS: usize = 2000;
 /// Moments of a clip at which two objects are checked not to meet.
 const MOMENTS: usize = 24;
 
@@ -126,9 +126,9 @@ fn sizes(motion: Motion, shared: bool) -> &'static [Size] {
 /// In sides.
 fn radius(size: Size) -> f64 {
     match size {
-        Size::Small => 0.125,
-        Size::Medium => 0.16,
-        Size::Large => 0.21,
+        Size::Small => 0.15,
+        Size::Medium => 0.185,
+        Size::Large => 0.22,
     }
 }
 

@@ -95,9 +95,9 @@ words!(
 words!(
     /// How large an object is when the clip begins.
     Size {
-        /// About a quarter of the frame across.
-        Small = "small",
         /// About a third of the frame across.
+        Small = "small",
+        /// Three eighths of the frame across.
         Medium = "medium",
         /// Almost half of the frame across.
         Large = "large",

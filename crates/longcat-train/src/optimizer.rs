@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 
 use crate::Gradients;
-use crate::packed::{Pack, take};
+use crate::packed::{Pack, Packed};
 use crate::parameters::{trained, update};
 
 /// Settings of AdamW.
@@ -89,27 +89,67 @@ impl<B: Backend> LoraOptimizer<B> {
         A: AutodiffBackend<InnerBackend = B>,
         M: Module<A>,
     {
+        let (values, gradients) = self.pack(None, &module, gradients);
+        let mut new = self.step_packed(values, gradients, learning_rate).values();
+        update::<A, M>(module, |path, _| new.remove(path))
+    }
+
+    /// The parameters that have a gradient, and their gradients in their dtype, in the same packs.
+    /// `last` is what the last step gave, if the module still has that: it need not be packed again.
+    pub(crate) fn pack<A, M>(
+        &mut self,
+        last: Option<Packed<B>>,
+        module: &M,
+        gradients: Gradients<B>,
+    ) -> (Packed<B>, Packed<B>)
+    where
+        A: AutodiffBackend<InnerBackend = B>,
+        M: Module<A>,
+    {
+        let gradients = gradients.into_map();
+        let fits = |last: &Packed<B>| {
+            let names = last.packs().flat_map(Pack::names);
+            names.eq(gradients.keys().map(String::as_str))
+        };
+        let values = last.filter(fits).unwrap_or_else(|| {
+            let mut values = trained::<A, M>(module);
+            values.retain(|path, _| gradients.contains_key(path));
+            let values = values.into_iter().map(|(path, p)| (path, p.values));
+            let values = values.collect();
+            self.arrange(&values);
+            Packed::new(self.packs.iter().map(|(pack, _)| pack.clone()), values)
+        });
         let mut gradients: BTreeMap<_, _> = gradients
-            .into_map()
             .into_iter()
             .map(|(path, gradient)| (path, gradient.values))
             .collect();
-        let mut values: BTreeMap<_, _> = trained::<A, M>(&module)
-            .into_iter()
-            .filter(|(path, _)| gradients.contains_key(path))
-            .map(|(path, parameter)| (path, parameter.values))
-            .collect();
-        self.arrange(&values);
-        let mut new = BTreeMap::new();
-        for (pack, state) in &mut self.packs {
-            let old = pack.pack(|name| take(&mut values, name));
-            let gradient = pack.pack(|name| take(&mut gradients, name).cast(old.dtype()));
+        for (pack, packed) in values.parts() {
+            for name in pack.names() {
+                if let Some(gradient) = gradients.get_mut(name) {
+                    *gradient = gradient.clone().cast(packed.dtype());
+                }
+            }
+        }
+        let packs: Vec<Pack> = values.packs().cloned().collect();
+        (values, Packed::new(packs, gradients))
+    }
+
+    /// One step on what [`Self::pack`] gave; returns the new values.
+    pub(crate) fn step_packed(
+        &mut self,
+        values: Packed<B>,
+        gradients: Packed<B>,
+        learning_rate: f64,
+    ) -> Packed<B> {
+        let mut states = self.packs.iter_mut();
+        values.zip(gradients, |old, gradient| {
+            let Some((_, state)) = states.next() else {
+                unreachable!("a state for each pack");
+            };
             let (stepped, moments) = self.adamw.step(learning_rate, old, gradient, state.take());
             *state = moments;
-            let stepped = pack.unpack(stepped);
-            new.extend(stepped.map(|(name, values)| (name.to_string(), values)));
-        }
-        update::<A, M>(module, |path, _| new.remove(path))
+            stepped
+        })
     }
 
     /// Makes the packs those of `values`.

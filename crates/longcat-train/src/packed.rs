@@ -3,8 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor};
+
+use crate::TrainError;
+use crate::parameters::read;
 
 /// Elements of a pack. What is larger stays alone, so that packing copies little memory at a time.
 const ELEMENTS: usize = 1 << 22;
@@ -65,52 +68,132 @@ impl Pack {
     }
 }
 
-/// An exponential running average of parameters.
+/// Named flat tensors in packs.
 #[derive(Debug, Clone)]
-pub(crate) struct RunningAverage<B: Backend> {
-    decay: f64,
-    packs: Vec<(Pack, Tensor<B, 1>)>,
+pub(crate) struct Packed<B: Backend> {
+    parts: Vec<(Pack, Tensor<B, 1>)>,
 }
 
-impl<B: Backend> RunningAverage<B> {
-    /// Begins with `values`, flat tensors by name.
-    pub(crate) fn new(decay: f64, mut values: BTreeMap<String, Tensor<B, 1>>) -> Self {
-        let items = values
-            .iter()
-            .map(|(name, values)| (name.clone(), values.dims()[0], values.dtype()));
-        let packs = Pack::all(items).into_iter().map(|pack| {
+impl<B: Backend> Packed<B> {
+    /// Puts values into packs, which hold names of theirs.
+    pub(crate) fn new(
+        packs: impl IntoIterator<Item = Pack>,
+        mut values: BTreeMap<String, Tensor<B, 1>>,
+    ) -> Self {
+        let parts = packs.into_iter().map(|pack| {
             let packed = pack.pack(|name| take(&mut values, name));
             (pack, packed)
         });
         Self {
-            decay,
-            packs: packs.collect(),
+            parts: parts.collect(),
         }
     }
 
-    /// Moves towards `values`, which have the names that the average began with.
-    pub(crate) fn update(&mut self, mut values: BTreeMap<String, Tensor<B, 1>>) {
-        for (pack, average) in &mut self.packs {
-            let values = pack.pack(|name| take(&mut values, name));
-            *average = average.clone() * self.decay + values * (1.0 - self.decay);
+    /// Packs that hold tensors of one dtype each.
+    pub(crate) fn by_dtype(values: BTreeMap<String, Tensor<B, 1>>) -> Self {
+        let items = values
+            .iter()
+            .map(|(name, values)| (name.clone(), values.dims()[0], values.dtype()));
+        Self::new(Pack::all(items.collect::<Vec<_>>()), values)
+    }
+
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &(Pack, Tensor<B, 1>)> {
+        self.parts.iter()
+    }
+
+    pub(crate) fn packs(&self) -> impl Iterator<Item = &Pack> {
+        self.parts.iter().map(|(pack, _)| pack)
+    }
+
+    /// Combines what lies in equal packs.
+    pub(crate) fn zip(
+        self,
+        other: Self,
+        mut combine: impl FnMut(Tensor<B, 1>, Tensor<B, 1>) -> Tensor<B, 1>,
+    ) -> Self {
+        let parts = self.parts.into_iter().zip(other.parts);
+        let parts = parts.map(|((pack, a), (other, b))| {
+            debug_assert_eq!(pack, other);
+            (pack, combine(a, b))
+        });
+        Self {
+            parts: parts.collect(),
         }
     }
 
-    /// The average by name.
+    /// The tensors by name.
     pub(crate) fn values(&self) -> BTreeMap<String, Tensor<B, 1>> {
-        let packs = self.packs.iter();
-        let values = packs.flat_map(|(pack, packed)| pack.unpack(packed.clone()));
+        let parts = self.parts.iter();
+        let values = parts.flat_map(|(pack, packed)| pack.unpack(packed.clone()));
         values
             .map(|(name, values)| (name.to_string(), values))
             .collect()
     }
+
+    /// The L2 norm over all elements, computed in fp32 on the device and read back once.
+    ///
+    /// # Errors
+    /// [`TrainError::Device`].
+    pub(crate) fn norm(&self) -> Result<f64, TrainError> {
+        if self.parts.is_empty() {
+            return Ok(0.0);
+        }
+        let squares = self.parts.iter().map(|(_, packed)| {
+            let packed = packed.clone().cast(DType::F32);
+            packed.square().sum()
+        });
+        let values = read(Tensor::cat(squares.collect(), 0), "the gradient norm")?;
+        Ok(values.iter().map(|v| f64::from(*v)).sum::<f64>().sqrt())
+    }
+
+    /// Multiplies all elements.
+    pub(crate) fn scale(&mut self, factor: f64) {
+        for (_, packed) in &mut self.parts {
+            *packed = packed.clone() * factor;
+        }
+    }
+}
+
+/// An exponential running average of parameters.
+#[derive(Debug, Clone)]
+pub(crate) struct RunningAverage<B: Backend> {
+    decay: f64,
+    average: Packed<B>,
+}
+
+impl<B: Backend> RunningAverage<B> {
+    /// Begins with `values`, flat tensors by name.
+    pub(crate) fn new(decay: f64, values: BTreeMap<String, Tensor<B, 1>>) -> Self {
+        Self {
+            decay,
+            average: Packed::by_dtype(values),
+        }
+    }
+
+    /// Moves towards what a step gave; `all` gives the names that the average began with, which is
+    /// asked for where the step changed others.
+    pub(crate) fn update(
+        &mut self,
+        stepped: &Packed<B>,
+        all: impl FnOnce() -> BTreeMap<String, Tensor<B, 1>>,
+    ) {
+        let values = match self.average.packs().eq(stepped.packs()) {
+            true => stepped.clone(),
+            false => Packed::new(self.average.packs().cloned().collect::<Vec<_>>(), all()),
+        };
+        let decay = self.decay;
+        let average = self.average.clone();
+        self.average = average.zip(values, |a, b| a * decay + b * (1.0 - decay));
+    }
+
+    /// The average by name.
+    pub(crate) fn values(&self) -> BTreeMap<String, Tensor<B, 1>> {
+        self.average.values()
+    }
 }
 
 /// Removes a tensor that is known to be there.
-pub(crate) fn take<B: Backend>(
-    values: &mut BTreeMap<String, Tensor<B, 1>>,
-    name: &str,
-) -> Tensor<B, 1> {
+fn take<B: Backend>(values: &mut BTreeMap<String, Tensor<B, 1>>, name: &str) -> Tensor<B, 1> {
     let values = values.remove(name);
     values.unwrap_or_else(|| unreachable!("packs hold the names they were made of"))
 }
@@ -168,8 +251,9 @@ mod tests {
             BTreeMap::from([("a".to_string(), value)])
         };
         let mut average = RunningAverage::new(0.75, one(1.0));
-        average.update(one(5.0));
-        average.update(one(-2.0));
+        average.update(&Packed::by_dtype(one(5.0)), || unreachable!());
+        // A step that changed nothing of it.
+        average.update(&Packed::by_dtype(BTreeMap::new()), || one(-2.0));
         // 0.75 · (0.75 · 1 + 0.25 · 5) + 0.25 · (−2) = 1.
         let found = average.values().remove("a").unwrap().into_scalar();
         assert_eq!(found, 1.0);

@@ -7,10 +7,9 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::backend::AutodiffBackend;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Tensor, TensorData};
 
 use crate::TrainError;
-use crate::packed::Pack;
 
 /// A trained parameter, or its gradient.
 #[derive(Debug, Clone)]
@@ -92,36 +91,6 @@ impl<B: burn::tensor::backend::Backend> Gradients<B> {
         }
     }
 
-    /// The L2 norm over all gradients, computed in fp32 on the device and read back once.
-    ///
-    /// # Errors
-    /// [`TrainError::Device`].
-    pub fn norm(&self) -> Result<f64, TrainError> {
-        let lengths = self.map.iter().map(|(path, gradient)| {
-            let values = &gradient.values;
-            (path.clone(), values.dims()[0], values.dtype())
-        });
-        let squares: Vec<Tensor<B, 1>> = Pack::all(lengths)
-            .iter()
-            .map(|pack| {
-                let values = pack.pack(|path| self.map[path].values.clone());
-                values.cast(DType::F32).square().sum()
-            })
-            .collect();
-        if squares.is_empty() {
-            return Ok(0.0);
-        }
-        let values = read(Tensor::cat(squares, 0), "the gradient norm")?;
-        Ok(values.iter().map(|v| f64::from(*v)).sum::<f64>().sqrt())
-    }
-
-    /// Scales all gradients so that their norm, which is `norm`, is at most `limit`.
-    pub fn clip(&mut self, norm: f64, limit: f64) {
-        if norm > limit {
-            self.scale(limit / norm);
-        }
-    }
-
     /// The same under longer paths.
     pub(crate) fn under(self, prefix: &str) -> Self {
         let map = self.map.into_iter();
@@ -151,6 +120,18 @@ pub(crate) fn read<B: burn::tensor::backend::Backend>(
         .try_into_data()
         .map_err(|e| device(e.to_string()))?;
     data.into_vec::<f32>().map_err(|e| device(format!("{e:?}")))
+}
+
+/// A tensor of these values, in f32. They go to the device as one row: GPUs lay short rows out with
+/// gaps, and copy them one by one.
+pub(crate) fn upload<B: burn::tensor::backend::Backend, const D: usize>(
+    values: Vec<f32>,
+    shape: [usize; D],
+    device: &B::Device,
+) -> Tensor<B, D> {
+    let length = values.len();
+    let data = TensorData::new(values, [length]);
+    Tensor::<B, 1>::from_data(data, (device, DType::F32)).reshape(shape)
 }
 
 /// Where a visitor or mapper is in the module tree.

@@ -13,7 +13,7 @@ use longcat_video::{PixelFrames, VideoError};
 use longcat_weights::{collect_module, write_atomic, write_safetensors};
 
 use crate::config::TrainConfig;
-use crate::parameters::{Gradients, collect_gradients, read, update};
+use crate::parameters::{Gradients, collect_gradients, read, update, upload};
 use crate::sampling::{Order, Purpose, normals, stream};
 use crate::trainer::{Position, Task};
 use crate::{TrainBackend, TrainError};
@@ -26,8 +26,8 @@ const COUNTED: usize = 128;
 const SHOWN: usize = 8;
 
 /// The VAE on clips in host memory: mean absolute error of a reconstruction from a sample of the
-/// posterior, plus `vae.kl_weight` times the divergence from a standard normal (mean per latent
-/// value).
+/// posterior, plus `vae.mse_weight` times the mean squared one, plus `vae.kl_weight` times the
+/// divergence from a standard normal (mean per latent value).
 pub struct VaeTask<B: TrainBackend> {
     config: TrainConfig,
     clips: Vec<PixelFrames>,
@@ -90,8 +90,7 @@ impl<B: TrainBackend> VaeTask<B> {
             (count, size) = (count + 1, shape(clip));
         }
         let [frames, height, width] = size;
-        let data = TensorData::new(values, [count, frames, height, width, 3]);
-        let pixels = Tensor::<A, 5>::from_data(data, (&self.device, DType::F32));
+        let pixels = upload::<A, 5>(values, [count, frames, height, width, 3], &self.device);
         pixels.permute([0, 4, 1, 2, 3]) / 127.5 - 1.0
     }
 
@@ -124,13 +123,17 @@ impl<B: TrainBackend> VaeTask<B> {
         let shape = posterior.mean.dims();
         let mut rng = stream(self.config.seed, purpose, index);
         let noise = normals(&mut rng, shape.iter().product());
-        let noise = Tensor::from_data(TensorData::new(noise, shape), (&self.device, DType::F32));
+        let noise = upload(noise, shape, &self.device);
         let divergence = divergence(&posterior);
         let latents = vae.normalize(posterior.sample(noise));
         let decoded = self.decode(vae, latents)?;
         let frames = decoded.dims()[2];
-        let error = (decoded - pixels.narrow(2, 0, frames)).abs().mean();
-        Ok(error + divergence * self.config.vae.kl_weight)
+        let error = decoded - pixels.narrow(2, 0, frames);
+        let mut loss = error.clone().abs().mean() + divergence * self.config.vae.kl_weight;
+        if self.config.vae.mse_weight > 0.0 {
+            loss = loss + error.square().mean() * self.config.vae.mse_weight;
+        }
+        Ok(loss)
     }
 
     /// The config of a VAE with means and deviations of the latents of the first training clips.

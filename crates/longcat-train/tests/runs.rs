@@ -356,6 +356,28 @@ fn a_decoder_is_trained_alone_on_latents_that_stay() {
     assert_ne!(decoded(&trained), decoded(&base));
 }
 
+#[test]
+fn squared_errors_count_as_much_as_is_said() {
+    let first_loss = |weight: f64| {
+        let shop = Workshop::new();
+        let text = fs::read_to_string(shop.config("run", 1, "")).unwrap();
+        let config = shop.path("run.toml");
+        let extra = format!("mode = 'vae'\nvae.mse_weight = {weight:.1}");
+        fs::write(&config, format!("{extra}\n{text}")).unwrap();
+        shop.run(&config);
+        shop.losses("run")[0].1
+    };
+    let [absolute, once, thrice] = [0.0, 1.0, 3.0].map(first_loss);
+    let squared = once - absolute;
+    // A mean of squares is no less than the square of the mean.
+    assert!(squared > absolute * absolute, "{squared} {absolute}");
+    let expected = absolute + 3.0 * squared;
+    assert!(
+        (thrice - expected).abs() < 1e-5 * expected,
+        "{thrice} {expected}"
+    );
+}
+
 /// The program of this crate that trains, built with the tests.
 fn program() -> PathBuf {
     let test = std::env::current_exe().unwrap();

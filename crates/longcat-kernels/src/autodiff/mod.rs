@@ -19,7 +19,10 @@ use crate::{BlockList, BlockRule, Conv3dOptions, KernelBackend, portable};
 
 impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
     const INNER_MULTIPLE: usize = B::INNER_MULTIPLE;
-    const PATCH_BYTES: usize = B::PATCH_BYTES;
+
+    fn patch_bytes(device: &Self::Device) -> usize {
+        B::patch_bytes(device)
+    }
 
     fn conv3d_forward(
         x: FloatTensor<Self>,

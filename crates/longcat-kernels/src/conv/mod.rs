@@ -195,13 +195,13 @@ fn product<B: KernelBackend>(
     into_float(y)
 }
 
-/// The lines of the output, in runs whose patches take at most [`KernelBackend::PATCH_BYTES`].
+/// The lines of the output, in runs whose patches take at most [`KernelBackend::patch_bytes`].
 fn chunks<B: KernelBackend>(
     grid: &PatchGrid,
     x: &FloatTensor<B>,
 ) -> impl Iterator<Item = Range<usize>> {
     let line = grid.output[2] * grid.padded_columns(B::INNER_MULTIPLE) * x.dtype().size();
-    let most = (B::PATCH_BYTES / line.max(1)).max(1);
+    let most = (B::patch_bytes(&B::float_device(x)) / line.max(1)).max(1);
     let lines = grid.lines();
     // Equal runs: products of few sizes are planned once each.
     let each = lines.div_ceil(lines.div_ceil(most).max(1)).max(1);

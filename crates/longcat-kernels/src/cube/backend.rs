@@ -21,8 +21,11 @@ where
 {
     const INNER_MULTIPLE: usize = 16;
 
-    /// Enough rows to fill a large GPU, and few launches.
-    const PATCH_BYTES: usize = 512 << 20;
+    /// Enough rows to fill a large GPU, and few launches, where the device has buffers that large.
+    fn patch_bytes(device: &Self::Device) -> usize {
+        let most = R::client(device).properties().memory.max_page_size;
+        (most as usize).min(1 << 30)
+    }
 
     fn conv3d_patches(
         x: FloatTensor<Self>,
@@ -180,6 +183,20 @@ where
         cube_norm::split_heads_backward(&x, part, weight, tables, &d_out).unwrap_or_else(|| {
             fused::portable::split_heads_backward::<Self>(x, part, norm, rotation, d_out)
         })
+    }
+
+    fn head_norm_backward(
+        x: FloatTensor<Self>,
+        part: usize,
+        norm: (FloatTensor<Self>, f64),
+        rotation: Option<(FloatTensor<Self>, FloatTensor<Self>)>,
+        d_out: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let tables = rotation.as_ref().map(|(cos, sin)| (cos, sin));
+        match cube_norm::head_norm_terms(&x, part, (&norm.0, norm.1), tables, &d_out) {
+            Some(terms) => Self::column_sums(terms),
+            None => fused::portable::head_norm_backward::<Self>(x, part, norm, rotation, d_out),
+        }
     }
 
     fn add_low_rank(

@@ -1,9 +1,10 @@
 //! Fused element-wise kernels for any cubecl runtime: normalisations, residuals, head layout.
 //!
-//! Each function answers `None` where the kernel does not apply (dtype, widths that planes do not
-//! divide, no plane operations); the caller then takes the portable body.
+//! Each function answers `None` where the kernel does not apply (dtype, no plane operations, rows of a
+//! layer norm that planes do not divide); the caller then takes the portable body.
 
 mod channels;
+mod heads;
 mod kernels;
 mod reductions;
 
@@ -16,9 +17,10 @@ use cubecl::ir::AddressType;
 use cubecl::prelude::*;
 
 pub(crate) use channels::{rms_norm, rms_norm_backward};
+pub(crate) use heads::{head_norm_terms, split_heads, split_heads_backward};
 pub(crate) use reductions::{column_sums, softmax_with_lse};
 
-use kernels::{RowCut, SplitStep};
+use kernels::RowCut;
 
 /// Units of a cube; enough to fill a multiprocessor with few cubes, small enough for registers.
 pub(crate) const UNITS: u32 = 256;
@@ -256,160 +258,4 @@ pub(crate) fn silu_mul<R: CubeRuntime>(
         );
     }
     Some(out)
-}
-
-/// What both directions of [`split_heads`] are launched with.
-struct Split<R: CubeRuntime> {
-    vector: usize,
-    step: SplitStep,
-    /// Planes that have work.
-    planes: usize,
-    weight: CubeTensor<R>,
-    epsilon: f32,
-    cos: CubeTensor<R>,
-    sin: CubeTensor<R>,
-    cube_dim: CubeDim,
-    /// Batch, tokens, parts, heads, width.
-    sizes: [usize; 5],
-}
-
-impl<R: CubeRuntime> Split<R> {
-    fn plan(
-        x: &CubeTensor<R>,
-        part: usize,
-        norm: Option<(&CubeTensor<R>, f64)>,
-        rotation: Option<(&CubeTensor<R>, &CubeTensor<R>)>,
-    ) -> Option<Self> {
-        let sizes: [usize; 5] = x.meta.shape()[..].try_into().ok()?;
-        let [batch, tokens, parts, heads, width] = sizes;
-        if !supported(x) || part >= parts {
-            return None;
-        }
-        let table = |table: &CubeTensor<R>, elements: usize| {
-            (table.dtype == DType::F32 && table.meta.num_elements() == elements)
-                .then(|| into_contiguous(table.clone()))
-        };
-        let cut = Rows::of(x, width)?;
-        if rotation.is_some() && !cut.vector.is_multiple_of(2) {
-            return None;
-        }
-        // A step left out reads nothing, but the kernel takes an array all the same.
-        let unread = || like_in(x, Shape::new([cut.vector]), DType::F32);
-        let (normed, rotated) = (norm.is_some(), rotation.is_some());
-        let (weight, epsilon) = match norm {
-            Some((weight, epsilon)) => (table(weight, width)?, epsilon),
-            None => (unread(), 0.0),
-        };
-        let (cos, sin) = match rotation {
-            Some((cos, sin)) => (
-                table(cos, tokens * width / 2)?,
-                table(sin, tokens * width / 2)?,
-            ),
-            None => (unread(), unread()),
-        };
-        let heads_per_plane = [4, 2, 1]
-            .into_iter()
-            .find(|n| heads.is_multiple_of(*n) && n * cut.per_unit <= MAX_VECTORS)?;
-        Some(Self {
-            vector: cut.vector,
-            step: SplitStep {
-                plane: cut.plane,
-                vectors_per_unit: cut.per_unit,
-                heads_per_plane,
-                normed,
-                rotated,
-            },
-            planes: batch * tokens * (heads / heads_per_plane),
-            weight,
-            epsilon: epsilon as f32,
-            cos,
-            sin,
-            cube_dim: CubeDim::new_2d(cut.plane as u32, (UNITS / cut.plane as u32).max(1)),
-            sizes,
-        })
-    }
-
-    fn cubes(&self, x: &CubeTensor<R>) -> CubeCount {
-        count_cubes(x, self.planes.div_ceil(self.cube_dim.y as usize))
-    }
-}
-
-/// See `KernelBackend::split_heads`.
-pub(crate) fn split_heads<R: CubeRuntime>(
-    x: &CubeTensor<R>,
-    part: usize,
-    norm: Option<(&CubeTensor<R>, f64)>,
-    rotation: Option<(&CubeTensor<R>, &CubeTensor<R>)>,
-) -> Option<CubeTensor<R>> {
-    let split = Split::plan(x, part, norm, rotation)?;
-    let [batch, tokens, parts, heads, width] = split.sizes;
-    let x = into_contiguous(x.clone());
-    let out = like(&x, Shape::new([batch, heads, tokens, width]));
-    // SAFETY: planes beyond the last end before any access; the tables' sizes were checked.
-    unsafe {
-        kernels::split_heads::launch_unchecked::<R>(
-            &x.client,
-            split.cubes(&x),
-            split.cube_dim,
-            AddressType::from_len(x.meta.num_elements()),
-            split.vector,
-            x.clone().into_array_arg(),
-            split.weight.into_array_arg(),
-            split.cos.into_array_arg(),
-            split.sin.into_array_arg(),
-            out.clone().into_array_arg(),
-            split.planes,
-            tokens,
-            heads,
-            parts,
-            part,
-            split.epsilon,
-            split.step,
-            x.dtype.into(),
-        );
-    }
-    Some(out)
-}
-
-/// See `KernelBackend::split_heads_backward`.
-pub(crate) fn split_heads_backward<R: CubeRuntime>(
-    x: &CubeTensor<R>,
-    part: usize,
-    norm: Option<(&CubeTensor<R>, f64)>,
-    rotation: Option<(&CubeTensor<R>, &CubeTensor<R>)>,
-    d_out: &CubeTensor<R>,
-) -> Option<CubeTensor<R>> {
-    let split = Split::plan(x, part, norm, rotation)?;
-    let [batch, tokens, parts, heads, width] = split.sizes;
-    let expected = Shape::new([batch, heads, tokens, width]);
-    if d_out.dtype != x.dtype || *d_out.meta.shape() != expected {
-        return None;
-    }
-    let x = into_contiguous(x.clone());
-    let d_x = like(&x, Shape::new([batch, tokens, heads, width]));
-    // SAFETY: as for `split_heads`.
-    unsafe {
-        kernels::split_heads_backward::launch_unchecked::<R>(
-            &x.client,
-            split.cubes(&x),
-            split.cube_dim,
-            AddressType::from_len(x.meta.num_elements()),
-            split.vector,
-            x.clone().into_array_arg(),
-            split.weight.into_array_arg(),
-            split.cos.into_array_arg(),
-            split.sin.into_array_arg(),
-            into_contiguous(d_out.clone()).into_array_arg(),
-            d_x.clone().into_array_arg(),
-            split.planes,
-            tokens,
-            heads,
-            parts,
-            part,
-            split.epsilon,
-            split.step,
-            x.dtype.into(),
-        );
-    }
-    Some(d_x)
 }

@@ -27,7 +27,9 @@ use crate::{
 
 impl KernelBackend for Flex {
     /// About what a core's share of the last-level cache holds.
-    const PATCH_BYTES: usize = 4 << 20;
+    fn patch_bytes(_device: &Self::Device) -> usize {
+        4 << 20
+    }
 
     fn conv3d_patches(
         x: FloatTensor<Self>,

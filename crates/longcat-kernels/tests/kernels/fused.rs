@@ -165,6 +165,21 @@ fn check_column_sums<B: KernelBackend>(rows: usize, width: usize) {
     assert_close(Tensor::<B, 1>::from_primitive(sums), &expected, 1e-4);
 }
 
+/// Numbers and widths of heads: those that fill planes, those that leave units idle, and those that
+/// leave units idle only in their last round, be planes of 8 units or of 32.
+const HEADS: [(usize, usize); 10] = [
+    (4, 128),
+    (1, 128),
+    (3, 64),
+    (2, 24),
+    (6, 32),
+    (4, 48),
+    (3, 20),
+    (4, 20),
+    (2, 36),
+    (2, 140),
+];
+
 /// Widths that planes divide and widths that they do not; one group, and one per frame.
 fn check_all<B: KernelBackend>() {
     for (rows, groups, width) in [
@@ -186,7 +201,7 @@ fn check_all<B: KernelBackend>() {
     for (rows, width) in [(1, 5), (129, 16), (40_000, 3)] {
         check_column_sums::<B>(rows, width);
     }
-    for (heads, width) in [(4, 128), (1, 128), (3, 64), (2, 24), (6, 32)] {
+    for (heads, width) in HEADS {
         for (normed, rotated) in [(true, true), (true, false), (false, true), (false, false)] {
             check_split_heads::<B>(heads, width, normed, rotated);
         }
@@ -258,7 +273,11 @@ fn check_table_gradients<B: KernelBackend>() {
             });
         assert_same("gates", &got, &want);
     }
-    let (batch, tokens, parts, heads, width) = (2, 5, 3, 3, 64);
+}
+
+/// Gradients of the weights of two norms, with a rotation after the first.
+fn check_head_norm_gradients<B: KernelBackend>(heads: usize, width: usize) {
+    let (batch, tokens, parts) = (2, 5, 3);
     let shape = [batch, tokens, parts, heads, width];
     let x = numbers(shape.iter().product(), 5);
     let (first, second) = (numbers(width, 6), numbers(width, 8));
@@ -289,7 +308,11 @@ fn check_table_gradients<B: KernelBackend>() {
         ];
         Tensor::cat(turned, 4).reshape([batch, heads, tokens, width]) + normed(2, w)
     });
-    assert_same("weights of head norms", &got, &want);
+    assert_same(
+        &format!("weights of norms of {heads} heads of {width}"),
+        &got,
+        &want,
+    );
 }
 
 /// The hand-written backward steps against Burn's autodiff of the same formulas on the CPU.
@@ -333,7 +356,8 @@ fn check_gradients<B: KernelBackend>() {
         });
         assert_same("silu_mul", &got, &want);
     }
-    for (heads, width) in [(4, 128), (3, 64), (2, 24)] {
+    for (heads, width) in HEADS {
+        check_head_norm_gradients::<B>(heads, width);
         for (normed, rotated) in [(true, true), (true, false), (false, true), (false, false)] {
             check_split_gradients::<B>(heads, width, normed, rotated);
         }
@@ -381,7 +405,11 @@ fn check_split_gradients<B: KernelBackend>(
         }
         x + take(y, 2)
     });
-    assert_same(&format!("split_heads {normed} {rotated}"), &got, &want);
+    assert_same(
+        &format!("split_heads {heads} {width} {normed} {rotated}"),
+        &got,
+        &want,
+    );
 }
 
 /// Two terms with a gap between their columns, each from its own part of the hidden values.

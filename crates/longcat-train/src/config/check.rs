@@ -81,6 +81,7 @@ pub(super) fn check(config: &TrainConfig) -> Result<(), Problem> {
         ("data.fps", config.data.fps),
         ("distill.guidance", config.distill.guidance),
         ("vae.kl_weight", config.vae.kl_weight),
+        ("vae.mse_weight", config.vae.mse_weight),
         ("optimizer.weight_decay", f64::from(optimizer.weight_decay)),
         ("optimizer.max_grad_norm", optimizer.max_grad_norm),
         ("optimizer.min_learning_rate", optimizer.min_learning_rate),

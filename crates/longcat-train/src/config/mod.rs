@@ -305,6 +305,9 @@ impl Default for DistillConfig {
 pub struct VaeConfig {
     /// Weight of the posterior's divergence from a standard normal.
     pub kl_weight: f64,
+    /// Weight of the mean squared error beside the mean absolute one. It counts where errors are
+    /// large: along edges.
+    pub mse_weight: f64,
     /// Leave the encoder and the latent statistics as they are, so that transformers trained on
     /// these latents stay valid.
     pub decoder_only: bool,
@@ -314,6 +317,7 @@ impl Default for VaeConfig {
     fn default() -> Self {
         Self {
             kl_weight: 1e-6,
+            mse_weight: 0.0,
             decoder_only: false,
         }
     }

@@ -11,7 +11,7 @@ use super::metrics::{Metric, Metrics};
 use super::schedule::Schedule;
 use super::state::{Position, State, Store};
 use crate::config::TrainConfig;
-use crate::packed::RunningAverage;
+use crate::packed::{Packed, RunningAverage};
 use crate::parameters::{trained, trained_paths, update};
 use crate::{
     Gradients, LoraOptimizer, Observer, OptimizerConfig, Parameter, Progress, TrainBackend,
@@ -42,6 +42,8 @@ pub struct Trainer<'a, B: TrainBackend, T: Task<B>> {
     interrupt: &'a AtomicBool,
     optimizer: LoraOptimizer<B::InnerBackend>,
     average: Option<RunningAverage<B::InnerBackend>>,
+    /// What the last step made of the parameters, which the model has too.
+    stepped: Option<Packed<B::InnerBackend>>,
     store: Store,
     metrics: Metrics,
     schedule: Schedule,
@@ -89,7 +91,7 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
         }
         let average = (section.ema_decay > 0.0).then(|| {
             if average.is_empty() {
-                average = values(trained::<B, _>(&model));
+                average = values_of(trained::<B, _>(&model));
             }
             RunningAverage::new(section.ema_decay, average)
         });
@@ -108,6 +110,7 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             interrupt,
             optimizer,
             average,
+            stepped: None,
             store,
             schedule,
             step,
@@ -129,9 +132,12 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
         let start = Instant::now();
         self.report(&model)?;
         while self.step < steps {
-            let Some((loss, mut gradients)) = self.accumulate(&model)? else {
+            let Some((loss, gradients)) = self.accumulate(&model)? else {
                 return self.finish(&model, true);
             };
+            let (values, mut gradients) =
+                self.optimizer
+                    .pack::<B, _>(self.stepped.take(), &model, gradients);
             let norm = gradients.norm()?;
             for (what, value) in [("the loss", loss), ("the gradient norm", norm)] {
                 if !value.is_finite() {
@@ -142,12 +148,18 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
                     });
                 }
             }
-            if self.config.optimizer.max_grad_norm > 0.0 {
-                gradients.clip(norm, self.config.optimizer.max_grad_norm);
+            let limit = self.config.optimizer.max_grad_norm;
+            if limit > 0.0 && norm > limit {
+                gradients.scale(limit / norm);
             }
             let learning_rate = self.schedule.next();
-            model = self.optimizer.step::<B, _>(model, gradients, learning_rate);
-            self.update_average(&model);
+            let stepped = self.optimizer.step_packed(values, gradients, learning_rate);
+            let mut new = stepped.values();
+            model = update::<B, _>(model, |path, _| new.remove(path));
+            if let Some(average) = &mut self.average {
+                average.update(&stepped, || values_of(trained::<B, _>(&model)));
+            }
+            self.stepped = Some(stepped);
             self.step += 1;
             self.log(loss, learning_rate, norm)?;
             let done = (self.step - first) as f64;
@@ -190,12 +202,6 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             sum.scale(1.0 / count as f64);
         }
         Ok(Some((loss, sum)))
-    }
-
-    fn update_average(&mut self, model: &T::Model) {
-        if let Some(average) = &mut self.average {
-            average.update(values(trained::<B, _>(model)));
-        }
     }
 
     fn log(&mut self, loss: f64, learning_rate: f64, gradient_norm: f64) -> Result<(), TrainError> {
@@ -332,7 +338,7 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
 }
 
 /// Parameters without their shapes.
-fn values<B: Backend>(
+fn values_of<B: Backend>(
     parameters: BTreeMap<String, Parameter<B>>,
 ) -> BTreeMap<String, Tensor<B, 1>> {
     let parameters = parameters.into_iter();

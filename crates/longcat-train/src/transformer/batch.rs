@@ -1,13 +1,13 @@
 //! Batches on the host: what is drawn for every sample, by all processors.
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Tensor, TensorData};
 use longcat_dit::TextCondition;
 use rayon::prelude::*;
 
 use super::teacher::Teacher;
 use crate::cache::{Entry, Latents};
 use crate::config::{ObjectiveConfig, PosteriorChoice, TimestepSampling, TrainConfig};
+use crate::parameters::upload;
 use crate::sampling::{Draw, Purpose, normals, stream};
 use crate::{Batch, TrainError};
 
@@ -185,15 +185,11 @@ impl Drawn {
     ) -> Batch<B> {
         let count = self.sigma.len();
         let [c, t, h, w] = self.shape;
-        let tensor = |values: Vec<f32>| {
-            let data = TensorData::new(values, [count, c, t, h, w]);
-            Tensor::<B, 5>::from_data(data, (device, DType::F32))
-        };
-        let sigma = TensorData::new(self.sigma, [count]);
+        let tensor = |values: Vec<f32>| upload(values, [count, c, t, h, w], device);
         Batch {
             x0: tensor(self.x0),
             noise: tensor(self.noise),
-            sigma: Tensor::from_data(sigma, (device, DType::F32)),
+            sigma: upload(self.sigma, [count], device),
             text,
             num_cond: self.num_cond,
         }
@@ -203,6 +199,7 @@ impl Drawn {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use burn::tensor::{Tensor, TensorData};
     use burn_flex::{Flex, FlexDevice};
 
     use super::*;
