@@ -4,13 +4,14 @@
 
 use burn_flex::{Flex, FlexDevice};
 use burn_wgpu::{Wgpu, WgpuDevice};
+use longcat_shapes::{Clip, psnr};
 use longcat_video::{
     KernelBackend, Pipeline, PipelineOptions, PixelFrames, Sampling, SeededNoise, Silent,
     TextToVideoRequest, VideoSize, builtin_checkpoint,
 };
 
-/// A video of the built-in model in 16 guided steps, as bytes.
-fn video<B: KernelBackend>(device: &B::Device) -> Vec<u8> {
+/// A video of the built-in model in 16 guided steps.
+fn video<B: KernelBackend>(device: &B::Device) -> Clip {
     let checkpoint = builtin_checkpoint().unwrap();
     let options = PipelineOptions::default();
     let mut pipeline = Pipeline::<B>::open(&checkpoint, options, device).unwrap();
@@ -32,7 +33,7 @@ fn video<B: KernelBackend>(device: &B::Device) -> Vec<u8> {
         .unwrap();
     let pixels = pipeline.decode(made.latents, &mut Silent).unwrap();
     let frames = PixelFrames::from_tensor(pixels).unwrap().swap_remove(0);
-    frames.as_bytes().to_vec()
+    Clip::new(64, 64, frames.as_bytes().to_vec()).unwrap()
 }
 
 #[test]
@@ -41,10 +42,6 @@ fn cpu_and_wgpu_show_the_same_video() {
         video::<Flex>(&FlexDevice),
         video::<Wgpu>(&WgpuDevice::default()),
     );
-    assert_eq!(cpu.len(), wgpu.len());
-    let squares = cpu.iter().zip(&wgpu);
-    let squares = squares.map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2));
-    let mean = squares.sum::<f64>() / cpu.len() as f64;
-    let psnr = 10.0 * (255.0f64.powi(2) / mean).log10();
+    let psnr = psnr(&cpu, &wgpu).unwrap();
     assert!(psnr >= 40.0, "{psnr:.1} dB");
 }

@@ -7,7 +7,7 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 
 use crate::Gradients;
 use crate::packed::{Pack, Packed};
-use crate::parameters::{trained, update};
+use crate::parameters::{flat, trained, update};
 
 /// Settings of AdamW.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -106,23 +106,17 @@ impl<B: Backend> LoraOptimizer<B> {
         A: AutodiffBackend<InnerBackend = B>,
         M: Module<A>,
     {
-        let gradients = gradients.into_map();
+        let mut gradients = flat(gradients.into_map());
         let fits = |last: &Packed<B>| {
             let names = last.packs().flat_map(Pack::names);
             names.eq(gradients.keys().map(String::as_str))
         };
         let values = last.filter(fits).unwrap_or_else(|| {
-            let mut values = trained::<A, M>(module);
+            let mut values = flat(trained::<A, M>(module));
             values.retain(|path, _| gradients.contains_key(path));
-            let values = values.into_iter().map(|(path, p)| (path, p.values));
-            let values = values.collect();
             self.arrange(&values);
             Packed::new(self.packs.iter().map(|(pack, _)| pack.clone()), values)
         });
-        let mut gradients: BTreeMap<_, _> = gradients
-            .into_iter()
-            .map(|(path, gradient)| (path, gradient.values))
-            .collect();
         for (pack, packed) in values.parts() {
             for name in pack.names() {
                 if let Some(gradient) = gradients.get_mut(name) {

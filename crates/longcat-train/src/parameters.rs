@@ -228,6 +228,14 @@ pub fn trained<B: AutodiffBackend, M: Module<B>>(
     collector.found
 }
 
+/// Parameters, or gradients, without their shapes.
+pub(crate) fn flat<B: burn::tensor::backend::Backend>(
+    parameters: BTreeMap<String, Parameter<B>>,
+) -> BTreeMap<String, Tensor<B, 1>> {
+    let parameters = parameters.into_iter();
+    parameters.map(|(path, p)| (path, p.values)).collect()
+}
+
 /// The paths of the trained parameters of a module.
 pub(crate) fn trained_paths<B: AutodiffBackend, M: Module<B>>(module: &M) -> Vec<String> {
     struct Collector {

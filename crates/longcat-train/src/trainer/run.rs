@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
-use burn::tensor::backend::Backend;
 
 use super::Task;
 use super::metrics::{Metric, Metrics};
@@ -12,10 +11,9 @@ use super::schedule::Schedule;
 use super::state::{Position, State, Store};
 use crate::config::TrainConfig;
 use crate::packed::{Packed, RunningAverage};
-use crate::parameters::{trained, trained_paths, update};
+use crate::parameters::{flat, trained, trained_paths, update};
 use crate::{
-    Gradients, LoraOptimizer, Observer, OptimizerConfig, Parameter, Progress, TrainBackend,
-    TrainError,
+    Gradients, LoraOptimizer, Observer, OptimizerConfig, Progress, TrainBackend, TrainError,
 };
 
 /// Least time between two drawings of the plot.
@@ -91,7 +89,7 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
         }
         let average = (section.ema_decay > 0.0).then(|| {
             if average.is_empty() {
-                average = values_of(trained::<B, _>(&model));
+                average = flat(trained::<B, _>(&model));
             }
             RunningAverage::new(section.ema_decay, average)
         });
@@ -157,7 +155,7 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             let mut new = stepped.values();
             model = update::<B, _>(model, |path, _| new.remove(path));
             if let Some(average) = &mut self.average {
-                average.update(&stepped, || values_of(trained::<B, _>(&model)));
+                average.update(&stepped, || flat(trained::<B, _>(&model)));
             }
             self.stepped = Some(stepped);
             self.step += 1;
@@ -335,14 +333,6 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             validation_loss: self.validation_loss,
         })
     }
-}
-
-/// Parameters without their shapes.
-fn values_of<B: Backend>(
-    parameters: BTreeMap<String, Parameter<B>>,
-) -> BTreeMap<String, Tensor<B, 1>> {
-    let parameters = parameters.into_iter();
-    parameters.map(|(path, p)| (path, p.values)).collect()
 }
 
 fn due(step: usize, every: usize) -> bool {
