@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
-use longcat_shapes::{Clip, Dataset, DatasetOptions, Raster, Sample, Shape, Split};
+use longcat_shapes::{
+    Background, Clip, Dataset, DatasetOptions, Motion, Raster, Sample, Scene, Shape, Split,
+};
 use longcat_video::media::{VideoFrames, WriteOptions, write_video};
 use rayon::prelude::*;
 use serde_json::json;
@@ -41,6 +43,10 @@ pub struct MakeShapes {
     /// Half of the clips show hearts, which the usual data set does not have.
     #[arg(long)]
     heart: bool,
+    /// Share of the easy clips that is kept: those of steady, growing and shrinking objects before
+    /// any background but pink. A model learns the others later.
+    #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
+    easy: f64,
     /// Clips of twice the size and frames, each with the usual one as the `source` to refine.
     #[arg(long)]
     refined: bool,
@@ -56,6 +62,10 @@ impl MakeShapes {
     /// Draws and writes the clips, by all processors.
     pub fn run(&self) -> Result<()> {
         ensure!(self.frames % 4 == 1, "--frames must be 4n + 1");
+        ensure!(
+            (0.0..=1.0).contains(&self.easy),
+            "--easy is a share, 0 to 1"
+        );
         fs::create_dir_all(&self.output)
             .with_context(|| format!("making {}", self.output.display()))?;
         let raster = Raster {
@@ -64,10 +74,12 @@ impl MakeShapes {
             ..Raster::default()
         };
         let done = AtomicUsize::new(0);
-        let lines: Result<Vec<String>> = (0..self.count)
-            .into_par_iter()
-            .map(|index| {
-                let line = self.write(index, &raster)?;
+        let lines: Result<Vec<String>> = self
+            .samples(&raster)
+            .par_iter()
+            .enumerate()
+            .map(|(index, sample)| {
+                let line = self.write(index, sample, &raster)?;
                 let done = done.fetch_add(1, Ordering::Relaxed) + 1;
                 if done.is_multiple_of(1000) {
                     eprintln!("{done} of {} clips", self.count);
@@ -79,6 +91,21 @@ impl MakeShapes {
         fs::write(&list, lines?.concat()).with_context(|| list.display().to_string())?;
         println!("{}", list.display());
         Ok(())
+    }
+
+    /// The clips to write. Of the easy ones, those are left out at which the wanted share of them
+    /// does not reach the next whole number.
+    fn samples(&self, raster: &Raster) -> Vec<Sample> {
+        let mut seen = 0u64;
+        let kept = |sample: &Sample| {
+            if is_hard(&sample.scene) {
+                return true;
+            }
+            seen += 1;
+            (seen as f64 * self.easy).floor() > ((seen - 1) as f64 * self.easy).floor()
+        };
+        let drawn = (0..).map(|index| self.sample(index, raster));
+        drawn.filter(kept).take(self.count).collect()
     }
 
     fn sample(&self, index: u64, raster: &Raster) -> Sample {
@@ -101,8 +128,7 @@ impl MakeShapes {
     }
 
     /// Writes a clip and gives its line of the list.
-    fn write(&self, index: usize, raster: &Raster) -> Result<String> {
-        let sample = self.sample(index as u64, raster);
+    fn write(&self, index: usize, sample: &Sample, raster: &Raster) -> Result<String> {
         let name = format!("{index:06}.webp");
         let clip = sample.render(raster);
         let line = match self.refined {
@@ -120,6 +146,13 @@ impl MakeShapes {
         };
         Ok(format!("{line}\n"))
     }
+}
+
+/// Whether a model learns it late: outlines that turn, positions that change their direction, and the
+/// one background that is not dark.
+fn is_hard(scene: &Scene) -> bool {
+    let hard = |motion| matches!(motion, Motion::Bouncing | Motion::Rotating);
+    scene.background == Background::Pink || scene.objects.iter().any(|o| hard(o.motion))
 }
 
 /// With its last frame repeated until it fills the latents that refining works on.
@@ -157,5 +190,29 @@ mod tests {
         let last = clip.frames().last().unwrap();
         assert!(padded.frames().skip(frames).all(|frame| frame == last));
         assert!(padded.frames().zip(clip.frames()).all(|(a, b)| a == b));
+    }
+
+    #[test]
+    fn easy_clips_are_thinned_out() {
+        let arguments = |easy| MakeShapes {
+            output: PathBuf::new(),
+            count: 300,
+            seed: 5,
+            side: 64,
+            frames: 17,
+            split: SplitArg::Train,
+            heart: false,
+            easy,
+            refined: false,
+        };
+        let raster = Raster::default();
+        let [all, some, none] = [1.0, 0.25, 0.0].map(|easy| arguments(easy).samples(&raster));
+        let hard = |samples: &[Sample]| samples.iter().filter(|s| is_hard(&s.scene)).count();
+        assert_eq!([all.len(), some.len(), none.len()], [300; 3]);
+        assert_eq!(hard(&none), 300);
+        // Odds of hard to easy ones are four times as high.
+        let odds = |samples: &[Sample]| hard(samples) as f64 / (300 - hard(samples)) as f64;
+        let ratio = odds(&some) / odds(&all);
+        assert!((3.0..5.5).contains(&ratio), "{ratio}");
     }
 }

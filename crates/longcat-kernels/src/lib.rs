@@ -33,6 +33,7 @@ mod kernel_cache;
 mod linear;
 mod low_rank;
 pub mod portable;
+mod upload;
 
 pub use attention::{attention, attention_with_lse};
 pub use backend::{BlockRule, CdfRule, KernelBackend};
@@ -48,3 +49,4 @@ pub use fused::{Rotation, gated_residual, layer_norm, rms_norm, silu_mul, split_
 pub use kernel_cache::keep_compiled_kernels;
 pub use linear::{linear, matmul_nt};
 pub use low_rank::{LowRankPart, add_low_rank};
+pub use upload::upload;

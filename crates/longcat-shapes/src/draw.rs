@@ -86,9 +86,9 @@ pub(crate) fn object(
             (least, greatest) = ([extent; 2], [1.0 - extent; 2]);
         }
         Motion::Shrinking => object.rate = random.between(1.6f64.ln(), 2.0f64.ln()) / seconds,
-        Motion::Rotating => object.rate = random.between(90.0, 150.0).to_radians(),
+        Motion::Rotating => object.rate = random.between(60.0, 90.0).to_radians(),
         Motion::Bouncing => {
-            object.rate = random.between(1.5, 2.0);
+            object.rate = random.between(0.9, 1.2);
             object.height = random.between(0.25, 0.42).min(room);
             object.phase = random.unit();
             least[1] += object.height;

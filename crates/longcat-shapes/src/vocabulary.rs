@@ -87,7 +87,7 @@ words!(
         Navy = "navy",
         /// Dark cyan.
         Teal = "teal",
-        /// Light red.
+        /// Dusty pink.
         Pink = "pink",
     }
 );
@@ -180,7 +180,7 @@ impl Background {
             Self::Brown => [100, 60, 25],
             Self::Navy => [15, 20, 80],
             Self::Teal => [0, 105, 105],
-            Self::Pink => [250, 175, 200],
+            Self::Pink => [200, 95, 130],
         }
     }
 }

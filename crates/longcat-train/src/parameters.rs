@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::backend::AutodiffBackend;
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
 
 use crate::TrainError;
 
@@ -120,18 +120,6 @@ pub(crate) fn read<B: burn::tensor::backend::Backend>(
         .try_into_data()
         .map_err(|e| device(e.to_string()))?;
     data.into_vec::<f32>().map_err(|e| device(format!("{e:?}")))
-}
-
-/// A tensor of these values, in f32. They go to the device as one row: GPUs lay short rows out with
-/// gaps, and copy them one by one.
-pub(crate) fn upload<B: burn::tensor::backend::Backend, const D: usize>(
-    values: Vec<f32>,
-    shape: [usize; D],
-    device: &B::Device,
-) -> Tensor<B, D> {
-    let length = values.len();
-    let data = TensorData::new(values, [length]);
-    Tensor::<B, 1>::from_data(data, (device, DType::F32)).reshape(shape)
 }
 
 /// Where a visitor or mapper is in the module tree.

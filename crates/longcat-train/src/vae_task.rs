@@ -7,13 +7,13 @@ use burn::backend::Autodiff;
 use burn::module::AutodiffModule;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
-use longcat_kernels::KernelBackend;
+use longcat_kernels::{KernelBackend, upload};
 use longcat_vae::{Posterior, VaeOptions, WanVae, WanVaeConfig, internal_names};
 use longcat_video::{PixelFrames, VideoError};
 use longcat_weights::{collect_module, write_atomic, write_safetensors};
 
 use crate::config::TrainConfig;
-use crate::parameters::{Gradients, collect_gradients, read, update, upload};
+use crate::parameters::{Gradients, collect_gradients, read, update};
 use crate::sampling::{Order, Purpose, normals, stream};
 use crate::trainer::{Position, Task};
 use crate::{TrainBackend, TrainError};
@@ -78,20 +78,11 @@ impl<B: TrainBackend> VaeTask<B> {
             .flat_map(move |equal| equal.chunks(batch))
     }
 
-    /// Pixels `[B, 3, F, H, W]` in [-1, 1].
     fn pixels<'a, A: Backend<Device = B::Device>>(
         &self,
         clips: impl IntoIterator<Item = &'a PixelFrames>,
     ) -> Tensor<A, 5> {
-        let mut values: Vec<f32> = Vec::new();
-        let (mut count, mut size) = (0, [0; 3]);
-        for clip in clips {
-            values.extend(clip.as_bytes().iter().map(|v| f32::from(*v)));
-            (count, size) = (count + 1, shape(clip));
-        }
-        let [frames, height, width] = size;
-        let pixels = upload::<A, 5>(values, [count, frames, height, width, 3], &self.device);
-        pixels.permute([0, 4, 1, 2, 3]) / 127.5 - 1.0
+        PixelFrames::batch_to_tensor(clips, &self.device)
     }
 
     fn encode<A: KernelBackend<Device = B::Device>>(
@@ -123,7 +114,7 @@ impl<B: TrainBackend> VaeTask<B> {
         let shape = posterior.mean.dims();
         let mut rng = stream(self.config.seed, purpose, index);
         let noise = normals(&mut rng, shape.iter().product());
-        let noise = upload(noise, shape, &self.device);
+        let noise = upload(TensorData::new(noise, shape), &self.device);
         let divergence = divergence(&posterior);
         let latents = vae.normalize(posterior.sample(noise));
         let decoded = self.decode(vae, latents)?;

@@ -4,6 +4,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use image::RgbImage;
 use image::imageops::FilterType;
+use longcat_kernels::upload;
 
 use crate::VideoError;
 use crate::media::VideoFrames;
@@ -136,15 +137,38 @@ impl PixelFrames {
 
     /// `[1, 3, F, H, W]` in [-1, 1], fp32.
     pub fn to_tensor<B: Backend>(&self, device: &B::Device) -> Tensor<B, 5> {
-        self.raw_tensor(device) / 127.5 - 1.0
+        Self::batch_to_tensor([self], device)
     }
 
-    /// `[1, 3, F, H, W]` in [0, 255], fp32.
-    pub(crate) fn raw_tensor<B: Backend>(&self, device: &B::Device) -> Tensor<B, 5> {
-        let values: Vec<f32> = self.data.iter().map(|v| f32::from(*v)).collect();
-        let shape = [1, self.len(), self.size.height, self.size.width, 3];
-        Tensor::<B, 5>::from_data(TensorData::new(values, shape), (device, DType::F32))
-            .permute([0, 4, 1, 2, 3])
+    /// `[B, 3, F, H, W]` in [-1, 1], fp32, of clips of one size and length.
+    ///
+    /// # Panics
+    /// If sizes or lengths differ, or there is no clip.
+    pub fn batch_to_tensor<'a, B: Backend>(
+        clips: impl IntoIterator<Item = &'a Self>,
+        device: &B::Device,
+    ) -> Tensor<B, 5> {
+        Self::raw_tensor(clips, device) / 127.5 - 1.0
+    }
+
+    /// As [`Self::batch_to_tensor`], in [0, 255].
+    pub(crate) fn raw_tensor<'a, B: Backend>(
+        clips: impl IntoIterator<Item = &'a Self>,
+        device: &B::Device,
+    ) -> Tensor<B, 5> {
+        let mut values: Vec<f32> = Vec::new();
+        let (mut count, mut first) = (0, None);
+        for clip in clips {
+            values.extend(clip.data.iter().map(|v| f32::from(*v)));
+            let shape = (clip.len(), clip.size);
+            assert_eq!(shape, *first.get_or_insert(shape), "clips of one batch");
+            count += 1;
+        }
+        let Some((frames, VideoSize { width, height })) = first else {
+            panic!("a batch of no clips");
+        };
+        let shape = [count, frames, height, width, 3];
+        upload::<B, 5>(TensorData::new(values, shape), device).permute([0, 4, 1, 2, 3])
     }
 
     /// One clip per sample from pixels `[B, 3, F, H, W]` in [-1, 1], rounded to 8 bits.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
+use longcat_kernels::upload;
 use longcat_weights::{NamedTensor, WeightFiles, write_safetensors};
 
 use crate::VideoError;
@@ -40,6 +41,5 @@ pub fn load_latents<B: Backend>(
             reason: format!("latents have shape {:?}, not [B, C, T, H, W]", data.shape),
         });
     }
-    let data = data.convert_dtype(DType::F32);
-    Ok(Tensor::from_data(data, (device, DType::F32)))
+    Ok(upload(data.convert_dtype(DType::F32), device))
 }

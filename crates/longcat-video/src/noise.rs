@@ -1,7 +1,8 @@
 //! Seeded noise.
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
+use longcat_kernels::upload;
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -69,6 +70,5 @@ pub(crate) fn noise_tensor<B: Backend>(
     shape: [usize; 5],
     device: &B::Device,
 ) -> Tensor<B, 5> {
-    let data = TensorData::new(source.draw(purpose, shape), shape);
-    Tensor::from_data(data, (device, DType::F32))
+    upload(TensorData::new(source.draw(purpose, shape), shape), device)
 }

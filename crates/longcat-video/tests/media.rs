@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use image::{Rgba, RgbaImage};
+use longcat_shapes::Clip;
 use longcat_video::media::{
     Decoder, MediaError, ReadOptions, VideoFrames, VideoSpec, WriteOptions, create_video,
     read_image, read_video, write_video,
@@ -39,15 +40,11 @@ fn clip(width: u32, height: u32, frames: u32, fps: f64) -> VideoFrames {
 
 /// Peak signal-to-noise ratio in decibels.
 fn psnr(a: &VideoFrames, b: &VideoFrames) -> f64 {
-    assert_eq!((a.width(), a.height()), (b.width(), b.height()));
-    assert_eq!(a.len(), b.len());
-    let sum: f64 = a
-        .data()
-        .iter()
-        .zip(b.data())
-        .map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2))
-        .sum();
-    10.0 * (255.0f64.powi(2) * a.data().len() as f64 / sum).log10()
+    let pixels = |video: &VideoFrames| {
+        let (width, height) = (video.width() as usize, video.height() as usize);
+        Clip::new(width, height, video.data().to_vec()).unwrap()
+    };
+    longcat_shapes::psnr(&pixels(a), &pixels(b)).unwrap()
 }
 
 fn write(dir: &Path, name: &str, video: &VideoFrames) -> PathBuf {

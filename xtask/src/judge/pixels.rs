@@ -1,14 +1,14 @@
 //! Tasks that are judged by how near pixels are.
 
 use anyhow::Result;
-use longcat_shapes::{Dataset, DatasetOptions, Raster, Sample, Split, psnr};
+use longcat_shapes::{Clip, Dataset, DatasetOptions, Raster, Sample, Split, psnr};
 use longcat_video::{
     KernelBackend, Pipeline, PixelFrames, Posterior, RefineRequest, Sampling, SeededNoise, Silent,
     VideoSize, refine_start,
 };
 use serde_json::{Value, json};
 
-use super::prompts::Rates;
+use super::prompts::{Rates, cut};
 use super::{Judge, clip, frames, mean};
 
 /// Seed of clips that no training set of the recipes has.
@@ -40,7 +40,8 @@ pub(super) fn vae<B: KernelBackend>(judge: &Judge, pipeline: &mut Pipeline<B>) -
     Ok(report)
 }
 
-/// PSNR against the true clip: of bilinear upsampling, and of refining with and without its adapter.
+/// PSNR against the true clip: of bilinear upsampling, of refining with and without its adapter, and of
+/// the true clip through the VAE, which no refining can better.
 pub(super) fn refine<B: KernelBackend>(judge: &Judge, pipeline: &mut Pipeline<B>) -> Result<Value> {
     let raster = Raster::default();
     let size = VideoSize {
@@ -48,6 +49,7 @@ pub(super) fn refine<B: KernelBackend>(judge: &Judge, pipeline: &mut Pipeline<B>
         height: 2 * raster.side,
     };
     let (mut bilinear, mut with, mut without) = (Vec::new(), Vec::new(), Vec::new());
+    let mut coded = Vec::new();
     for (index, sample) in unseen(judge.count).iter().enumerate() {
         let truth = sample.render(&raster.refined());
         let low = frames(&sample.render(&raster))?;
@@ -56,6 +58,7 @@ pub(super) fn refine<B: KernelBackend>(judge: &Judge, pipeline: &mut Pipeline<B>
         let upsampled = upsampled.narrow(2, 0, raster.refined().frames);
         let upsampled = PixelFrames::from_tensor(upsampled)?.swap_remove(0);
         bilinear.push(psnr(&truth, &clip(&upsampled)?)?);
+        coded.push(through_vae(pipeline, sample, &raster.refined())?);
 
         let request = RefineRequest {
             video: low,
@@ -86,9 +89,30 @@ pub(super) fn refine<B: KernelBackend>(judge: &Judge, pipeline: &mut Pipeline<B>
     }
     Ok(json!({
         "task": "refine", "clips": with.len(), "bilinear": summary(&bilinear),
-        "refined": summary(&with), "without_lora": summary(&without),
+        "refined": summary(&with), "without_lora": summary(&without), "vae": summary(&coded),
         "gain": mean(&with) - mean(&bilinear),
     }))
+}
+
+/// PSNR of a sample that is encoded and decoded. The VAE takes 4n + 1 frames, so that a few more than
+/// those compared are drawn.
+fn through_vae<B: KernelBackend>(
+    pipeline: &mut Pipeline<B>,
+    sample: &Sample,
+    raster: &Raster,
+) -> Result<f64> {
+    let more = Raster {
+        frames: (raster.frames - 1).next_multiple_of(4) + 1,
+        ..*raster
+    };
+    let truth = sample.render(&more);
+    let pixels = frames(&truth)?.to_tensor::<B>(pipeline.device());
+    let vae = pipeline.vae()?;
+    let latents = vae.normalize(vae.encode(pixels)?.mean);
+    let decoded = vae.decode(latents)?;
+    let decoded = clip(&PixelFrames::from_tensor(decoded)?.swap_remove(0))?;
+    let compared = |clip: &Clip| cut(clip, 0, raster.frames);
+    Ok(psnr(&compared(&truth)?, &compared(&decoded)?)?)
 }
 
 fn summary(values: &[f64]) -> Value {

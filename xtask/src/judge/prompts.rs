@@ -31,6 +31,13 @@ impl Rates {
         self.agreements.push(judge(clip).agrees(expected));
     }
 
+    /// Numbers of the clips whose objects are not as expected, as `--save` counts them.
+    fn failed(&self) -> Vec<usize> {
+        let numbered = self.agreements.iter().enumerate();
+        let failed = numbered.filter(|(_, agreement)| !agreement.object());
+        failed.map(|(index, _)| index).collect()
+    }
+
     fn share(&self, of: impl Fn(&Agreement) -> bool) -> f64 {
         let count = self.agreements.iter().filter(|a| of(a)).count();
         count as f64 / self.agreements.len().max(1) as f64
@@ -42,7 +49,7 @@ impl Rates {
             "colour": self.share(|a| a.colour), "shape": self.share(|a| a.shape),
             "motion": self.share(|a| a.motion), "object": self.share(Agreement::object),
             "background": self.share(|a| a.background), "count": self.share(|a| a.count),
-            "all": self.share(Agreement::all),
+            "all": self.share(Agreement::all), "failed": self.failed(),
         })
     }
 }
@@ -200,7 +207,7 @@ fn continue_clip<B: KernelBackend>(
 }
 
 /// Frames `from..to`.
-fn cut(clip: &Clip, from: usize, to: usize) -> Result<Clip> {
+pub(super) fn cut(clip: &Clip, from: usize, to: usize) -> Result<Clip> {
     let data = clip.frames().take(to).skip(from).flatten().copied();
     Ok(Clip::new(clip.width(), clip.height(), data.collect())?)
 }

@@ -1,13 +1,14 @@
 //! Batches on the host: what is drawn for every sample, by all processors.
 
+use burn::tensor::TensorData;
 use burn::tensor::backend::Backend;
 use longcat_dit::TextCondition;
+use longcat_kernels::upload;
 use rayon::prelude::*;
 
 use super::teacher::Teacher;
 use crate::cache::{Entry, Latents};
 use crate::config::{ObjectiveConfig, PosteriorChoice, TimestepSampling, TrainConfig};
-use crate::parameters::upload;
 use crate::sampling::{Draw, Purpose, normals, stream};
 use crate::{Batch, TrainError};
 
@@ -185,11 +186,12 @@ impl Drawn {
     ) -> Batch<B> {
         let count = self.sigma.len();
         let [c, t, h, w] = self.shape;
-        let tensor = |values: Vec<f32>| upload(values, [count, c, t, h, w], device);
+        let tensor =
+            |values: Vec<f32>| upload(TensorData::new(values, [count, c, t, h, w]), device);
         Batch {
             x0: tensor(self.x0),
             noise: tensor(self.noise),
-            sigma: upload(self.sigma, [count], device),
+            sigma: upload(TensorData::new(self.sigma, [count]), device),
             text,
             num_cond: self.num_cond,
         }
@@ -199,7 +201,7 @@ impl Drawn {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use burn::tensor::{Tensor, TensorData};
+    use burn::tensor::Tensor;
     use burn_flex::{Flex, FlexDevice};
 
     use super::*;

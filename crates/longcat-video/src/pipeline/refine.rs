@@ -219,7 +219,7 @@ fn upsample<B: Backend>(
     padding: RefinePadding,
     device: &B::Device,
 ) -> Tensor<B, 5> {
-    let clip = video.raw_tensor::<B>(device);
+    let clip = PixelFrames::raw_tensor::<B>([video], device);
     let clip = resample(resample(clip, 4, size.width), 3, size.height) / 255.0;
     let clip = resample(clip, 2, frames) * 2.0 - 1.0;
     let clip = repeat_first(clip, padding.front);

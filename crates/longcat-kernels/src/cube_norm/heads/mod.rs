@@ -88,6 +88,14 @@ impl<R: CubeRuntime> Split<R> {
         })
     }
 
+    /// The gradient of the heads as the kernels read it; `None` if it is not that of these heads.
+    fn gradient(&self, x: &CubeTensor<R>, d_out: &CubeTensor<R>) -> Option<CubeTensor<R>> {
+        let [batch, tokens, _, heads, width] = self.sizes;
+        let expected = Shape::new([batch, heads, tokens, width]);
+        let fits = d_out.dtype == x.dtype && *d_out.meta.shape() == expected;
+        fits.then(|| into_contiguous(d_out.clone()))
+    }
+
     fn cubes(&self, x: &CubeTensor<R>) -> CubeCount {
         count_cubes(x, self.planes.div_ceil(self.cube_dim.y as usize))
     }
@@ -140,11 +148,8 @@ pub(crate) fn split_heads_backward<R: CubeRuntime>(
     d_out: &CubeTensor<R>,
 ) -> Option<CubeTensor<R>> {
     let split = Split::plan(x, part, norm, rotation)?;
+    let d_out = split.gradient(x, d_out)?;
     let [batch, tokens, parts, heads, width] = split.sizes;
-    let expected = Shape::new([batch, heads, tokens, width]);
-    if d_out.dtype != x.dtype || *d_out.meta.shape() != expected {
-        return None;
-    }
     let x = into_contiguous(x.clone());
     let d_x = like(&x, Shape::new([batch, tokens, heads, width]));
     // SAFETY: as for `split_heads`.
@@ -159,7 +164,7 @@ pub(crate) fn split_heads_backward<R: CubeRuntime>(
             split.weight.into_array_arg(),
             split.cos.into_array_arg(),
             split.sin.into_array_arg(),
-            into_contiguous(d_out.clone()).into_array_arg(),
+            d_out.into_array_arg(),
             d_x.clone().into_array_arg(),
             split.planes,
             tokens,
@@ -183,11 +188,8 @@ pub(crate) fn head_norm_terms<R: CubeRuntime>(
     d_out: &CubeTensor<R>,
 ) -> Option<CubeTensor<R>> {
     let split = Split::plan(x, part, Some(norm), rotation)?;
-    let [batch, tokens, parts, heads, width] = split.sizes;
-    let expected = Shape::new([batch, heads, tokens, width]);
-    if d_out.dtype != x.dtype || *d_out.meta.shape() != expected {
-        return None;
-    }
+    let d_out = split.gradient(x, d_out)?;
+    let [_, tokens, parts, heads, width] = split.sizes;
     let x = into_contiguous(x.clone());
     let terms = like_in(&x, Shape::new([split.planes, width]), DType::F32);
     // SAFETY: as for `split_heads`.
@@ -201,7 +203,7 @@ pub(crate) fn head_norm_terms<R: CubeRuntime>(
             x.clone().into_array_arg(),
             split.cos.into_array_arg(),
             split.sin.into_array_arg(),
-            into_contiguous(d_out.clone()).into_array_arg(),
+            d_out.into_array_arg(),
             terms.clone().into_array_arg(),
             split.planes,
             tokens,
