@@ -148,8 +148,8 @@ impl MakeShapes {
     }
 }
 
-/// Whether a model learns it late: outlines that turn, positions that change their direction, and the
-/// one background that is not dark.
+/// Whether a model learns it late: outlines that turn, positions that change their direction, and a
+/// background whose latents are unlike those of the others.
 fn is_hard(scene: &Scene) -> bool {
     let hard = |motion| matches!(motion, Motion::Bouncing | Motion::Rotating);
     scene.background == Background::Pink || scene.objects.iter().any(|o| hard(o.motion))

@@ -26,11 +26,7 @@ pub(super) fn vae<B: KernelBackend>(judge: &Judge, pipeline: &mut Pipeline<B>) -
     let mut rates = Rates::default();
     for (index, sample) in unseen(judge.count).iter().enumerate() {
         let truth = sample.render(&Raster::default());
-        let pixels = frames(&truth)?.to_tensor::<B>(pipeline.device());
-        let vae = pipeline.vae()?;
-        let latents = vae.normalize(vae.encode(pixels)?.mean);
-        let decoded = vae.decode(latents)?;
-        let decoded = clip(&PixelFrames::from_tensor(decoded)?.swap_remove(0))?;
+        let decoded = through_vae(pipeline, &truth)?;
         judge.keep(index, &decoded)?;
         rates.add(&decoded, &sample.expected);
         found.push(psnr(&truth, &decoded)?);
@@ -58,7 +54,7 @@ pub(super) fn refine<B: KernelBackend>(judge: &Judge, pipeline: &mut Pipeline<B>
         let upsampled = upsampled.narrow(2, 0, raster.refined().frames);
         let upsampled = PixelFrames::from_tensor(upsampled)?.swap_remove(0);
         bilinear.push(psnr(&truth, &clip(&upsampled)?)?);
-        coded.push(through_vae(pipeline, sample, &raster.refined())?);
+        coded.push(kept_by_vae(pipeline, sample, &raster.refined())?);
 
         let request = RefineRequest {
             video: low,
@@ -96,7 +92,7 @@ pub(super) fn refine<B: KernelBackend>(judge: &Judge, pipeline: &mut Pipeline<B>
 
 /// PSNR of a sample that is encoded and decoded. The VAE takes 4n + 1 frames, so that a few more than
 /// those compared are drawn.
-fn through_vae<B: KernelBackend>(
+fn kept_by_vae<B: KernelBackend>(
     pipeline: &mut Pipeline<B>,
     sample: &Sample,
     raster: &Raster,
@@ -106,13 +102,18 @@ fn through_vae<B: KernelBackend>(
         ..*raster
     };
     let truth = sample.render(&more);
-    let pixels = frames(&truth)?.to_tensor::<B>(pipeline.device());
+    let decoded = through_vae(pipeline, &truth)?;
+    let compared = |clip: &Clip| cut(clip, 0, raster.frames);
+    Ok(psnr(&compared(&truth)?, &compared(&decoded)?)?)
+}
+
+/// A clip of 4n + 1 frames, encoded and decoded.
+fn through_vae<B: KernelBackend>(pipeline: &mut Pipeline<B>, truth: &Clip) -> Result<Clip> {
+    let pixels = frames(truth)?.to_tensor::<B>(pipeline.device());
     let vae = pipeline.vae()?;
     let latents = vae.normalize(vae.encode(pixels)?.mean);
     let decoded = vae.decode(latents)?;
-    let decoded = clip(&PixelFrames::from_tensor(decoded)?.swap_remove(0))?;
-    let compared = |clip: &Clip| cut(clip, 0, raster.frames);
-    Ok(psnr(&compared(&truth)?, &compared(&decoded)?)?)
+    clip(&PixelFrames::from_tensor(decoded)?.swap_remove(0))
 }
 
 fn summary(values: &[f64]) -> Value {
