@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use longcat_shapes::{
-    Background, Clip, Dataset, DatasetOptions, Motion, Raster, Sample, Scene, Shape, Split,
+    Clip, Dataset, DatasetOptions, Motion, Raster, Sample, Scene, Shape, Split,
 };
 use longcat_video::media::{VideoFrames, WriteOptions, write_video};
 use rayon::prelude::*;
@@ -43,8 +43,8 @@ pub struct MakeShapes {
     /// Half of the clips show hearts, which the usual data set does not have.
     #[arg(long)]
     heart: bool,
-    /// Share of the easy clips that is kept: those of steady, growing and shrinking objects before
-    /// any background but pink. A model learns the others later.
+    /// Share of the easy clips that is kept: those of steady, growing and shrinking objects. A model
+    /// learns the others later.
     #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
     easy: f64,
     /// Clips of twice the size and frames, each with the usual one as the `source` to refine.
@@ -148,11 +148,10 @@ impl MakeShapes {
     }
 }
 
-/// Whether a model learns it late: outlines that turn, positions that change their direction, and a
-/// background whose latents are unlike those of the others.
+/// Whether a model learns it late: outlines that turn, and positions that change their direction.
 fn is_hard(scene: &Scene) -> bool {
     let hard = |motion| matches!(motion, Motion::Bouncing | Motion::Rotating);
-    scene.background == Background::Pink || scene.objects.iter().any(|o| hard(o.motion))
+    scene.objects.iter().any(|o| hard(o.motion))
 }
 
 /// With its last frame repeated until it fills the latents that refining works on.

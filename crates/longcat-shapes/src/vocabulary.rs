@@ -87,8 +87,8 @@ words!(
         Navy = "navy",
         /// Dark cyan.
         Teal = "teal",
-        /// Dusty pink.
-        Pink = "pink",
+        /// Dark purple.
+        Plum = "plum",
     }
 );
 
@@ -180,7 +180,7 @@ impl Background {
             Self::Brown => [100, 60, 25],
             Self::Navy => [15, 20, 80],
             Self::Teal => [0, 105, 105],
-            Self::Pink => [200, 95, 130],
+            Self::Plum => [85, 20, 85],
         }
     }
 }
