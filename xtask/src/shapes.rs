@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
-use longcat_shapes::{
-    Clip, Dataset, DatasetOptions, Motion, Raster, Sample, Scene, Shape, Split,
-};
+use longcat_shapes::{Clip, Dataset, DatasetOptions, Motion, Raster, Sample, Scene, Shape, Split};
 use longcat_video::media::{VideoFrames, WriteOptions, write_video};
 use rayon::prelude::*;
 use serde_json::json;
