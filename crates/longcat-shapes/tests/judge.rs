@@ -187,6 +187,31 @@ fn a_distorted_shape_is_none_of_those_known() {
     }
 }
 
+/// A red outline around the middle before black, `radius(angle)` pixels from it.
+fn drawn(radius: impl Fn(f64) -> f64) -> Clip {
+    let pixels = (0..64 * 64).flat_map(|i| {
+        let (x, y) = ((i % 64) as f64 - 31.5, (i / 64) as f64 - 31.5);
+        let share = (0.5 + radius(y.atan2(x)) - x.hypot(y)).clamp(0.0, 1.0);
+        [230.0, 30.0, 30.0].map(|ink| (8.0 + share * (ink - 8.0)) as u8)
+    });
+    let frame: Vec<u8> = pixels.collect();
+    Clip::new(64, 64, frame.repeat(17)).expect("17 frames")
+}
+
+#[test]
+fn a_dented_disc_is_no_heart() {
+    // The waves of a heart, twice and three times around, at full strength and at a third of it.
+    let outline = |share: f64| {
+        drawn(|angle| {
+            let up = angle + std::f64::consts::FRAC_PI_2;
+            14.0 * (1.0 - share * (0.096 * (2.0 * up).cos() + 0.150 * (3.0 * up).cos()))
+        })
+    };
+    let shape = |clip: &Clip| judge(clip).objects[0].shape;
+    assert_eq!(shape(&outline(1.0)), Some(Shape::Heart));
+    assert_ne!(shape(&outline(0.35)), Some(Shape::Heart));
+}
+
 #[test]
 fn a_second_object_of_the_same_colour_is_counted() {
     let options = DatasetOptions {

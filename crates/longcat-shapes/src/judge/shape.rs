@@ -16,6 +16,8 @@ const IDEAL: &[(Shape, [f64; 6])] = &[
 const ROUNDED: f64 = 0.6;
 /// Sharper or longer corners than the ideal ones are that much stronger at most.
 const POINTED: f64 = 1.2;
+/// With a smaller share of its waves, an outline is too round to be called by a name.
+const FAINT: f64 = 0.5;
 /// An outline farther from all ideal ones is none of them.
 const UNLIKE: f64 = 0.07;
 /// Least share of the middle that is open in a ring.
@@ -42,20 +44,26 @@ pub(super) fn shape(seen: &[Option<Seen>]) -> Option<Shape> {
         return None;
     }
     let strengths = strengths.map(|s| s / total);
-    let unlike = |ideal: &[f64; 6]| {
+    // How much of the ideal waves there is, and how far the outline is from as much of them as
+    // blur may leave.
+    let compare = |ideal: &[f64; 6]| {
         let product: f64 = strengths.iter().zip(ideal).map(|(s, i)| s * i).sum();
         let length: f64 = ideal.iter().map(|i| i * i).sum();
-        let scale = (product / length.max(1e-12)).clamp(ROUNDED, POINTED);
+        let share = match length > 0.0 {
+            true => product / length,
+            false => 1.0,
+        };
+        let scale = share.clamp(ROUNDED, POINTED);
         let squares = strengths
             .iter()
             .zip(ideal)
             .map(|(s, i)| (s - scale * i).powi(2));
-        squares.sum::<f64>().sqrt()
+        (squares.sum::<f64>().sqrt(), share)
     };
-    let named = IDEAL.iter().map(|(shape, ideal)| (unlike(ideal), *shape));
-    let (away, nearest) = named.min_by(|a, b| a.0.total_cmp(&b.0))?;
+    let named = IDEAL.iter().map(|(shape, ideal)| (compare(ideal), *shape));
+    let ((away, share), nearest) = named.min_by(|a, b| a.0.0.total_cmp(&b.0.0))?;
     match (nearest, hole / total >= OPEN) {
-        _ if away > UNLIKE => None,
+        _ if away > UNLIKE || share < FAINT => None,
         (Shape::Circle, true) => Some(Shape::Ring),
         (_, true) => None,
         (shape, false) => Some(shape),
