@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
-use longcat_shapes::{Clip, Dataset, DatasetOptions, Motion, Raster, Sample, Scene, Shape, Split};
+use longcat_shapes::{Clip, Dataset, DatasetOptions, Motion, Object, Raster, Sample, Shape, Split};
 use longcat_video::media::{VideoFrames, WriteOptions, write_video};
 use rayon::prelude::*;
 use serde_json::json;
@@ -14,6 +14,8 @@ use serde_json::json;
 /// Share of clips whose objects move as slowly as in clips of twice the length: a clip that
 /// continues another begins where objects have gone part of their way.
 const SLOW: u64 = 5;
+/// The latest moment, in seconds, at which a clip of `--later` begins: a turn of the slowest rotation.
+const LATEST: f64 = 6.0;
 /// Latent frames of a refined clip are a multiple of this.
 const REFINED_LATENTS: usize = 4;
 
@@ -45,6 +47,10 @@ pub struct MakeShapes {
     /// learns the others later.
     #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
     easy: f64,
+    /// Share of the clips of bouncing and rotating objects that begin at any moment of their motion,
+    /// not at its start. The list says that they are for training continuation only.
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    later: f64,
     /// Clips of twice the size and frames, each with the usual one as the `source` to refine.
     #[arg(long)]
     refined: bool,
@@ -60,9 +66,12 @@ impl MakeShapes {
     /// Draws and writes the clips, by all processors.
     pub fn run(&self) -> Result<()> {
         ensure!(self.frames % 4 == 1, "--frames must be 4n + 1");
+        for (name, share) in [("--easy", self.easy), ("--later", self.later)] {
+            ensure!((0.0..=1.0).contains(&share), "{name} is a share, 0 to 1");
+        }
         ensure!(
-            (0.0..=1.0).contains(&self.easy),
-            "--easy is a share, 0 to 1"
+            !self.refined || self.later == 0.0,
+            "--refined clips begin at the start; leave --later out"
         );
         fs::create_dir_all(&self.output)
             .with_context(|| format!("making {}", self.output.display()))?;
@@ -77,7 +86,10 @@ impl MakeShapes {
             .par_iter()
             .enumerate()
             .map(|(index, sample)| {
-                let line = self.write(index, sample, &raster)?;
+                let line = match self.is_later(index, sample) {
+                    true => self.write_later(index, sample, &raster)?,
+                    false => self.write(index, sample, &raster)?,
+                };
                 let done = done.fetch_add(1, Ordering::Relaxed) + 1;
                 if done.is_multiple_of(1000) {
                     eprintln!("{done} of {} clips", self.count);
@@ -94,13 +106,13 @@ impl MakeShapes {
     /// The clips to write. Of the easy ones, those are left out at which the wanted share of them
     /// does not reach the next whole number.
     fn samples(&self, raster: &Raster) -> Vec<Sample> {
-        let mut seen = 0u64;
+        let mut seen = 0;
         let kept = |sample: &Sample| {
-            if is_hard(&sample.scene) {
+            if sample.scene.objects.iter().any(is_hard) {
                 return true;
             }
             seen += 1;
-            (seen as f64 * self.easy).floor() > ((seen - 1) as f64 * self.easy).floor()
+            is_chosen(seen, self.easy)
         };
         let drawn = (0..).map(|index| self.sample(index, raster));
         drawn.filter(kept).take(self.count).collect()
@@ -125,6 +137,22 @@ impl MakeShapes {
         Dataset::new(self.seed, split, options).get(index)
     }
 
+    /// Whether a clip begins later than its scene. Only what stays in the frame can.
+    fn is_later(&self, index: usize, sample: &Sample) -> bool {
+        sample.scene.objects.iter().all(is_hard) && is_chosen(index as u64 + 1, self.later)
+    }
+
+    /// Writes a clip that begins later, and gives its line of the list.
+    fn write_later(&self, index: usize, sample: &Sample, raster: &Raster) -> Result<String> {
+        let name = format!("{index:06}.webp");
+        // Multiples of the golden ratio fill the time evenly.
+        let seconds = (index as f64 * 0.618_033_988_75).fract() * LATEST;
+        let clip = sample.scene.clone().later(seconds).render(raster);
+        write(&self.output.join(&name), &clip, raster.fps)?;
+        let line = json!({"path": name, "caption": sample.caption, "condition": "continuation"});
+        Ok(format!("{line}\n"))
+    }
+
     /// Writes a clip and gives its line of the list.
     fn write(&self, index: usize, sample: &Sample, raster: &Raster) -> Result<String> {
         let name = format!("{index:06}.webp");
@@ -147,9 +175,13 @@ impl MakeShapes {
 }
 
 /// Whether a model learns it late: outlines that turn, and positions that change their direction.
-fn is_hard(scene: &Scene) -> bool {
-    let hard = |motion| matches!(motion, Motion::Bouncing | Motion::Rotating);
-    scene.objects.iter().any(|o| hard(o.motion))
+fn is_hard(object: &Object) -> bool {
+    matches!(object.motion, Motion::Bouncing | Motion::Rotating)
+}
+
+/// Whether the `number`th of many, from 1, is among those that make up `share` of them.
+fn is_chosen(number: u64, share: f64) -> bool {
+    (number as f64 * share).floor() > ((number - 1) as f64 * share).floor()
 }
 
 /// With its last frame repeated until it fills the latents that refining works on.
@@ -200,11 +232,13 @@ mod tests {
             split: SplitArg::Train,
             heart: false,
             easy,
+            later: 0.0,
             refined: false,
         };
         let raster = Raster::default();
         let [all, some, none] = [1.0, 0.25, 0.0].map(|easy| arguments(easy).samples(&raster));
-        let hard = |samples: &[Sample]| samples.iter().filter(|s| is_hard(&s.scene)).count();
+        let is_hard = |sample: &&Sample| sample.scene.objects.iter().any(is_hard);
+        let hard = |samples: &[Sample]| samples.iter().filter(is_hard).count();
         assert_eq!([all.len(), some.len(), none.len()], [300; 3]);
         assert_eq!(hard(&none), 300);
         // Odds of hard to easy ones are four times as high.

@@ -1,3 +1,5 @@
+use std::f64::consts::TAU;
+
 use serde::{Deserialize, Serialize};
 
 use crate::outline::Outline;
@@ -32,7 +34,7 @@ pub struct Object {
     pub rate: f64,
     /// How high it bounces.
     pub height: f64,
-    /// How much of a bounce lies before time 0, in [0, 1).
+    /// How much of a bounce or of a full turn lies before time 0, in [0, 1).
     pub phase: f64,
 }
 
@@ -47,6 +49,25 @@ pub struct Pose {
     pub angle: f64,
 }
 
+impl Scene {
+    /// The scene as it is `seconds` after its begin.
+    ///
+    /// Sizes and colours keep their names: an object that grows is still called small.
+    #[must_use]
+    pub fn later(mut self, seconds: f64) -> Self {
+        for object in &mut self.objects {
+            let pose = object.pose(seconds);
+            match object.motion {
+                Motion::Rotating => object.phase = (pose.angle / TAU).fract(),
+                // Its middle stays the lowest point.
+                Motion::Bouncing => object.phase = (object.phase + object.rate * seconds).fract(),
+                _ => (object.centre, object.radius) = (pose.centre, pose.radius),
+            }
+        }
+        self
+    }
+}
+
 impl Object {
     /// Where it is `time` seconds after the clip begins. Motions never end: what moves steadily
     /// leaves the frame sooner or later.
@@ -59,7 +80,7 @@ impl Object {
         match self.motion {
             Motion::Growing => pose.radius *= (self.rate * time).exp(),
             Motion::Shrinking => pose.radius *= (-self.rate * time).exp(),
-            Motion::Rotating => pose.angle = self.rate * time,
+            Motion::Rotating => pose.angle = TAU * self.phase + self.rate * time,
             Motion::Bouncing => {
                 let part = (self.phase + self.rate * time).fract();
                 pose.centre[1] -= self.height * 4.0 * part * (1.0 - part);

@@ -118,6 +118,24 @@ fn objects_stay_within_the_frame_at_any_length() {
 }
 
 #[test]
+fn a_later_scene_shows_what_the_first_one_comes_to() {
+    for sample in train(3).iter().take(300) {
+        let later = sample.scene.clone().later(3.7);
+        for (object, before) in later.objects.iter().zip(&sample.scene.objects) {
+            let (found, expected) = (object.pose(0.9), before.pose(4.6));
+            let turn = (found.angle - expected.angle) / std::f64::consts::TAU;
+            let differences = [
+                found.centre[0] - expected.centre[0],
+                found.centre[1] - expected.centre[1],
+                found.radius - expected.radius,
+                turn - turn.round(),
+            ];
+            assert!(differences.iter().all(|d| d.abs() < 1e-9), "{object:?}");
+        }
+    }
+}
+
+#[test]
 fn captions_say_what_is_drawn() {
     let mut with_background = 0;
     for sample in train(5).iter().take(1000) {

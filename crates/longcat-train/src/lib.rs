@@ -34,7 +34,7 @@ pub use config::{
     ModelConfig, ObjectiveConfig, OptimizerSection, PosteriorChoice, Precision, SampleConfig,
     ScheduleKind, TimestepSampling, TrainConfig, VaeConfig, ValidationConfig, read_config,
 };
-pub use data::{Bucket, Clip, Media, Size, choose, scan};
+pub use data::{Bucket, Clip, Condition, Media, Size, choose, scan};
 pub use error::TrainError;
 pub use names::official_tensors;
 pub use observe::{Observer, Progress, Quiet};

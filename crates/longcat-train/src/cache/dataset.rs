@@ -7,6 +7,7 @@ use burn::tensor::TensorData;
 use longcat_weights::WeightFiles;
 
 use crate::TrainError;
+use crate::data::Condition;
 
 /// One encoded clip.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +24,8 @@ pub struct Entry {
     pub caption: String,
     /// How often it comes in an epoch.
     pub repeats: usize,
+    /// What is always given of it.
+    pub condition: Option<Condition>,
 }
 
 /// Encoded clips.

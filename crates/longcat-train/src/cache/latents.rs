@@ -274,6 +274,7 @@ fn entry(number: usize, clip: &Clip, path: PathBuf) -> Result<Entry, TrainError>
         shape,
         caption: clip.caption.clone(),
         repeats: clip.repeats,
+        condition: clip.condition,
     })
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use image::imageops::FilterType;
 use image::{RgbImage, imageops};
 use longcat_video::media::{ReadOptions, VideoFrames, read_image, read_video};
+use serde::Deserialize;
 
 use super::{Bucket, Size, choose};
 use crate::TrainError;
@@ -16,6 +17,16 @@ pub enum Media {
     Video,
     /// One picture.
     Image,
+}
+
+/// What of a clip is given when it is trained on, instead of what `objective` would draw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// Its first frame.
+    Image,
+    /// Its first `objective.continuation_latents` latent frames.
+    Continuation,
 }
 
 /// A captioned file.
@@ -31,6 +42,8 @@ pub struct Clip {
     pub repeats: usize,
     /// The first-stage clip that this one refines, where refining is trained.
     pub source: Option<PathBuf>,
+    /// What is always given of it.
+    pub condition: Option<Condition>,
 }
 
 /// A clip in the shape of its bucket.

@@ -5,5 +5,5 @@ mod clip;
 mod scan;
 
 pub use bucket::{Bucket, Size, choose};
-pub use clip::{Clip, Media};
+pub use clip::{Clip, Condition, Media};
 pub use scan::scan;

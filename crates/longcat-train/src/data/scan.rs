@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Clip, Media};
+use super::{Clip, Condition, Media};
 use crate::TrainError;
 
 const VIDEOS: &[&str] = &["mp4", "m4v", "mov", "mkv", "webm", "avi", "gif", "webp"];
@@ -22,11 +22,13 @@ struct Row {
     repeats: Option<usize>,
     #[serde(default)]
     source: Option<PathBuf>,
+    #[serde(default)]
+    condition: Option<Condition>,
 }
 
 /// The clips of a folder or list, with their captions, and a list of what is wrong with others.
 ///
-/// A `.jsonl` or `.csv` file lists clips (`path`, `caption`, optional `repeats` and `source`),
+/// A `.jsonl` or `.csv` file lists clips (`path`, `caption`, optional `repeats`, `source` and `condition`),
 /// relative to itself. A folder is searched with its subfolders: every video or picture needs a `.txt` of the
 /// same name beside it, unless `metadata.jsonl` or `metadata.csv` in the folder list them.
 ///
@@ -58,6 +60,7 @@ pub fn scan(path: &Path) -> Result<(Vec<Clip>, Vec<TrainError>), TrainError> {
                 caption: text.trim().to_string(),
                 repeats: 1,
                 source: None,
+                condition: None,
             }),
             Err(error) => problems.push(TrainError::Data {
                 path: file,
@@ -129,6 +132,7 @@ fn list(file: &Path) -> Result<(Vec<Clip>, Vec<TrainError>), TrainError> {
                     caption: row.caption.trim().to_string(),
                     repeats: row.repeats.unwrap_or(1),
                     source: row.source.map(|source| folder.join(source)),
+                    condition: row.condition,
                 });
                 continue;
             }

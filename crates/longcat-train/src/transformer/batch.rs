@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::teacher::Teacher;
 use crate::cache::{Entry, Latents};
 use crate::config::{ObjectiveConfig, PosteriorChoice, TimestepSampling, TrainConfig};
+use crate::data::Condition;
 use crate::sampling::{Draw, Purpose, normals, stream};
 use crate::{Batch, TrainError};
 
@@ -72,8 +73,11 @@ impl Draws {
             .map(|(i, member)| self.sample(&entries[*member], first + i as u64))
             .collect();
         let samples = samples?;
-        let shape = entries[members[0]].shape;
-        let num_cond = self.conditions(samples[0].condition, shape[1]);
+        let Entry {
+            shape, condition, ..
+        } = entries[members[0]];
+        let condition = condition.or_else(|| self.condition(samples[0].condition));
+        let num_cond = self.frames_of(condition, shape[1]);
         Ok(Drawn::new(samples, shape, num_cond))
     }
 
@@ -145,15 +149,24 @@ impl Draws {
         sample.sigma *= end;
     }
 
-    /// How many condition frames a batch of `frames` latent frames has.
-    fn conditions(&self, draw: f64, frames: usize) -> usize {
+    /// What is given of a batch, for a number from 0 to 1.
+    fn condition(&self, draw: f64) -> Option<Condition> {
         let objective = &self.objective;
-        let wanted = if draw < objective.image_condition {
-            1
+        if draw < objective.image_condition {
+            Some(Condition::Image)
         } else if draw < objective.image_condition + objective.continuation {
-            objective.continuation_latents
+            Some(Condition::Continuation)
         } else {
-            0
+            None
+        }
+    }
+
+    /// Latent frames of a condition, in a batch of `frames` latent frames.
+    fn frames_of(&self, condition: Option<Condition>, frames: usize) -> usize {
+        let wanted = match condition {
+            None => 0,
+            Some(Condition::Image) => 1,
+            Some(Condition::Continuation) => self.objective.continuation_latents,
         };
         // A clip too short for the condition is trained without one.
         if wanted < frames { wanted } else { 0 }
@@ -201,8 +214,11 @@ impl Drawn {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
+
     use burn::tensor::Tensor;
     use burn_flex::{Flex, FlexDevice};
+    use longcat_weights::{NamedTensor, write_safetensors};
 
     use super::*;
     use crate::Objective;
@@ -250,6 +266,37 @@ mod tests {
             for (found, expected) in found.iter().zip(expected) {
                 assert!((found - expected).abs() < 1e-5, "{found} {expected}");
             }
+        }
+    }
+
+    #[test]
+    fn a_clip_for_continuation_never_comes_without_its_first_frames() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("latents.safetensors");
+        let tensors = ["mean", "deviation"].map(|name| NamedTensor {
+            name: name.into(),
+            data: TensorData::zeros::<f32, _>([1, 1, 5, 1, 1]),
+        });
+        write_safetensors(&file, &tensors, &BTreeMap::new()).unwrap();
+        let mut config = TrainConfig::default();
+        config.objective.continuation_latents = 3;
+        let draws = Draws::new(&config, None);
+        for (condition, expected) in [
+            (None, 0),
+            (Some(Condition::Image), 1),
+            (Some(Condition::Continuation), 3),
+        ] {
+            let entry = Entry {
+                number: 0,
+                clip: file.clone(),
+                latents: file.clone(),
+                shape: [1, 5, 1, 1],
+                caption: String::new(),
+                repeats: 1,
+                condition,
+            };
+            let drawn = draws.batch(&[entry], &[0, 0], 7).unwrap();
+            assert_eq!(drawn.num_cond, expected);
         }
     }
 }

@@ -53,10 +53,16 @@ impl<B: TrainBackend> TransformerTask<B> {
             return Err(problem("data.path", reason));
         }
         let repeats = config.data.repeats;
-        let items: Vec<([usize; 4], usize)> = training
+        let mut conditioned = training.entries.iter().filter(|e| e.condition.is_some());
+        if let Some(entry) = conditioned.next().filter(|_| config.objective.refine > 0.0) {
+            let clip = entry.clip.display();
+            let reason = format!("refining is trained without conditions, and {clip} has one");
+            return Err(problem("objective.refine", reason));
+        }
+        let items: Vec<_> = training
             .entries
             .iter()
-            .map(|e| (e.shape, e.repeats * repeats))
+            .map(|e| ((e.shape, e.condition), e.repeats * repeats))
             .collect();
         let sampler = match config.samples.every {
             0 => None,
