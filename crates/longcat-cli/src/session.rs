@@ -105,14 +105,22 @@ impl<B: KernelBackend> Session<B> {
             );
         }
         longcat_video::set_cublas_enabled(!model.no_cublas);
-        if matches!(model.device, DeviceSpec::Cuda(_))
-            && let Some(problem) = longcat_video::cublas_problem()
-        {
-            eprintln!("warning: {problem}");
+        if matches!(model.device, DeviceSpec::Cuda(_)) {
+            let problems = [
+                longcat_video::cublas_problem(),
+                longcat_video::cudnn_problem(),
+            ];
+            for problem in problems.into_iter().flatten() {
+                eprintln!("warning: {problem}");
+            }
         }
         let options = PipelineOptions {
             dtype,
-            vae_dtype: DType::F32,
+            // As the reference has it; f16 is too narrow for the VAE.
+            vae_dtype: match dtype {
+                DType::BF16 => DType::BF16,
+                _ => DType::F32,
+            },
             keep_text_encoder: false,
             keep_transformer: !model.low_memory,
             tiling: model.vae_tiling.then(Tiling::default),

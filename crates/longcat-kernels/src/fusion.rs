@@ -15,7 +15,7 @@ use burn_fusion::{
 };
 use burn_ir::{CustomOpIr, HandleContainer, OperationIr, OperationOutput, TensorIr};
 
-use crate::conv::{PatchGrid, matrix_shape};
+use crate::conv::{Conv3dOptions, PatchGrid, matrix_shape, output_shape};
 use crate::portable::accumulator;
 use crate::{BlockList, BlockRule, KernelBackend, LowRankPart};
 
@@ -149,6 +149,22 @@ impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
 
     fn patch_bytes(device: &Self::Device) -> usize {
         B::patch_bytes(device)
+    }
+
+    fn conv3d_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        options: Conv3dOptions,
+    ) -> FloatTensor<Self> {
+        let shape = output_shape(x.shape().dims(), weight.shape().dims(), &options);
+        let out = (Shape::new(shape), x.dtype());
+        let inputs = vec![x, weight, bias];
+        let [out] = register::<B, 1>("longcat_conv3d", inputs, [out], move |inputs| {
+            let [x, weight, bias] = [inputs.float(), inputs.float(), inputs.float()];
+            vec![Output::Float(B::conv3d_forward(x, weight, bias, options))]
+        });
+        out
     }
 
     fn conv3d_patches(

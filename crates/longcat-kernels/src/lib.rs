@@ -20,9 +20,13 @@ mod cube_norm;
 #[cfg(feature = "cuda")]
 mod cublas;
 #[cfg(feature = "cuda")]
+mod cuda_library;
+#[cfg(feature = "cuda")]
 mod cuda_memory;
 #[cfg(feature = "cuda")]
 mod cuda_stream;
+#[cfg(feature = "cuda")]
+mod cudnn;
 #[cfg(feature = "cpu")]
 mod flex;
 mod fused;
@@ -44,6 +48,8 @@ pub use conv::{Conv3dOptions, conv3d};
 pub use cublas::{CublasStatus, cublas_status, set_cublas_enabled};
 #[cfg(feature = "cuda")]
 pub use cuda_memory::{CudaMemory, cuda_memory};
+#[cfg(feature = "cuda")]
+pub use cudnn::cudnn_problem;
 pub use fused::{Rotation, gated_residual, layer_norm, rms_norm, silu_mul, split_heads};
 #[cfg(feature = "cubecl")]
 pub use kernel_cache::keep_compiled_kernels;

@@ -137,6 +137,16 @@ pub fn cublas_problem() -> Option<String> {
     None
 }
 
+/// Why convolutions on CUDA do without cuDNN though it is not switched off, if they do.
+pub fn cudnn_problem() -> Option<String> {
+    #[cfg(feature = "cuda")]
+    {
+        longcat_kernels::cudnn_problem()
+    }
+    #[cfg(not(feature = "cuda"))]
+    None
+}
+
 /// What is known of a usable device.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct DeviceInfo {

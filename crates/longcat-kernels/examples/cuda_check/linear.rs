@@ -52,7 +52,7 @@ pub fn run(device: &Device) -> bool {
 }
 
 /// The same numbers on every backend.
-fn numbers<B: Backend, const D: usize>(shape: [usize; D], device: &B::Device) -> Tensor<B, D> {
+pub fn numbers<B: Backend, const D: usize>(shape: [usize; D], device: &B::Device) -> Tensor<B, D> {
     let count = shape.iter().product::<usize>();
     let values: Vec<f32> = (0..count).map(|i| (i as f32 * 0.618_034).sin()).collect();
     Tensor::from_data(TensorData::new(values, Shape::from(shape)), device)

@@ -1,10 +1,11 @@
 //! Checks the CUDA kernels. `cargo xtask bench` times them.
 //!
 //! `cuda_check attention` compares with f32 references, `fuzz [count [seed]]` with the portable body
-//! on random shapes, `linear` with f64 sums, `small` runs each attention kernel once (for
+//! on random shapes, `linear` with f64 sums, `conv` with f32 convolutions, `small` runs each attention kernel once (for
 //! compute-sanitizer). Exits with code 1 where a comparison fails.
 
 mod attention;
+mod conv;
 mod fuzz;
 mod linear;
 mod random;
@@ -65,9 +66,10 @@ fn main() {
             fuzz::run(&device, count, seed as u64)
         }
         Some("linear") => linear::run(&device),
+        Some("conv") => conv::run(&device),
         Some("small") => fuzz::small(&device),
         _ => {
-            eprintln!("usage: cuda_check attention | fuzz [count [seed]] | linear | small");
+            eprintln!("usage: cuda_check attention | fuzz [count [seed]] | linear | conv | small");
             std::process::exit(2);
         }
     };

@@ -10,6 +10,8 @@ pub use patches::{PatchGrid, gather};
 use std::ops::Range;
 
 use burn::tensor::Tensor;
+#[cfg(feature = "cuda")]
+use burn::tensor::backend::Backend;
 use burn_backend::{Shape, TensorMetadata, tensor::FloatTensor};
 
 use crate::portable::{filled, from_float, into_float};
@@ -83,6 +85,29 @@ pub(crate) fn forward<B: KernelBackend>(
     let grid = PatchGrid::forward(dims(&x.shape()), kernel, &options);
     let matrix = B::conv3d_matrix(into_float(weight), false);
     product::<B>(x, matrix, out, Some(bias), &grid)
+}
+
+/// Shape of [`forward`] for an input and a weight of these shapes.
+#[cfg(feature = "cubecl")]
+pub(crate) fn output_shape(
+    input: [usize; 5],
+    [out, _, kernel @ ..]: [usize; 5],
+    options: &Conv3dOptions,
+) -> [usize; 5] {
+    let [t, h, w] = PatchGrid::forward(input, kernel, options).output;
+    [input[0], t, h, w, out]
+}
+
+/// `y` `[B, T, H, W, O or more]` without the channels that were filled up, plus `bias` `[O]`.
+#[cfg(feature = "cuda")]
+pub(crate) fn add_bias<B: Backend>(y: FloatTensor<B>, bias: FloatTensor<B>) -> FloatTensor<B> {
+    let (y, bias): (Tensor<B, 5>, Tensor<B, 1>) = (from_float(y), from_float(bias));
+    let [out] = bias.dims();
+    let y = match y.dims()[4] == out {
+        true => y,
+        false => y.narrow(4, 0, out),
+    };
+    into_float(y + bias.reshape([1, 1, 1, 1, out]))
 }
 
 /// The gradient of [`forward`] in `x` of shape `input`, for the gradient `d_out` of the output.

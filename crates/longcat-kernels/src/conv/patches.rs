@@ -34,7 +34,7 @@ pub struct PatchGrid {
 
 impl PatchGrid {
     /// The grid of a convolution of `[B, T, H, W, C]`.
-    pub(super) fn forward(input: [usize; 5], kernel: [usize; 3], options: &Conv3dOptions) -> Self {
+    pub(crate) fn forward(input: [usize; 5], kernel: [usize; 3], options: &Conv3dOptions) -> Self {
         let Conv3dOptions {
             stride,
             padding,

@@ -7,6 +7,8 @@ use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElemen
 
 use super::attention;
 use super::launch::Backward;
+#[cfg(feature = "cuda")]
+use crate::conv::Conv3dOptions;
 use crate::conv::{self, PatchGrid};
 use crate::{
     BlockList, BlockRule, KernelBackend, LowRankPart, cube_conv, cube_norm, fused, portable,
@@ -25,6 +27,19 @@ where
     fn patch_bytes(device: &Self::Device) -> usize {
         let most = R::client(device).properties().memory.max_page_size;
         (most as usize).min(1 << 30)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn conv3d_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        options: Conv3dOptions,
+    ) -> FloatTensor<Self> {
+        match crate::cudnn::try_conv3d(&x, &weight, &options) {
+            Some(y) => conv::add_bias::<Self>(y, bias),
+            None => conv::forward::<Self>(x, weight, bias, options),
+        }
     }
 
     fn conv3d_patches(

@@ -31,6 +31,23 @@ pub(super) struct Problem {
     pub(super) bias: bool,
     /// Whether the product is added to what `y` holds.
     pub(super) accumulate: bool,
+    /// Products of this kind that one call computes.
+    pub(super) batch: Batch,
+}
+
+/// Equal products, one after another in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Batch {
+    pub(super) count: usize,
+    /// Elements from one product's matrix to the next, of `x`, `weight` and `y`.
+    pub(super) steps: [usize; 3],
+}
+
+impl Batch {
+    pub(super) const ONE: Self = Self {
+        count: 1,
+        steps: [0; 3],
+    };
 }
 
 /// Device addresses of one product.
@@ -179,17 +196,23 @@ impl Plan {
             describe(Desc::CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue)?;
         }
 
-        let layout = |rows: usize, cols: usize, operand: Operand| {
+        let [x_step, weight_step, y_step] = problem.batch.steps;
+        let layout = |rows: usize, cols: usize, operand: Operand, step: usize| {
             let (rows, cols) = if operand.transposed {
                 (rows, cols)
             } else {
                 (cols, rows)
             };
-            lt::create_matrix_layout(dtype, rows as u64, cols as u64, operand.stride as i64)
+            let layout =
+                lt::create_matrix_layout(dtype, rows as u64, cols as u64, operand.stride as i64)?;
+            if problem.batch != Batch::ONE {
+                repeat(layout, problem.batch.count, step)?;
+            }
+            Ok::<_, lt::CublasError>(layout)
         };
-        let weight = layout(problem.out, problem.inner, problem.weight)?;
-        let x = layout(problem.rows, problem.inner, problem.x)?;
-        let y = layout(problem.rows, problem.out, problem.y)?;
+        let weight = layout(problem.out, problem.inner, problem.weight, weight_step)?;
+        let x = layout(problem.rows, problem.inner, problem.x, x_step)?;
+        let y = layout(problem.rows, problem.out, problem.y, y_step)?;
 
         let preference = lt::create_matmul_pref()?;
         let prefer = |attribute, value: &[u8]| {
@@ -237,5 +260,31 @@ impl Plan {
             y,
             algorithm: found.algo,
         })
+    }
+}
+
+/// Makes a layout stand for `count` matrices, `step` elements from one to the next.
+fn repeat(
+    layout: lt_sys::cublasLtMatrixLayout_t,
+    count: usize,
+    step: usize,
+) -> Result<(), lt::CublasError> {
+    use lt_sys::cublasLtMatrixLayoutAttribute_t as Layout;
+
+    let (count, step) = (count as i32, step as i64);
+    // SAFETY: `layout` is alive; each value has its attribute's width.
+    unsafe {
+        lt::set_matrix_layout_attribute(
+            layout,
+            Layout::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT,
+            ptr::from_ref(&count).cast(),
+            size_of_val(&count),
+        )?;
+        lt::set_matrix_layout_attribute(
+            layout,
+            Layout::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+            ptr::from_ref(&step).cast(),
+            size_of_val(&step),
+        )
     }
 }

@@ -4,14 +4,13 @@
 //! [`try_linear`] answers `None`, and the caller multiplies with Burn's own kernels.
 
 mod engine;
-mod library;
 mod operand;
 
 use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard};
+use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock};
 
 use burn_backend::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
@@ -20,12 +19,19 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::cuda::CudaRuntime;
 use cubecl::server::{Binding, ComputeServer};
 use cubecl::stream_id::StreamId;
+use cudarc::cublaslt::sys;
 
+use crate::cuda_library::CudaLibrary;
 use crate::cuda_stream::{Server, device_thread, lock};
-use engine::{Addresses, Engine, Problem};
+use engine::{Addresses, Batch, Engine, Problem};
 use operand::{Element, Operand};
 
 type Cuda = CubeTensor<CudaRuntime>;
+
+const LIBRARY: CudaLibrary = CudaLibrary {
+    names: &["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"],
+    present: sys::is_culib_present,
+};
 
 static ENABLED: LazyLock<AtomicBool> =
     LazyLock::new(|| AtomicBool::new(std::env::var_os("LONGCAT_NO_CUBLAS").is_none()));
@@ -76,7 +82,7 @@ pub fn cublas_status() -> CublasStatus {
     if !ENABLED.load(Ordering::Relaxed) {
         return CublasStatus::Disabled;
     }
-    match library::version() {
+    match version() {
         Err(reason) => CublasStatus::Unavailable(reason),
         Ok(version) => engines()
             .values()
@@ -99,7 +105,7 @@ pub(crate) fn try_linear<R: CubeRuntime>(
     weight: &CubeTensor<R>,
     bias: Option<&CubeTensor<R>>,
 ) -> Option<CubeTensor<R>> {
-    if !ENABLED.load(Ordering::Relaxed) || library::version().is_err() {
+    if !ENABLED.load(Ordering::Relaxed) || version().is_err() {
         return None;
     }
     let x = (x as &dyn Any).downcast_ref::<Cuda>()?;
@@ -148,6 +154,7 @@ fn linear(x: &Cuda, weight: &Cuda, bias: Option<&Cuda>) -> Option<Cuda> {
         },
         bias: bias.is_some(),
         accumulate: false,
+        batch: Batch::ONE,
     };
     if !is_planned(x.device.index, problem) {
         return None;
@@ -170,7 +177,7 @@ pub(crate) fn try_add_products<R: CubeRuntime>(
     x: &CubeTensor<R>,
     terms: &[(usize, usize, &CubeTensor<R>)],
 ) -> bool {
-    if !ENABLED.load(Ordering::Relaxed) || library::version().is_err() || !y.can_mut() {
+    if !ENABLED.load(Ordering::Relaxed) || version().is_err() || !y.can_mut() {
         return false;
     }
     let add = || {
@@ -221,6 +228,7 @@ fn add_products(y: &Cuda, x: &Cuda, terms: &[(usize, usize, &Cuda)]) -> Option<(
             y: y_operand.at(start * dtype.size()),
             bias: false,
             accumulate: true,
+            batch: Batch::ONE,
         };
         // All are known to run before the first one changes `y`.
         if !is_planned(y.device.index, problem) {
@@ -238,25 +246,25 @@ fn add_products(y: &Cuda, x: &Cuda, terms: &[(usize, usize, &Cuda)]) -> Option<(
     Some(())
 }
 
-/// `q[B, H, M, D] · k[B, H, N, D]ᵀ` → `[B, H, M, N]`, a product per head.
+/// `q[B, H, M, D] · k[B, H, N, D]ᵀ` → `[B, H, M, N]`, all heads in one call.
 ///
 /// `None` as for [`try_linear`].
 pub(crate) fn try_matmul_nt<R: CubeRuntime>(
     q: &CubeTensor<R>,
     k: &CubeTensor<R>,
 ) -> Option<CubeTensor<R>> {
-    if !ENABLED.load(Ordering::Relaxed) || library::version().is_err() {
+    if !ENABLED.load(Ordering::Relaxed) || version().is_err() {
         return None;
     }
     let q = (q as &dyn Any).downcast_ref::<Cuda>()?;
     let k = (k as &dyn Any).downcast_ref::<Cuda>()?;
-    let mut scores = Some(products_per_head(q, k)?);
+    let mut scores = Some(products_of_heads(q, k)?);
     (&mut scores as &mut dyn Any)
         .downcast_mut::<Option<CubeTensor<R>>>()?
         .take()
 }
 
-fn products_per_head(q: &Cuda, k: &Cuda) -> Option<Cuda> {
+fn products_of_heads(q: &Cuda, k: &Cuda) -> Option<Cuda> {
     let dtype = q.dtype;
     let element = Element::of(dtype)?;
     let (q, k) = (into_contiguous(q.clone()), into_contiguous(k.clone()));
@@ -268,28 +276,30 @@ fn products_per_head(q: &Cuda, k: &Cuda) -> Option<Cuda> {
         return None;
     }
     let y = output(&q, Shape::new([batch, heads, rows, out]), dtype);
-    let bytes = [rows * inner, out * inner, rows * out].map(|n| n * dtype.size());
-    let operand = |tensor: &Cuda, stride: usize, bytes: usize| {
+    let steps = [rows * inner, out * inner, rows * out];
+    let operand = |tensor: &Cuda, stride: usize, step: usize| {
         let start = Operand::of(tensor)?;
-        Some(Operand { stride, ..start }.at(bytes))
+        Some(Operand { stride, ..start }.at(step * dtype.size()))
     };
     let problem = Problem {
         rows,
         inner,
         out,
         element,
-        x: operand(&q, inner, bytes[0])?,
-        weight: operand(&k, inner, bytes[1])?,
-        y: operand(&y, out, bytes[2])?,
+        x: operand(&q, inner, steps[0])?,
+        weight: operand(&k, inner, steps[1])?,
+        y: operand(&y, out, steps[2])?,
         bias: false,
         accumulate: false,
+        batch: Batch {
+            count: batch * heads,
+            steps,
+        },
     };
     if !is_planned(q.device.index, problem) {
         return None;
     }
-    for head in 0..batch * heads {
-        submit(problem, &q, &k, None, &y, bytes.map(|bytes| head * bytes));
-    }
+    submit(problem, &q, &k, None, &y, [0; 3]);
     Some(y)
 }
 
@@ -383,6 +393,17 @@ fn run(
         Some(Ok(engine)) => unsafe { engine.run(problem, at) },
         _ => Err(format!("device {index} has no engine")),
     }
+}
+
+/// The library's version (major·10000 + minor·100 + patch), or why there is none.
+fn version() -> Result<usize, String> {
+    static VERSION: OnceLock<Result<usize, String>> = OnceLock::new();
+    let open = || {
+        LIBRARY.open()?;
+        // SAFETY: the library is present, and the function takes nothing.
+        Ok(unsafe { sys::cublasLtGetVersion() })
+    };
+    VERSION.get_or_init(open).clone()
 }
 
 fn engines() -> MutexGuard<'static, HashMap<usize, Result<Engine, String>>> {
