@@ -69,7 +69,7 @@ enum Bench {
 
 fn main() -> Result<()> {
     longcat_cli::keep_freed_memory();
-    longcat_cli::keep_compiled_kernels();
+    longcat_cli::set_up_gpu_runtime();
     match Cli::parse().command {
         Command::MakeCheckpoint { output, seed } => checkpoint::write(&output, seed),
         Command::MakeShapes(args) => args.run(),

@@ -16,6 +16,9 @@ use serde_json::json;
 const SLOW: u64 = 5;
 /// The latest moment, in seconds, at which a clip of `--later` begins: a turn of the slowest rotation.
 const LATEST: f64 = 6.0;
+/// Frames of such a clip that a model is given, bent out of shape: from its own frames, which are not
+/// perfect, it is to go on with the shape that the caption names. Two latent frames.
+const GIVEN: usize = 5;
 /// Latent frames of a refined clip are a multiple of this.
 const REFINED_LATENTS: usize = 4;
 
@@ -48,7 +51,8 @@ pub struct MakeShapes {
     #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
     easy: f64,
     /// Share of the clips of bouncing and rotating objects that begin at any moment of their motion,
-    /// not at its start. The list says that they are for training continuation only.
+    /// not at its start, with outlines bent out of shape in the first five frames. The list says that
+    /// they are for training continuation only.
     #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     later: f64,
     /// Clips of twice the size and frames, each with the usual one as the `source` to refine.
@@ -147,7 +151,8 @@ impl MakeShapes {
         let name = format!("{index:06}.webp");
         // Multiples of the golden ratio fill the time evenly.
         let seconds = (index as f64 * 0.618_033_988_75).fract() * LATEST;
-        let clip = sample.scene.clone().later(seconds).render(raster);
+        let scene = sample.scene.clone().later(seconds);
+        let clip = scene.render_dented(raster, GIVEN, self.seed ^ index as u64);
         write(&self.output.join(&name), &clip, raster.fps)?;
         let line = json!({"path": name, "caption": sample.caption, "condition": "continuation"});
         Ok(format!("{line}\n"))

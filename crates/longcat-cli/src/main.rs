@@ -13,7 +13,7 @@ use clap::Parser;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     longcat_cli::keep_freed_memory();
-    longcat_cli::keep_compiled_kernels();
+    longcat_cli::set_up_gpu_runtime();
     let result = match cli.command {
         Command::T2v(args) => commands::generate::text_to_video(args),
         Command::I2v(args) => commands::generate::image_to_video(args),

@@ -33,11 +33,10 @@ mod fused;
 #[cfg(feature = "cubecl")]
 mod fusion;
 #[cfg(feature = "cubecl")]
-mod kernel_cache;
+mod gpu_runtime;
 mod linear;
 mod low_rank;
 pub mod portable;
-mod upload;
 
 pub use attention::{attention, attention_with_lse};
 pub use backend::{BlockRule, CdfRule, KernelBackend};
@@ -52,7 +51,6 @@ pub use cuda_memory::{CudaMemory, cuda_memory};
 pub use cudnn::cudnn_problem;
 pub use fused::{Rotation, gated_residual, layer_norm, rms_norm, silu_mul, split_heads};
 #[cfg(feature = "cubecl")]
-pub use kernel_cache::keep_compiled_kernels;
+pub use gpu_runtime::set_up_gpu_runtime;
 pub use linear::{linear, matmul_nt};
 pub use low_rank::{LowRankPart, add_low_rank};
-pub use upload::upload;

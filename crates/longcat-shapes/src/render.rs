@@ -1,4 +1,5 @@
 use crate::outline::Outline;
+use crate::random::Random;
 use crate::{Clip, Pose, Rgb, Scene};
 
 /// The grid in space and time that a scene is drawn on.
@@ -50,29 +51,76 @@ impl Raster {
 impl Scene {
     /// Draws the scene with anti-aliased edges.
     pub fn render(&self, raster: &Raster) -> Clip {
+        self.draw(raster, 0, |_| Dent::default())
+    }
+
+    /// As [`Self::render`], but in the first `frames` frames every outline is bent out of shape, by up
+    /// to a quarter of its radius: what a model makes of its own mistakes can be taught with such
+    /// clips. A function of `seed`.
+    pub fn render_dented(&self, raster: &Raster, frames: usize, seed: u64) -> Clip {
+        self.draw(raster, frames, |object| Dent::random(seed, object))
+    }
+
+    fn draw(&self, raster: &Raster, dented: usize, dent: impl Fn(u64) -> Dent) -> Clip {
         let mut clip = Clip::filled(raster.side, raster.frames, self.background.rgb());
-        for object in &self.objects {
+        for (number, object) in self.objects.iter().enumerate() {
             let outline = Outline::of(object.shape);
             let colour = object.colour.rgb();
+            let dent = dent(number as u64);
             for (i, frame) in clip.frames_mut().enumerate() {
-                draw(
-                    frame,
-                    raster.side,
-                    &outline,
-                    object.pose(raster.time(i)),
-                    colour,
-                );
+                let dent = Some(&dent).filter(|_| i < dented);
+                let pose = object.pose(raster.time(i));
+                draw(frame, raster.side, (&outline, dent), pose, colour);
             }
         }
         clip
     }
 }
 
+/// Shares of its radius by which an outline is bent at most.
+const BENT: f64 = 0.25;
+
+/// Waves around an outline.
+#[derive(Debug, Clone, Copy, Default)]
+struct Dent {
+    /// Cosine and sine part of waves with one turn, two turns, ...
+    waves: [[f64; 2]; 6],
+}
+
+impl Dent {
+    fn random(seed: u64, object: u64) -> Self {
+        let mut random = Random::new(seed, object);
+        let deepest = random.between(0.0, 0.15);
+        let mut waves = [[0.0; 2]; 6];
+        for part in waves.as_flattened_mut() {
+            *part = random.between(-deepest, deepest);
+        }
+        Self { waves }
+    }
+
+    /// How many times farther from the middle the outline is in the direction of a point.
+    fn stretch(&self, [x, y]: [f64; 2]) -> f64 {
+        let angle = y.atan2(x);
+        let waves = (1..).zip(&self.waves).map(|(turns, [cosine, sine])| {
+            let (sin, cos) = (turns as f64 * angle).sin_cos();
+            cosine * cos + sine * sin
+        });
+        1.0 + waves.sum::<f64>().clamp(-BENT, BENT)
+    }
+}
+
 /// Draws one object into a frame `[side, side, 3]`.
-fn draw(frame: &mut [u8], side: usize, outline: &Outline, pose: Pose, colour: Rgb) {
+fn draw(
+    frame: &mut [u8],
+    side: usize,
+    (outline, dent): (&Outline, Option<&Dent>),
+    pose: Pose,
+    colour: Rgb,
+) {
     let radius = pose.radius * side as f64;
     let centre = pose.centre.map(|c| c * side as f64);
-    let reach = radius * outline.reach() + 1.0;
+    let bulge = dent.map_or(1.0, |_| 1.0 + BENT);
+    let reach = radius * outline.reach() * bulge + 1.0;
     let range = |c: f64| {
         let end = |edge: f64| edge.clamp(0.0, side as f64) as usize;
         end((c - reach).floor())..end((c + reach).ceil())
@@ -83,6 +131,8 @@ fn draw(frame: &mut [u8], side: usize, outline: &Outline, pose: Pose, colour: Rg
             let x = (column as f64 + 0.5 - centre[0]) / radius;
             let y = (row as f64 + 0.5 - centre[1]) / radius;
             let turned = [x * cos + y * sin, y * cos - x * sin];
+            let stretch = dent.map_or(1.0, |dent| dent.stretch(turned));
+            let turned = turned.map(|place| place / stretch);
             // The share of the pixel that a straight edge at this distance leaves covered.
             let cover = (0.5 - outline.distance(turned) * radius).clamp(0.0, 1.0);
             if cover > 0.0 {

@@ -136,6 +136,24 @@ fn a_later_scene_shows_what_the_first_one_comes_to() {
 }
 
 #[test]
+fn a_dented_clip_differs_in_its_first_frames_and_nowhere_else() {
+    let raster = Raster::default();
+    let mut differing = 0;
+    for (index, sample) in train(3).iter().take(40).enumerate() {
+        let (clean, dented) = (
+            sample.render(&raster),
+            sample.scene.render_dented(&raster, 5, index as u64),
+        );
+        let same: Vec<bool> = (clean.frames().zip(dented.frames()))
+            .map(|(a, b)| a == b)
+            .collect();
+        assert!(same[5..].iter().all(|same| *same));
+        differing += same[..5].iter().filter(|same| !**same).count();
+    }
+    assert!(differing > 190, "{differing} of 200");
+}
+
+#[test]
 fn captions_say_what_is_drawn() {
     let mut with_background = 0;
     for sample in train(5).iter().take(1000) {

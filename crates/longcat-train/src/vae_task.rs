@@ -7,10 +7,10 @@ use burn::backend::Autodiff;
 use burn::module::AutodiffModule;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
-use longcat_kernels::{KernelBackend, upload};
+use longcat_kernels::KernelBackend;
 use longcat_vae::{Posterior, VaeOptions, WanVae, WanVaeConfig, internal_names};
 use longcat_video::{PixelFrames, VideoError};
-use longcat_weights::{collect_module, write_atomic, write_safetensors};
+use longcat_weights::{collect_module, upload, write_atomic, write_safetensors};
 
 use crate::config::TrainConfig;
 use crate::parameters::{Gradients, collect_gradients, read, update};

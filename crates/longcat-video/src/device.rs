@@ -117,11 +117,11 @@ pub fn set_cublas_enabled(enabled: bool) {
 }
 
 /// Keeps compiled GPU kernels and tuning results below `folder`; see
-/// `longcat_kernels::keep_compiled_kernels`. Without effect in builds without a GPU backend.
+/// `longcat_kernels::set_up_gpu_runtime`. Without effect in builds without a GPU backend.
 #[allow(unused_variables)]
-pub fn keep_compiled_kernels(folder: &std::path::Path) {
+pub fn set_up_gpu_runtime(folder: &std::path::Path) {
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
-    longcat_kernels::keep_compiled_kernels(folder);
+    longcat_kernels::set_up_gpu_runtime(folder);
 }
 
 /// Why linear layers on CUDA run on Burn's slower kernels though cuBLASLt is switched on, if they

@@ -4,7 +4,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use image::RgbImage;
 use image::imageops::FilterType;
-use longcat_kernels::upload;
+use longcat_weights::upload;
 
 use crate::VideoError;
 use crate::media::VideoFrames;

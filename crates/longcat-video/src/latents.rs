@@ -5,8 +5,7 @@ use std::path::Path;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
-use longcat_kernels::upload;
-use longcat_weights::{NamedTensor, WeightFiles, write_safetensors};
+use longcat_weights::{NamedTensor, WeightFiles, upload, write_safetensors};
 
 use crate::VideoError;
 

@@ -23,8 +23,8 @@ pub use buckets::{Resolution, bucket};
 pub use builtin::builtin_checkpoint;
 pub use checkpoint::Checkpoint;
 pub use device::{
-    DeviceInfo, DeviceSpec, DeviceTask, cublas_problem, cudnn_problem, devices,
-    keep_compiled_kernels, on_device, set_cublas_enabled,
+    DeviceInfo, DeviceSpec, DeviceTask, cublas_problem, cudnn_problem, devices, on_device,
+    set_cublas_enabled, set_up_gpu_runtime,
 };
 pub use error::VideoError;
 pub use frames::PixelFrames;

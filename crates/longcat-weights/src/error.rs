@@ -100,10 +100,10 @@ pub enum WeightsError {
         /// The lists of offending keys.
         report: Box<crate::LoadReport>,
     },
-    /// Burn could not apply a tensor.
+    /// A parameter could not be read back from its device.
     #[error("{path}: {message}")]
-    Apply {
-        /// The file or directory.
+    ReadBack {
+        /// Path of the parameter in its module.
         path: PathBuf,
         /// Burn's message.
         message: String,

@@ -302,19 +302,14 @@ impl WeightFiles {
     /// [`WeightsError::MissingTensor`], [`WeightsError::WrongDtype`] for anything but
     /// F64, F32, F16 and BF16, [`WeightsError::NotFinite`].
     pub fn tensor_data(&self, key: &str) -> Result<TensorData, WeightsError> {
-        self.check_finite(key)?;
-        self.tensor_data_unchecked(key)
-    }
-
-    /// As [`Self::tensor_data`], for tensors that [`Self::check_finite`] has passed.
-    pub(crate) fn tensor_data_unchecked(&self, key: &str) -> Result<TensorData, WeightsError> {
         let dtype = self.float_dtype(key)?;
+        self.check_finite(key)?;
         let bytes = Bytes::from_bytes_vec(self.bytes(key)?.into_owned());
         let shape = self.entry(key)?.shape.clone();
         Ok(TensorData::from_bytes(bytes, shape, dtype))
     }
 
-    pub(crate) fn float_dtype(&self, key: &str) -> Result<DType, WeightsError> {
+    fn float_dtype(&self, key: &str) -> Result<DType, WeightsError> {
         let entry = self.entry(key)?;
         match entry.dtype {
             Dtype::F64 => Ok(DType::F64),
@@ -329,7 +324,7 @@ impl WeightFiles {
         }
     }
 
-    pub(crate) fn check_finite(&self, key: &str) -> Result<(), WeightsError> {
+    fn check_finite(&self, key: &str) -> Result<(), WeightsError> {
         let dtype = self.float_dtype(key)?;
         match first_not_finite(&self.bytes(key)?, dtype) {
             None => Ok(()),
@@ -339,6 +334,12 @@ impl WeightFiles {
                 index,
             }),
         }
+    }
+
+    /// How many bytes a tensor takes in the file; 0 where there is none.
+    pub(crate) fn stored_bytes(&self, key: &str) -> usize {
+        let parts = self.entries.get(key).map_or(&[][..], |entry| &entry.parts);
+        parts.iter().map(|part| part.end - part.start).sum()
     }
 
     fn file_of(&self, entry: &Entry) -> &Path {

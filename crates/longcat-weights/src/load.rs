@@ -1,15 +1,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::rc::Rc;
 
-use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, DType, Int, Shape, Tensor};
-use burn_store::{ModuleSnapshot, PyTorchToBurnAdapter, TensorSnapshot, TensorSnapshotError};
-use rayon::prelude::*;
 use regex::Regex;
 use serde::Serialize;
 
+use crate::fill::{Source, filled};
 use crate::{NameMap, WeightFiles, WeightsError};
 
 /// How weights are applied.
@@ -72,16 +70,16 @@ impl fmt::Display for LoadReport {
     }
 }
 
-/// Applies every tensor of `files` to `module`, one at a time, and leaves nothing out silently.
+/// Applies every tensor of `files` to `module`, and leaves nothing out silently.
 ///
 /// `names` turns file keys into module paths. Structs named `Linear` of Burn's own library hold
 /// their weight transposed to the files and are handled; other modules take tensors as stored.
-/// All names and shapes are checked before the module changes.
+/// A load that fails leaves the module as it was.
 ///
 /// # Errors
 /// [`WeightsError::Mismatch`] with the report when keys or shapes do not fit, and what
 /// [`WeightFiles::tensor_data`] refuses.
-pub fn load_module<B: Backend, M: Module<B> + ModuleSnapshot<B>>(
+pub fn load_module<B: Backend, M: Module<B>>(
     module: &mut M,
     files: &WeightFiles,
     names: &NameMap,
@@ -90,11 +88,8 @@ pub fn load_module<B: Backend, M: Module<B> + ModuleSnapshot<B>>(
     let mut parameters = Parameters::default();
     module.visit(&mut parameters);
 
-    // Burn's snapshots are closures that own what they read from.
-    let shared = Rc::new(files.clone());
     let mut report = LoadReport::default();
-    let mut snapshots = Vec::new();
-    let mut taken = BTreeMap::new();
+    let mut taken: BTreeMap<String, &str> = BTreeMap::new();
     for key in files.keys() {
         let path = names.map(key);
         let info = files.info(key).ok_or_else(|| WeightsError::MissingTensor {
@@ -119,11 +114,6 @@ pub fn load_module<B: Backend, M: Module<B> + ModuleSnapshot<B>>(
             report.unused.push(key.to_string());
             continue;
         }
-        let dtype = match (&options.keep_f32, options.dtype) {
-            (Some(keep), _) if keep.is_match(&path) => Some(DType::F32),
-            (_, dtype) => dtype,
-        };
-        snapshots.push(snapshot(&shared, key, &path, info.shape, dtype));
         report.applied.push(path);
     }
     report.missing = parameters
@@ -138,47 +128,20 @@ pub fn load_module<B: Backend, M: Module<B> + ModuleSnapshot<B>>(
             report: Box::new(report),
         });
     }
-    // Values are checked before any of them reaches the module, so that a failed load leaves it as
-    // it was; the second read comes from the page cache.
-    let keys: Vec<&str> = taken.into_values().collect();
-    let checked: Vec<_> = keys.par_iter().map(|key| files.check_finite(key)).collect();
-    checked.into_iter().collect::<Result<(), _>>()?;
-    let result = module.apply(snapshots, None, Some(Box::new(PyTorchToBurnAdapter)), false);
-    if let Some(error) = result.errors.first() {
-        return Err(WeightsError::Apply {
-            path: files.path().to_path_buf(),
-            message: error.to_string(),
-        });
-    }
-    Ok(report)
-}
-
-fn snapshot(
-    files: &Rc<WeightFiles>,
-    key: &str,
-    path: &str,
-    shape: Vec<usize>,
-    dtype: Option<DType>,
-) -> TensorSnapshot {
-    let (files, key) = (files.clone(), key.to_string());
-    let stored = files.float_dtype(&key).unwrap_or(DType::F32);
-    let data = move || {
-        let data = files
-            .tensor_data_unchecked(&key)
-            .map_err(|e| TensorSnapshotError::DataError(e.to_string()))?;
-        Ok(match dtype {
-            Some(dtype) if dtype != data.dtype => data.convert_dtype(dtype),
-            _ => data,
+    let sources: Vec<Source> = parameters
+        .order
+        .iter()
+        .map(|(path, transposed)| Source {
+            key: taken[path],
+            dtype: match (&options.keep_f32, options.dtype) {
+                (Some(keep), _) if keep.is_match(path) => Some(DType::F32),
+                (_, dtype) => dtype,
+            },
+            transposed: *transposed,
         })
-    };
-    TensorSnapshot::from_closure(
-        Rc::new(data),
-        dtype.unwrap_or(stored),
-        Shape::from(shape),
-        path.split('.').map(str::to_string).collect(),
-        Vec::new(),
-        ParamId::new(),
-    )
+        .collect();
+    *module = filled(module, files, &sources)?;
+    Ok(report)
 }
 
 /// Paths and shapes of a module's parameters, as they are stored in files.
@@ -187,6 +150,8 @@ struct Parameters {
     path: Vec<String>,
     containers: Vec<String>,
     shapes: BTreeMap<String, Vec<usize>>,
+    /// Paths in the order of the module, and whether they are stored transposed.
+    order: Vec<(String, bool)>,
 }
 
 impl Parameters {
@@ -197,11 +162,14 @@ impl Parameters {
             .iter()
             .rev()
             .find(|c| c.starts_with("Struct:"))
-            .is_some_and(|c| c == "Struct:Linear");
-        if transposed && shape.len() == 2 {
+            .is_some_and(|c| c == "Struct:Linear")
+            && shape.len() == 2;
+        if transposed {
             shape.reverse();
         }
-        self.shapes.insert(self.path.join("."), shape);
+        let path = self.path.join(".");
+        self.order.push((path.clone(), transposed));
+        self.shapes.insert(path, shape);
     }
 }
 

@@ -27,7 +27,7 @@ pub struct NamedTensor {
 /// [`load_module`](crate::load_module) does.
 ///
 /// # Errors
-/// [`WeightsError::Apply`] when a parameter cannot be read back from its device.
+/// [`WeightsError::ReadBack`] when a parameter cannot be read back from its device.
 pub fn collect_module<B: Backend, M: Module<B> + ModuleSnapshot<B>>(
     module: &M,
     names: &NameMap,
@@ -37,7 +37,7 @@ pub fn collect_module<B: Backend, M: Module<B> + ModuleSnapshot<B>>(
         .into_iter()
         .map(|snapshot| {
             let path = snapshot.full_path();
-            let data = snapshot.to_data().map_err(|e| WeightsError::Apply {
+            let data = snapshot.to_data().map_err(|e| WeightsError::ReadBack {
                 path: PathBuf::from(&path),
                 message: e.to_string(),
             })?;

@@ -86,7 +86,10 @@ impl Network {
     }
 
     pub fn model<B: KernelBackend>(&self, device: &B::Device) -> LongCatTransformer<B> {
-        LongCatTransformer::new(&self.config(), device).cast(self.timing.dtype())
+        let model = LongCatTransformer::new(&self.config(), device).cast(self.timing.dtype());
+        // Random weights are drawn in f32, which a checkpoint is never loaded in.
+        B::memory_cleanup(device);
+        model
     }
 
     pub fn text<B: Backend>(&self, device: &B::Device) -> TextCondition<B> {

@@ -16,7 +16,7 @@ use super::ALIGNMENT;
 use super::descriptor::Descriptor;
 
 /// Plans that want more memory than this for themselves are passed over.
-const MOST_WORKSPACE: usize = 1 << 30;
+const MOST_WORKSPACE: usize = 256 << 20;
 
 /// How many of the plans that cuDNN's heuristics name are tried before giving up.
 const CANDIDATES: usize = 16;

@@ -3,7 +3,7 @@
 use burn::tensor::TensorData;
 use burn::tensor::backend::Backend;
 use longcat_dit::TextCondition;
-use longcat_kernels::upload;
+use longcat_weights::upload;
 use rayon::prelude::*;
 
 use super::teacher::Teacher;

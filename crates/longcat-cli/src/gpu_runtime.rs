@@ -2,7 +2,7 @@ use std::time::UNIX_EPOCH;
 
 /// Keeps compiled GPU kernels in the user's cache folder, so that only the first run compiles and
 /// tunes them.
-pub fn keep_compiled_kernels() {
+pub fn set_up_gpu_runtime() {
     // Kernels are found again by name: those of another build of this program must not be found.
     let build = std::env::current_exe()
         .and_then(|program| program.metadata()?.modified())
@@ -10,6 +10,6 @@ pub fn keep_compiled_kernels() {
         .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     if let (Some(cache), Some(build)) = (dirs::cache_dir(), build) {
         let folder = format!("longcat/{}", build.as_secs());
-        longcat_video::keep_compiled_kernels(&cache.join(folder));
+        longcat_video::set_up_gpu_runtime(&cache.join(folder));
     }
 }
