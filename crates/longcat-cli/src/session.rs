@@ -116,9 +116,9 @@ impl<B: KernelBackend> Session<B> {
         }
         let options = PipelineOptions {
             dtype,
-            // As the reference has it; f16 is too narrow for the VAE.
-            vae_dtype: match dtype {
-                DType::BF16 => DType::BF16,
+            // bf16 as the reference has it, where that is fast; f16 is too narrow for the VAE.
+            vae_dtype: match (dtype, model.device) {
+                (DType::BF16, DeviceSpec::Cuda(_)) => DType::BF16,
                 _ => DType::F32,
             },
             keep_text_encoder: false,

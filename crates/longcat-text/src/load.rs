@@ -46,8 +46,8 @@ pub fn internal_names() -> NameMap {
 impl<B: Backend> Umt5Encoder<B> {
     /// Loads `config.json` and the (sharded) safetensors of a `text_encoder/` directory.
     ///
-    /// Files are memory-mapped; tensors are cast to `dtype` and uploaded one at a time. With
-    /// [`DType::F16`] the feed-forward output layers stay f32, as in the reference.
+    /// Files are memory-mapped; tensors are cast to `dtype`. With [`DType::F16`] the feed-forward
+    /// output layers stay f32, as in the reference.
     ///
     /// # Errors
     /// [`TextError`] names file and key: see [`Umt5Config::read`] and

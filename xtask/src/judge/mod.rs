@@ -70,6 +70,8 @@ pub struct Judge {
 enum Task {
     /// Videos from prompts: colour, shape, motion.
     Text,
+    /// Videos of few steps beside those of all steps with guidance, from the same noise.
+    Teacher,
     /// Videos from first frames and prompts.
     Image,
     /// Whether continued videos go on without a jump.
@@ -165,6 +167,7 @@ impl DeviceTask for Judge {
         pipeline.use_loras(&chosen)?;
         match self.task {
             Task::Text => prompts::text(&self, &mut pipeline),
+            Task::Teacher => prompts::teacher(&self, &mut pipeline),
             Task::Image => prompts::image(&self, &mut pipeline),
             Task::Continue => prompts::continuation(&self, &mut pipeline),
             Task::Long => prompts::long(&self, &mut pipeline),

@@ -6,8 +6,8 @@ use longcat_shapes::{
     seam_jump,
 };
 use longcat_video::{
-    ContinuationRequest, ImageToVideoRequest, KernelBackend, Pipeline, PixelFrames, Posterior,
-    SeededNoise, Silent, TextToVideoRequest, VideoSize,
+    CFG_STEP_LORA, ContinuationRequest, ImageToVideoRequest, KernelBackend, Pipeline, PixelFrames,
+    Posterior, Sampling, SeededNoise, Silent, TextToVideoRequest, VideoSize,
 };
 use serde_json::{Value, json};
 
@@ -87,6 +87,48 @@ pub(super) fn text<B: KernelBackend>(args: &Judge, pipeline: &mut Pipeline<B>) -
         eprintln!("{} of {} videos", rates.agreements.len(), args.count);
     }
     Ok(rates.report("text"))
+}
+
+/// How near videos of few steps without guidance come to those that the teacher makes from the same
+/// noise in all its steps with guidance: with the distilled adapter, and without it.
+pub(super) fn teacher<B: KernelBackend>(args: &Judge, pipeline: &mut Pipeline<B>) -> Result<Value> {
+    let path = pipeline.checkpoint().bundled_lora(CFG_STEP_LORA)?;
+    pipeline.load_lora(CFG_STEP_LORA, &path)?;
+    let samples = args.prompts();
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    for (part, samples) in samples.chunks(args.batch).enumerate() {
+        let first = part * args.batch;
+        let mut make = |sampling: Sampling, adapted: bool| -> Result<Vec<Clip>> {
+            pipeline.use_loras(&[(CFG_STEP_LORA, 1.0)][..usize::from(adapted)])?;
+            let prompts = samples.iter().map(|s| s.caption.clone()).collect();
+            let request = TextToVideoRequest {
+                sampling,
+                ..text_request(args, prompts)
+            };
+            let mut noise = SeededNoise::new(args.seed + first as u64);
+            let made = pipeline.text_to_video(&request, &mut noise, &mut Silent)?;
+            let pixels = pipeline.decode(made.latents, &mut Silent)?;
+            PixelFrames::from_tensor(pixels)?.iter().map(clip).collect()
+        };
+        let taught = make(Sampling::standard(), false)?;
+        let adapted = make(Sampling::distilled(), true)?;
+        let plain = make(Sampling::distilled(), false)?;
+        for (i, taught) in taught.iter().enumerate() {
+            with.push(psnr(taught, &adapted[i])?);
+            without.push(psnr(taught, &plain[i])?);
+        }
+        eprintln!("{} of {} videos", with.len(), args.count);
+    }
+    let nearer = with
+        .iter()
+        .zip(&without)
+        .filter(|(with, without)| with > without)
+        .count();
+    Ok(json!({
+        "task": "teacher", "clips": with.len(),
+        "psnr_with_lora": mean(&with), "psnr_without_lora": mean(&without),
+        "nearer_with_lora": nearer as f64 / with.len().max(1) as f64,
+    }))
 }
 
 pub(super) fn image<B: KernelBackend>(args: &Judge, pipeline: &mut Pipeline<B>) -> Result<Value> {

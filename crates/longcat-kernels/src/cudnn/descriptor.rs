@@ -9,6 +9,40 @@ use sys::cudnnBackendAttributeType_t as Type;
 
 use crate::cuda_stream::say;
 
+/// What an attribute may hold besides descriptors.
+pub(super) trait Attribute {
+    /// How cuDNN calls it.
+    const TYPE: Type;
+}
+
+impl Attribute for i64 {
+    const TYPE: Type = Type::CUDNN_TYPE_INT64;
+}
+
+impl Attribute for f32 {
+    const TYPE: Type = Type::CUDNN_TYPE_FLOAT;
+}
+
+impl Attribute for *mut c_void {
+    const TYPE: Type = Type::CUDNN_TYPE_VOID_PTR;
+}
+
+impl Attribute for sys::cudnnHandle_t {
+    const TYPE: Type = Type::CUDNN_TYPE_HANDLE;
+}
+
+impl Attribute for sys::cudnnDataType_t {
+    const TYPE: Type = Type::CUDNN_TYPE_DATA_TYPE;
+}
+
+impl Attribute for sys::cudnnConvolutionMode_t {
+    const TYPE: Type = Type::CUDNN_TYPE_CONVOLUTION_MODE;
+}
+
+impl Attribute for sys::cudnnBackendHeurMode_t {
+    const TYPE: Type = Type::CUDNN_TYPE_HEUR_MODE;
+}
+
 pub(super) struct Descriptor(sys::cudnnBackendDescriptor_t);
 
 impl Descriptor {
@@ -21,19 +55,19 @@ impl Descriptor {
         Ok(Self(raw))
     }
 
-    /// Sets an attribute of numbers.
-    pub(super) fn integers(self, name: Name, values: &[i64]) -> Result<Self, String> {
-        self.set(name, Type::CUDNN_TYPE_INT64, values)
-    }
-
     /// Sets an attribute of other descriptors.
     pub(super) fn descriptors(self, name: Name, values: &[&Self]) -> Result<Self, String> {
         let raw: Vec<_> = values.iter().map(|value| value.0).collect();
-        self.set(name, Type::CUDNN_TYPE_BACKEND_DESCRIPTOR, &raw)
+        self.set_raw(name, Type::CUDNN_TYPE_BACKEND_DESCRIPTOR, &raw)
     }
 
-    /// Sets an attribute; `T` must be what cuDNN's table of types names for `kind`.
-    pub(super) fn set<T>(self, name: Name, kind: Type, values: &[T]) -> Result<Self, String> {
+    /// Sets any other attribute.
+    pub(super) fn set<T: Attribute>(self, name: Name, values: &[T]) -> Result<Self, String> {
+        self.set_raw(name, T::TYPE, values)
+    }
+
+    /// `T` must be what `kind` stands for.
+    fn set_raw<T>(self, name: Name, kind: Type, values: &[T]) -> Result<Self, String> {
         // SAFETY: the object is alive, and `values` holds as many elements as are announced.
         unsafe {
             sys::cudnnBackendSetAttribute(

@@ -7,7 +7,6 @@ use std::ptr;
 use cudarc::cudnn::sys;
 use cudarc::driver::{result as driver, sys as driver_sys};
 use sys::cudnnBackendAttributeName_t as Name;
-use sys::cudnnBackendAttributeType_t as Type;
 use sys::cudnnBackendDescriptorType_t as Kind;
 
 use crate::cuda_stream::{OrderedStream, say};
@@ -16,7 +15,7 @@ use super::ALIGNMENT;
 use super::descriptor::Descriptor;
 
 /// Plans that want more memory than this for themselves are passed over.
-const MOST_WORKSPACE: usize = 256 << 20;
+const MOST_WORKSPACE: usize = 1 << 30;
 
 /// How many of the plans that cuDNN's heuristics name are tried before giving up.
 const CANDIDATES: usize = 16;
@@ -129,15 +128,10 @@ impl Engine {
         };
         let tensors = [at.x, at.weight, at.y].map(|address| address as *mut c_void);
         let pack = Descriptor::new(Kind::CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR)?
-            .integers(Name::CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, &[X, WEIGHT, Y])?
-            .set(
-                Name::CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS,
-                Type::CUDNN_TYPE_VOID_PTR,
-                &tensors,
-            )?
+            .set(Name::CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, &[X, WEIGHT, Y])?
+            .set(Name::CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, &tensors)?
             .set(
                 Name::CUDNN_ATTR_VARIANT_PACK_WORKSPACE,
-                Type::CUDNN_TYPE_VOID_PTR,
                 &[self.workspace as *mut c_void],
             )?
             .finish()?;
@@ -163,7 +157,6 @@ impl Plan {
             .descriptors(Name::CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, &[&graph])?
             .set(
                 Name::CUDNN_ATTR_ENGINEHEUR_MODE,
-                Type::CUDNN_TYPE_HEUR_MODE,
                 &[sys::cudnnBackendHeurMode_t::CUDNN_HEUR_MODE_A],
             )?
             .finish()?
@@ -176,11 +169,7 @@ impl Plan {
 
     fn of(handle: sys::cudnnHandle_t, candidate: &Descriptor) -> Result<Self, String> {
         let plan = Descriptor::new(Kind::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?
-            .set(
-                Name::CUDNN_ATTR_EXECUTION_PLAN_HANDLE,
-                Type::CUDNN_TYPE_HANDLE,
-                &[handle],
-            )?
+            .set(Name::CUDNN_ATTR_EXECUTION_PLAN_HANDLE, &[handle])?
             .descriptors(Name::CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, &[candidate])?
             .finish()?;
         let bytes = plan.integer(Name::CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE)?;
@@ -205,24 +194,16 @@ fn graph(handle: sys::cudnnHandle_t, problem: &Problem) -> Result<Descriptor, St
     let numbers = |values: [usize; 3]| values.map(|value| value as i64);
     let padding = numbers(problem.padding);
     let convolution = Descriptor::new(Kind::CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR)?
+        .set(Name::CUDNN_ATTR_CONVOLUTION_COMP_TYPE, &[sums])?
+        .set(Name::CUDNN_ATTR_CONVOLUTION_CONV_MODE, &[mode])?
+        .set(Name::CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, &[3])?
+        .set(Name::CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, &padding)?
+        .set(Name::CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, &padding)?
         .set(
-            Name::CUDNN_ATTR_CONVOLUTION_COMP_TYPE,
-            Type::CUDNN_TYPE_DATA_TYPE,
-            &[sums],
-        )?
-        .set(
-            Name::CUDNN_ATTR_CONVOLUTION_CONV_MODE,
-            Type::CUDNN_TYPE_CONVOLUTION_MODE,
-            &[mode],
-        )?
-        .integers(Name::CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, &[3])?
-        .integers(Name::CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, &padding)?
-        .integers(Name::CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, &padding)?
-        .integers(
             Name::CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES,
             &numbers(problem.stride),
         )?
-        .integers(Name::CUDNN_ATTR_CONVOLUTION_DILATIONS, &[1; 3])?
+        .set(Name::CUDNN_ATTR_CONVOLUTION_DILATIONS, &[1; 3])?
         .finish()?;
     let [x, weight, y] = [
         tensor(X, problem.x, element)?,
@@ -239,22 +220,13 @@ fn graph(handle: sys::cudnnHandle_t, problem: &Problem) -> Result<Descriptor, St
         .descriptors(Name::CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, &[&y])?
         .set(
             Name::CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA,
-            Type::CUDNN_TYPE_FLOAT,
             &[1f32],
         )?
-        .set(
-            Name::CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA,
-            Type::CUDNN_TYPE_FLOAT,
-            &[0f32],
-        )?
+        .set(Name::CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA, &[0f32])?
         .finish()?;
     Descriptor::new(Kind::CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR)?
         .descriptors(Name::CUDNN_ATTR_OPERATIONGRAPH_OPS, &[&operation])?
-        .set(
-            Name::CUDNN_ATTR_OPERATIONGRAPH_HANDLE,
-            Type::CUDNN_TYPE_HANDLE,
-            &[handle],
-        )?
+        .set(Name::CUDNN_ATTR_OPERATIONGRAPH_HANDLE, &[handle])?
         .finish()
 }
 
@@ -266,18 +238,14 @@ fn tensor(
 ) -> Result<Descriptor, String> {
     let numbers = |values: [usize; 5]| values.map(|value| value as i64);
     Descriptor::new(Kind::CUDNN_BACKEND_TENSOR_DESCRIPTOR)?
-        .integers(Name::CUDNN_ATTR_TENSOR_UNIQUE_ID, &[name])?
+        .set(Name::CUDNN_ATTR_TENSOR_UNIQUE_ID, &[name])?
+        .set(Name::CUDNN_ATTR_TENSOR_DATA_TYPE, &[element])?
+        .set(Name::CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, &[ALIGNMENT as i64])?
         .set(
-            Name::CUDNN_ATTR_TENSOR_DATA_TYPE,
-            Type::CUDNN_TYPE_DATA_TYPE,
-            &[element],
-        )?
-        .integers(Name::CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, &[ALIGNMENT as i64])?
-        .integers(
             Name::CUDNN_ATTR_TENSOR_DIMENSIONS,
             &numbers([n, c, t, h, w]),
         )?
-        .integers(
+        .set(
             Name::CUDNN_ATTR_TENSOR_STRIDES,
             &numbers([t * h * w * c, 1, h * w * c, w * c, c]),
         )?

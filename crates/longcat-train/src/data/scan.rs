@@ -28,9 +28,10 @@ struct Row {
 
 /// The clips of a folder or list, with their captions, and a list of what is wrong with others.
 ///
-/// A `.jsonl` or `.csv` file lists clips (`path`, `caption`, optional `repeats`, `source` and `condition`),
-/// relative to itself. A folder is searched with its subfolders: every video or picture needs a `.txt` of the
-/// same name beside it, unless `metadata.jsonl` or `metadata.csv` in the folder list them.
+/// A `.jsonl` or `.csv` file lists clips (`path`, `caption`, optional `repeats`, `source` and
+/// `condition`), relative to itself. A folder is searched with its subfolders: every video or picture
+/// needs a `.txt` of the same name beside it, unless `metadata.jsonl` or `metadata.csv` in the folder
+/// list them.
 ///
 /// # Errors
 /// [`TrainError::Io`], [`TrainError::Data`] for a list that cannot be parsed.
@@ -205,6 +206,13 @@ mod tests {
         assert!(problems[0].to_string().contains("gone.mp4"));
 
         let csv = dir.path().join("list.csv");
+        write(
+            &csv,
+            "path,caption,condition\na.png,one,continuation\na.png,two,\n",
+        )
+        .unwrap();
+        let conditions: Vec<_> = scan(&csv).unwrap().0.iter().map(|c| c.condition).collect();
+        assert_eq!(conditions, [Some(Condition::Continuation), None]);
         write(&csv, "path,caption\na.png,\"one, two\"\n").unwrap();
         assert_eq!(
             names(&scan(&csv).unwrap().0),
