@@ -45,6 +45,13 @@ fn the_distilled_adapter_needs_no_guidance() {
 }
 
 #[test]
+fn few_steps_come_near_the_teacher_with_the_adapter() {
+    let report = judge("teacher", &["--count", "8"]);
+    let gain = number(&report, "psnr_with_lora") - number(&report, "psnr_without_lora");
+    assert!(gain >= 2.0, "{report}");
+}
+
+#[test]
 fn combinations_that_were_never_taught_are_made_too() {
     assert_shares(&judge("text", &["--count", "20", "--held-out"]), 0.85);
 }
