@@ -20,6 +20,8 @@ mod cube_norm;
 #[cfg(feature = "cuda")]
 mod cublas;
 #[cfg(feature = "cuda")]
+mod cuda_engines;
+#[cfg(feature = "cuda")]
 mod cuda_library;
 #[cfg(feature = "cuda")]
 mod cuda_memory;

@@ -79,9 +79,8 @@ struct Plan {
     algorithm: lt_sys::cublasLtMatmulAlgo_t,
 }
 
-impl Engine {
-    /// Sets up device `index`, whose context must be current on this thread.
-    pub(super) fn open(index: usize) -> Result<Self, String> {
+impl crate::cuda_engines::Engine for Engine {
+    fn open(index: usize) -> Result<Self, String> {
         let stream = OrderedStream::open(index)?;
         let handle = lt::create_handle().map_err(|err| say("cublasLtCreate", err))?;
         // SAFETY: the context is current; the memory is kept for the life of the process.
@@ -94,7 +93,9 @@ impl Engine {
             plans: HashMap::new(),
         })
     }
+}
 
+impl Engine {
     /// Whether `problem` can be run; `None` if it was never asked for.
     pub(super) fn known(&self, problem: &Problem) -> Option<bool> {
         self.plans.get(problem).map(Option::is_some)

@@ -7,22 +7,19 @@ mod engine;
 mod operand;
 
 use std::any::Any;
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock};
+use std::sync::{LazyLock, OnceLock};
 
 use burn_backend::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::cuda::CudaRuntime;
-use cubecl::server::{Binding, ComputeServer};
-use cubecl::stream_id::StreamId;
 use cudarc::cublaslt::sys;
 
+use crate::cuda_engines::Engines;
 use crate::cuda_library::CudaLibrary;
-use crate::cuda_stream::{Server, device_thread, lock};
 use engine::{Addresses, Batch, Engine, Problem};
 use operand::{Element, Operand};
 
@@ -36,12 +33,7 @@ const LIBRARY: CudaLibrary = CudaLibrary {
 static ENABLED: LazyLock<AtomicBool> =
     LazyLock::new(|| AtomicBool::new(std::env::var_os("LONGCAT_NO_CUBLAS").is_none()));
 
-/// Engines by device index, or why there is none.
-static ENGINES: LazyLock<Mutex<HashMap<usize, Result<Engine, String>>>> =
-    LazyLock::new(Mutex::default);
-
-/// Why a product that was accepted did not run. Its output holds garbage, so the next call panics.
-static FAILURE: Mutex<Option<String>> = Mutex::new(None);
+static ENGINES: Engines<Engine> = Engines::new("a linear layer in cuBLASLt", "LONGCAT_NO_CUBLAS");
 
 /// Whether linear layers on CUDA run through cuBLASLt; see [`cublas_status`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,9 +76,8 @@ pub fn cublas_status() -> CublasStatus {
     }
     match version() {
         Err(reason) => CublasStatus::Unavailable(reason),
-        Ok(version) => engines()
-            .values()
-            .find_map(|engine| engine.as_ref().err().cloned())
+        Ok(version) => ENGINES
+            .refusal()
             .map_or(CublasStatus::Active { version }, CublasStatus::Unavailable),
     }
 }
@@ -321,25 +312,9 @@ fn output(like: &Cuda, shape: Shape, dtype: DType) -> Cuda {
 
 /// Whether cuBLASLt runs `problem` on the device; asks it the first time.
 fn is_planned(index: usize, problem: Problem) -> bool {
-    match engines().get(&index) {
-        Some(Err(_)) => return false,
-        Some(Ok(engine)) => {
-            if let Some(known) = engine.known(&problem) {
-                return known;
-            }
-        }
-        None => {}
-    }
-    // On the thread that owns the device, where its context is current.
-    device_thread(index)
-        .submit_blocking(move |_| {
-            engines()
-                .entry(index)
-                .or_insert_with(|| Engine::open(index))
-                .as_mut()
-                .is_ok_and(|engine| engine.prepare(problem))
-        })
-        .unwrap_or(false)
+    let known = move |engine: &Engine| engine.known(&problem);
+    let prepare = move |engine: &mut Engine| engine.prepare(problem);
+    ENGINES.is_ready(index, known, prepare)
 }
 
 /// Queues the product on the device's thread, after whatever this thread queued there before.
@@ -352,46 +327,23 @@ fn submit(
     y: &Cuda,
     offsets: [usize; 3],
 ) {
-    if let Some(failure) = lock(&FAILURE).as_ref() {
-        panic!("a linear layer failed in cuBLASLt: {failure}; LONGCAT_NO_CUBLAS=1 avoids it");
-    }
-    let index = x.device.index;
-    let binding = |tensor: &Cuda| tensor.handle.clone().binding();
-    let (x, weight, bias, y) = (binding(x), binding(weight), bias.map(binding), binding(y));
-    device_thread(index).submit(move |server| {
-        let bindings = [x, weight, y];
-        if let Err(failure) = run(server, index, &problem, bindings, bias, offsets) {
-            *lock(&FAILURE) = Some(failure);
-        }
-    });
-}
-
-fn run(
-    server: &mut Server,
-    index: usize,
-    problem: &Problem,
-    [x, weight, y]: [Binding; 3],
-    bias: Option<Binding>,
-    [x_offset, weight_offset, y_offset]: [usize; 3],
-) -> Result<(), String> {
-    let stream = StreamId::current();
-    // Asking for a buffer also makes the device's context current on this thread.
-    let mut address = |binding: Binding| {
-        server
-            .get_resource(binding, stream)
-            .map(|resource| resource.resource().ptr)
-            .map_err(|err| format!("{err:?}"))
-    };
-    let at = Addresses {
-        x: address(x)? + x_offset as u64,
-        weight: address(weight)? + weight_offset as u64,
-        bias: bias.map(&mut address).transpose()?,
-        y: address(y)? + y_offset as u64,
-    };
-    match engines().get(&index) {
+    let run = move |engine: &Engine, [x, weight, y]: [u64; 3], bias: Option<u64>| {
+        let [x_offset, weight_offset, y_offset] = offsets.map(|offset| offset as u64);
+        let at = Addresses {
+            x: x + x_offset,
+            weight: weight + weight_offset,
+            bias,
+            y: y + y_offset,
+        };
         // SAFETY: the context is current; `problem` was read off these tensors, and `y` is new.
-        Some(Ok(engine)) => unsafe { engine.run(problem, at) },
-        _ => Err(format!("device {index} has no engine")),
+        unsafe { engine.run(&problem, at) }
+    };
+    match bias {
+        None => ENGINES.submit([x, weight, y], move |engine, at| run(engine, at, None)),
+        Some(bias) => ENGINES.submit([x, weight, y, bias], move |engine, at| {
+            let [x, weight, y, bias] = at;
+            run(engine, [x, weight, y], Some(bias))
+        }),
     }
 }
 
@@ -404,8 +356,4 @@ fn version() -> Result<usize, String> {
         Ok(unsafe { sys::cublasLtGetVersion() })
     };
     VERSION.get_or_init(open).clone()
-}
-
-fn engines() -> MutexGuard<'static, HashMap<usize, Result<Engine, String>>> {
-    lock(&ENGINES)
 }

@@ -67,9 +67,8 @@ struct Plan {
     workspace_bytes: usize,
 }
 
-impl Engine {
-    /// Sets up device `index`, whose context must be current on this thread.
-    pub(super) fn open(index: usize) -> Result<Self, String> {
+impl crate::cuda_engines::Engine for Engine {
+    fn open(index: usize) -> Result<Self, String> {
         let stream = OrderedStream::open(index)?;
         let mut handle = ptr::null_mut();
         // SAFETY: the context is current, and `handle` receives the object.
@@ -84,7 +83,9 @@ impl Engine {
             plans: HashMap::new(),
         })
     }
+}
 
+impl Engine {
     /// Whether `problem` can be run; `None` if it was never asked for.
     pub(super) fn known(&self, problem: &Problem) -> Option<bool> {
         self.plans.get(problem).map(Option::is_some)

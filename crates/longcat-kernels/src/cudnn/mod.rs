@@ -7,23 +7,20 @@ mod descriptor;
 mod engine;
 
 use std::any::Any;
-use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex, MutexGuard};
+use std::sync::LazyLock;
 
 use burn_backend::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::reshape;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::cuda::CudaRuntime;
-use cubecl::server::{Binding, ComputeServer};
-use cubecl::stream_id::StreamId;
 use cudarc::cudnn::sys;
 
 use crate::conv::{Conv3dOptions, PatchGrid};
 use crate::cube_conv;
 use crate::cube_norm::like;
+use crate::cuda_engines::Engines;
 use crate::cuda_library::CudaLibrary;
-use crate::cuda_stream::{Server, device_thread, lock};
 use engine::{Addresses, Engine, Problem};
 
 type Cuda = CubeTensor<CudaRuntime>;
@@ -41,13 +38,7 @@ const CHANNELS: usize = 8;
 /// Bytes that divide the address of every tensor.
 const ALIGNMENT: u64 = 16;
 
-/// Engines by device index, or why there is none.
-static ENGINES: LazyLock<Mutex<HashMap<usize, Result<Engine, String>>>> =
-    LazyLock::new(Mutex::default);
-
-/// Why a convolution that was accepted did not run. Its output holds garbage, so the next call
-/// panics.
-static FAILURE: Mutex<Option<String>> = Mutex::new(None);
+static ENGINES: Engines<Engine> = Engines::new("a convolution in cuDNN", "LONGCAT_NO_CUDNN");
 
 /// Why convolutions in half precision on CUDA run on our own kernels, which take about twice the
 /// time, though cuDNN is not switched off (by the environment variable `LONGCAT_NO_CUDNN`), if they
@@ -113,7 +104,9 @@ fn conv3d(x: &Cuda, weight: &Cuda, options: &Conv3dOptions) -> Option<Cuda> {
         padding,
         bf16: x.dtype == DType::BF16,
     };
-    if !is_planned(x.device.index, problem) {
+    let known = move |engine: &Engine| engine.known(&problem);
+    let prepare = move |engine: &mut Engine| engine.prepare(problem);
+    if !ENGINES.is_ready(x.device.index, known, prepare) {
         return None;
     }
     let x = match given == input && padding == options.padding.map(|[before, _]| before) {
@@ -122,7 +115,10 @@ fn conv3d(x: &Cuda, weight: &Cuda, options: &Conv3dOptions) -> Option<Cuda> {
     };
     let weight = cube_conv::matrix(weight, false, CHANNELS)?;
     let y = like(&x, Shape::new(problem.y));
-    submit(problem, &x, &weight, &y);
+    ENGINES.submit([&x, &weight, &y], move |engine, [x, weight, y]| {
+        // SAFETY: the context is current; `problem` was read off these tensors, and `y` is new.
+        unsafe { engine.run(&problem, Addresses { x, weight, y }) }
+    });
     Some(y)
 }
 
@@ -157,71 +153,4 @@ fn enlarge(x: &Cuda, enlarged: [usize; 5], options: &Conv3dOptions) -> Option<Cu
     };
     let rows = cube_conv::patches(x, &grid, 0..grid.lines(), CHANNELS)?;
     Some(reshape(rows, Shape::new([batch, t, h, w, channels])))
-}
-
-/// Whether cuDNN runs `problem` on the device; asks it the first time.
-fn is_planned(index: usize, problem: Problem) -> bool {
-    match engines().get(&index) {
-        Some(Err(_)) => return false,
-        Some(Ok(engine)) => {
-            if let Some(known) = engine.known(&problem) {
-                return known;
-            }
-        }
-        None => {}
-    }
-    // On the thread that owns the device, where its context is current.
-    device_thread(index)
-        .submit_blocking(move |_| {
-            engines()
-                .entry(index)
-                .or_insert_with(|| Engine::open(index))
-                .as_mut()
-                .is_ok_and(|engine| engine.prepare(problem))
-        })
-        .unwrap_or(false)
-}
-
-/// Queues the convolution on the device's thread, after whatever this thread queued there before.
-fn submit(problem: Problem, x: &Cuda, weight: &Cuda, y: &Cuda) {
-    if let Some(failure) = lock(&FAILURE).as_ref() {
-        panic!("a convolution failed in cuDNN: {failure}; LONGCAT_NO_CUDNN=1 avoids it");
-    }
-    let index = x.device.index;
-    let bindings = [x, weight, y].map(|tensor| tensor.handle.clone().binding());
-    device_thread(index).submit(move |server| {
-        if let Err(failure) = run(server, index, &problem, bindings) {
-            *lock(&FAILURE) = Some(failure);
-        }
-    });
-}
-
-fn run(
-    server: &mut Server,
-    index: usize,
-    problem: &Problem,
-    [x, weight, y]: [Binding; 3],
-) -> Result<(), String> {
-    let stream = StreamId::current();
-    // Asking for a buffer also makes the device's context current on this thread.
-    let mut address = |binding: Binding| {
-        server
-            .get_resource(binding, stream)
-            .map(|resource| resource.resource().ptr)
-            .map_err(|err| format!("{err:?}"))
-    };
-    let at = Addresses {
-        x: address(x)?,
-        weight: address(weight)?,
-        y: address(y)?,
-    };
-    match engines().get(&index) {
-        // SAFETY: the context is current; `problem` was read off these tensors, and `y` is new.
-        Some(Ok(engine)) => unsafe { engine.run(problem, at) },
-        _ => Err(format!("device {index} has no engine")),
-    }
-}
-
-fn engines() -> MutexGuard<'static, HashMap<usize, Result<Engine, String>>> {
-    lock(&ENGINES)
 }

@@ -13,7 +13,7 @@ use cudarc::driver::{result as driver, sys};
 
 use super::engine::{Engine, tensor_map, wide};
 use super::variant::{BackwardVariant, HEAD_DIM, Pass, Program};
-use super::{ENABLED, MAX_GRID, empty, is_ready, strides, submit, with_distinct_rows};
+use super::{ENABLED, ENGINES, MAX_GRID, empty, is_ready, strides, with_distinct_rows};
 use crate::cube::launch::{BACKWARD_HOPPER, Backward, List};
 
 type Gradients<R> = (CubeTensor<R>, CubeTensor<R>, CubeTensor<R>);
@@ -93,7 +93,7 @@ fn backward(tensors: &Backward<CudaRuntime>) -> Option<Gradients<CudaRuntime>> {
         dv_strides: strides(&dv),
         scale: *scale as f32,
     };
-    submit(
+    ENGINES.submit(
         [&q, &k, &v, &out, &d_out, &lse, &statistics, &dq, &dk, &dv],
         // SAFETY: the context is current, by the contract of `submit`; `call` was read off these
         // tensors, and the outputs are new.

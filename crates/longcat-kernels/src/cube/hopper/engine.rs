@@ -71,9 +71,8 @@ pub(super) struct Engine {
 // SAFETY: the handles may be used from any thread, one at a time; the engine sits behind a mutex.
 unsafe impl Send for Engine {}
 
-impl Engine {
-    /// Sets up device `index`, unless it is no Hopper.
-    pub(super) fn open(index: usize) -> Result<Self, String> {
+impl crate::cuda_engines::Engine for Engine {
+    fn open(index: usize) -> Result<Self, String> {
         use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR;
         use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR;
 
@@ -93,7 +92,9 @@ impl Engine {
             kernels: HashMap::new(),
         })
     }
+}
 
+impl Engine {
     /// Whether the program can be run; `None` if it was never asked for.
     pub(super) fn known(&self, program: Program) -> Option<bool> {
         self.kernels.get(&program).map(Option::is_some)

@@ -9,19 +9,16 @@ mod engine;
 mod variant;
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
-use std::sync::{LazyLock, Mutex, MutexGuard};
 
 use burn_backend::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::cuda::CudaRuntime;
-use cubecl::server::{Binding, ComputeServer};
-use cubecl::stream_id::StreamId;
 
-use crate::cuda_stream::{Server, device_thread, lock};
+use crate::cuda_engines::Engines;
 
 use super::launch::{FORWARD_HOPPER, List, with_readable_rows};
 use engine::{Addresses, Call, Engine};
@@ -33,12 +30,7 @@ type Cuda = CubeTensor<CudaRuntime>;
 
 static ENABLED: LazyLock<bool> = LazyLock::new(|| std::env::var_os("LONGCAT_NO_HOPPER").is_none());
 
-/// Engines by device index, or why there is none.
-static ENGINES: LazyLock<Mutex<HashMap<usize, Result<Engine, String>>>> =
-    LazyLock::new(Mutex::default);
-
-/// Why a launch that was accepted did not happen. Its output holds garbage, so the next call panics.
-static FAILURE: Mutex<Option<String>> = Mutex::new(None);
+static ENGINES: Engines<Engine> = Engines::new("the Hopper attention kernel", "LONGCAT_NO_HOPPER");
 
 /// Largest size of the second and third dimension of a grid.
 const MAX_GRID: usize = 65_535;
@@ -122,7 +114,7 @@ fn forward(
         blocks,
         scale: scale as f32,
     };
-    submit(
+    ENGINES.submit(
         [
             &q,
             &k,
@@ -175,71 +167,14 @@ fn strides(tensor: &Cuda) -> [usize; 3] {
 
 /// Whether the device runs these programs; compiles them the first time.
 fn is_ready(index: usize, programs: &[Program]) -> bool {
-    match engines().get(&index) {
-        Some(Err(_)) => return false,
-        Some(Ok(engine)) => {
-            let known: Option<Vec<bool>> = programs
-                .iter()
-                .map(|&program| engine.known(program))
-                .collect();
-            if let Some(known) = known {
-                return known.into_iter().all(|known| known);
-            }
-        }
-        None => {}
-    }
-    let programs = programs.to_vec();
-    // On the thread that owns the device, where its context is current.
-    device_thread(index)
-        .submit_blocking(move |_| {
-            engines()
-                .entry(index)
-                .or_insert_with(|| Engine::open(index))
-                .as_mut()
-                .is_ok_and(|engine| programs.iter().all(|&program| engine.prepare(program)))
-        })
-        .unwrap_or(false)
-}
-
-/// Queues `work` on the device's thread, where its context is current, after whatever this thread
-/// queued there before. It gets the addresses of the tensors.
-fn submit<const N: usize>(
-    tensors: [&Cuda; N],
-    work: impl FnOnce(&Engine, [u64; N]) -> Result<(), String> + Send + 'static,
-) {
-    if let Some(failure) = lock(&FAILURE).as_ref() {
-        panic!("the Hopper attention kernel failed: {failure}; LONGCAT_NO_HOPPER=1 avoids it");
-    }
-    let index = tensors[0].device.index;
-    let bindings = tensors.map(|tensor| tensor.handle.clone().binding());
-    device_thread(index).submit(move |server| {
-        if let Err(failure) = run(server, index, bindings, work) {
-            *lock(&FAILURE) = Some(failure);
-        }
-    });
-}
-
-fn run<const N: usize>(
-    server: &mut Server,
-    index: usize,
-    bindings: [Binding; N],
-    work: impl FnOnce(&Engine, [u64; N]) -> Result<(), String>,
-) -> Result<(), String> {
-    let stream = StreamId::current();
-    let mut addresses = [0; N];
-    for (address, binding) in addresses.iter_mut().zip(bindings) {
-        // Asking for a buffer also makes the device's context current on this thread.
-        *address = server
-            .get_resource(binding, stream)
-            .map(|resource| resource.resource().ptr)
-            .map_err(|err| format!("{err:?}"))?;
-    }
-    match engines().get(&index) {
-        Some(Ok(engine)) => work(engine, addresses),
-        _ => Err(format!("device {index} has no engine")),
-    }
-}
-
-fn engines() -> MutexGuard<'static, HashMap<usize, Result<Engine, String>>> {
-    lock(&ENGINES)
+    let known = |engine: &Engine| {
+        let known: Option<Vec<bool>> = programs
+            .iter()
+            .map(|&program| engine.known(program))
+            .collect();
+        Some(known?.into_iter().all(|known| known))
+    };
+    let wanted = programs.to_vec();
+    let prepare = move |engine: &mut Engine| wanted.iter().all(|&program| engine.prepare(program));
+    ENGINES.is_ready(index, known, prepare)
 }
