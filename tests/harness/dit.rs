@@ -1,5 +1,5 @@
 use burn::tensor::{DType, Tensor};
-use longcat_dit::{DitConfig, Embedded, LongCatTransformer, TextCondition};
+use longcat_dit::{DitConfig, Embedded, LongCatTransformer, ParallelTransformer, TextCondition};
 use longcat_kernels::KernelBackend;
 use longcat_weights::WeightFiles;
 
@@ -74,7 +74,20 @@ pub(crate) fn forward<B: KernelBackend>(
         .embed(latents.clone(), timesteps.clone(), &text, num_cond)
         .unwrap();
     case.check_tensor("block0_out", model.blocks()[0].forward(tokens, &context));
-    let out = model.forward(latents, timesteps, &text, num_cond).unwrap();
+    let out = model
+        .forward(latents.clone(), timesteps.clone(), &text, num_cond)
+        .unwrap();
+    case.check_tensor("out", out);
+
+    // A single frame cannot be shared.
+    if latents.dims()[2] == 1 {
+        return;
+    }
+    let (replicas, devices) = ([model.clone(), model], [device.clone(), device.clone()]);
+    let parallel = ParallelTransformer::new(&replicas, &devices).unwrap();
+    let out = parallel
+        .forward(latents, timesteps, &text, num_cond)
+        .unwrap();
     case.check_tensor("out", out);
 }
 
@@ -103,4 +116,14 @@ pub(crate) fn kv_cache<B: KernelBackend>(
             .unwrap();
         case.check_tensor("out", out);
     }
+
+    let (replicas, devices) = ([model.clone(), model], [device.clone(), device.clone()]);
+    let parallel = ParallelTransformer::new(&replicas, &devices).unwrap();
+    let caches = parallel
+        .cache_condition(case.input("cond_latents", device), false)
+        .unwrap();
+    let out = parallel
+        .forward_cached(latents, timesteps, &text, &caches)
+        .unwrap();
+    case.check_tensor("out", out);
 }

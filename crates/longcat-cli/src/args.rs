@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use longcat_video::{DeviceSpec, VideoSize};
+use longcat_video::{DeviceList, VideoSize};
 
 /// Videos from prompts, images and videos with LongCat-Video, and tools for its LoRA adapters.
 #[derive(Debug, Parser)]
@@ -39,9 +39,9 @@ pub struct Model {
     /// Checkpoint directory; a small built-in one without it.
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
-    /// Where to run: cpu, wgpu[:i] or cuda[:i].
+    /// Where to run: cpu, wgpu[:i] or cuda[:i]; cuda:0,cuda:1 share the denoising.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
-    pub device: DeviceSpec,
+    pub device: DeviceList,
     /// Type of the weights; bf16 on cuda and f32 elsewhere without it.
     #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,

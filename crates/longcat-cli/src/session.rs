@@ -96,7 +96,7 @@ impl<B: KernelBackend> Session<B> {
             Some(Dtype::F32) => DType::F32,
             Some(Dtype::F16) => DType::F16,
             Some(Dtype::Bf16) => DType::BF16,
-            None => model.device.default_dtype(),
+            None => model.device.first().default_dtype(),
         };
         if !B::supports_dtype(device, dtype) {
             bail!(
@@ -105,7 +105,7 @@ impl<B: KernelBackend> Session<B> {
             );
         }
         longcat_video::set_cublas_enabled(!model.no_cublas);
-        if matches!(model.device, DeviceSpec::Cuda(_)) {
+        if matches!(model.device.first(), DeviceSpec::Cuda(_)) {
             let problems = [
                 longcat_video::cublas_problem(),
                 longcat_video::cudnn_problem(),
@@ -117,7 +117,7 @@ impl<B: KernelBackend> Session<B> {
         let options = PipelineOptions {
             dtype,
             // bf16 as the reference has it, where that is fast; f16 is too narrow for the VAE.
-            vae_dtype: match (dtype, model.device) {
+            vae_dtype: match (dtype, model.device.first()) {
                 (DType::BF16, DeviceSpec::Cuda(_)) => DType::BF16,
                 _ => DType::F32,
             },
@@ -127,6 +127,7 @@ impl<B: KernelBackend> Session<B> {
         };
         let root = checkpoint_dir(model.model.as_deref())?;
         let mut pipeline = Pipeline::open(&root, options, device)?;
+        pipeline.denoise_on(&model.device.others::<B>(device)?)?;
         let mut chosen = Vec::new();
         if distill {
             let path = pipeline.checkpoint().bundled_lora(CFG_STEP_LORA)?;

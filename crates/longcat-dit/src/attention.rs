@@ -2,14 +2,28 @@ use burn::module::Module;
 use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
-use longcat_kernels::{KernelBackend, Rotation, attention, bsa_attention, split_heads};
+use longcat_kernels::{BsaParams, KernelBackend, Rotation, attention, bsa_attention, split_heads};
 use longcat_lora::{LoraLinear, LoraLinearConfig};
 
 use crate::norm::EPSILON;
-use crate::{BlockContext, DitConfig, TextTokens};
+use crate::{BlockContext, DitConfig, RopeTables, TextTokens};
 
 /// Keys (before rotation) and values of one block, `[B, heads, N, D]`.
 pub(crate) type KeysValues<B> = (Tensor<B, 4>, Tensor<B, 4>);
+
+/// Queries, keys and values of some tokens, `[B, heads, N, D]` each.
+pub(crate) type Heads<B> = [Tensor<B, 4>; 3];
+
+/// The tokens that attend to each other.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extent<'a> {
+    /// Token grid (T, H, W) of the queries.
+    pub grid: [usize; 3],
+    /// Leading frames that are clean conditions.
+    pub num_cond: usize,
+    /// Block-sparse attention, when it is on.
+    pub bsa: Option<&'a BsaParams>,
+}
 
 fn head_norm_config(config: &DitConfig) -> RmsNormConfig {
     RmsNormConfig::new(config.head_dim()).with_epsilon(EPSILON)
@@ -45,7 +59,19 @@ impl<B: KernelBackend> SelfAttention<B> {
         self.qkv.forward(x).reshape([b, n, 3, self.heads, d])
     }
 
-    fn merge_heads(&self, x: Tensor<B, 4>) -> Tensor<B, 3> {
+    /// Tokens `[B, N, C]` as normalised queries and keys, rotated by the tables of their places, and
+    /// values.
+    pub(crate) fn heads(&self, x: Tensor<B, 3>, rope: &RopeTables<B>) -> Heads<B> {
+        let qkv = self.qkv(x);
+        let rotation = rope.rotation();
+        let k = head_part(qkv.clone(), 1, Some(&self.k_norm), Some(rotation.clone()));
+        let v = head_part(qkv.clone(), 2, None, None);
+        let q = head_part(qkv, 0, Some(&self.q_norm), Some(rotation));
+        [q, k, v]
+    }
+
+    /// Outputs of all heads `[B, heads, N, D]` through the last projection, `[B, N, C]`.
+    pub(crate) fn merge_heads(&self, x: Tensor<B, 4>) -> Tensor<B, 3> {
         let [b, heads, n, d] = x.dims();
         self.proj
             .forward(x.swap_dims(1, 2).reshape([b, n, heads * d]))
@@ -53,12 +79,8 @@ impl<B: KernelBackend> SelfAttention<B> {
 
     /// Attention of all tokens `[B, N, C]`; the condition frames attend among themselves.
     pub(crate) fn forward(&self, x: Tensor<B, 3>, context: &BlockContext<B>) -> Tensor<B, 3> {
-        let qkv = self.qkv(x);
-        let rotation = context.rope.rotation();
-        let k = head_part(qkv.clone(), 1, Some(&self.k_norm), Some(rotation.clone()));
-        let v = head_part(qkv.clone(), 2, None, None);
-        let q = head_part(qkv, 0, Some(&self.q_norm), Some(rotation));
-        self.merge_heads(attend_all(q, k, v, context))
+        let heads = self.heads(x, &context.rope);
+        self.merge_heads(attend_all(heads, context.extent()))
     }
 
     /// As [`Self::forward`], and the keys and values that a cache keeps.
@@ -72,34 +94,23 @@ impl<B: KernelBackend> SelfAttention<B> {
         let v = head_part(qkv.clone(), 2, None, None);
         let q = head_part(qkv, 0, Some(&self.q_norm), Some(context.rope.rotation()));
         let rotated = context.rope.apply(k.clone());
-        let out = attend_all(q, rotated, v.clone(), context);
+        let out = attend_all([q, rotated, v.clone()], context.extent());
         (self.merge_heads(out), (k, v))
     }
 
     /// Attention of noise tokens `[B, N, C]` over cached condition keys and themselves.
     ///
-    /// The context's tables cover condition and noise frames; its grid counts the noise frames
-    /// alone.
+    /// The context's tables and grid are those of the noise frames, `cached_rope` those of the
+    /// condition frames before them.
     pub(crate) fn forward_cached(
         &self,
         x: Tensor<B, 3>,
         context: &BlockContext<B>,
         cached: KeysValues<B>,
+        cached_rope: &RopeTables<B>,
     ) -> Tensor<B, 3> {
-        let [batch, tokens, _] = x.dims();
-        let qkv = self.qkv(x);
-        let spread = |x: Tensor<B, 4>| match x.dims()[0] {
-            b if b == batch => x,
-            _ => x.repeat_dim(0, batch),
-        };
-        let k = head_part(qkv.clone(), 1, Some(&self.k_norm), None);
-        let k = Tensor::cat(vec![spread(cached.0), k], 2);
-        let k = context.rope.apply(k);
-        let v = head_part(qkv.clone(), 2, None, None);
-        let v = Tensor::cat(vec![spread(cached.1), v], 2);
-        let rotation = context.rope.tail(tokens).rotation();
-        let q = head_part(qkv, 0, Some(&self.q_norm), Some(rotation));
-        self.merge_heads(attend(q, k, v, context))
+        let heads = self.heads(x, &context.rope);
+        self.merge_heads(attend_cached(heads, cached, cached_rope, context.extent()))
     }
 }
 
@@ -116,38 +127,49 @@ fn head_part<B: KernelBackend>(
 }
 
 /// Attention of all tokens: conditions see conditions, noise sees everything.
-fn attend_all<B: KernelBackend>(
-    q: Tensor<B, 4>,
-    k: Tensor<B, 4>,
-    v: Tensor<B, 4>,
-    context: &BlockContext<B>,
+pub(crate) fn attend_all<B: KernelBackend>(
+    [q, k, v]: Heads<B>,
+    extent: Extent<'_>,
 ) -> Tensor<B, 4> {
-    let cond = context.num_cond * context.grid[1] * context.grid[2];
+    let cond = extent.num_cond * extent.grid[1] * extent.grid[2];
     if cond == 0 {
-        return attend(q, k, v, context);
+        return attend([q, k, v], extent);
     }
     let head = |x: &Tensor<B, 4>| x.clone().narrow(2, 0, cond);
     let noise = q.clone().narrow(2, cond, q.dims()[2] - cond);
     Tensor::cat(
         vec![
-            attend(head(&q), head(&k), head(&v), context),
-            attend(noise, k, v, context),
+            attend([&q, &k, &v].map(head), extent),
+            attend([noise, k, v], extent),
         ],
         2,
     )
 }
 
-/// Dense or block-sparse attention; the frame counts follow from the token counts.
-fn attend<B: KernelBackend>(
-    q: Tensor<B, 4>,
-    k: Tensor<B, 4>,
-    v: Tensor<B, 4>,
-    context: &BlockContext<B>,
+/// Attention of noise tokens over the keys of a cache and their own. A cache of one sample serves
+/// any batch.
+pub(crate) fn attend_cached<B: KernelBackend>(
+    [q, k, v]: Heads<B>,
+    (cached_k, cached_v): KeysValues<B>,
+    cached_rope: &RopeTables<B>,
+    extent: Extent<'_>,
 ) -> Tensor<B, 4> {
+    let batch = q.dims()[0];
+    let spread = |x: Tensor<B, 4>| match x.dims()[0] {
+        b if b == batch => x,
+        _ => x.repeat_dim(0, batch),
+    };
+    let k = Tensor::cat(vec![spread(cached_rope.apply(cached_k)), k], 2);
+    let v = Tensor::cat(vec![spread(cached_v), v], 2);
+    attend([q, k, v], extent)
+}
+
+/// Dense or block-sparse attention; the frame counts follow from the token counts.
+fn attend<B: KernelBackend>([q, k, v]: Heads<B>, extent: Extent<'_>) -> Tensor<B, 4> {
     let [_, _, nq, d] = q.dims();
     let nk = k.dims()[2];
-    let [frames, height, width] = context.grid;
-    match &context.bsa {
+    let [frames, height, width] = extent.grid;
+    match extent.bsa {
         Some(params) if frames > 1 => {
             let shape = |tokens: usize| [tokens / (height * width), height, width];
             bsa_attention(q, k, v, shape(nq), shape(nk), params)

@@ -6,7 +6,7 @@ use burn::tensor::backend::Backend;
 use longcat_kernels::{BsaParams, KernelBackend, silu_mul};
 use longcat_lora::{LoraLinear, LoraLinearConfig};
 
-use crate::attention::{CrossAttention, KeysValues, SelfAttention};
+use crate::attention::{CrossAttention, Extent, Heads, KeysValues, SelfAttention};
 use crate::embed::chunks;
 use crate::norm::{EPSILON, affine_norm, gated_residual, norm_modulate};
 use crate::{DitConfig, RopeTables, TextTokens};
@@ -51,12 +51,31 @@ pub struct BlockContext<B: Backend> {
     pub time: Tensor<B, 3>,
     /// Token grid (T, H, W).
     pub grid: [usize; 3],
-    /// Rotary tables of the grid, condition frames included.
+    /// Rotary tables of the tokens.
     pub rope: RopeTables<B>,
     /// Leading frames that are clean conditions.
     pub num_cond: usize,
     /// Block-sparse attention, when it is on.
     pub bsa: Option<BsaParams>,
+}
+
+impl<B: Backend> BlockContext<B> {
+    /// What self-attention goes over if these are all tokens there are.
+    pub(crate) fn extent(&self) -> Extent<'_> {
+        Extent {
+            grid: self.grid,
+            num_cond: self.num_cond,
+            bsa: self.bsa.as_ref(),
+        }
+    }
+}
+
+/// Tokens on their way through a block, before self-attention is added.
+pub(crate) struct Attending<B: Backend> {
+    x: Tensor<B, 3>,
+    gate: Tensor<B, 3>,
+    /// Shift, scale and gate of the feed-forward layer.
+    feed: [Tensor<B, 3>; 3],
 }
 
 /// One transformer block: modulated self-attention, cross-attention, modulated SwiGLU.
@@ -110,17 +129,47 @@ impl<B: KernelBackend> Block<B> {
         }
     }
 
-    /// Noise tokens `[B, N, C]` through the block, over cached condition keys and values.
+    /// Noise tokens `[B, N, C]` through the block, over cached condition keys and values;
+    /// `cached_rope` are the tables of the cached tokens.
     pub(crate) fn forward_cached(
         &self,
         x: Tensor<B, 3>,
         context: &BlockContext<B>,
         cached: KeysValues<B>,
+        cached_rope: &RopeTables<B>,
     ) -> Tensor<B, 3> {
         // The condition tokens live in the cache: every token here is noise to cross-attention.
         self.run(x, context, 0, |normed| {
-            self.attn.forward_cached(normed, context, cached)
+            self.attn
+                .forward_cached(normed, context, cached, cached_rope)
         })
+    }
+
+    /// The first part of a block whose attention is computed elsewhere: tokens `[B, N, C]` to their
+    /// heads.
+    pub(crate) fn begin(
+        &self,
+        x: Tensor<B, 3>,
+        context: &BlockContext<B>,
+    ) -> (Heads<B>, Attending<B>) {
+        let (normed, attending) = self.enter(x, context);
+        (self.attn.heads(normed, &context.rope), attending)
+    }
+
+    /// The last part: what the heads attended to, `[B, heads, N, D]`, and everything after it.
+    pub(crate) fn finish(
+        &self,
+        attending: Attending<B>,
+        attended: Tensor<B, 4>,
+        context: &BlockContext<B>,
+        num_cond: usize,
+    ) -> Tensor<B, 3> {
+        self.leave(
+            attending,
+            self.attn.merge_heads(attended),
+            context,
+            num_cond,
+        )
     }
 
     fn run(
@@ -130,24 +179,46 @@ impl<B: KernelBackend> Block<B> {
         num_cond: usize,
         attend: impl FnOnce(Tensor<B, 3>) -> Tensor<B, 3>,
     ) -> Tensor<B, 3> {
-        let modulation = self.adaln.forward(silu(context.time.clone()));
-        let [shift_a, scale_a, gate_a, shift_f, scale_f, gate_f] = chunks(modulation);
+        let (normed, attending) = self.enter(x, context);
+        self.leave(attending, attend(normed), context, num_cond)
+    }
 
-        let attended = attend(norm_modulate(x.clone(), shift_a, scale_a));
-        let x = gated_residual(x, attended, gate_a);
+    /// Tokens modulated for self-attention.
+    fn enter(&self, x: Tensor<B, 3>, context: &BlockContext<B>) -> (Tensor<B, 3>, Attending<B>) {
+        let modulation = self.adaln.forward(silu(context.time.clone()));
+        let [shift_a, scale_a, gate, shift, scale, gate_f] = chunks(modulation);
+        let normed = norm_modulate(x.clone(), shift_a, scale_a);
+        let feed = [shift, scale, gate_f];
+        (normed, Attending { x, gate, feed })
+    }
+
+    /// Everything after self-attention.
+    fn leave(
+        &self,
+        attending: Attending<B>,
+        attended: Tensor<B, 3>,
+        context: &BlockContext<B>,
+        num_cond: usize,
+    ) -> Tensor<B, 3> {
+        let Attending { x, gate, feed } = attending;
+        let x = gated_residual(x, attended, gate);
         let x = match &context.text {
             Some(text) => self.cross_attend(x, text, num_cond * context.grid[1] * context.grid[2]),
             None => x,
         };
-        let fed = self.ffn.forward(norm_modulate(x.clone(), shift_f, scale_f));
-        gated_residual(x, fed, gate_f)
+        let [shift, scale, gate] = feed;
+        let fed = self.ffn.forward(norm_modulate(x.clone(), shift, scale));
+        gated_residual(x, fed, gate)
     }
 
     /// Adds cross-attention to all tokens after the first `cond`, which get nothing.
     fn cross_attend(&self, x: Tensor<B, 3>, text: &TextTokens<B>, cond: usize) -> Tensor<B, 3> {
+        let tokens = x.dims()[1];
         let noise = match cond {
             0 => x.clone(),
-            _ => x.clone().narrow(1, cond, x.dims()[1] - cond),
+            // A part of a clip may be all conditions.
+            cond if cond == tokens => return x,
+            _ => x.clone().narrow(1, cond, tokens - cond),
         };
         let norm = &self.pre_crs_attn_norm;
         let bias = match &norm.beta {

@@ -57,4 +57,14 @@ pub enum DitError {
     /// Block-sparse attention was asked for without parameters.
     #[error("block-sparse attention needs bsa_params, and the config has none")]
     NoBsaParams,
+    /// The work cannot be dealt out to that many devices.
+    #[error("{devices} devices cannot share {count} {what}: use fewer devices")]
+    Devices {
+        /// Number of devices.
+        devices: usize,
+        /// What they would share.
+        what: &'static str,
+        /// How many of it there are.
+        count: usize,
+    },
 }

@@ -1,6 +1,9 @@
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 
+use crate::DitError;
+use crate::attention::KeysValues;
+
 #[derive(Debug, Clone)]
 enum Layer<B: Backend> {
     Device {
@@ -27,7 +30,7 @@ impl<B: Backend> KvCache<B> {
     }
 
     /// Adds the next block's keys and values; with `offload` they move to host memory.
-    pub(crate) fn push(&mut self, k: Tensor<B, 4>, v: Tensor<B, 4>, offload: bool) {
+    pub(crate) fn push(&mut self, (k, v): KeysValues<B>, offload: bool) {
         self.layers.push(if offload {
             Layer::Host(Box::new([k.into_data(), v.into_data()]))
         } else {
@@ -59,5 +62,25 @@ impl<B: Backend> KvCache<B> {
                 (upload(k), upload(v))
             }
         }
+    }
+
+    /// As [`Self::layer`], if the cache is one for this batch and number of cached tokens.
+    pub(crate) fn layer_for(
+        &self,
+        block: usize,
+        device: &B::Device,
+        batch: usize,
+        tokens: usize,
+    ) -> Result<KeysValues<B>, DitError> {
+        let (k, v) = self.layer(block, device);
+        let [found, _, found_tokens, _] = k.dims();
+        if found_tokens != tokens || (found != 1 && found != batch) {
+            return Err(DitError::Shape {
+                input: "KV cache",
+                found: k.dims().to_vec(),
+                expected: format!("{tokens} tokens and a batch of 1 or {batch} are needed"),
+            });
+        }
+        Ok((k, v))
     }
 }

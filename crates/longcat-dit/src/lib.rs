@@ -2,6 +2,7 @@
 //!
 //! - [`LongCatTransformer`]: the network; [`DitConfig`]: its official `dit/config.json`;
 //! - [`TextCondition`], [`KvCache`]: what a forward pass is conditioned on;
+//! - [`ParallelTransformer`]: the network on several devices at once;
 //! - [`RopeTables`]: rotary tables of a token grid;
 //! - [`canonical_names`] maps official keys to module paths, [`lora_targets`] describes the layers
 //!   that adapters attach to.
@@ -16,6 +17,7 @@ mod error;
 mod kv_cache;
 mod names;
 mod norm;
+mod parallel;
 mod rope;
 mod text;
 mod transformer;
@@ -27,6 +29,7 @@ pub use embed::{CaptionEmbedder, FinalLayer, PatchEmbed, TimestepEmbedder};
 pub use error::DitError;
 pub use kv_cache::KvCache;
 pub use names::{canonical_names, from_fastvideo, internal_names, lora_targets};
+pub use parallel::{ParallelTransformer, transfer};
 pub use rope::{RopeCache, RopeTables};
 pub use text::{TextCondition, TextTokens};
 pub use transformer::{Embedded, LongCatTransformer};

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::module::{
@@ -57,10 +58,9 @@ impl<B: Backend> RopeTables<B> {
         }
     }
 
-    /// The tables of the last `tokens` tokens of the grid.
-    pub fn tail(&self, tokens: usize) -> Self {
-        let from = self.cos.dims()[0] - tokens;
-        let cut = |table: &Tensor<B, 2>| table.clone().narrow(0, from, tokens);
+    /// The tables of some of the tokens.
+    pub fn part(&self, tokens: Range<usize>) -> Self {
+        let cut = |table: &Tensor<B, 2>| table.clone().slice([tokens.clone()]);
         Self {
             cos: cut(&self.cos),
             sin: cut(&self.sin),

@@ -1,7 +1,10 @@
+use std::ops::Range;
+
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
+use longcat_kernels::KernelBackend;
 
-use crate::DitError;
+use crate::{DitError, transfer};
 
 /// Text embeddings that condition a forward pass.
 #[derive(Debug, Clone)]
@@ -34,6 +37,25 @@ impl<B: Backend> TextCondition<B> {
         Self {
             embeds: Tensor::cat(embeds, 0),
             mask: masked.then_some(mask),
+        }
+    }
+}
+
+impl<B: KernelBackend> TextCondition<B> {
+    /// The same on another device.
+    pub fn on(&self, device: &B::Device) -> Self {
+        Self {
+            embeds: transfer(self.embeds.clone(), device),
+            mask: self.mask.clone(),
+        }
+    }
+
+    /// Some samples of the batch.
+    pub fn samples(&self, range: Range<usize>) -> Self {
+        let embeds = self.embeds.clone().narrow(0, range.start, range.len());
+        Self {
+            embeds,
+            mask: self.mask.as_ref().map(|mask| mask[range].to_vec()),
         }
     }
 }

@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::path::Path;
 
 use burn::module::Module;
@@ -9,7 +10,7 @@ use longcat_weights::{LoadOptions, LoadReport, WeightFiles, cast_module, load_mo
 use crate::names::{canonical_names, fp32_islands};
 use crate::{
     Block, BlockContext, CaptionEmbedder, DitConfig, DitError, FinalLayer, KvCache, PatchEmbed,
-    RopeCache, TextCondition, TextTokens, TimestepEmbedder,
+    RopeCache, RopeTables, TextCondition, TextTokens, TimestepEmbedder,
 };
 
 /// The LongCat-Video diffusion transformer.
@@ -180,7 +181,8 @@ impl<B: KernelBackend> LongCatTransformer<B> {
             });
         }
         let text = Some(self.embed_text(text)?);
-        self.embed_latents(latents, timesteps, text, num_cond, 0)
+        let rope = self.tables(self.grid(&latents)?, &latents.device());
+        self.embed_latents(latents, timesteps, text, num_cond, rope)
     }
 
     /// Everything after the last block.
@@ -224,18 +226,27 @@ impl<B: KernelBackend> LongCatTransformer<B> {
         )
     }
 
-    /// `cached` is the number of latent frames that precede these ones in a KV cache.
-    fn embed_latents(
+    /// The token grid (T, H, W) of latents.
+    pub(crate) fn grid(&self, latents: &Tensor<B, 5>) -> Result<[usize; 3], DitError> {
+        self.x_embedder.grid(latents.dims())
+    }
+
+    /// Rotary tables of a token grid.
+    pub(crate) fn tables(&self, grid: [usize; 3], device: &B::Device) -> RopeTables<B> {
+        self.rope.get(grid, self.config.head_dim(), device)
+    }
+
+    /// `rope` are the tables of the tokens that these latents become.
+    pub(crate) fn embed_latents(
         &self,
         latents: Tensor<B, 5>,
         timesteps: Tensor<B, 2>,
         text: Option<TextTokens<B>>,
         num_cond: usize,
-        cached: usize,
+        rope: RopeTables<B>,
     ) -> Result<Embedded<B>, DitError> {
-        let shape = latents.dims();
-        let grid = self.x_embedder.grid(shape)?;
-        let batch = shape[0];
+        let grid = self.grid(&latents)?;
+        let batch = latents.dims()[0];
         if timesteps.dims() != [batch, grid[0]] {
             return Err(DitError::Shape {
                 input: "timesteps",
@@ -255,13 +266,11 @@ impl<B: KernelBackend> LongCatTransformer<B> {
                 expected: format!("a batch of {batch} like the latents is needed"),
             });
         }
-        let device = latents.device();
-        let rope_grid = [grid[0] + cached, grid[1], grid[2]];
         let context = BlockContext {
             text,
             time: self.embed_time(timesteps),
             grid,
-            rope: self.rope.get(rope_grid, self.config.head_dim(), &device),
+            rope,
             num_cond,
             bsa: self.bsa.clone(),
         };
@@ -281,6 +290,16 @@ impl<B: KernelBackend> LongCatTransformer<B> {
         latents: Tensor<B, 5>,
         offload: bool,
     ) -> Result<KvCache<B>, DitError> {
+        self.cache_heads(latents, offload, 0..self.config.num_heads)
+    }
+
+    /// As [`Self::cache_condition`], for some of the heads.
+    pub(crate) fn cache_heads(
+        &self,
+        latents: Tensor<B, 5>,
+        offload: bool,
+        heads: Range<usize>,
+    ) -> Result<KvCache<B>, DitError> {
         let [batch, _, frames, _, _] = latents.dims();
         if frames == 0 {
             return Err(DitError::ConditionFrames {
@@ -289,16 +308,19 @@ impl<B: KernelBackend> LongCatTransformer<B> {
                 expected: "a KV cache needs at least one condition latent",
             });
         }
-        let timesteps = Tensor::zeros([batch, frames], (&latents.device(), DType::F32));
+        let device = latents.device();
+        let timesteps = Tensor::zeros([batch, frames], (&device, DType::F32));
+        let rope = self.tables(self.grid(&latents)?, &device);
         // All frames are conditions, which is the same attention as none: each attends to all.
         let Embedded {
             mut tokens,
             context,
-        } = self.embed_latents(latents, timesteps, None, 0, 0)?;
+        } = self.embed_latents(latents, timesteps, None, 0, rope)?;
         let mut cache = KvCache::new(frames);
         for block in &self.blocks {
             let (out, (k, v)) = block.forward_keeping(tokens, &context);
-            cache.push(k, v, offload);
+            let [k, v] = [k, v].map(|x| x.narrow(1, heads.start, heads.len()));
+            cache.push((k, v), offload);
             tokens = out;
         }
         Ok(cache)
@@ -319,24 +341,18 @@ impl<B: KernelBackend> LongCatTransformer<B> {
         let batch = latents.dims()[0];
         let device = latents.device();
         let text = Some(self.embed_text(text)?);
+        let [frames, height, width] = self.grid(&latents)?;
+        let cached = cache.num_latents() * height * width;
+        let rope = self.tables([cache.num_latents() + frames, height, width], &device);
+        let cached_rope = rope.part(0..cached);
+        let rope = rope.part(cached..cached + frames * height * width);
         let Embedded {
             mut tokens,
             context,
-        } = self.embed_latents(latents, timesteps, text, 0, cache.num_latents())?;
-        let cached_tokens = cache.num_latents() * context.grid[1] * context.grid[2];
+        } = self.embed_latents(latents, timesteps, text, 0, rope)?;
         for (i, block) in self.blocks.iter().enumerate() {
-            let (k, v) = cache.layer(i, &device);
-            let [cache_batch, _, tokens_in_cache, _] = k.dims();
-            if tokens_in_cache != cached_tokens || (cache_batch != 1 && cache_batch != batch) {
-                return Err(DitError::Shape {
-                    input: "KV cache",
-                    found: k.dims().to_vec(),
-                    expected: format!(
-                        "{cached_tokens} tokens and a batch of 1 or {batch} are needed"
-                    ),
-                });
-            }
-            tokens = block.forward_cached(tokens, &context, (k, v));
+            let keys_values = cache.layer_for(i, &device, batch, cached)?;
+            tokens = block.forward_cached(tokens, &context, keys_values, &cached_rope);
         }
         Ok(self.head(tokens, &context))
     }

@@ -57,6 +57,14 @@ pub trait KernelBackend: Backend {
         64 << 20
     }
 
+    /// Orders what `device` is given from now on behind everything it was given before, transfers to
+    /// and from other devices included. Nothing waits on the host.
+    ///
+    /// Transfers between CUDA devices run on a stream of their own, which cubecl 0.10 lets neither
+    /// wait for earlier readers of the memory that a tensor arrives in, nor hold back later writers
+    /// of the memory that one is sent from. Called before and after, this does both.
+    fn order_transfers(_device: &Self::Device) {}
+
     /// `x · weightᵀ + bias`.
     ///
     /// `x` is `[..., in]` of rank 2 or more, `weight` `[out, in]`, `bias` `[out]`; all of one float

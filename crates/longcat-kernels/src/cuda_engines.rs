@@ -84,11 +84,20 @@ impl<E: Engine> Engines<E> {
         tensors: [&CubeTensor<CudaRuntime>; N],
         work: impl FnOnce(&E, [u64; N]) -> Result<(), String> + Send + 'static,
     ) {
+        self.submit_to(tensors[0].device.index, tensors, work);
+    }
+
+    /// As [`Self::submit`], on a device that no tensor needs to name.
+    pub(crate) fn submit_to<const N: usize>(
+        &'static self,
+        index: usize,
+        tensors: [&CubeTensor<CudaRuntime>; N],
+        work: impl FnOnce(&E, [u64; N]) -> Result<(), String> + Send + 'static,
+    ) {
         if let Some(failure) = lock(&self.failure).as_ref() {
             let Self { what, switch, .. } = self;
             panic!("{what} failed: {failure}; {switch}=1 avoids it");
         }
-        let index = tensors[0].device.index;
         let bindings = tensors.map(|tensor| tensor.handle.clone().binding());
         device_thread(index).submit(move |server| {
             if let Err(failure) = self.run(server, index, bindings, work) {

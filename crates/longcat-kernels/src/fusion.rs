@@ -10,7 +10,7 @@ use burn_backend::{
     tensor::{FloatTensor, IntTensor},
 };
 use burn_fusion::{
-    Fusion, FusionBackend, FusionHandle, FusionTensor,
+    Fusion, FusionBackend, FusionHandle, FusionTensor, get_client,
     stream::{Operation, OperationStreams},
 };
 use burn_ir::{CustomOpIr, HandleContainer, OperationIr, OperationOutput, TensorIr};
@@ -149,6 +149,12 @@ impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
 
     fn patch_bytes(device: &Self::Device) -> usize {
         B::patch_bytes(device)
+    }
+
+    fn order_transfers(device: &Self::Device) {
+        // What waits in the stream came before.
+        let device = device.clone();
+        get_client::<B>(&device).sync(move || B::order_transfers(&device));
     }
 
     fn conv3d_forward(

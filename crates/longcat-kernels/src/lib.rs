@@ -28,6 +28,8 @@ mod cuda_memory;
 #[cfg(feature = "cuda")]
 mod cuda_stream;
 #[cfg(feature = "cuda")]
+mod cuda_transfers;
+#[cfg(feature = "cuda")]
 mod cudnn;
 #[cfg(feature = "cpu")]
 mod flex;
@@ -49,6 +51,8 @@ pub use conv::{Conv3dOptions, conv3d};
 pub use cublas::{CublasStatus, cublas_status, set_cublas_enabled};
 #[cfg(feature = "cuda")]
 pub use cuda_memory::{CudaMemory, cuda_memory};
+#[cfg(feature = "cuda")]
+pub use cuda_transfers::nccl_problem;
 #[cfg(feature = "cuda")]
 pub use cudnn::cudnn_problem;
 pub use fused::{Rotation, gated_residual, layer_norm, rms_norm, silu_mul, split_heads};

@@ -116,7 +116,7 @@ impl<B: KernelBackend> Pipeline<B> {
             enabled: false,
         };
         let dtype = self.options().dtype;
-        if let Some(model) = self.loaded_transformer() {
+        for model in self.loaded_transformers() {
             loaded.attach(model, dtype)?;
             model.set_adapter_enabled(name, false)?;
         }
@@ -177,7 +177,9 @@ impl<B: KernelBackend> Pipeline<B> {
     /// # Errors
     /// [`VideoError::Lora`]; loading the transformer can fail too.
     pub fn merge_loras(&mut self) -> Result<(), VideoError> {
-        self.transformer()?.merge_adapters()?;
+        for model in self.transformers()? {
+            model.merge_adapters()?;
+        }
         Ok(())
     }
 
@@ -187,8 +189,9 @@ impl<B: KernelBackend> Pipeline<B> {
     /// [`VideoError::Weights`] and [`VideoError::Lora`].
     pub fn unmerge_loras(&mut self) -> Result<(), VideoError> {
         let files = self.checkpoint().transformer_weights()?;
-        self.transformer()?
-            .unmerge_adapters(&CheckpointWeights(&files))?;
+        for model in self.transformers()? {
+            model.unmerge_adapters(&CheckpointWeights(&files))?;
+        }
         Ok(())
     }
 
@@ -204,7 +207,7 @@ impl<B: KernelBackend> Pipeline<B> {
             }
             .into());
         };
-        if let Some(model) = self.loaded_transformer() {
+        for model in self.loaded_transformers() {
             model.unload_adapter(name)?;
         }
         self.adapters.list.remove(index);
@@ -242,7 +245,7 @@ impl<B: KernelBackend> Pipeline<B> {
     }
 
     fn switch_to(&mut self, next: Adapters) -> Result<(), VideoError> {
-        if let Some(model) = self.loaded_transformer() {
+        for model in self.loaded_transformers() {
             next.apply_choice(model)?;
         }
         self.adapters = next;

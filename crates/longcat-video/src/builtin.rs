@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use include_dir::{Dir, include_dir};
 
@@ -17,7 +18,14 @@ static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/assets/builtin");
 /// # Errors
 /// [`VideoError::Io`] when the cache directory cannot be written.
 pub fn builtin_checkpoint() -> Result<PathBuf, VideoError> {
-    let root = cache_dir().join(format!("builtin-{:016x}", fingerprint(&FILES)));
+    unpack(&cache_dir())
+}
+
+fn unpack(cache: &Path) -> Result<PathBuf, VideoError> {
+    /// Threads of this process share the temporary name.
+    static UNPACKING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = UNPACKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let root = cache.join(format!("builtin-{:016x}", fingerprint(&FILES)));
     if root.is_dir() {
         return Ok(root);
     }
@@ -65,4 +73,25 @@ fn fingerprint(dir: &Dir<'_>) -> u64 {
         dir.dirs().fold(hash, |hash, dir| walk(dir, hash))
     }
     walk(dir, 0xcbf2_9ce4_8422_2325)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn threads_may_unpack_at_once() {
+        let cache = std::env::temp_dir().join(format!("longcat-unpack-{}", std::process::id()));
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| unpack(&cache))).collect();
+            for thread in threads {
+                let root = thread.join().unwrap().unwrap();
+                assert!(root.join("dit/config.json").is_file());
+            }
+        });
+        let left = fs::read_dir(&cache).unwrap().count();
+        assert_eq!(left, 1, "nothing temporary stays");
+        fs::remove_dir_all(cache).unwrap();
+    }
 }

@@ -147,6 +147,16 @@ pub fn cudnn_problem() -> Option<String> {
     None
 }
 
+/// Why CUDA devices cannot share work, if they cannot.
+pub(crate) fn nccl_problem() -> Option<String> {
+    #[cfg(feature = "cuda")]
+    {
+        longcat_kernels::nccl_problem()
+    }
+    #[cfg(not(feature = "cuda"))]
+    None
+}
+
 /// What is known of a usable device.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct DeviceInfo {
@@ -231,7 +241,6 @@ fn count<B: KernelBackend>(type_id: u16) -> usize {
     quietly(|| B::device_count(type_id)).unwrap_or(0)
 }
 
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
 fn quietly<T>(task: impl FnOnce() -> T) -> Option<T> {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
@@ -240,8 +249,11 @@ fn quietly<T>(task: impl FnOnce() -> T) -> Option<T> {
     result
 }
 
-#[cfg(feature = "cuda")]
-fn usable<B: KernelBackend>(device: &B::Device, spec: DeviceSpec) -> Result<(), VideoError> {
+/// Whether work can be given to a device.
+pub(crate) fn usable<B: KernelBackend>(
+    device: &B::Device,
+    spec: DeviceSpec,
+) -> Result<(), VideoError> {
     match quietly(|| B::sync(device)) {
         Some(Ok(())) => Ok(()),
         _ => Err(VideoError::Device(format!(

@@ -8,6 +8,7 @@ mod buckets;
 mod builtin;
 mod checkpoint;
 mod device;
+mod device_list;
 mod error;
 mod frames;
 mod guidance;
@@ -26,6 +27,7 @@ pub use device::{
     DeviceInfo, DeviceSpec, DeviceTask, cublas_problem, cudnn_problem, devices, on_device,
     set_cublas_enabled, set_up_gpu_runtime,
 };
+pub use device_list::DeviceList;
 pub use error::VideoError;
 pub use frames::PixelFrames;
 pub use guidance::cfg_zero;

@@ -1,7 +1,8 @@
-//! Filling a module with tensors that other threads read ahead.
+//! Filling a module with tensors that other threads read and upload ahead.
 //!
 //! Reading a gigabyte from the page cache on one thread takes as long as several copies of it to a
-//! GPU, most of it for memory that is touched for the first time.
+//! GPU, most of it for memory that is touched for the first time; and cubecl copies what it uploads
+//! once more, on the thread that asks for it.
 
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -10,30 +11,42 @@ use std::vec::IntoIter;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Shape, StreamId, Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::{WeightFiles, WeightsError, upload};
 
-/// Bytes that are read at once; about twice as many wait in memory.
+/// Bytes that are under way at once.
 const RUN_BYTES: usize = 1 << 30;
 
 /// Where a parameter comes from.
-pub(crate) struct Source<'a> {
+pub(crate) struct Source<'a, B: Backend> {
     pub(crate) key: &'a str,
     /// The type on the device; the stored one where `None`.
     pub(crate) dtype: Option<DType>,
     /// Whether the file holds the transposed matrix.
     pub(crate) transposed: bool,
+    pub(crate) device: B::Device,
 }
 
-impl Source<'_> {
+/// A tensor as one row, and its shape.
+type Row<B> = (Tensor<B, 1>, Shape);
+
+impl<B: Backend> Source<'_, B> {
     fn read(&self, files: &WeightFiles) -> Result<TensorData, WeightsError> {
         let data = files.tensor_data(self.key)?;
         Ok(match self.dtype {
             Some(dtype) if dtype != data.dtype => data.convert_dtype(dtype),
             _ => data,
         })
+    }
+
+    /// Reads the tensor and gives it to the device.
+    fn send(&self, files: &WeightFiles) -> Result<Row<B>, WeightsError> {
+        let data = self.read(files)?;
+        let (shape, values) = (data.shape.clone(), data.shape.num_elements());
+        let row = TensorData::from_bytes(data.bytes, [values], data.dtype);
+        Ok((upload(row, &self.device), shape))
     }
 }
 
@@ -44,11 +57,13 @@ impl Source<'_> {
 pub(crate) fn filled<B: Backend, M: Module<B>>(
     module: &M,
     files: &WeightFiles,
-    sources: &[Source],
+    sources: &[Source<'_, B>],
 ) -> Result<M, WeightsError> {
+    // The device takes what other threads upload for work of this one.
+    let stream = StreamId::current();
     thread::scope(|scope| {
         let (sender, runs) = sync_channel(1);
-        scope.spawn(move || read_ahead(files, sources, &sender));
+        scope.spawn(move || read_ahead(files, sources, stream, &sender));
         let mut filling = Filling {
             runs,
             ready: Vec::new().into_iter(),
@@ -64,24 +79,33 @@ pub(crate) fn filled<B: Backend, M: Module<B>>(
     })
 }
 
-type Run = Result<Vec<TensorData>, WeightsError>;
+type Run<B> = Result<Vec<Row<B>>, WeightsError>;
 
 /// Sends runs of tensors, until all are sent, one fails, or nobody wants more.
-fn read_ahead(files: &WeightFiles, sources: &[Source], sender: &SyncSender<Run>) {
+fn read_ahead<B: Backend>(
+    files: &WeightFiles,
+    sources: &[Source<'_, B>],
+    stream: StreamId,
+    sender: &SyncSender<Run<B>>,
+) {
     for run in runs(files, sources) {
-        let read: Run = sources[run]
+        let run = &sources[run];
+        let sent: Run<B> = run
             .par_iter()
-            .map(|source| source.read(files))
+            .map(|source| stream.executes(|| source.send(files)))
             .collect();
-        let failed = read.is_err();
-        if sender.send(read).is_err() || failed {
+        // The host keeps what it uploads until the device has it. A device that fails here fails
+        // whoever uses the tensors, too.
+        let _ = stream.executes(|| B::sync(&run[0].device));
+        let failed = sent.is_err();
+        if sender.send(sent).is_err() || failed {
             return;
         }
     }
 }
 
 /// The sources in runs of about [`RUN_BYTES`].
-fn runs(files: &WeightFiles, sources: &[Source]) -> Vec<Range<usize>> {
+fn runs<B: Backend>(files: &WeightFiles, sources: &[Source<'_, B>]) -> Vec<Range<usize>> {
     let mut runs = Vec::new();
     let (mut start, mut bytes) = (0, 0);
     for (i, source) in sources.iter().enumerate() {
@@ -94,20 +118,20 @@ fn runs(files: &WeightFiles, sources: &[Source]) -> Vec<Range<usize>> {
     runs
 }
 
-struct Filling<'a> {
-    runs: Receiver<Run>,
-    ready: IntoIter<TensorData>,
-    sources: std::slice::Iter<'a, Source<'a>>,
+struct Filling<'a, B: Backend> {
+    runs: Receiver<Run<B>>,
+    ready: IntoIter<Row<B>>,
+    sources: std::slice::Iter<'a, Source<'a, B>>,
     failure: Option<WeightsError>,
 }
 
-impl Filling<'_> {
+impl<B: Backend> Filling<'_, B> {
     /// The tensor of the next parameter; `None` after a failure.
-    fn next(&mut self) -> Option<(TensorData, bool)> {
+    fn next(&mut self) -> Option<(Row<B>, bool)> {
         let source = self.sources.next()?;
         loop {
-            if let Some(data) = self.ready.next() {
-                return Some((data, source.transposed));
+            if let Some(row) = self.ready.next() {
+                return Some((row, source.transposed));
             }
             match self.runs.recv().ok()? {
                 Ok(run) => self.ready = run.into_iter(),
@@ -117,12 +141,12 @@ impl Filling<'_> {
     }
 }
 
-impl<B: Backend> ModuleMapper<B> for Filling<'_> {
+impl<B: Backend> ModuleMapper<B> for Filling<'_, B> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
-        let Some((data, transposed)) = self.next() else {
+        let Some(((row, shape), transposed)) = self.next() else {
             return param;
         };
-        let tensor = upload(data, &param.lazy_device());
+        let tensor: Tensor<B, D> = row.reshape(shape);
         let tensor = match transposed {
             true => tensor.swap_dims(D - 2, D - 1),
             false => tensor,

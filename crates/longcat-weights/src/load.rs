@@ -85,7 +85,7 @@ pub fn load_module<B: Backend, M: Module<B>>(
     names: &NameMap,
     options: &LoadOptions,
 ) -> Result<LoadReport, WeightsError> {
-    let mut parameters = Parameters::default();
+    let mut parameters = Parameters::<B>::default();
     module.visit(&mut parameters);
 
     let mut report = LoadReport::default();
@@ -128,16 +128,17 @@ pub fn load_module<B: Backend, M: Module<B>>(
             report: Box::new(report),
         });
     }
-    let sources: Vec<Source> = parameters
+    let sources: Vec<Source<B>> = parameters
         .order
         .iter()
-        .map(|(path, transposed)| Source {
+        .map(|(path, transposed, device)| Source {
             key: taken[path],
             dtype: match (&options.keep_f32, options.dtype) {
                 (Some(keep), _) if keep.is_match(path) => Some(DType::F32),
                 (_, dtype) => dtype,
             },
             transposed: *transposed,
+            device: device.clone(),
         })
         .collect();
     *module = filled(module, files, &sources)?;
@@ -145,17 +146,27 @@ pub fn load_module<B: Backend, M: Module<B>>(
 }
 
 /// Paths and shapes of a module's parameters, as they are stored in files.
-#[derive(Default)]
-struct Parameters {
+struct Parameters<B: Backend> {
     path: Vec<String>,
     containers: Vec<String>,
     shapes: BTreeMap<String, Vec<usize>>,
-    /// Paths in the order of the module, and whether they are stored transposed.
-    order: Vec<(String, bool)>,
+    /// Paths in the order of the module, whether they are stored transposed, and where they go.
+    order: Vec<(String, bool, B::Device)>,
 }
 
-impl Parameters {
-    fn add(&mut self, shape: Shape) {
+impl<B: Backend> Default for Parameters<B> {
+    fn default() -> Self {
+        Self {
+            path: Vec::new(),
+            containers: Vec::new(),
+            shapes: BTreeMap::new(),
+            order: Vec::new(),
+        }
+    }
+}
+
+impl<B: Backend> Parameters<B> {
+    fn add(&mut self, shape: Shape, device: B::Device) {
         let mut shape = shape.to_vec();
         let transposed = self
             .containers
@@ -168,12 +179,12 @@ impl Parameters {
             shape.reverse();
         }
         let path = self.path.join(".");
-        self.order.push((path.clone(), transposed));
+        self.order.push((path.clone(), transposed, device));
         self.shapes.insert(path, shape);
     }
 }
 
-impl<B: Backend> ModuleVisitor<B> for Parameters {
+impl<B: Backend> ModuleVisitor<B> for Parameters<B> {
     fn enter_module(&mut self, name: &str, container_type: &str) {
         self.path.push(name.to_string());
         self.containers.push(container_type.to_string());
@@ -185,14 +196,14 @@ impl<B: Backend> ModuleVisitor<B> for Parameters {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        self.add(param.lazy_shape());
+        self.add(param.lazy_shape(), param.lazy_device());
     }
 
     fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<B, D, Int>>) {
-        self.add(param.lazy_shape());
+        self.add(param.lazy_shape(), param.lazy_device());
     }
 
     fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<B, D, Bool>>) {
-        self.add(param.lazy_shape());
+        self.add(param.lazy_shape(), param.lazy_device());
     }
 }

@@ -1,9 +1,10 @@
 use anyhow::Result;
 use burn::tensor::{DType, Tensor};
 use clap::Args;
+use longcat_dit::{LongCatTransformer, ParallelTransformer};
 use longcat_kernels::KernelBackend;
 use longcat_train::{LoraConfig, attach_adapter};
-use longcat_video::{DeviceTask, on_device};
+use longcat_video::{DeviceList, DeviceTask, on_device};
 use serde_json::json;
 
 use super::network::Network;
@@ -16,11 +17,17 @@ pub struct Dit {
     /// Rank of an adapter on the seven kinds of layers of `cfg_step_lora`; 0 for none.
     #[arg(long, default_value_t = 0)]
     lora_rank: usize,
+    /// Devices that share the work instead of --device: cuda:0,cuda:1.
+    #[arg(long, value_name = "DEVICES", conflicts_with = "device")]
+    share: Option<DeviceList>,
 }
 
 impl Dit {
     /// Measures a forward pass of the transformer.
-    pub fn run(self) -> Result<()> {
+    pub fn run(mut self) -> Result<()> {
+        if let Some(devices) = &self.share {
+            self.network.timing.device = devices.first();
+        }
         self.network.check()?;
         on_device(self.network.timing.device, self)?
     }
@@ -31,29 +38,54 @@ impl DeviceTask for Dit {
 
     fn run<B: KernelBackend>(self, device: B::Device) -> Result<()> {
         let network = &self.network;
-        let mut model = network.model::<B>(&device);
-        if self.lora_rank > 0 {
-            let config = LoraConfig {
-                rank: self.lora_rank,
-                ..LoraConfig::default()
-            };
-            attach_adapter(&mut model, &config, network.timing.dtype(), 0)?;
+        let mut devices = vec![device.clone()];
+        if let Some(list) = &self.share {
+            devices.extend(list.others::<B>(&device)?);
         }
+        let replicas = devices.iter().map(|device| self.model::<B>(device));
+        let replicas = replicas.collect::<Result<Vec<_>>>()?;
         let [frames, _, _] = network.latent_grid();
         let latents = network.latents::<B>(&device);
         let timesteps = Tensor::full([1, frames], 500.0, (&device, DType::F32));
         let text = network.text::<B>(&device);
         let times = network.timing.time::<B>(&device, || {
-            model.forward(latents.clone(), timesteps.clone(), &text, 0)?;
+            let (latents, timesteps) = (latents.clone(), timesteps.clone());
+            match &replicas[..] {
+                [model] => model.forward(latents, timesteps, &text, 0)?,
+                _ => ParallelTransformer::new(&replicas, &devices)?
+                    .forward(latents, timesteps, &text, 0)?,
+            };
             Ok(())
         })?;
         let result = json!({
-            "network": "dit", "device": network.timing.device.to_string(), "tokens": network.tokens(),
+            "network": "dit", "device": self.devices(), "tokens": network.tokens(),
             "depth": network.depth, "lora_rank": self.lora_rank, "first_milliseconds": times.first,
             "milliseconds": times.median, "milliseconds_per_block": times.median / network.depth as f64,
             "memory_bytes": network.timing.memory_taken(),
         });
         println!("{result}");
         Ok(())
+    }
+}
+
+impl Dit {
+    fn devices(&self) -> String {
+        match &self.share {
+            Some(devices) => devices.to_string(),
+            None => self.network.timing.device.to_string(),
+        }
+    }
+
+    /// The transformer, with its adapter if there is to be one.
+    fn model<B: KernelBackend>(&self, device: &B::Device) -> Result<LongCatTransformer<B>> {
+        let mut model = self.network.model::<B>(device);
+        if self.lora_rank > 0 {
+            let config = LoraConfig {
+                rank: self.lora_rank,
+                ..LoraConfig::default()
+            };
+            attach_adapter(&mut model, &config, self.network.timing.dtype(), 0)?;
+        }
+        Ok(model)
     }
 }

@@ -34,7 +34,7 @@ struct WithPixels<A>(A, PixelFrames);
 pub fn text_to_video(args: TextToVideo) -> Result<()> {
     check_output(&args.output)?;
     check_refine(&args.sampler, &args.output)?;
-    on_device(args.model.device, args)?
+    on_device(args.model.device.first(), args)?
 }
 
 impl DeviceTask for TextToVideo {
@@ -68,7 +68,7 @@ pub fn image_to_video(args: ImageToVideo) -> Result<()> {
     check_output(&args.output)?;
     check_refine(&args.sampler, &args.output)?;
     let image = PixelFrames::from_images(&[read_image(&args.image)?])?;
-    on_device(args.model.device, WithPixels(args, image))?
+    on_device(args.model.device.first(), WithPixels(args, image))?
 }
 
 impl DeviceTask for WithPixels<ImageToVideo> {
@@ -106,7 +106,7 @@ pub fn continue_video(args: Continue) -> Result<()> {
     check_output(&args.output)?;
     check_refine(&args.sampler, &args.output)?;
     let video = read_frames(&args.video)?;
-    on_device(args.model.device, WithPixels(args, video))?
+    on_device(args.model.device.first(), WithPixels(args, video))?
 }
 
 impl DeviceTask for WithPixels<Continue> {

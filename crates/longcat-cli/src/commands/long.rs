@@ -25,7 +25,7 @@ pub fn run(args: Long) -> Result<()> {
             args.prompts.len()
         );
     }
-    on_device(args.model.device, args)?
+    on_device(args.model.device.first(), args)?
 }
 
 /// Beside the output, so that a stopped run is found again by the same command.

@@ -26,7 +26,7 @@ pub fn run(args: Refine) -> Result<()> {
         condition: args.condition.as_deref().map(read_condition).transpose()?,
         args,
     };
-    on_device(task.args.model.device, task)?
+    on_device(task.args.model.device.first(), task)?
 }
 
 /// The command with the pictures it starts from, read before any model.

@@ -24,6 +24,10 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         B::patch_bytes(device)
     }
 
+    fn order_transfers(device: &Self::Device) {
+        B::order_transfers(device);
+    }
+
     fn conv3d_forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,

@@ -30,6 +30,14 @@ where
     }
 
     #[cfg(feature = "cuda")]
+    fn order_transfers(device: &Self::Device) {
+        if !crate::cuda_transfers::order(device) {
+            // Slower, and as safe.
+            let _ = <Self as burn_backend::Backend>::sync(device);
+        }
+    }
+
+    #[cfg(feature = "cuda")]
     fn conv3d_forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,

@@ -2,11 +2,12 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::tensor::{DType, Tensor};
-use longcat_dit::{DitConfig, LongCatTransformer, TextCondition};
+use longcat_dit::{DitConfig, DitError, LongCatTransformer, TextCondition};
 use longcat_kernels::KernelBackend;
 use longcat_text::TextEncoder;
 use longcat_vae::{Progress, Tiling, VaeError, VaeOptions, WanVae, WanVaeConfig};
 
+use super::predict::Model;
 use super::{Observer, Posterior, Sampling, VideoSize};
 use crate::VideoError;
 use crate::adapters::Adapters;
@@ -42,7 +43,8 @@ impl Default for PipelineOptions {
     }
 }
 
-/// The models of one checkpoint on one device.
+/// The models of one checkpoint on a device, the transformer on more if asked
+/// ([`Pipeline::denoise_on`]).
 ///
 /// Components are loaded when first needed. Configs are read when the pipeline is opened, so that a
 /// request that cannot work is refused before any weight is read.
@@ -50,13 +52,15 @@ impl Default for PipelineOptions {
 pub struct Pipeline<B: KernelBackend> {
     checkpoint: Checkpoint,
     options: PipelineOptions,
-    device: B::Device,
+    /// The first one runs everything, the others take part in denoising.
+    devices: Vec<B::Device>,
     transformer_config: DitConfig,
     vae_config: WanVaeConfig,
     scheduler: FlowMatchScheduler,
     pub(crate) adapters: Adapters,
     text_encoder: Option<TextEncoder<B>>,
-    transformer: Option<LongCatTransformer<B>>,
+    /// A replica for each device, or none while it is not loaded.
+    transformers: Vec<LongCatTransformer<B>>,
     vae: Option<WanVae<B>>,
 }
 
@@ -104,11 +108,11 @@ impl<B: KernelBackend> Pipeline<B> {
             adapters: Adapters::new(&transformer_config),
             checkpoint,
             options,
-            device: device.clone(),
+            devices: vec![device.clone()],
             transformer_config,
             vae_config,
             text_encoder: None,
-            transformer: None,
+            transformers: Vec::new(),
             vae: None,
         })
     }
@@ -123,9 +127,31 @@ impl<B: KernelBackend> Pipeline<B> {
         &self.options
     }
 
-    /// The device.
+    /// Lets other devices take part in denoising; the transformer is then on each of them, too.
+    ///
+    /// Two devices take one pass each under guidance. Otherwise each takes a share of the latent
+    /// frames, and of the attention heads where tokens attend to each other.
+    ///
+    /// # Errors
+    /// [`VideoError::Dit`] if the attention heads cannot be dealt out to that many devices.
+    pub fn denoise_on(&mut self, others: &[B::Device]) -> Result<(), VideoError> {
+        let (devices, heads) = (1 + others.len(), self.transformer_config.num_heads);
+        if !heads.is_multiple_of(devices) {
+            return Err(VideoError::Dit(DitError::Devices {
+                devices,
+                what: "attention heads evenly",
+                count: heads,
+            }));
+        }
+        self.devices.truncate(1);
+        self.devices.extend_from_slice(others);
+        self.transformers.clear();
+        Ok(())
+    }
+
+    /// The device that everything runs on, denoising perhaps not alone.
     pub fn device(&self) -> &B::Device {
-        &self.device
+        &self.devices[0]
     }
 
     /// The transformer's config.
@@ -143,27 +169,37 @@ impl<B: KernelBackend> Pipeline<B> {
         &self.scheduler
     }
 
-    /// The transformer with the adapters of this pipeline, loaded when first asked for.
+    /// The transformer with the adapters of this pipeline, one replica for each device, loaded when
+    /// first asked for.
     ///
     /// # Errors
     /// What loading it can report.
-    pub fn transformer(&mut self) -> Result<&mut LongCatTransformer<B>, VideoError> {
-        if self.transformer.is_none() {
-            let mut model = self
-                .checkpoint
-                .load_transformer(Some(self.options.dtype), &self.device)?;
-            self.adapters.attach_all(&mut model, self.options.dtype)?;
-            self.transformer = Some(model);
+    pub fn transformers(&mut self) -> Result<&mut [LongCatTransformer<B>], VideoError> {
+        if self.transformers.is_empty() {
+            let mut replicas = Vec::with_capacity(self.devices.len());
+            for device in &self.devices {
+                let mut model = self
+                    .checkpoint
+                    .load_transformer(Some(self.options.dtype), device)?;
+                self.adapters.attach_all(&mut model, self.options.dtype)?;
+                replicas.push(model);
+            }
+            self.transformers = replicas;
         }
-        match &mut self.transformer {
-            Some(model) => Ok(model),
-            None => unreachable!("it was just loaded"),
-        }
+        Ok(&mut self.transformers)
     }
 
-    /// The transformer, if it is on the device.
-    pub(crate) fn loaded_transformer(&mut self) -> Option<&mut LongCatTransformer<B>> {
-        self.transformer.as_mut()
+    /// The replicas of the transformer that are on devices now.
+    pub(crate) fn loaded_transformers(&mut self) -> &mut [LongCatTransformer<B>] {
+        &mut self.transformers
+    }
+
+    /// Frees the transformer's memory.
+    fn drop_transformers(&mut self) {
+        if !self.transformers.is_empty() {
+            self.transformers.clear();
+            self.devices.iter().for_each(|d| B::memory_cleanup(d));
+        }
     }
 
     /// Pixels that one token covers per side.
@@ -193,14 +229,14 @@ impl<B: KernelBackend> Pipeline<B> {
             Some(encoder) => encoder,
             None => self
                 .checkpoint
-                .load_text_encoder(self.options.dtype, &self.device)?,
+                .load_text_encoder(self.options.dtype, self.device())?,
         };
         let (embeds, mask) = encoder.encode_prompts(prompts, max_length)?;
         if self.options.keep_text_encoder {
             self.text_encoder = Some(encoder);
         } else {
             drop(encoder);
-            B::memory_cleanup(&self.device);
+            B::memory_cleanup(self.device());
         }
         Ok(TextCondition {
             embeds: embeds.squeeze_dim(1),
@@ -236,15 +272,16 @@ impl<B: KernelBackend> Pipeline<B> {
     pub(crate) fn denoise(
         &mut self,
         observer: &mut dyn Observer<B>,
-        run: impl FnOnce(
-            &LongCatTransformer<B>,
-            &mut dyn Observer<B>,
-        ) -> Result<Tensor<B, 5>, VideoError>,
+        run: impl FnOnce(&Model<'_, B>, &mut dyn Observer<B>) -> Result<Tensor<B, 5>, VideoError>,
     ) -> Result<Tensor<B, 5>, VideoError> {
         observer.stage("transformer");
-        let model = self.transformer()?;
+        self.transformers()?;
         observer.stage("denoise");
-        let latents = run(model, observer)?;
+        let model = Model {
+            replicas: &self.transformers,
+            devices: &self.devices,
+        };
+        let latents = run(&model, observer)?;
         observer.latents(&latents)?;
         Ok(latents)
     }
@@ -260,7 +297,7 @@ impl<B: KernelBackend> Pipeline<B> {
         observer: &mut dyn Observer<B>,
     ) -> Result<Tensor<B, 5>, VideoError> {
         observer.stage("encode");
-        let device = self.device.clone();
+        let device = self.device().clone();
         let options = self.vae_options();
         let vae = self.vae()?;
         let encoded = vae
@@ -289,8 +326,8 @@ impl<B: KernelBackend> Pipeline<B> {
         observer: &mut dyn Observer<B>,
     ) -> Result<Tensor<B, 5>, VideoError> {
         observer.stage("decode");
-        if !self.options.keep_transformer && self.transformer.take().is_some() {
-            B::memory_cleanup(&self.device);
+        if !self.options.keep_transformer {
+            self.drop_transformers();
         }
         let latents = latents.cast(self.options.vae_dtype);
         let options = self.vae_options();
@@ -314,7 +351,7 @@ impl<B: KernelBackend> Pipeline<B> {
         if self.vae.is_none() {
             self.vae = Some(
                 self.checkpoint
-                    .load_vae(self.options.vae_dtype, &self.device)?,
+                    .load_vae(self.options.vae_dtype, self.device())?,
             );
         }
         match &self.vae {

@@ -2,6 +2,7 @@ use burn::tensor::Tensor;
 use longcat_kernels::KernelBackend;
 
 use super::denoise::Denoise;
+use super::predict::Conditions;
 use super::request::latent_frames;
 use super::{Generated, Observer, Pipeline, Posterior, Sampling};
 use crate::VideoError;
@@ -103,28 +104,30 @@ impl<B: KernelBackend> Pipeline<B> {
             num_cond,
             frames - num_cond,
         );
-        let latents = self.denoise(observer, |transformer, observer| {
+        let latents = self.denoise(observer, |model, observer| {
             let run = Denoise {
-                transformer,
-                text: &text.condition,
+                model,
                 guidance: text.guidance,
                 schedule: &schedule,
-                num_cond,
-                cache: None,
+                conditions: Conditions {
+                    text: &text.condition,
+                    guided: text.guidance.is_some(),
+                    num_cond,
+                    caches: &[],
+                },
             };
             if !request.kv_cache {
                 return run.run(Tensor::cat(vec![cond, fresh], 2), observer);
             }
-            let cond_batch = match text.guidance {
-                Some(_) => Tensor::cat(vec![cond.clone(), cond.clone()], 0),
-                None => cond.clone(),
-            };
-            // One prompt needs one copy of the condition, whatever the guidance.
-            let cond_batch = if batch == 1 { cond.clone() } else { cond_batch };
-            let cache = transformer.cache_condition(cond_batch, request.offload_kv_cache)?;
+            let guided = text.guidance.is_some();
+            let offload = request.offload_kv_cache;
+            let caches = model.cache_condition(cond.clone(), guided, offload)?;
             let made = Denoise {
-                num_cond: 0,
-                cache: Some(&cache),
+                conditions: Conditions {
+                    num_cond: 0,
+                    caches: &caches,
+                    ..run.conditions
+                },
                 ..run
             }
             .run(fresh, observer)?;

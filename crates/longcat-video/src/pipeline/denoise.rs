@@ -1,7 +1,7 @@
-use burn::tensor::{DType, Tensor};
-use longcat_dit::{KvCache, LongCatTransformer, TextCondition};
+use burn::tensor::Tensor;
 use longcat_kernels::KernelBackend;
 
+use super::predict::{Conditions, Model};
 use crate::VideoError;
 use crate::guidance::cfg_zero;
 use crate::pipeline::{Observer, StepEvent};
@@ -9,15 +9,11 @@ use crate::scheduler::Schedule;
 
 /// One denoising run.
 pub(crate) struct Denoise<'a, B: KernelBackend> {
-    pub transformer: &'a LongCatTransformer<B>,
-    /// Prompts; under guidance the negative prompts come first.
-    pub text: &'a TextCondition<B>,
+    pub model: &'a Model<'a, B>,
     /// Guidance scale, where guidance is on.
     pub guidance: Option<f64>,
     pub schedule: &'a Schedule,
-    /// Leading latents that are clean conditions (none with a cache: they are in it).
-    pub num_cond: usize,
-    pub cache: Option<&'a KvCache<B>>,
+    pub conditions: Conditions<'a, B>,
 }
 
 impl<B: KernelBackend> Denoise<'_, B> {
@@ -32,11 +28,7 @@ impl<B: KernelBackend> Denoise<'_, B> {
                 return Err(VideoError::Cancelled);
             }
             let timestep = self.schedule.timesteps[step];
-            let input = match self.guidance {
-                Some(_) => Tensor::cat(vec![latents.clone(), latents.clone()], 0),
-                None => latents.clone(),
-            };
-            let raw = self.predict(input, timestep)?;
+            let raw = self.model.predict(&latents, timestep, &self.conditions)?;
             let prediction = match self.guidance {
                 Some(scale) => {
                     let batch = latents.dims()[0];
@@ -61,33 +53,8 @@ impl<B: KernelBackend> Denoise<'_, B> {
         Ok(latents)
     }
 
-    fn predict(&self, latents: Tensor<B, 5>, timestep: f32) -> Result<Tensor<B, 5>, VideoError> {
-        let [batch, _, frames, _, _] = latents.dims();
-        let device = latents.device();
-        let full = |frames: usize, value: f32| {
-            Tensor::<B, 2>::full([batch, frames], value, (&device, DType::F32))
-        };
-        Ok(match self.cache {
-            Some(cache) => self.transformer.forward_cached(
-                latents,
-                full(frames, timestep),
-                self.text,
-                cache,
-            )?,
-            None => {
-                let noise = full(frames - self.num_cond, timestep);
-                let timesteps = match self.num_cond {
-                    0 => noise,
-                    n => Tensor::cat(vec![full(n, 0.0), noise], 1),
-                };
-                self.transformer
-                    .forward(latents, timesteps, self.text, self.num_cond)?
-            }
-        })
-    }
-
     fn advance(&self, latents: Tensor<B, 5>, velocity: Tensor<B, 5>, step: usize) -> Tensor<B, 5> {
-        let n = self.num_cond;
+        let n = self.conditions.num_cond;
         if n == 0 {
             return self.schedule.step(latents, velocity, step);
         }

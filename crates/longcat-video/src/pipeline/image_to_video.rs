@@ -2,6 +2,7 @@ use burn::tensor::Tensor;
 use longcat_kernels::KernelBackend;
 
 use super::denoise::Denoise;
+use super::predict::Conditions;
 use super::request::latent_frames;
 use super::{Generated, Observer, Pipeline, Posterior, Sampling};
 use crate::VideoError;
@@ -72,14 +73,17 @@ impl<B: KernelBackend> Pipeline<B> {
         ];
         let latents = noise_tensor(noise, NoisePurpose::Initial, shape, self.device());
         let latents = Tensor::cat(vec![cond, latents.narrow(2, 1, frames - 1)], 2);
-        let latents = self.denoise(observer, |transformer, observer| {
+        let latents = self.denoise(observer, |model, observer| {
             Denoise {
-                transformer,
-                text: &text.condition,
+                model,
                 guidance: text.guidance,
                 schedule: &schedule,
-                num_cond: 1,
-                cache: None,
+                conditions: Conditions {
+                    text: &text.condition,
+                    guided: text.guidance.is_some(),
+                    num_cond: 1,
+                    caches: &[],
+                },
             }
             .run(latents, observer)
         })?;

@@ -5,6 +5,7 @@ mod continuation;
 mod denoise;
 mod image_to_video;
 mod observer;
+mod predict;
 mod refine;
 mod request;
 mod text_to_video;

@@ -3,6 +3,7 @@ use burn::tensor::backend::Backend;
 use longcat_kernels::KernelBackend;
 
 use super::denoise::Denoise;
+use super::predict::Conditions;
 use super::{Generated, Observer, Pipeline, Posterior, VideoSize};
 use crate::VideoError;
 use crate::frames::{PixelFrames, resample};
@@ -126,14 +127,17 @@ impl<B: KernelBackend> Pipeline<B> {
             let rest = latents.narrow(2, padding.cond_latents, total - padding.cond_latents);
             latents = Tensor::cat(vec![cond, rest], 2);
         }
-        let latents = self.denoise(observer, |transformer, observer| {
+        let latents = self.denoise(observer, |model, observer| {
             Denoise {
-                transformer,
-                text: &text,
+                model,
                 guidance: None,
                 schedule: &schedule,
-                num_cond: padding.cond_latents,
-                cache: None,
+                conditions: Conditions {
+                    text: &text,
+                    guided: false,
+                    num_cond: padding.cond_latents,
+                    caches: &[],
+                },
             }
             .run(latents, observer)
         })?;

@@ -1,6 +1,7 @@
 use longcat_kernels::KernelBackend;
 
 use super::denoise::Denoise;
+use super::predict::Conditions;
 use super::request::latent_frames;
 use super::{Generated, Observer, Pipeline, Sampling, VideoSize};
 use crate::VideoError;
@@ -52,14 +53,17 @@ impl<B: KernelBackend> Pipeline<B> {
             width,
         ];
         let latents = noise_tensor(noise, NoisePurpose::Initial, shape, self.device());
-        let latents = self.denoise(observer, |transformer, observer| {
+        let latents = self.denoise(observer, |model, observer| {
             Denoise {
-                transformer,
-                text: &text.condition,
+                model,
                 guidance: text.guidance,
                 schedule: &schedule,
-                num_cond: 0,
-                cache: None,
+                conditions: Conditions {
+                    text: &text.condition,
+                    guided: text.guidance.is_some(),
+                    num_cond: 0,
+                    caches: &[],
+                },
             }
             .run(latents, observer)
         })?;

@@ -1,0 +1,166 @@
+use burn::tensor::{DType, Tensor};
+use longcat_dit::{KvCache, LongCatTransformer, ParallelTransformer, TextCondition, transfer};
+use longcat_kernels::KernelBackend;
+
+use crate::VideoError;
+
+/// The transformer on its devices: a replica on each.
+pub(crate) struct Model<'a, B: KernelBackend> {
+    pub replicas: &'a [LongCatTransformer<B>],
+    pub devices: &'a [B::Device],
+}
+
+/// How several devices share a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Division {
+    /// There is one device.
+    None,
+    /// One device takes the pass with the negative prompt, the other one that with the prompt.
+    Passes,
+    /// Each takes a share of the frames, and in self-attention of the heads.
+    Frames,
+}
+
+/// What a prediction is made from, besides latents and timestep.
+pub(crate) struct Conditions<'a, B: KernelBackend> {
+    /// Prompts; under guidance the negative prompts come first.
+    pub text: &'a TextCondition<B>,
+    /// Whether there is a pass with the negative prompts.
+    pub guided: bool,
+    /// Leading latents that are clean conditions (none with a cache: they are in it).
+    pub num_cond: usize,
+    /// Of [`Model::cache_condition`], if conditions are cached.
+    pub caches: &'a [KvCache<B>],
+}
+
+impl<B: KernelBackend> Model<'_, B> {
+    fn division(&self, guided: bool) -> Division {
+        match (self.devices.len(), guided) {
+            (1, _) => Division::None,
+            (2, true) => Division::Passes,
+            _ => Division::Frames,
+        }
+    }
+
+    /// What the transformer says of latents `[B, C, T, H, W]`; under guidance `[2 B, ..]`, that of
+    /// the negative prompts first.
+    pub(crate) fn predict(
+        &self,
+        latents: &Tensor<B, 5>,
+        timestep: f32,
+        conditions: &Conditions<'_, B>,
+    ) -> Result<Tensor<B, 5>, VideoError> {
+        let text = conditions.text;
+        let passes = || match conditions.guided {
+            true => Tensor::cat(vec![latents.clone(), latents.clone()], 0),
+            false => latents.clone(),
+        };
+        match self.division(conditions.guided) {
+            Division::None => self.forward(0, passes(), timestep, text, conditions),
+            Division::Passes => {
+                let batch = latents.dims()[0];
+                // What is sent from a device waits for all that was queued there: first the inputs.
+                let inputs = self.devices.iter().enumerate().map(|(rank, device)| {
+                    let text = text.samples(rank * batch..(rank + 1) * batch).on(device);
+                    (transfer(latents.clone(), device), text)
+                });
+                let inputs: Vec<_> = inputs.collect();
+                let parts = inputs
+                    .into_iter()
+                    .enumerate()
+                    .map(|(rank, (latents, text))| {
+                        self.forward(rank, latents, timestep, &text, conditions)
+                    });
+                let parts = parts.collect::<Result<Vec<_>, _>>()?;
+                // Both passes are under way before the first one is waited for.
+                let parts = parts.into_iter().map(|p| transfer(p, &self.devices[0]));
+                Ok(Tensor::cat(parts.collect(), 0))
+            }
+            Division::Frames => {
+                let parallel = ParallelTransformer::new(self.replicas, self.devices)?;
+                let latents = passes();
+                let caches = conditions.caches;
+                Ok(match caches.is_empty() {
+                    true => {
+                        let num_cond = conditions.num_cond;
+                        let timesteps = timesteps(&latents, num_cond, timestep);
+                        parallel.forward(latents, timesteps, text, num_cond)?
+                    }
+                    false => {
+                        let timesteps = timesteps(&latents, 0, timestep);
+                        parallel.forward_cached(latents, timesteps, text, caches)?
+                    }
+                })
+            }
+        }
+    }
+
+    /// Keys and values of clean condition latents `[B, C, n, H, W]`, for each device.
+    pub(crate) fn cache_condition(
+        &self,
+        latents: Tensor<B, 5>,
+        guided: bool,
+        offload: bool,
+    ) -> Result<Vec<KvCache<B>>, VideoError> {
+        // One prompt needs one copy of the condition, whatever the guidance.
+        let passes = match latents.dims()[0] {
+            1 => latents.clone(),
+            _ if guided => Tensor::cat(vec![latents.clone(), latents.clone()], 0),
+            _ => latents.clone(),
+        };
+        match self.division(guided) {
+            Division::None => Ok(vec![self.replicas[0].cache_condition(passes, offload)?]),
+            Division::Passes => {
+                let ranks = self.replicas.iter().zip(self.devices);
+                let caches = ranks.map(|(replica, device)| {
+                    replica.cache_condition(transfer(latents.clone(), device), offload)
+                });
+                Ok(caches.collect::<Result<_, _>>()?)
+            }
+            Division::Frames => {
+                let parallel = ParallelTransformer::new(self.replicas, self.devices)?;
+                Ok(parallel.cache_condition(passes, offload)?)
+            }
+        }
+    }
+
+    /// One pass on one device.
+    fn forward(
+        &self,
+        rank: usize,
+        latents: Tensor<B, 5>,
+        timestep: f32,
+        text: &TextCondition<B>,
+        conditions: &Conditions<'_, B>,
+    ) -> Result<Tensor<B, 5>, VideoError> {
+        let replica = &self.replicas[rank];
+        Ok(match conditions.caches.get(rank) {
+            Some(cache) => {
+                let timesteps = timesteps(&latents, 0, timestep);
+                replica.forward_cached(latents, timesteps, text, cache)?
+            }
+            None => {
+                let timesteps = timesteps(&latents, conditions.num_cond, timestep);
+                replica.forward(latents, timesteps, text, conditions.num_cond)?
+            }
+        })
+    }
+}
+
+/// A timestep for every latent frame, `[B, T]`; 0 for clean conditions.
+fn timesteps<B: KernelBackend>(
+    latents: &Tensor<B, 5>,
+    num_cond: usize,
+    timestep: f32,
+) -> Tensor<B, 2> {
+    let [batch, _, frames, _, _] = latents.dims();
+    let device = latents.device();
+    let full = |frames: usize, value: f32| {
+        Tensor::<B, 2>::full([batch, frames], value, (&device, DType::F32))
+    };
+    let noise = full(frames - num_cond, timestep);
+    match num_cond {
+        0 => noise,
+        n => Tensor::cat(vec![full(n, 0.0), noise], 1),
+    }
+}

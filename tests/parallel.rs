@@ -1,0 +1,200 @@
+//! Several devices give the videos of one.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use burn::tensor::{Tensor, TensorData};
+use longcat_video::{
+    ContinuationRequest, Generated, KernelBackend, Pipeline, PipelineOptions, PixelFrames,
+    Posterior, RefineRequest, Sampling, SeededNoise, Silent, TextToVideoRequest, VideoSize,
+    builtin_checkpoint,
+};
+
+const SIZE: VideoSize = VideoSize {
+    width: 64,
+    height: 64,
+};
+
+/// The built-in model on these devices.
+fn pipeline<B: KernelBackend>(devices: &[B::Device]) -> Pipeline<B> {
+    let checkpoint = builtin_checkpoint().unwrap();
+    let mut pipeline =
+        Pipeline::open(&checkpoint, PipelineOptions::default(), &devices[0]).unwrap();
+    pipeline.denoise_on(&devices[1..]).unwrap();
+    pipeline
+}
+
+fn sampling(guidance: f64) -> Sampling {
+    Sampling {
+        steps: 4,
+        guidance,
+        ..Sampling::standard()
+    }
+}
+
+fn prompts() -> Vec<String> {
+    [
+        "a green star moves up",
+        "a blue ring rotates on a white background",
+    ]
+    .map(String::from)
+    .to_vec()
+}
+
+fn from_text<B: KernelBackend>(devices: &[B::Device], guidance: f64) -> Generated<B> {
+    let request = TextToVideoRequest {
+        prompts: prompts(),
+        negative_prompt: String::new(),
+        size: SIZE,
+        frames: 17,
+        sampling: sampling(guidance),
+    };
+    pipeline::<B>(devices)
+        .text_to_video(&request, &mut SeededNoise::new(7), &mut Silent)
+        .unwrap()
+}
+
+/// A video to go on from.
+fn frames<B: KernelBackend>(device: &B::Device) -> PixelFrames {
+    let devices = [device.clone()];
+    let made = from_text::<B>(&devices, 1.0);
+    let first = made.latents.narrow(0, 0, 1);
+    let pixels = pipeline::<B>(&devices).decode(first, &mut Silent).unwrap();
+    PixelFrames::from_tensor(pixels).unwrap().swap_remove(0)
+}
+
+/// Sums are taken in another order, nothing else differs.
+fn assert_same<B: KernelBackend>(one: &Tensor<B, 5>, several: Tensor<B, 5>, what: &str) {
+    let values = |x: Tensor<B, 5>| -> Vec<f32> {
+        let data: TensorData = x.into_data();
+        data.iter::<f32>().collect()
+    };
+    let pairs = values(one.clone()).into_iter().zip(values(several));
+    let difference = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(difference < 2e-3, "{what}: {difference}");
+}
+
+fn shared_prompts<B: KernelBackend>(groups: &[Vec<B::Device>]) {
+    for guidance in [4.0, 1.0] {
+        let one = from_text::<B>(&groups[0][..1], guidance).latents;
+        for devices in groups {
+            let several = from_text::<B>(devices, guidance).latents;
+            let what = format!("{} devices, guidance {guidance}", devices.len());
+            assert_same(&one, several, &what);
+        }
+    }
+}
+
+/// Two of five latent frames are conditions: of four devices, the first one has nothing else.
+fn shared_continuations<B: KernelBackend>(groups: &[Vec<B::Device>]) {
+    let video = frames::<B>(&groups[0][0]);
+    let go_on = |devices: &[B::Device], guidance: f64, kv_cache: bool| {
+        let request = ContinuationRequest {
+            video: video.clone(),
+            prompts: prompts(),
+            negative_prompt: String::new(),
+            frames: 17,
+            cond_frames: 5,
+            sampling: sampling(guidance),
+            posterior: Posterior::Mode,
+            kv_cache,
+            offload_kv_cache: false,
+            enhance_hf: false,
+        };
+        let mut noise = SeededNoise::new(8);
+        let made = pipeline::<B>(devices).continue_video(&request, &mut noise, &mut Silent);
+        made.unwrap().latents
+    };
+    for (guidance, kv_cache) in [(4.0, false), (4.0, true), (1.0, false), (1.0, true)] {
+        let one = go_on(&groups[0][..1], guidance, kv_cache);
+        for devices in groups {
+            // Three frames of noise are too few for four devices.
+            if kv_cache && devices.len() > 3 {
+                continue;
+            }
+            let several = go_on(devices, guidance, kv_cache);
+            let count = devices.len();
+            let what = format!("{count} devices, guidance {guidance}, cache {kv_cache}");
+            assert_same(&one, several, &what);
+        }
+    }
+}
+
+/// Block-sparse attention selects the same blocks.
+fn shared_refining<B: KernelBackend>(groups: &[Vec<B::Device>]) {
+    let video = frames::<B>(&groups[0][0]);
+    let refine = |devices: &[B::Device]| {
+        let request = RefineRequest {
+            video: video.clone(),
+            prompt: prompts().swap_remove(0),
+            size: VideoSize {
+                width: 128,
+                height: 128,
+            },
+            spatial_only: false,
+            condition: None,
+            steps: 6,
+            threshold: 0.5,
+            max_sequence_length: 512,
+            posterior: Posterior::Mode,
+        };
+        let made = pipeline::<B>(devices).with_refinement(|pipeline| {
+            pipeline.refine(&request, &mut SeededNoise::new(9), &mut Silent)
+        });
+        made.unwrap().generated.latents
+    };
+    let one = refine(&groups[0][..1]);
+    for devices in groups {
+        assert_same(&one, refine(devices), &format!("{} devices", devices.len()));
+    }
+}
+
+/// One device in several roles: what is exchanged is the same as between several.
+#[cfg(feature = "cpu")]
+mod cpu {
+    use burn_flex::{Flex, FlexDevice};
+
+    fn groups() -> [Vec<FlexDevice>; 2] {
+        [2, 4].map(|count| vec![FlexDevice; count])
+    }
+
+    #[test]
+    fn shared_prompts_give_the_same_videos() {
+        super::shared_prompts::<Flex>(&groups());
+    }
+
+    #[test]
+    fn shared_continuations_give_the_same_videos() {
+        super::shared_continuations::<Flex>(&groups());
+    }
+
+    #[test]
+    fn shared_refining_gives_the_same_videos() {
+        super::shared_refining::<Flex>(&groups());
+    }
+
+    #[test]
+    fn heads_that_cannot_be_dealt_out_are_refused_before_anything_is_loaded() {
+        let checkpoint = super::builtin_checkpoint().unwrap();
+        let options = super::PipelineOptions::default();
+        let mut pipeline =
+            super::Pipeline::<Flex>::open(&checkpoint, options, &FlexDevice).unwrap();
+        let text = pipeline
+            .denoise_on(&[FlexDevice; 2])
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("3 devices") && text.contains('4'), "{text}");
+    }
+}
+
+/// Needs two GPUs and NCCL.
+#[cfg(feature = "cuda")]
+mod cuda {
+    use burn_cuda::{Cuda, CudaDevice};
+
+    #[test]
+    fn two_gpus_give_the_videos_of_one() {
+        let groups = [vec![CudaDevice::new(0), CudaDevice::new(1)]];
+        super::shared_prompts::<Cuda>(&groups);
+        super::shared_continuations::<Cuda>(&groups);
+        super::shared_refining::<Cuda>(&groups);
+    }
+}
