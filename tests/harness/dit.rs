@@ -79,8 +79,7 @@ pub(crate) fn forward<B: KernelBackend>(
         .unwrap();
     case.check_tensor("out", out);
 
-    // A single frame cannot be shared.
-    if latents.dims()[2] == 1 {
+    if !can_be_shared(&model, &latents) {
         return;
     }
     let (replicas, devices) = ([model.clone(), model], [device.clone(), device.clone()]);
@@ -89,6 +88,11 @@ pub(crate) fn forward<B: KernelBackend>(
         .forward(latents, timesteps, &text, num_cond)
         .unwrap();
     case.check_tensor("out", out);
+}
+
+/// Whether two devices each get frames and heads.
+fn can_be_shared<B: KernelBackend>(model: &LongCatTransformer<B>, latents: &Tensor<B, 5>) -> bool {
+    latents.dims()[2] > 1 && model.config().num_heads.is_multiple_of(2)
 }
 
 pub(crate) fn kv_cache<B: KernelBackend>(
@@ -117,6 +121,9 @@ pub(crate) fn kv_cache<B: KernelBackend>(
         case.check_tensor("out", out);
     }
 
+    if !can_be_shared(&model, &latents) {
+        return;
+    }
     let (replicas, devices) = ([model.clone(), model], [device.clone(), device.clone()]);
     let parallel = ParallelTransformer::new(&replicas, &devices).unwrap();
     let caches = parallel
