@@ -79,9 +79,7 @@ pub(crate) fn forward<B: KernelBackend>(
         .unwrap();
     case.check_tensor("out", out);
 
-    // Prompts of different lengths come out wrong on the fused wgpu backend if they are shared.
-    let ragged = text.mask.is_some() && !model.config().text_tokens_zero_pad;
-    if ragged || !can_be_shared(&model, &latents) {
+    if !can_be_shared(&model, &latents) {
         return;
     }
     let (replicas, devices) = ([model.clone(), model], [device.clone(), device.clone()]);

@@ -1,7 +1,7 @@
 use std::ops::Range;
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use longcat_kernels::KernelBackend;
 
 use crate::{DitError, transfer};
@@ -94,24 +94,61 @@ impl<B: Backend> TextTokens<B> {
         if mask.iter().flatten().all(|valid| *valid) {
             return Ok(Self::Dense(tokens));
         }
-        let device = tokens.device();
         if zero_pad {
             let keep: Vec<f32> = mask.iter().flatten().map(|v| f32::from(*v)).collect();
             let keep = Tensor::<B, 3>::from_data(
                 TensorData::new(keep, [batch, length, 1]),
-                (&device, tokens.dtype()),
+                (&tokens.device(), tokens.dtype()),
             );
             return Ok(Self::Dense(tokens * keep));
         }
         let mut samples = Vec::with_capacity(batch);
         for (i, row) in mask.iter().enumerate() {
-            let valid: Vec<i32> = (0..length as i32).filter(|j| row[*j as usize]).collect();
-            if valid.is_empty() {
+            // Not `select`, which Burn 0.21 fuses with a later `repeat_dim` into a kernel that gives
+            // all samples the values of the first.
+            let sample = tokens.clone().narrow(0, i, 1);
+            let parts = runs(row).map(|run| sample.clone().narrow(1, run.start, run.len()));
+            let parts: Vec<_> = parts.collect();
+            if parts.is_empty() {
                 return Err(DitError::EmptyText { sample: i });
             }
-            let indices = Tensor::<B, 1, Int>::from_ints(valid.as_slice(), &device);
-            samples.push(tokens.clone().narrow(0, i, 1).select(1, indices));
+            samples.push(Tensor::cat(parts, 1));
         }
         Ok(Self::Ragged(samples))
+    }
+}
+/// Stretches of valid tokens.
+fn runs(row: &[bool]) -> impl Iterator<Item = Range<usize>> {
+    let mut end = 0;
+    row.chunk_by(|a, b| a == b).filter_map(move |chunk| {
+        let start = end;
+        end += chunk.len();
+        chunk[0].then_some(start..end)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use burn_flex::{Flex, FlexDevice};
+
+    use super::*;
+
+    #[test]
+    fn without_padding_each_sample_keeps_its_valid_tokens_in_order() {
+        let values = TensorData::new((0..10).map(|v| v as f32).collect(), [2, 5, 1]);
+        let tokens = Tensor::<Flex, 3>::from_data(values, &FlexDevice);
+        let masks = [
+            [true, false, true, true, false],
+            [false, true, true, true, true],
+        ];
+        let masks = masks.map(Vec::from);
+        let TextTokens::Ragged(samples) = TextTokens::new(tokens, Some(&masks), false).unwrap()
+        else {
+            panic!("tokens of different number");
+        };
+        let kept = samples.into_iter().map(|s| s.into_data().to_vec().unwrap());
+        let kept: Vec<Vec<f32>> = kept.collect();
+        assert_eq!(kept, [vec![0.0, 2.0, 3.0], vec![6.0, 7.0, 8.0, 9.0]]);
     }
 }

@@ -47,7 +47,23 @@ pub(crate) struct Draw {
     pub noise: Vec<f32>,
     /// Noise of the posterior.
     pub posterior: Vec<f32>,
+    /// For a condition of the model's own making; nothing unless there may be one.
+    pub own: Option<OwnDraw>,
 }
+
+/// What is drawn for a condition of the model's own making.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct OwnDraw {
+    /// Decides whether there is one (of the batch: its first sample decides).
+    pub chance: f64,
+    /// Share of noise that the model starts from.
+    pub sigma: f32,
+    /// The noise.
+    pub noise: Vec<f32>,
+}
+
+/// More noise than this leaves a model with two steps nothing to tell a shape from.
+const MOST_OWN_NOISE: f64 = 0.8;
 
 impl Draw {
     /// The draws of sample `number` with `elements` latent values.
@@ -64,6 +80,11 @@ impl Draw {
             sigma: sigma(&mut rng, objective) as f32,
             noise: normals(&mut rng, elements),
             posterior: normals(&mut rng, elements),
+            own: (objective.own_continuation > 0.0).then(|| OwnDraw {
+                chance: rng.random(),
+                sigma: (MOST_OWN_NOISE * open_unit(&mut rng)) as f32,
+                noise: normals(&mut rng, elements),
+            }),
         }
     }
 }

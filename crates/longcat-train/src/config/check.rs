@@ -44,6 +44,11 @@ pub(super) fn check(config: &TrainConfig) -> Result<(), Problem> {
         ("objective.caption_dropout", objective.caption_dropout, true),
         ("objective.image_condition", objective.image_condition, true),
         ("objective.continuation", objective.continuation, true),
+        (
+            "objective.own_continuation",
+            objective.own_continuation,
+            true,
+        ),
         ("objective.refine", objective.refine, true),
         ("lora.dropout", config.lora.dropout, false),
         ("optimizer.ema_decay", optimizer.ema_decay, false),

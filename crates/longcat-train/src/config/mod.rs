@@ -204,6 +204,9 @@ pub struct ObjectiveConfig {
     pub continuation: f64,
     /// Latent frames of a continuation's condition.
     pub continuation_latents: usize,
+    /// Share of those batches whose condition is as the model itself makes these frames, faults
+    /// included; the rest have the frames of the clip.
+    pub own_continuation: f64,
     /// Share of noise that refining starts from: trains the way from the upsampled first-stage clip
     /// to the clip; 0 for none.
     pub refine: f64,
@@ -220,6 +223,7 @@ impl Default for ObjectiveConfig {
             image_condition: 0.0,
             continuation: 0.0,
             continuation_latents: 4,
+            own_continuation: 0.0,
             refine: 0.0,
         }
     }

@@ -148,6 +148,10 @@ mod tests {
                 "[objective]\nimage_condition = 0.7\ncontinuation = 0.5",
                 "objective.continuation",
             ),
+            (
+                "[objective]\nown_continuation = -0.1",
+                "objective.own_continuation",
+            ),
             ("[objective]\nrefine = 1.5", "objective.refine"),
             (
                 "[objective]\nrefine = 0.5\nimage_condition = 0.1",

@@ -1,16 +1,17 @@
 //! Batches on the host: what is drawn for every sample, by all processors.
 
 use burn::tensor::TensorData;
-use burn::tensor::backend::Backend;
 use longcat_dit::TextCondition;
+use longcat_kernels::KernelBackend;
 use longcat_weights::upload;
 use rayon::prelude::*;
 
+use super::own::OwnCondition;
 use super::teacher::Teacher;
 use crate::cache::{Entry, Latents};
 use crate::config::{ObjectiveConfig, PosteriorChoice, TimestepSampling, TrainConfig};
 use crate::data::Condition;
-use crate::sampling::{Draw, Purpose, normals, stream};
+use crate::sampling::{Draw, OwnDraw, Purpose, normals, stream};
 use crate::{Batch, TrainError};
 
 /// How samples are drawn.
@@ -32,6 +33,8 @@ pub(super) struct Drawn {
     sigma: Vec<f32>,
     shape: [usize; 4],
     num_cond: usize,
+    /// Noise, and the share of it per sample, for a condition of the model's own making.
+    own: Option<(Vec<f32>, Vec<f32>)>,
 }
 
 /// One sample.
@@ -41,6 +44,7 @@ struct Sample {
     noise: Vec<f32>,
     sigma: f32,
     condition: f64,
+    own: Option<OwnDraw>,
 }
 
 impl Draws {
@@ -78,7 +82,11 @@ impl Draws {
         } = entries[members[0]];
         let condition = condition.or_else(|| self.condition(samples[0].condition));
         let num_cond = self.frames_of(condition, shape[1]);
-        Ok(Drawn::new(samples, shape, num_cond))
+        let chance = samples[0].own.as_ref().map_or(1.0, |own| own.chance);
+        let own = condition == Some(Condition::Continuation)
+            && num_cond > 0
+            && chance < self.objective.own_continuation;
+        Ok(Drawn::new(samples, shape, num_cond, own))
     }
 
     /// One clip at a given noise level, without conditions and with its caption.
@@ -95,11 +103,12 @@ impl Draws {
             x0: Vec::new(),
             sigma: sigma as f32,
             condition: 1.0,
+            own: None,
         };
         let latents = entry.read()?;
         sample.x0 = latents.mean.iter::<f32>().collect();
         self.refine(&mut sample, &latents);
-        Ok(Drawn::new(vec![sample], entry.shape, 0))
+        Ok(Drawn::new(vec![sample], entry.shape, 0, false))
     }
 
     fn sample(&self, entry: &Entry, number: u64) -> Result<Sample, TrainError> {
@@ -128,6 +137,7 @@ impl Draws {
                 None => draw.sigma,
             },
             condition: draw.condition,
+            own: draw.own,
         };
         self.refine(&mut sample, &latents);
         Ok(sample)
@@ -174,7 +184,8 @@ impl Draws {
 }
 
 impl Drawn {
-    fn new(samples: Vec<Sample>, shape: [usize; 4], num_cond: usize) -> Self {
+    /// With `own`, the model is to make the condition.
+    fn new(samples: Vec<Sample>, shape: [usize; 4], num_cond: usize, own: bool) -> Self {
         let mut drawn = Self {
             captions: Vec::with_capacity(samples.len()),
             x0: Vec::new(),
@@ -182,32 +193,44 @@ impl Drawn {
             sigma: Vec::new(),
             shape,
             num_cond,
+            own: own.then(Default::default),
         };
         for sample in samples {
             drawn.captions.push(sample.caption);
             drawn.x0.extend(sample.x0);
             drawn.noise.extend(sample.noise);
             drawn.sigma.push(sample.sigma);
+            if let (Some((noise, sigma)), Some(own)) = (&mut drawn.own, sample.own) {
+                noise.extend(own.noise);
+                sigma.push(own.sigma);
+            }
         }
         drawn
     }
 
-    pub(super) fn assemble<B: Backend>(
+    /// The batch on a device, and what a condition of the model's own making starts from.
+    pub(super) fn assemble<B: KernelBackend>(
         self,
         text: TextCondition<B>,
         device: &B::Device,
-    ) -> Batch<B> {
+    ) -> (Batch<B>, Option<OwnCondition<B>>) {
         let count = self.sigma.len();
         let [c, t, h, w] = self.shape;
         let tensor =
             |values: Vec<f32>| upload(TensorData::new(values, [count, c, t, h, w]), device);
-        Batch {
+        let levels = |values: Vec<f32>| upload(TensorData::new(values, [count]), device);
+        let own = self.own.map(|(noise, sigma)| OwnCondition {
+            noise: tensor(noise),
+            sigma: levels(sigma),
+        });
+        let batch = Batch {
             x0: tensor(self.x0),
             noise: tensor(self.noise),
-            sigma: upload(TensorData::new(self.sigma, [count]), device),
+            sigma: levels(self.sigma),
             text,
             num_cond: self.num_cond,
-        }
+        };
+        (batch, own)
     }
 }
 
@@ -238,6 +261,7 @@ mod tests {
                 noise: vec![noise; 2],
                 sigma: drawn_sigma,
                 condition: 1.0,
+                own: None,
             };
             let latents = Latents {
                 mean: values(clean),
@@ -249,7 +273,8 @@ mod tests {
                 embeds: Tensor::<Flex, 3>::zeros([1, 1, 1], &FlexDevice),
                 mask: None,
             };
-            let batch = Drawn::new(vec![sample], shape, 0).assemble(text, &FlexDevice);
+            let drawn = Drawn::new(vec![sample], shape, 0, false);
+            let (batch, _) = drawn.assemble(text, &FlexDevice);
             let objective = Objective::new(&batch).unwrap();
             // What the pipeline starts from at the threshold, and how it gets to the clip.
             let start = (1.0 - end as f32) * upsampled + end as f32 * noise;
@@ -280,6 +305,7 @@ mod tests {
         write_safetensors(&file, &tensors, &BTreeMap::new()).unwrap();
         let mut config = TrainConfig::default();
         config.objective.continuation_latents = 3;
+        config.objective.own_continuation = 1.0;
         let draws = Draws::new(&config, None);
         for (condition, expected) in [
             (None, 0),
@@ -297,6 +323,8 @@ mod tests {
             };
             let drawn = draws.batch(&[entry], &[0, 0], 7).unwrap();
             assert_eq!(drawn.num_cond, expected);
+            let own = condition == Some(Condition::Continuation);
+            assert_eq!(drawn.own.map(|(noise, _)| noise.len()), own.then_some(10));
         }
     }
 }

@@ -84,7 +84,7 @@ impl<B: TrainBackend> Task<B> for JointTask<B> {
         index: u64,
     ) -> Result<(f64, Gradients<B::InnerBackend>), TrainError> {
         let mut embeds = None;
-        let batch = self.transformer.batch(index, |captions| {
+        let batch = self.transformer.batch(index, &model.dit, |captions| {
             let text = self.encode(&model.text, captions)?;
             embeds = Some(text.embeds.clone());
             Ok(TextCondition {

@@ -5,6 +5,7 @@ mod batch;
 mod export;
 mod fresh;
 mod joint;
+mod own;
 mod sample;
 mod task;
 mod teacher;

@@ -83,16 +83,21 @@ impl<B: TrainBackend> TransformerTask<B> {
         })
     }
 
-    /// Batch number `index` of the run; `text` encodes its captions, which are those after dropout.
+    /// Batch number `index` of the run, of which `model` may make the condition; `text` encodes its
+    /// captions, which are those after dropout.
     pub(super) fn batch(
         &self,
         index: u64,
+        model: &LongCatTransformer<B>,
         text: impl FnOnce(&[String]) -> Result<TextCondition<B::InnerBackend>, TrainError>,
     ) -> Result<Batch<B::InnerBackend>, TrainError> {
         let members = self.order.batch(index);
         let drawn = self.draws.batch(&self.training.entries, &members, index)?;
         let text = text(&drawn.captions)?;
-        Ok(drawn.assemble(text, &self.device))
+        match drawn.assemble(text, &self.device) {
+            (batch, None) => Ok(batch),
+            (batch, Some(own)) => own.apply(&model.valid(), batch),
+        }
     }
 
     /// Embeddings of captions, from the cache.
@@ -121,7 +126,7 @@ impl<B: TrainBackend> TransformerTask<B> {
         model: &LongCatTransformer<B>,
         index: u64,
     ) -> Result<Batch<B::InnerBackend>, TrainError> {
-        let batch = self.batch(index, |captions| self.cached_text(captions))?;
+        let batch = self.batch(index, model, |captions| self.cached_text(captions))?;
         let members = batch.x0.dims()[0];
         let negative = self.cached_text(&vec![String::new(); members])?;
         teacher.teach(model.valid(), batch, &negative)
@@ -142,7 +147,7 @@ impl<B: TrainBackend> TransformerTask<B> {
                 // The same noise in every run with this seed.
                 let stream = (number * sigmas.len() + i) as u64;
                 let drawn = self.draws.validation(entry, *sigma, stream)?;
-                let batch = drawn.assemble(condition.clone(), &self.device);
+                let (batch, _) = drawn.assemble(condition.clone(), &self.device);
                 let value = read(loss(batch)?, "the validation loss")?;
                 means[i].1 += f64::from(value[0]) / clips;
             }
@@ -208,7 +213,7 @@ impl<B: TrainBackend> Task<B> for TransformerTask<B> {
         };
         let batch = match &self.teacher {
             Some(teacher) => self.taught(teacher, model, index)?,
-            None => self.batch(index, |captions| self.cached_text(captions))?,
+            None => self.batch(index, model, |captions| self.cached_text(captions))?,
         };
         let output = match self.config.lora.dropout > 0.0 {
             false => step.run(model, &batch)?,

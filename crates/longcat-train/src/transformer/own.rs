@@ -1,0 +1,105 @@
+//! Conditions of the model's own making: in use a video goes on from frames that the model made, and
+//! faults of theirs that it never saw in training are added to from segment to segment.
+
+use burn::tensor::{DType, Tensor};
+use longcat_dit::LongCatTransformer;
+use longcat_kernels::KernelBackend;
+
+use crate::{Batch, Objective, TrainError};
+
+/// Where the model starts from when it makes the condition of a batch.
+pub(super) struct OwnCondition<B: KernelBackend> {
+    /// Standard normal noise, `[B, C, T, H, W]`.
+    pub noise: Tensor<B, 5>,
+    /// Share of noise per sample, `[B]`.
+    pub sigma: Tensor<B, 1>,
+}
+
+impl<B: KernelBackend> OwnCondition<B> {
+    /// The batch with its condition frames as `model` makes them from the noised clip and its
+    /// caption, in two Euler steps.
+    pub(super) fn apply(
+        self,
+        model: &LongCatTransformer<B>,
+        batch: Batch<B>,
+    ) -> Result<Batch<B>, TrainError> {
+        let [samples, _, frames, _, _] = batch.x0.dims();
+        let whole = Batch {
+            noise: self.noise,
+            sigma: self.sigma,
+            num_cond: 0,
+            ..batch.clone()
+        };
+        let Objective {
+            mut x_t,
+            mut timesteps,
+            ..
+        } = Objective::new(&whole)?;
+        let half = whole.sigma.cast(DType::F32) * 0.5;
+        let half = half.reshape([samples, 1, 1, 1, 1]);
+        for _ in 0..2 {
+            // The model predicts x0 − noise, the way to less noise.
+            let predicted = model.forward(x_t.clone(), timesteps.clone(), &batch.text, 0)?;
+            x_t = x_t + predicted * half.clone();
+            timesteps = timesteps * 0.5;
+        }
+        let n = batch.num_cond;
+        let rest = batch.x0.clone().narrow(2, n, frames - n);
+        let x0 = Tensor::cat(vec![x_t.narrow(2, 0, n), rest.cast(DType::F32)], 2);
+        Ok(Batch { x0, ..batch })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
+    use burn::tensor::Distribution;
+    use burn_flex::{Flex, FlexDevice};
+    use longcat_dit::TextCondition;
+
+    use super::*;
+
+    #[test]
+    fn the_condition_is_where_two_euler_steps_end_and_the_rest_stays() {
+        let dir = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/golden/checkpoints/tiny/dit"
+        );
+        let device = FlexDevice;
+        let (model, _) =
+            LongCatTransformer::<Flex>::load(Path::new(dir), Some(DType::F32), &device).unwrap();
+        let spread = Distribution::Normal(0.0, 1.0);
+        let latents = || Tensor::<Flex, 5>::random([1, 16, 3, 4, 4], spread, &device);
+        let batch = Batch {
+            x0: latents(),
+            noise: latents(),
+            sigma: Tensor::from_data([0.9], &device),
+            text: TextCondition {
+                embeds: Tensor::random([1, 4, 48], spread, &device),
+                mask: None,
+            },
+            num_cond: 1,
+        };
+        let own = OwnCondition {
+            noise: latents(),
+            sigma: Tensor::from_data([0.5], &device),
+        };
+        // By hand: from σ = 0.5 to 0.25 to 0.
+        let mut x = (batch.x0.clone() + own.noise.clone()) * 0.5;
+        for t in [500.0, 250.0] {
+            let t = Tensor::full([1, 3], t, &device);
+            let velocity = model.forward(x.clone(), t, &batch.text, 0).unwrap().neg();
+            x = x - velocity * 0.25;
+        }
+        let found = own.apply(&model, batch.clone()).unwrap();
+        let worst =
+            |a: Tensor<Flex, 5>, b: Tensor<Flex, 5>| -> f32 { (a - b).abs().max().into_scalar() };
+        let made = found.x0.clone().narrow(2, 0, 1);
+        assert!(worst(made, x.narrow(2, 0, 1)) < 1e-5);
+        let rest = |x: Tensor<Flex, 5>| x.narrow(2, 1, 2);
+        assert_eq!(worst(rest(found.x0.clone()), rest(batch.x0)), 0.0);
+        assert_eq!(worst(found.noise, batch.noise), 0.0);
+    }
+}
