@@ -117,6 +117,7 @@ impl<B: Backend> TextTokens<B> {
         Ok(Self::Ragged(samples))
     }
 }
+
 /// Stretches of valid tokens.
 fn runs(row: &[bool]) -> impl Iterator<Item = Range<usize>> {
     let mut end = 0;

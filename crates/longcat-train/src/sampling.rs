@@ -18,6 +18,8 @@ pub(crate) enum Purpose {
     Dropout,
     Validation,
     Factors,
+    OwnChance,
+    OwnCondition,
 }
 
 /// The stream number `index` of a purpose.
@@ -47,23 +49,7 @@ pub(crate) struct Draw {
     pub noise: Vec<f32>,
     /// Noise of the posterior.
     pub posterior: Vec<f32>,
-    /// For a condition of the model's own making; nothing unless there may be one.
-    pub own: Option<OwnDraw>,
 }
-
-/// What is drawn for a condition of the model's own making.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct OwnDraw {
-    /// Decides whether there is one (of the batch: its first sample decides).
-    pub chance: f64,
-    /// Share of noise that the model starts from.
-    pub sigma: f32,
-    /// The noise.
-    pub noise: Vec<f32>,
-}
-
-/// More noise than this leaves a model with two steps nothing to tell a shape from.
-const MOST_OWN_NOISE: f64 = 0.8;
 
 impl Draw {
     /// The draws of sample `number` with `elements` latent values.
@@ -80,13 +66,25 @@ impl Draw {
             sigma: sigma(&mut rng, objective) as f32,
             noise: normals(&mut rng, elements),
             posterior: normals(&mut rng, elements),
-            own: (objective.own_continuation > 0.0).then(|| OwnDraw {
-                chance: rng.random(),
-                sigma: (MOST_OWN_NOISE * open_unit(&mut rng)) as f32,
-                noise: normals(&mut rng, elements),
-            }),
         }
     }
+}
+
+/// More noise than this leaves a model with two steps nothing to tell a shape from.
+const MOST_OWN_NOISE: f64 = 0.8;
+
+/// Whether the batch that begins with sample `number` may have a condition of the model's own
+/// making, which a `share` of them has.
+pub(crate) fn own_chance(seed: u64, number: u64, share: f64) -> bool {
+    stream(seed, Purpose::OwnChance, number).random::<f64>() < share
+}
+
+/// What the model starts from for such a condition of sample `number`: noise of `elements` latent
+/// values, and the share of it.
+pub(crate) fn own_noise(seed: u64, number: u64, elements: usize) -> (Vec<f32>, f32) {
+    let mut rng = stream(seed, Purpose::OwnCondition, number);
+    let sigma = (MOST_OWN_NOISE * open_unit(&mut rng)) as f32;
+    (normals(&mut rng, elements), sigma)
 }
 
 /// A noise level in (0, 1).

@@ -3,6 +3,7 @@
 mod backward;
 mod objective;
 
+pub(crate) use objective::with_first_frames;
 pub use objective::{Batch, Objective};
 
 use burn::module::AutodiffModule;

@@ -32,13 +32,7 @@ impl<B: Backend> Batch<B> {
         let share = sigma.reshape([samples, 1, 1, 1, 1]);
         let noise = input.clone() - prediction.clone() * (share.clone().neg() + 1.0);
         let moved = input + prediction * share;
-        let x0 = match self.num_cond {
-            0 => moved,
-            n => {
-                let rest = moved.dims()[2] - n;
-                Tensor::cat(vec![self.x0.narrow(2, 0, n), moved.narrow(2, n, rest)], 2)
-            }
-        };
+        let x0 = with_first_frames(self.x0, moved, self.num_cond);
         Ok(Self { x0, noise, ..self })
     }
 }
@@ -98,19 +92,15 @@ impl<B: Backend> Objective<B> {
         let timesteps = (sigma * 1000.0)
             .unsqueeze_dim::<2>(1)
             .repeat_dim(1, frames - batch.num_cond);
-        let (x_t, timesteps) = match batch.num_cond {
-            0 => (mixed, timesteps),
+        let timesteps = match batch.num_cond {
+            0 => timesteps,
             n => {
-                let clean = x0.clone().narrow(2, 0, n);
                 let zeros = Tensor::zeros([samples, n], (&x0.device(), DType::F32));
-                (
-                    Tensor::cat(vec![clean, mixed.narrow(2, n, frames - n)], 2),
-                    Tensor::cat(vec![zeros, timesteps], 1),
-                )
+                Tensor::cat(vec![zeros, timesteps], 1)
             }
         };
         Ok(Self {
-            x_t,
+            x_t: with_first_frames(x0.clone(), mixed, batch.num_cond),
             timesteps,
             target: x0 - noise,
             text: batch.text.clone(),
@@ -121,6 +111,19 @@ impl<B: Backend> Objective<B> {
     /// Mean squared error of a prediction over the noise frames, `[1]`.
     pub fn loss(&self, out: Tensor<B, 5>) -> Tensor<B, 1> {
         mean_squared_error(out, self.target.clone(), self.num_cond)
+    }
+}
+
+/// `x`, with its first `count` frames those of `first`.
+pub(crate) fn with_first_frames<B: Backend>(
+    first: Tensor<B, 5>,
+    x: Tensor<B, 5>,
+    count: usize,
+) -> Tensor<B, 5> {
+    let rest = x.dims()[2] - count;
+    match count {
+        0 => x,
+        _ => Tensor::cat(vec![first.narrow(2, 0, count), x.narrow(2, count, rest)], 2),
     }
 }
 

@@ -11,7 +11,7 @@ use super::teacher::Teacher;
 use crate::cache::{Entry, Latents};
 use crate::config::{ObjectiveConfig, PosteriorChoice, TimestepSampling, TrainConfig};
 use crate::data::Condition;
-use crate::sampling::{Draw, OwnDraw, Purpose, normals, stream};
+use crate::sampling::{Draw, Purpose, normals, own_chance, own_noise, stream};
 use crate::{Batch, TrainError};
 
 /// How samples are drawn.
@@ -44,7 +44,6 @@ struct Sample {
     noise: Vec<f32>,
     sigma: f32,
     condition: f64,
-    own: Option<OwnDraw>,
 }
 
 impl Draws {
@@ -82,11 +81,21 @@ impl Draws {
         } = entries[members[0]];
         let condition = condition.or_else(|| self.condition(samples[0].condition));
         let num_cond = self.frames_of(condition, shape[1]);
-        let chance = samples[0].own.as_ref().map_or(1.0, |own| own.chance);
-        let own = condition == Some(Condition::Continuation)
-            && num_cond > 0
-            && chance < self.objective.own_continuation;
-        Ok(Drawn::new(samples, shape, num_cond, own))
+        let continues = condition == Some(Condition::Continuation) && num_cond > 0;
+        let mut drawn = Drawn::new(samples, shape, num_cond);
+        if continues && own_chance(self.seed, first, self.objective.own_continuation) {
+            drawn.own = Some(self.own(first, members.len(), shape.iter().product()));
+        }
+        Ok(drawn)
+    }
+
+    /// Noise, and the share of it per sample, for conditions of the model's own making.
+    fn own(&self, first: u64, count: usize, elements: usize) -> (Vec<f32>, Vec<f32>) {
+        let (noise, sigma): (Vec<_>, Vec<_>) = (first..first + count as u64)
+            .into_par_iter()
+            .map(|number| own_noise(self.seed, number, elements))
+            .unzip();
+        (noise.concat(), sigma)
     }
 
     /// One clip at a given noise level, without conditions and with its caption.
@@ -103,12 +112,11 @@ impl Draws {
             x0: Vec::new(),
             sigma: sigma as f32,
             condition: 1.0,
-            own: None,
         };
         let latents = entry.read()?;
         sample.x0 = latents.mean.iter::<f32>().collect();
         self.refine(&mut sample, &latents);
-        Ok(Drawn::new(vec![sample], entry.shape, 0, false))
+        Ok(Drawn::new(vec![sample], entry.shape, 0))
     }
 
     fn sample(&self, entry: &Entry, number: u64) -> Result<Sample, TrainError> {
@@ -137,7 +145,6 @@ impl Draws {
                 None => draw.sigma,
             },
             condition: draw.condition,
-            own: draw.own,
         };
         self.refine(&mut sample, &latents);
         Ok(sample)
@@ -184,8 +191,7 @@ impl Draws {
 }
 
 impl Drawn {
-    /// With `own`, the model is to make the condition.
-    fn new(samples: Vec<Sample>, shape: [usize; 4], num_cond: usize, own: bool) -> Self {
+    fn new(samples: Vec<Sample>, shape: [usize; 4], num_cond: usize) -> Self {
         let mut drawn = Self {
             captions: Vec::with_capacity(samples.len()),
             x0: Vec::new(),
@@ -193,17 +199,13 @@ impl Drawn {
             sigma: Vec::new(),
             shape,
             num_cond,
-            own: own.then(Default::default),
+            own: None,
         };
         for sample in samples {
             drawn.captions.push(sample.caption);
             drawn.x0.extend(sample.x0);
             drawn.noise.extend(sample.noise);
             drawn.sigma.push(sample.sigma);
-            if let (Some((noise, sigma)), Some(own)) = (&mut drawn.own, sample.own) {
-                noise.extend(own.noise);
-                sigma.push(own.sigma);
-            }
         }
         drawn
     }
@@ -261,7 +263,6 @@ mod tests {
                 noise: vec![noise; 2],
                 sigma: drawn_sigma,
                 condition: 1.0,
-                own: None,
             };
             let latents = Latents {
                 mean: values(clean),
@@ -273,7 +274,7 @@ mod tests {
                 embeds: Tensor::<Flex, 3>::zeros([1, 1, 1], &FlexDevice),
                 mask: None,
             };
-            let drawn = Drawn::new(vec![sample], shape, 0, false);
+            let drawn = Drawn::new(vec![sample], shape, 0);
             let (batch, _) = drawn.assemble(text, &FlexDevice);
             let objective = Objective::new(&batch).unwrap();
             // What the pipeline starts from at the threshold, and how it gets to the clip.

@@ -15,3 +15,16 @@ pub use export::RunInfo;
 pub(crate) use fresh::fresh_transformer;
 pub use joint::{JointModel, JointTask};
 pub use task::TransformerTask;
+
+/// The transformer of the golden cases, in f32.
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+fn tiny_transformer() -> longcat_dit::LongCatTransformer<burn_flex::Flex> {
+    let dir = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/golden/checkpoints/tiny/dit"
+    );
+    let dtype = Some(burn::tensor::DType::F32);
+    let loaded = longcat_dit::LongCatTransformer::load(dir.as_ref(), dtype, &burn_flex::FlexDevice);
+    loaded.unwrap().0
+}

@@ -5,6 +5,7 @@ use burn::tensor::{DType, Tensor};
 use longcat_dit::LongCatTransformer;
 use longcat_kernels::KernelBackend;
 
+use crate::step::with_first_frames;
 use crate::{Batch, Objective, TrainError};
 
 /// Where the model starts from when it makes the condition of a batch.
@@ -23,7 +24,7 @@ impl<B: KernelBackend> OwnCondition<B> {
         model: &LongCatTransformer<B>,
         batch: Batch<B>,
     ) -> Result<Batch<B>, TrainError> {
-        let [samples, _, frames, _, _] = batch.x0.dims();
+        let samples = batch.x0.dims()[0];
         let whole = Batch {
             noise: self.noise,
             sigma: self.sigma,
@@ -43,9 +44,7 @@ impl<B: KernelBackend> OwnCondition<B> {
             x_t = x_t + predicted * half.clone();
             timesteps = timesteps * 0.5;
         }
-        let n = batch.num_cond;
-        let rest = batch.x0.clone().narrow(2, n, frames - n);
-        let x0 = Tensor::cat(vec![x_t.narrow(2, 0, n), rest.cast(DType::F32)], 2);
+        let x0 = with_first_frames(x_t, batch.x0.clone().cast(DType::F32), batch.num_cond);
         Ok(Batch { x0, ..batch })
     }
 }
@@ -53,23 +52,17 @@ impl<B: KernelBackend> OwnCondition<B> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::path::Path;
-
     use burn::tensor::Distribution;
     use burn_flex::{Flex, FlexDevice};
     use longcat_dit::TextCondition;
 
     use super::*;
+    use crate::transformer::tiny_transformer;
 
     #[test]
     fn the_condition_is_where_two_euler_steps_end_and_the_rest_stays() {
-        let dir = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../tests/golden/checkpoints/tiny/dit"
-        );
         let device = FlexDevice;
-        let (model, _) =
-            LongCatTransformer::<Flex>::load(Path::new(dir), Some(DType::F32), &device).unwrap();
+        let model = tiny_transformer();
         let spread = Distribution::Normal(0.0, 1.0);
         let latents = || Tensor::<Flex, 5>::random([1, 16, 3, 4, 4], spread, &device);
         let batch = Batch {

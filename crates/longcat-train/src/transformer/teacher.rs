@@ -102,22 +102,16 @@ impl Teacher {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::path::Path;
-
     use burn::tensor::Distribution;
     use burn_flex::{Flex, FlexDevice};
 
     use super::*;
+    use crate::transformer::tiny_transformer;
 
     #[test]
     fn the_target_is_where_guided_euler_steps_end() {
-        let dir = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../tests/golden/checkpoints/tiny/dit"
-        );
         let device = FlexDevice;
-        let (model, _) =
-            LongCatTransformer::<Flex>::load(Path::new(dir), Some(DType::F32), &device).unwrap();
+        let model = tiny_transformer();
         let teacher = Teacher {
             guidance: 3.0,
             steps: 2,
