@@ -2,7 +2,9 @@ use burn::module::Module;
 use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
-use longcat_kernels::{BsaParams, KernelBackend, Rotation, attention, bsa_attention, split_heads};
+use longcat_kernels::{
+    BsaParams, KernelBackend, Rotation, attention, bsa_attention, merge_heads, split_heads,
+};
 use longcat_lora::{LoraLinear, LoraLinearConfig};
 
 use crate::norm::EPSILON;
@@ -72,9 +74,7 @@ impl<B: KernelBackend> SelfAttention<B> {
 
     /// Outputs of all heads `[B, heads, N, D]` through the last projection, `[B, N, C]`.
     pub(crate) fn merge_heads(&self, x: Tensor<B, 4>) -> Tensor<B, 3> {
-        let [b, heads, n, d] = x.dims();
-        self.proj
-            .forward(x.swap_dims(1, 2).reshape([b, n, heads * d]))
+        self.proj.forward(merge_heads(x))
     }
 
     /// Attention of all tokens `[B, N, C]`; the condition frames attend among themselves.
@@ -232,8 +232,6 @@ impl<B: KernelBackend> CrossAttention<B> {
         let q = head_part(q, 0, Some(&self.q_norm), None);
         let k = head_part(kv.clone(), 0, Some(&self.k_norm), None);
         let v = head_part(kv, 1, None, None);
-        attention(q, k, v, (d as f64).powf(-0.5))
-            .swap_dims(1, 2)
-            .reshape([b, n, c])
+        merge_heads(attention(q, k, v, (d as f64).powf(-0.5)))
     }
 }

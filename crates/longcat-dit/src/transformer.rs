@@ -57,41 +57,6 @@ impl<B: Backend> LongCatTransformer<B> {
         }
     }
 
-    /// Reads `config.json` and the weights of an official `dit/` directory.
-    ///
-    /// Weights are cast to `dtype` (kept as stored where `None`); the fp32 islands stay fp32.
-    ///
-    /// # Errors
-    /// [`DitError`] names the file and key.
-    pub fn load(
-        dir: &Path,
-        dtype: Option<DType>,
-        device: &B::Device,
-    ) -> Result<(Self, LoadReport), DitError> {
-        let config = DitConfig::read(&dir.join("config.json"))?;
-        Self::load_with_config(&config, &WeightFiles::open(dir)?, dtype, device)
-    }
-
-    /// As [`Self::load`], with a config and weights of the caller's.
-    ///
-    /// # Errors
-    /// [`DitError::Weights`].
-    pub fn load_with_config(
-        config: &DitConfig,
-        files: &WeightFiles,
-        dtype: Option<DType>,
-        device: &B::Device,
-    ) -> Result<(Self, LoadReport), DitError> {
-        let mut model = Self::new(config, device);
-        let options = LoadOptions {
-            dtype,
-            keep_f32: Some(fp32_islands()),
-            ..LoadOptions::default()
-        };
-        let report = load_module(&mut model, files, &canonical_names(), &options)?;
-        Ok((model, report))
-    }
-
     /// The transformer with its weights in another dtype. The fp32 islands stay what they are.
     pub fn cast(self, dtype: DType) -> Self {
         cast_module(self, dtype, Some(&fp32_islands()))
@@ -137,6 +102,41 @@ impl<B: Backend> LongCatTransformer<B> {
 }
 
 impl<B: KernelBackend> LongCatTransformer<B> {
+    /// Reads `config.json` and the weights of an official `dit/` directory.
+    ///
+    /// Weights are cast to `dtype` (kept as stored where `None`); the fp32 islands stay fp32.
+    ///
+    /// # Errors
+    /// [`DitError`] names the file and key.
+    pub fn load(
+        dir: &Path,
+        dtype: Option<DType>,
+        device: &B::Device,
+    ) -> Result<(Self, LoadReport), DitError> {
+        let config = DitConfig::read(&dir.join("config.json"))?;
+        Self::load_with_config(&config, &WeightFiles::open(dir)?, dtype, device)
+    }
+
+    /// As [`Self::load`], with a config and weights of the caller's.
+    ///
+    /// # Errors
+    /// [`DitError::Weights`].
+    pub fn load_with_config(
+        config: &DitConfig,
+        files: &WeightFiles,
+        dtype: Option<DType>,
+        device: &B::Device,
+    ) -> Result<(Self, LoadReport), DitError> {
+        let mut model = Self::new(config, device);
+        let options = LoadOptions {
+            dtype,
+            keep_f32: Some(fp32_islands()),
+            ..LoadOptions::default()
+        };
+        let report = load_module(&mut model, files, &canonical_names(), &options)?;
+        Ok((model, report))
+    }
+
     /// Predicts x0 − noise, `[B, C, T, H, W]` in fp32.
     ///
     /// `timesteps` is `[B, T]`; the first `num_cond` latent frames are clean conditions (with

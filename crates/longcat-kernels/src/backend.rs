@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use burn::tensor::backend::Backend;
+use burn::tensor::{DType, TensorData};
 use burn_backend::tensor::{FloatTensor, IntTensor};
 
 use crate::conv::{self, Conv3dOptions, PatchGrid};
@@ -64,6 +65,17 @@ pub trait KernelBackend: Backend {
     /// wait for earlier readers of the memory that a tensor arrives in, nor hold back later writers
     /// of the memory that one is sent from. Called before and after, this does both.
     fn order_transfers(_device: &Self::Device) {}
+
+    /// A row of floats on `device`, `[bytes.len() / size of dtype]`, for their bytes (little endian).
+    ///
+    /// The bytes are read before this returns, by this thread: several threads upload at once.
+    fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
+        let shape = [bytes.len() / dtype.size()];
+        Self::float_from_data(
+            TensorData::from_bytes_vec(bytes.to_vec(), shape, dtype),
+            device,
+        )
+    }
 
     /// `x · weightᵀ + bias`.
     ///
@@ -261,6 +273,18 @@ pub trait KernelBackend: Backend {
     /// of the transposed convolution, `[C, taps · O]` with the taps in reverse. Not differentiable.
     fn conv3d_matrix(weight: FloatTensor<Self>, mirrored: bool) -> FloatTensor<Self> {
         conv::matrix::<Self>(weight, mirrored)
+    }
+
+    /// `x` with its dimensions in the order `axes`. Where the backend has a kernel for it, the result
+    /// lies in memory in that order, which saves its reader a slower copy.
+    fn permuted(x: FloatTensor<Self>, axes: &[usize]) -> FloatTensor<Self> {
+        Self::float_permute(x, axes)
+    }
+
+    /// Sums of runs of `block` rows of `[R · block, C]`, `[R, C]` in f32 (f64 for f64). Not
+    /// differentiable.
+    fn block_sums(x: FloatTensor<Self>, block: usize) -> FloatTensor<Self> {
+        portable::block_sums::<Self>(x, block)
     }
 
     /// Sums of `[.., C]` over all but the last dimension, `[C]` in f32 (f64 for f64). Not

@@ -10,10 +10,12 @@ use burn_backend::{
     tensor::{FloatTensor, IntTensor},
 };
 use burn_fusion::{
-    Fusion, FusionBackend, FusionHandle, FusionTensor, get_client,
+    Fusion, FusionBackend, FusionHandle, FusionTensor, NoOp, get_client,
     stream::{Operation, OperationStreams},
 };
-use burn_ir::{CustomOpIr, HandleContainer, OperationIr, OperationOutput, TensorIr};
+use burn_ir::{
+    CustomOpIr, HandleContainer, InitOperationIr, OperationIr, OperationOutput, TensorIr,
+};
 
 use crate::conv::{Conv3dOptions, PatchGrid, matrix_shape, output_shape};
 use crate::portable::accumulator;
@@ -157,6 +159,22 @@ impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
         get_client::<B>(&device).sync(move || B::order_transfers(&device));
     }
 
+    fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
+        let client = get_client::<B>(device);
+        let tensor = B::float_from_bytes(bytes, dtype, device);
+        let shape = tensor.shape();
+        let handle = B::float_tensor_handle(tensor);
+        let desc = InitOperationIr::create(shape, dtype, || client.register_tensor_handle(handle));
+        // What is registered with its handle has nothing left to execute.
+        client
+            .register(
+                OperationStreams::default(),
+                OperationIr::Init(desc),
+                NoOp::<B>::new(),
+            )
+            .output()
+    }
+
     fn conv3d_forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -195,6 +213,25 @@ impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
         let name = "longcat_conv3d_matrix";
         let [out] = register::<B, 1>(name, vec![weight], [out], move |inputs| {
             vec![Output::Float(B::conv3d_matrix(inputs.float(), mirrored))]
+        });
+        out
+    }
+
+    fn permuted(x: FloatTensor<Self>, axes: &[usize]) -> FloatTensor<Self> {
+        let shape = x.shape();
+        let out = (axes.iter().map(|axis| shape[*axis]).collect(), x.dtype());
+        let axes = axes.to_vec();
+        let [out] = register::<B, 1>("longcat_permuted", vec![x], [out], move |inputs| {
+            vec![Output::Float(B::permuted(inputs.float(), &axes))]
+        });
+        out
+    }
+
+    fn block_sums(x: FloatTensor<Self>, block: usize) -> FloatTensor<Self> {
+        let [rows, width] = x.shape().dims();
+        let out = (Shape::new([rows / block, width]), accumulator(x.dtype()));
+        let [out] = register::<B, 1>("longcat_block_sums", vec![x], [out], move |inputs| {
+            vec![Output::Float(B::block_sums(inputs.float(), block))]
         });
         out
     }

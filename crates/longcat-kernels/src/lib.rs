@@ -17,6 +17,8 @@ pub mod cube;
 mod cube_conv;
 #[cfg(feature = "cubecl")]
 mod cube_norm;
+#[cfg(feature = "cubecl")]
+mod cube_permute;
 #[cfg(feature = "cuda")]
 mod cublas;
 #[cfg(feature = "cuda")]
@@ -30,6 +32,8 @@ mod cuda_stream;
 #[cfg(feature = "cuda")]
 mod cuda_transfers;
 #[cfg(feature = "cuda")]
+mod cuda_upload;
+#[cfg(feature = "cuda")]
 mod cudnn;
 #[cfg(feature = "cpu")]
 mod flex;
@@ -38,6 +42,7 @@ mod fused;
 mod fusion;
 #[cfg(feature = "cubecl")]
 mod gpu_runtime;
+mod layout;
 mod linear;
 mod low_rank;
 pub mod portable;
@@ -58,5 +63,6 @@ pub use cudnn::cudnn_problem;
 pub use fused::{Rotation, gated_residual, layer_norm, rms_norm, silu_mul, split_heads};
 #[cfg(feature = "cubecl")]
 pub use gpu_runtime::set_up_gpu_runtime;
+pub use layout::merge_heads;
 pub use linear::{linear, matmul_nt};
 pub use low_rank::{LowRankPart, add_low_rank};

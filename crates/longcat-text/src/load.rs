@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use burn::tensor::DType;
-use burn::tensor::backend::Backend;
+use longcat_kernels::KernelBackend;
 use longcat_weights::{LoadOptions, NameMap, WeightFiles, WeightsError, load_module};
 use regex::Regex;
 
@@ -43,7 +43,7 @@ pub fn internal_names() -> NameMap {
     ])
 }
 
-impl<B: Backend> Umt5Encoder<B> {
+impl<B: KernelBackend> Umt5Encoder<B> {
     /// Loads `config.json` and the (sharded) safetensors of a `text_encoder/` directory.
     ///
     /// Files are memory-mapped; tensors are cast to `dtype`. With [`DType::F16`] the feed-forward

@@ -16,17 +16,6 @@ pub struct TextEncoder<B: Backend> {
 }
 
 impl<B: Backend> TextEncoder<B> {
-    /// Loads `tokenizer/` and `text_encoder/` of the checkpoint directory `root`.
-    ///
-    /// # Errors
-    /// [`TextError`] names the file and key; also when the tokenizer has ids that the encoder has
-    /// no embedding for.
-    pub fn load(root: &Path, dtype: DType, device: &B::Device) -> Result<Self, TextError> {
-        let tokenizer = PromptTokenizer::load(&root.join("tokenizer"))?;
-        let (encoder, config) = Umt5Encoder::load(&root.join("text_encoder"), dtype, device)?;
-        Self::new(tokenizer, encoder, config, device)
-    }
-
     /// Puts a tokenizer and an encoder on `device` together.
     ///
     /// # Errors
@@ -70,6 +59,17 @@ impl<B: Backend> TextEncoder<B> {
 }
 
 impl<B: KernelBackend> TextEncoder<B> {
+    /// Loads `tokenizer/` and `text_encoder/` of the checkpoint directory `root`.
+    ///
+    /// # Errors
+    /// [`TextError`] names the file and key; also when the tokenizer has ids that the encoder has
+    /// no embedding for.
+    pub fn load(root: &Path, dtype: DType, device: &B::Device) -> Result<Self, TextError> {
+        let tokenizer = PromptTokenizer::load(&root.join("tokenizer"))?;
+        let (encoder, config) = Umt5Encoder::load(&root.join("text_encoder"), dtype, device)?;
+        Self::new(tokenizer, encoder, config, device)
+    }
+
     /// Cleans, tokenizes and encodes prompts, padded or cut to L = `max_length` tokens (512 in the
     /// released pipelines), or to the [most](PromptTokenizer::length) that the checkpoint takes.
     ///

@@ -48,25 +48,6 @@ impl<B: Backend> WanVae<B> {
         }
     }
 
-    /// Loads `config.json` and the safetensors of an official `vae/` directory, cast to `dtype`
-    /// (the scales of norms stay f32).
-    ///
-    /// # Errors
-    /// [`VaeError`] names file and key: see [`WanVaeConfig::read`] and
-    /// [`longcat_weights::load_module`].
-    pub fn load(dir: &Path, dtype: DType, device: &B::Device) -> Result<Self, VaeError> {
-        let config = WanVaeConfig::read(&dir.join("config.json"))?;
-        let files = WeightFiles::open(dir)?;
-        let mut vae = Self::new(&config, device);
-        let options = LoadOptions {
-            dtype: Some(dtype),
-            keep_f32: Some(norm_scales()),
-            ignore_unused: Vec::new(),
-        };
-        load_module(&mut vae, &files, &canonical_names(), &options)?;
-        Ok(vae)
-    }
-
     /// The VAE with its weights as they are, cast where they are used: f32 weights that are trained
     /// with activations of half the size.
     pub fn computing_in(mut self, dtype: DType) -> Self {
@@ -120,6 +101,25 @@ impl<B: Backend> WanVae<B> {
 }
 
 impl<B: KernelBackend> WanVae<B> {
+    /// Loads `config.json` and the safetensors of an official `vae/` directory, cast to `dtype`
+    /// (the scales of norms stay f32).
+    ///
+    /// # Errors
+    /// [`VaeError`] names file and key: see [`WanVaeConfig::read`] and
+    /// [`longcat_weights::load_module`].
+    pub fn load(dir: &Path, dtype: DType, device: &B::Device) -> Result<Self, VaeError> {
+        let config = WanVaeConfig::read(&dir.join("config.json"))?;
+        let files = WeightFiles::open(dir)?;
+        let mut vae = Self::new(&config, device);
+        let options = LoadOptions {
+            dtype: Some(dtype),
+            keep_f32: Some(norm_scales()),
+            ignore_unused: Vec::new(),
+        };
+        load_module(&mut vae, &files, &canonical_names(), &options)?;
+        Ok(vae)
+    }
+
     /// The posterior of a clip `[B, 3, F, H, W]` in [-1, 1], any float dtype. Trailing frames that do
     /// not fill a group of four are dropped.
     ///

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
-use burn::tensor::backend::Backend;
 use longcat_dit::{DitConfig, LongCatTransformer, from_fastvideo};
+use longcat_kernels::KernelBackend;
 use longcat_text::TextEncoder;
 use longcat_vae::{WanVae, WanVaeConfig};
 use longcat_weights::WeightFiles;
@@ -102,7 +102,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`VideoError::Dit`] and [`VideoError::Weights`] name file and key.
-    pub fn load_transformer<B: Backend>(
+    pub fn load_transformer<B: KernelBackend>(
         &self,
         dtype: Option<DType>,
         device: &B::Device,
@@ -117,7 +117,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`VideoError::Text`].
-    pub fn load_text_encoder<B: Backend>(
+    pub fn load_text_encoder<B: KernelBackend>(
         &self,
         dtype: DType,
         device: &B::Device,
@@ -137,7 +137,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`VideoError::Vae`].
-    pub fn load_vae<B: Backend>(
+    pub fn load_vae<B: KernelBackend>(
         &self,
         dtype: DType,
         device: &B::Device,

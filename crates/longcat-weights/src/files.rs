@@ -303,13 +303,29 @@ impl WeightFiles {
     /// F64, F32, F16 and BF16, [`WeightsError::NotFinite`].
     pub fn tensor_data(&self, key: &str) -> Result<TensorData, WeightsError> {
         let dtype = self.float_dtype(key)?;
-        self.check_finite(key)?;
-        let bytes = Bytes::from_bytes_vec(self.bytes(key)?.into_owned());
-        let shape = self.entry(key)?.shape.clone();
-        Ok(TensorData::from_bytes(bytes, shape, dtype))
+        let (bytes, shape) = self.finite_bytes(key)?;
+        let bytes = Bytes::from_bytes_vec(bytes.into_owned());
+        Ok(TensorData::from_bytes(bytes, shape.to_vec(), dtype))
     }
 
-    fn float_dtype(&self, key: &str) -> Result<DType, WeightsError> {
+    /// Bytes and shape of a floating-point tensor that holds finite values only.
+    pub(crate) fn finite_bytes(
+        &self,
+        key: &str,
+    ) -> Result<(Cow<'_, [u8]>, &[usize]), WeightsError> {
+        let bytes = self.bytes(key)?;
+        let entry = self.entry(key)?;
+        match first_not_finite(&bytes, self.float_dtype(key)?) {
+            None => Ok((bytes, &entry.shape)),
+            Some(index) => Err(WeightsError::NotFinite {
+                path: self.file_of(entry).to_path_buf(),
+                key: key.to_string(),
+                index,
+            }),
+        }
+    }
+
+    pub(crate) fn float_dtype(&self, key: &str) -> Result<DType, WeightsError> {
         let entry = self.entry(key)?;
         match entry.dtype {
             Dtype::F64 => Ok(DType::F64),
@@ -320,18 +336,6 @@ impl WeightFiles {
                 path: self.file_of(entry).to_path_buf(),
                 key: key.to_string(),
                 dtype: format!("{other:?}"),
-            }),
-        }
-    }
-
-    fn check_finite(&self, key: &str) -> Result<(), WeightsError> {
-        let dtype = self.float_dtype(key)?;
-        match first_not_finite(&self.bytes(key)?, dtype) {
-            None => Ok(()),
-            Some(index) => Err(WeightsError::NotFinite {
-                path: self.file_of(self.entry(key)?).to_path_buf(),
-                key: key.to_string(),
-                index,
             }),
         }
     }

@@ -11,10 +11,11 @@ use std::vec::IntoIter;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Shape, StreamId, Tensor, TensorData};
+use burn::tensor::{DType, Shape, StreamId, Tensor, TensorPrimitive};
+use longcat_kernels::KernelBackend;
 use rayon::prelude::*;
 
-use crate::{WeightFiles, WeightsError, upload};
+use crate::{WeightFiles, WeightsError};
 
 /// Bytes that are under way at once.
 const RUN_BYTES: usize = 1 << 30;
@@ -32,21 +33,22 @@ pub(crate) struct Source<'a, B: Backend> {
 /// A tensor as one row, and its shape.
 type Row<B> = (Tensor<B, 1>, Shape);
 
-impl<B: Backend> Source<'_, B> {
-    fn read(&self, files: &WeightFiles) -> Result<TensorData, WeightsError> {
-        let data = files.tensor_data(self.key)?;
-        Ok(match self.dtype {
-            Some(dtype) if dtype != data.dtype => data.convert_dtype(dtype),
-            _ => data,
-        })
+impl<B: KernelBackend> Source<'_, B> {
+    /// Gives the tensor to the device.
+    fn send(&self, files: &WeightFiles) -> Result<Row<B>, WeightsError> {
+        let stored = files.float_dtype(self.key)?;
+        let dtype = self.dtype.unwrap_or(stored);
+        if dtype == stored {
+            let (bytes, shape) = files.finite_bytes(self.key)?;
+            return Ok((self.row(&bytes, dtype), shape.into()));
+        }
+        let data = files.tensor_data(self.key)?.convert_dtype(dtype);
+        Ok((self.row(&data.bytes, dtype), data.shape))
     }
 
-    /// Reads the tensor and gives it to the device.
-    fn send(&self, files: &WeightFiles) -> Result<Row<B>, WeightsError> {
-        let data = self.read(files)?;
-        let (shape, values) = (data.shape.clone(), data.shape.num_elements());
-        let row = TensorData::from_bytes(data.bytes, [values], data.dtype);
-        Ok((upload(row, &self.device), shape))
+    fn row(&self, bytes: &[u8], dtype: DType) -> Tensor<B, 1> {
+        let row = B::float_from_bytes(bytes, dtype, &self.device);
+        Tensor::from_primitive(TensorPrimitive::Float(row))
     }
 }
 
@@ -54,7 +56,7 @@ impl<B: Backend> Source<'_, B> {
 ///
 /// # Errors
 /// What [`WeightFiles::tensor_data`] refuses.
-pub(crate) fn filled<B: Backend, M: Module<B>>(
+pub(crate) fn filled<B: KernelBackend, M: Module<B>>(
     module: &M,
     files: &WeightFiles,
     sources: &[Source<'_, B>],
@@ -82,7 +84,7 @@ pub(crate) fn filled<B: Backend, M: Module<B>>(
 type Run<B> = Result<Vec<Row<B>>, WeightsError>;
 
 /// Sends runs of tensors, until all are sent, one fails, or nobody wants more.
-fn read_ahead<B: Backend>(
+fn read_ahead<B: KernelBackend>(
     files: &WeightFiles,
     sources: &[Source<'_, B>],
     stream: StreamId,

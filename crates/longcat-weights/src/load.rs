@@ -4,6 +4,7 @@ use std::fmt;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, DType, Int, Shape, Tensor};
+use longcat_kernels::KernelBackend;
 use regex::Regex;
 use serde::Serialize;
 
@@ -79,7 +80,7 @@ impl fmt::Display for LoadReport {
 /// # Errors
 /// [`WeightsError::Mismatch`] with the report when keys or shapes do not fit, and what
 /// [`WeightFiles::tensor_data`] refuses.
-pub fn load_module<B: Backend, M: Module<B>>(
+pub fn load_module<B: KernelBackend, M: Module<B>>(
     module: &mut M,
     files: &WeightFiles,
     names: &NameMap,

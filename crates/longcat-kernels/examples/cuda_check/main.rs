@@ -1,14 +1,16 @@
 //! Checks the CUDA kernels. `cargo xtask bench` times them.
 //!
 //! `cuda_check attention` compares with f32 references, `fuzz [count [seed]]` with the portable body
-//! on random shapes, `linear` with f64 sums, `conv` with f32 convolutions, `small` runs each attention kernel once (for
-//! compute-sanitizer). Exits with code 1 where a comparison fails.
+//! on random shapes, `linear` with f64 sums, `conv` with f32 convolutions, `layout` with the portable
+//! body, `upload` with what was sent; `small` runs each attention kernel once (for compute-sanitizer). Exits with code 1 where a comparison fails.
 
 mod attention;
 mod conv;
 mod fuzz;
+mod layout;
 mod linear;
 mod random;
+mod upload;
 
 use burn::tensor::{Tensor, TensorPrimitive};
 use burn_cubecl::CubeBackend;
@@ -67,9 +69,14 @@ fn main() {
         }
         Some("linear") => linear::run(&device),
         Some("conv") => conv::run(&device),
+        Some("layout") => layout::run(&device),
+        Some("upload") => upload::run(&device),
         Some("small") => fuzz::small(&device),
         _ => {
-            eprintln!("usage: cuda_check attention | fuzz [count [seed]] | linear | conv | small");
+            eprintln!(
+                "usage: cuda_check attention | fuzz [count [seed]] | linear | conv | layout | \
+                 upload | small"
+            );
             std::process::exit(2);
         }
     };

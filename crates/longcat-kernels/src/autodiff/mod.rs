@@ -7,7 +7,7 @@ mod heads;
 mod linear;
 mod norm;
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use burn_autodiff::{
     Autodiff, checkpoint::strategy::CheckpointStrategy, grads::Gradients, ops::Ops,
 };
@@ -28,6 +28,10 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         B::order_transfers(device);
     }
 
+    fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
+        constant::<B, C>(B::float_from_bytes(bytes, dtype, device))
+    }
+
     fn conv3d_forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -35,6 +39,10 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         options: Conv3dOptions,
     ) -> FloatTensor<Self> {
         conv::conv3d::<B, C>(x, weight, bias, options)
+    }
+
+    fn block_sums(x: FloatTensor<Self>, block: usize) -> FloatTensor<Self> {
+        constant::<B, C>(B::block_sums(x.primitive, block))
     }
 
     /// Differentiable, unlike those of other backends.

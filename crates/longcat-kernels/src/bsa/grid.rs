@@ -3,7 +3,7 @@
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::block_means;
-use crate::KernelBackend;
+use crate::{KernelBackend, layout::permuted};
 
 /// Moves tokens between T, H, W order and blocks, one t×h×w chunk a block.
 ///
@@ -63,9 +63,8 @@ impl Regroup {
             return x.select(2, source);
         }
         let ([mt, mh, mw], [ct, ch, cw]) = (self.counts, self.chunk);
-        x.reshape([b * h, mt, ct, mh, ch, mw, cw * d])
-            .permute([0, 1, 3, 5, 2, 4, 6])
-            .reshape([b, h, n, d])
+        let x = x.reshape([b * h, mt, ct, mh, ch, mw, cw * d]);
+        permuted(x, [0, 1, 3, 5, 2, 4, 6]).reshape([b, h, n, d])
     }
 
     /// The inverse of [`gather`](Self::gather); padding is dropped.
@@ -82,9 +81,8 @@ impl Regroup {
             return x.select(2, place);
         }
         let ([mt, mh, mw], [ct, ch, cw]) = (self.counts, self.chunk);
-        x.reshape([b * h, mt, mh, mw, ct, ch, cw * d])
-            .permute([0, 1, 4, 2, 5, 3, 6])
-            .reshape([b, h, n, d])
+        let x = x.reshape([b * h, mt, mh, mw, ct, ch, cw * d]);
+        permuted(x, [0, 1, 4, 2, 5, 3, 6]).reshape([b, h, n, d])
     }
 
     /// Number of real tokens in each block `[M]`, if any block is padded.

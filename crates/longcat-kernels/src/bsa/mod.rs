@@ -119,8 +119,8 @@ const SCORE_DTYPE: DType = DType::F32;
 /// Averages `[B, H, M * block, D]` over each block, in f32.
 fn block_means<B: KernelBackend>(x: Tensor<B, 4>, block: usize) -> Tensor<B, 4> {
     let [b, h, n, d] = x.dims();
-    portable::to_dtype(x, SCORE_DTYPE)
-        .reshape([b, h, n / block, block, d])
-        .mean_dim(3)
-        .squeeze_dim::<4>(3)
+    let rows: Tensor<B, 2> = x.reshape([b * h * n, d]);
+    let sums = B::block_sums(portable::into_float(rows), block);
+    let sums: Tensor<B, 2> = portable::from_float(sums);
+    sums.reshape([b, h, n / block, d]) / block as f64
 }

@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+#[cfg(feature = "cuda")]
+use burn::tensor::{DType, TensorData};
+use burn_backend::ops::FloatTensorOps;
 use burn_backend::tensor::{FloatTensor, IntTensor};
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 
@@ -11,7 +14,8 @@ use super::launch::Backward;
 use crate::conv::Conv3dOptions;
 use crate::conv::{self, PatchGrid};
 use crate::{
-    BlockList, BlockRule, KernelBackend, LowRankPart, cube_conv, cube_norm, fused, portable,
+    BlockList, BlockRule, KernelBackend, LowRankPart, cube_conv, cube_norm, cube_permute, fused,
+    portable,
 };
 
 impl<R, F, I, BT> KernelBackend for CubeBackend<R, F, I, BT>
@@ -35,6 +39,15 @@ where
             // Slower, and as safe.
             let _ = <Self as burn_backend::Backend>::sync(device);
         }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
+        crate::cuda_upload::try_upload(bytes, dtype, device).unwrap_or_else(|| {
+            let shape = [bytes.len() / dtype.size()];
+            let data = TensorData::from_bytes_vec(bytes.to_vec(), shape, dtype);
+            <Self as FloatTensorOps<Self>>::float_from_data(data, device)
+        })
     }
 
     #[cfg(feature = "cuda")]
@@ -62,6 +75,15 @@ where
     fn conv3d_matrix(weight: FloatTensor<Self>, mirrored: bool) -> FloatTensor<Self> {
         cube_conv::matrix(&weight, mirrored, Self::INNER_MULTIPLE)
             .unwrap_or_else(|| conv::matrix::<Self>(weight, mirrored))
+    }
+
+    fn permuted(x: FloatTensor<Self>, axes: &[usize]) -> FloatTensor<Self> {
+        cube_permute::permuted(&x, axes)
+            .unwrap_or_else(|| <Self as FloatTensorOps<Self>>::float_permute(x, axes))
+    }
+
+    fn block_sums(x: FloatTensor<Self>, block: usize) -> FloatTensor<Self> {
+        cube_norm::block_sums(&x, block).unwrap_or_else(|| portable::block_sums::<Self>(x, block))
     }
 
     fn column_sums(x: FloatTensor<Self>) -> FloatTensor<Self> {

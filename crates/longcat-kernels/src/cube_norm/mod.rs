@@ -18,7 +18,7 @@ use cubecl::prelude::*;
 
 pub(crate) use channels::{rms_norm, rms_norm_backward};
 pub(crate) use heads::{head_norm_terms, split_heads, split_heads_backward};
-pub(crate) use reductions::{column_sums, softmax_with_lse};
+pub(crate) use reductions::{block_sums, column_sums, softmax_with_lse};
 
 use kernels::RowCut;
 

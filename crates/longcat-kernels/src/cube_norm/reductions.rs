@@ -46,6 +46,35 @@ pub(crate) fn column_sums<R: CubeRuntime>(x: &CubeTensor<R>) -> Option<CubeTenso
     }
 }
 
+/// See `KernelBackend::block_sums`.
+pub(crate) fn block_sums<R: CubeRuntime>(x: &CubeTensor<R>, block: usize) -> Option<CubeTensor<R>> {
+    let (rows, width) = rows_and_width(x)?;
+    if !supported(x) || !rows.is_multiple_of(block) {
+        return None;
+    }
+    let vector = vector_sizes(x).find(|vector| width.is_multiple_of(*vector))?;
+    let x = into_contiguous(x.clone());
+    let sums = like_in(&x, Shape::new([rows / block, width]), DType::F32);
+    let vectors = sums.meta.num_elements() / vector;
+    // SAFETY: units beyond the last sum end before any access; blocks are whole.
+    unsafe {
+        block_sums_kernel::launch_unchecked::<R>(
+            &x.client,
+            count_cubes(&x, vectors.div_ceil(UNITS as usize)),
+            CubeDim::new_1d(UNITS),
+            AddressType::from_len(x.meta.num_elements()),
+            vector,
+            x.clone().into_array_arg(),
+            sums.clone().into_array_arg(),
+            vectors,
+            block,
+            width / vector,
+            x.dtype.into(),
+        );
+    }
+    Some(sums)
+}
+
 /// See `KernelBackend::softmax_with_lse`.
 pub(crate) fn softmax_with_lse<R: CubeRuntime>(
     scores: &CubeTensor<R>,
@@ -172,6 +201,28 @@ fn column_sums_kernel<F: Float>(
     while row < rows {
         sum += f32::cast_from(x[row * width + column]);
         row += parts;
+    }
+    sums[ABSOLUTE_POS] = sum;
+}
+
+/// Sums of runs of `block` rows of `x`, whose rows are `width` vectors; a unit takes one vector of
+/// one run.
+#[cube(launch_unchecked, address_type = "dynamic")]
+fn block_sums_kernel<F: Float, N: Size>(
+    x: &Array<Vector<F, N>>,
+    sums: &mut Array<Vector<f32, N>>,
+    vectors: usize,
+    block: usize,
+    width: usize,
+    #[define(F)] _dtype: StorageType,
+) {
+    if ABSOLUTE_POS >= vectors {
+        terminate!();
+    }
+    let first = ABSOLUTE_POS / width * block * width + ABSOLUTE_POS % width;
+    let mut sum = Vector::<f32, N>::new(0.0);
+    for row in 0..block {
+        sum += Vector::cast_from(x[first + row * width]);
     }
     sums[ABSOLUTE_POS] = sum;
 }

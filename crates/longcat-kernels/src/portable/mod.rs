@@ -21,7 +21,7 @@ pub use low_rank::add_low_rank;
 pub(crate) use matmul::filled;
 pub use matmul::{matmul, matmul_nt};
 pub use select::select_blocks;
-pub use sums::{column_sums, softmax_with_lse};
+pub use sums::{block_sums, column_sums, softmax_with_lse};
 
 use burn::tensor::{DType, Tensor, TensorPrimitive, backend::Backend};
 use burn_backend::tensor::FloatTensor;

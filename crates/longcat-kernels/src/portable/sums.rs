@@ -15,6 +15,15 @@ pub fn column_sums<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     into_float(to_dtype(x, dtype).sum_dim(0).reshape([width]))
 }
 
+/// See [`KernelBackend::block_sums`](crate::KernelBackend::block_sums).
+pub fn block_sums<B: Backend>(x: FloatTensor<B>, block: usize) -> FloatTensor<B> {
+    let dtype = accumulator(x.dtype());
+    let x: Tensor<B, 2> = from_float(x);
+    let [rows, width] = x.dims();
+    let x = to_dtype(x, dtype).reshape([rows / block, block, width]);
+    into_float(x.sum_dim(1).squeeze_dim::<2>(1))
+}
+
 /// See [`KernelBackend::softmax_with_lse`](crate::KernelBackend::softmax_with_lse).
 pub fn softmax_with_lse<B: Backend>(
     scores: FloatTensor<B>,

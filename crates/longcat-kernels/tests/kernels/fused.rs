@@ -165,6 +165,56 @@ fn check_column_sums<B: KernelBackend>(rows: usize, width: usize) {
     assert_close(Tensor::<B, 1>::from_primitive(sums), &expected, 1e-4);
 }
 
+fn check_block_sums<B: KernelBackend>(blocks: usize, block: usize, width: usize) {
+    let x = numbers(blocks * block * width, 17);
+    let mut expected = vec![0.0; blocks * width];
+    for (i, x) in x.iter().enumerate() {
+        expected[i / (block * width) * width + i % width] += f64::from(*x);
+    }
+    let x = tensor::<B, 2>(&x, [blocks * block, width])
+        .into_primitive()
+        .tensor();
+    let sums = TensorPrimitive::Float(B::block_sums(x, block));
+    assert_close(Tensor::<B, 2>::from_primitive(sums), &expected, 1e-5);
+}
+
+/// Every value is where its indices say, for an input that is a view with gaps, too.
+fn check_permuted<B: KernelBackend>(shape: [usize; 5], axes: [usize; 5]) {
+    let index = |place: usize, dims: [usize; 5]| {
+        let mut rest = place;
+        let mut index = [0; 5];
+        for axis in (0..5).rev() {
+            (index[axis], rest) = (rest % dims[axis], rest / dims[axis]);
+        }
+        index
+    };
+    let values: Vec<f32> = (0..shape.iter().product())
+        .map(|i: usize| i as f32)
+        .collect();
+    let whole = tensor::<B, 5>(&values, shape);
+    let half = shape[1].div_ceil(2);
+    for x in [whole.clone(), whole.narrow(1, 0, half)] {
+        let dims = x.dims();
+        let out_dims = axes.map(|axis| dims[axis]);
+        let expected: Vec<f64> = (0..dims.iter().product())
+            .map(|place| {
+                let out = index(place, out_dims);
+                let mut from = [0; 5];
+                axes.iter().zip(out).for_each(|(axis, i)| from[*axis] = i);
+                let at = from
+                    .iter()
+                    .zip(shape)
+                    .fold(0, |at, (i, size)| at * size + i);
+                at as f64
+            })
+            .collect();
+        let x = x.into_primitive().tensor();
+        let out = Tensor::<B, 5>::from_primitive(TensorPrimitive::Float(B::permuted(x, &axes)));
+        assert_eq!(out.dims(), out_dims);
+        assert_close(out, &expected, 1e-12);
+    }
+}
+
 /// Numbers and widths of heads: those that fill planes, those that leave units idle, and those that
 /// leave units idle only in their last round, be planes of 8 units or of 32.
 const HEADS: [(usize, usize); 10] = [
@@ -200,6 +250,19 @@ fn check_all<B: KernelBackend>() {
     }
     for (rows, width) in [(1, 5), (129, 16), (40_000, 3)] {
         check_column_sums::<B>(rows, width);
+    }
+    for (blocks, block, width) in [(1, 1, 5), (6, 64, 16), (35, 8, 128)] {
+        check_block_sums::<B>(blocks, block, width);
+    }
+    for shape in [[2, 3, 4, 5, 8], [1, 6, 1, 2, 12], [3, 2, 2, 2, 5]] {
+        for axes in [
+            [0, 2, 1, 3, 4],
+            [3, 2, 1, 0, 4],
+            [1, 0, 3, 2, 4],
+            [0, 1, 2, 4, 3],
+        ] {
+            check_permuted::<B>(shape, axes);
+        }
     }
     for (heads, width) in HEADS {
         for (normed, rotated) in [(true, true), (true, false), (false, true), (false, false)] {
