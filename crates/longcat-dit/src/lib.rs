@@ -29,7 +29,7 @@ pub use embed::{CaptionEmbedder, FinalLayer, PatchEmbed, TimestepEmbedder};
 pub use error::DitError;
 pub use kv_cache::KvCache;
 pub use names::{canonical_names, from_fastvideo, internal_names, lora_targets};
-pub use parallel::{ParallelTransformer, transfer};
+pub use parallel::{ParallelTransformer, forward_samples, transfer};
 pub use rope::{RopeCache, RopeTables};
 pub use text::{TextCondition, TextTokens};
 pub use transformer::{Embedded, LongCatTransformer};

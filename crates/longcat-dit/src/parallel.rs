@@ -291,6 +291,52 @@ impl<'a, B: KernelBackend> ParallelTransformer<'a, B> {
     }
 }
 
+/// As [`LongCatTransformer::forward`], or [`LongCatTransformer::forward_cached`] where there are
+/// caches: each device has a replica, a cache, and an equal share of the samples. Nothing is exchanged
+/// between inputs, which are on the first device, and outputs, which come back there.
+///
+/// # Errors
+/// As there, and [`DitError::Devices`] if the samples cannot be dealt out evenly.
+pub fn forward_samples<B: KernelBackend>(
+    replicas: &[LongCatTransformer<B>],
+    devices: &[B::Device],
+    latents: Tensor<B, 5>,
+    timesteps: Tensor<B, 2>,
+    text: &TextCondition<B>,
+    num_cond: usize,
+    caches: &[KvCache<B>],
+) -> Result<Tensor<B, 5>, DitError> {
+    let samples = latents.dims()[0];
+    if !samples.is_multiple_of(devices.len()) {
+        return Err(DitError::Devices {
+            devices: devices.len(),
+            what: "samples",
+            count: samples,
+        });
+    }
+    let share = samples / devices.len();
+    // What is sent from a device waits for all that was queued there: first the inputs.
+    let inputs = devices.iter().enumerate().map(|(rank, device)| {
+        let first = rank * share;
+        let latents = latents.clone().narrow(0, first, share);
+        let timesteps = timesteps.clone().narrow(0, first, share);
+        let text = text.samples(first..first + share).on(device);
+        (transfer(latents, device), transfer(timesteps, device), text)
+    });
+    let inputs: Vec<_> = inputs.collect();
+    let parts = replicas.iter().zip(inputs).enumerate();
+    let parts = parts.map(
+        |(rank, (replica, (latents, timesteps, text)))| match caches.get(rank) {
+            Some(cache) => replica.forward_cached(latents, timesteps, &text, cache),
+            None => replica.forward(latents, timesteps, &text, num_cond),
+        },
+    );
+    let parts = parts.collect::<Result<Vec<_>, _>>()?;
+    // All passes are under way before the first one is waited for.
+    let parts = parts.into_iter().map(|part| transfer(part, &devices[0]));
+    Ok(Tensor::cat(parts.collect(), 0))
+}
+
 /// Moves a tensor to another device, behind all that was queued on both, and before all that will
 /// be. Nothing waits on the host.
 pub fn transfer<B: KernelBackend, const D: usize>(

@@ -1,7 +1,7 @@
 use anyhow::Result;
 use burn::tensor::{DType, Tensor};
 use clap::Args;
-use longcat_dit::{LongCatTransformer, ParallelTransformer};
+use longcat_dit::{LongCatTransformer, ParallelTransformer, forward_samples};
 use longcat_kernels::KernelBackend;
 use longcat_train::{LoraConfig, attach_adapter};
 use longcat_video::{DeviceList, DeviceTask, on_device};
@@ -20,6 +20,9 @@ pub struct Dit {
     /// Devices that share the work instead of --device: cuda:0,cuda:1.
     #[arg(long, value_name = "DEVICES", conflicts_with = "device")]
     share: Option<DeviceList>,
+    /// Two samples, as under guidance; devices that share take whole samples.
+    #[arg(long)]
+    guided: bool,
 }
 
 impl Dit {
@@ -45,13 +48,17 @@ impl DeviceTask for Dit {
         let replicas = devices.iter().map(|device| self.model::<B>(device));
         let replicas = replicas.collect::<Result<Vec<_>>>()?;
         let [frames, _, _] = network.latent_grid();
-        let latents = network.latents::<B>(&device);
-        let timesteps = Tensor::full([1, frames], 500.0, (&device, DType::F32));
-        let text = network.text::<B>(&device);
+        let samples = 1 + usize::from(self.guided);
+        let latents = network.latents::<B>(&device).repeat_dim(0, samples);
+        let timesteps = Tensor::full([samples, frames], 500.0, (&device, DType::F32));
+        let text = network.text::<B>(&device, samples);
         let times = network.timing.time::<B>(&device, || {
             let (latents, timesteps) = (latents.clone(), timesteps.clone());
             match &replicas[..] {
                 [model] => model.forward(latents, timesteps, &text, 0)?,
+                _ if self.guided => {
+                    forward_samples(&replicas, &devices, latents, timesteps, &text, 0, &[])?
+                }
                 _ => ParallelTransformer::new(&replicas, &devices)?
                     .forward(latents, timesteps, &text, 0)?,
             };
@@ -59,6 +66,7 @@ impl DeviceTask for Dit {
         })?;
         let result = json!({
             "network": "dit", "device": self.devices(), "tokens": network.tokens(),
+            "samples": samples,
             "depth": network.depth, "lora_rank": self.lora_rank, "first_milliseconds": times.first,
             "milliseconds": times.median, "milliseconds_per_block": times.median / network.depth as f64,
             "memory_bytes": network.timing.memory_taken(),

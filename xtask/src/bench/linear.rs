@@ -17,7 +17,7 @@ pub struct Linear {
     #[arg(long, default_value_t = 37_440)]
     rows: usize,
     /// Calls per measured run.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 50)]
     calls: usize,
     #[command(flatten)]
     timing: Timing,

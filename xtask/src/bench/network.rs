@@ -92,8 +92,8 @@ impl Network {
         model
     }
 
-    pub fn text<B: Backend>(&self, device: &B::Device) -> TextCondition<B> {
-        let shape = [1, 256, self.config().caption_channels];
+    pub fn text<B: Backend>(&self, device: &B::Device, samples: usize) -> TextCondition<B> {
+        let shape = [samples, 256, self.config().caption_channels];
         TextCondition {
             embeds: Tensor::random(shape, Distribution::Normal(0.0, 1.0), device),
             mask: None,

@@ -50,7 +50,7 @@ impl DeviceTask for Train {
             x0: network.latents(&device),
             noise: network.latents(&device),
             sigma: Tensor::full([1], 0.5, (&device, DType::F32)),
-            text: network.text(&device),
+            text: network.text(&device, 1),
             num_cond: 0,
         };
         let step = TrainStep {

@@ -1,5 +1,7 @@
 use burn::tensor::{DType, Tensor};
-use longcat_dit::{KvCache, LongCatTransformer, ParallelTransformer, TextCondition, transfer};
+use longcat_dit::{
+    KvCache, LongCatTransformer, ParallelTransformer, TextCondition, forward_samples, transfer,
+};
 use longcat_kernels::KernelBackend;
 
 use crate::VideoError;
@@ -50,49 +52,37 @@ impl<B: KernelBackend> Model<'_, B> {
         timestep: f32,
         conditions: &Conditions<'_, B>,
     ) -> Result<Tensor<B, 5>, VideoError> {
-        let text = conditions.text;
-        let passes = || match conditions.guided {
+        let Conditions { text, caches, .. } = *conditions;
+        // With a cache, the conditions are not among the latents.
+        let num_cond = if caches.is_empty() {
+            conditions.num_cond
+        } else {
+            0
+        };
+        let latents = match conditions.guided {
             true => Tensor::cat(vec![latents.clone(), latents.clone()], 0),
             false => latents.clone(),
         };
-        match self.division(conditions.guided) {
-            Division::None => self.forward(0, passes(), timestep, text, conditions),
+        let timesteps = timesteps(&latents, num_cond, timestep);
+        Ok(match self.division(conditions.guided) {
+            Division::None => match caches.first() {
+                Some(cache) => self.replicas[0].forward_cached(latents, timesteps, text, cache)?,
+                None => self.replicas[0].forward(latents, timesteps, text, num_cond)?,
+            },
             Division::Passes => {
-                let batch = latents.dims()[0];
-                // What is sent from a device waits for all that was queued there: first the inputs.
-                let inputs = self.devices.iter().enumerate().map(|(rank, device)| {
-                    let text = text.samples(rank * batch..(rank + 1) * batch).on(device);
-                    (transfer(latents.clone(), device), text)
-                });
-                let inputs: Vec<_> = inputs.collect();
-                let parts = inputs
-                    .into_iter()
-                    .enumerate()
-                    .map(|(rank, (latents, text))| {
-                        self.forward(rank, latents, timestep, &text, conditions)
-                    });
-                let parts = parts.collect::<Result<Vec<_>, _>>()?;
-                // Both passes are under way before the first one is waited for.
-                let parts = parts.into_iter().map(|p| transfer(p, &self.devices[0]));
-                Ok(Tensor::cat(parts.collect(), 0))
+                let (replicas, devices) = (self.replicas, self.devices);
+                forward_samples(
+                    replicas, devices, latents, timesteps, text, num_cond, caches,
+                )?
             }
             Division::Frames => {
                 let parallel = ParallelTransformer::new(self.replicas, self.devices)?;
-                let latents = passes();
-                let caches = conditions.caches;
-                Ok(match caches.is_empty() {
-                    true => {
-                        let num_cond = conditions.num_cond;
-                        let timesteps = timesteps(&latents, num_cond, timestep);
-                        parallel.forward(latents, timesteps, text, num_cond)?
-                    }
-                    false => {
-                        let timesteps = timesteps(&latents, 0, timestep);
-                        parallel.forward_cached(latents, timesteps, text, caches)?
-                    }
-                })
+                match caches.is_empty() {
+                    true => parallel.forward(latents, timesteps, text, num_cond)?,
+                    false => parallel.forward_cached(latents, timesteps, text, caches)?,
+                }
             }
-        }
+        })
     }
 
     /// Keys and values of clean condition latents `[B, C, n, H, W]`, for each device.
@@ -122,28 +112,6 @@ impl<B: KernelBackend> Model<'_, B> {
                 Ok(parallel.cache_condition(passes, offload)?)
             }
         }
-    }
-
-    /// One pass on one device.
-    fn forward(
-        &self,
-        rank: usize,
-        latents: Tensor<B, 5>,
-        timestep: f32,
-        text: &TextCondition<B>,
-        conditions: &Conditions<'_, B>,
-    ) -> Result<Tensor<B, 5>, VideoError> {
-        let replica = &self.replicas[rank];
-        Ok(match conditions.caches.get(rank) {
-            Some(cache) => {
-                let timesteps = timesteps(&latents, 0, timestep);
-                replica.forward_cached(latents, timesteps, text, cache)?
-            }
-            None => {
-                let timesteps = timesteps(&latents, conditions.num_cond, timestep);
-                replica.forward(latents, timesteps, text, conditions.num_cond)?
-            }
-        })
     }
 }
 
