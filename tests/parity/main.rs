@@ -1,0 +1,6 @@
+//! Parity with the official code, between backends, and between one device and several. One program,
+//! because each would compile the models for the same backends.
+
+mod backends;
+mod golden;
+mod parallel;
