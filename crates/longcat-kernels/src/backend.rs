@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::backend::Backend;
-use burn::tensor::{DType, TensorData};
+use burn::tensor::{DType, backend::Backend};
 use burn_backend::tensor::{FloatTensor, IntTensor};
 
 use crate::conv::{self, Conv3dOptions, PatchGrid};
@@ -70,11 +69,7 @@ pub trait KernelBackend: Backend {
     ///
     /// The bytes are read before this returns, by this thread: several threads upload at once.
     fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
-        let shape = [bytes.len() / dtype.size()];
-        Self::float_from_data(
-            TensorData::from_bytes_vec(bytes.to_vec(), shape, dtype),
-            device,
-        )
+        portable::float_from_bytes::<Self>(bytes, dtype, device)
     }
 
     /// `x · weightᵀ + bias`.

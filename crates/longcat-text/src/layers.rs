@@ -4,7 +4,7 @@ use burn::module::{Initializer, Module, Param};
 use burn::tensor::activation::softmax;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, DType, Int, Tensor};
-use longcat_kernels::{KernelBackend, linear, matmul_nt};
+use longcat_kernels::{KernelBackend, linear, matmul_nt, merge_heads};
 
 use crate::Umt5Config;
 
@@ -95,9 +95,8 @@ impl<B: KernelBackend> SelfAttention<B> {
         // A finite fill, as in the reference: a sequence of nothing but padding stays finite.
         let padding = padding.expand([n, self.heads, length, length]);
         let weights = softmax(scores.mask_fill(padding, f32::MIN), 3).cast(dtype);
-        let mixed = matmul_nt(weights, v.swap_dims(2, 3)).swap_dims(1, 2);
-        let inner = self.o.val().dims()[1];
-        linear(mixed.reshape([n, length, inner]), self.o.val(), None)
+        let mixed = matmul_nt(weights, v.swap_dims(2, 3));
+        linear(merge_heads(mixed), self.o.val(), None)
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! `cuda_check attention` compares with f32 references, `fuzz [count [seed]]` with the portable body
 //! on random shapes, `linear` with f64 sums, `conv` with f32 convolutions, `layout` with the portable
-//! body, `upload` with what was sent; `small` runs each attention kernel once (for compute-sanitizer). Exits with code 1 where a comparison fails.
+//! body, `upload` with what was sent; `small` runs each attention kernel once (for compute-sanitizer).
+//! Exits with code 1 where a comparison fails.
 
 mod attention;
 mod conv;

@@ -21,10 +21,8 @@ pub(crate) fn run(device: &Device) -> bool {
         let wrong = threads.into_iter().map(|t| t.join().unwrap_or(1));
         wrong.sum()
     });
-    println!(
-        "upload: {wrong} of {} tensors are wrong",
-        THREADS * ROUNDS * 4
-    );
+    let sent = THREADS * ROUNDS * ELEMENTS.len();
+    println!("upload: {wrong} of {sent} tensors are wrong");
     wrong == 0
 }
 

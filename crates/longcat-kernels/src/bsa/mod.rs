@@ -122,5 +122,6 @@ fn block_means<B: KernelBackend>(x: Tensor<B, 4>, block: usize) -> Tensor<B, 4> 
     let rows: Tensor<B, 2> = x.reshape([b * h * n, d]);
     let sums = B::block_sums(portable::into_float(rows), block);
     let sums: Tensor<B, 2> = portable::from_float(sums);
+    let sums = portable::to_dtype(sums, SCORE_DTYPE);
     sums.reshape([b, h, n / block, d]) / block as f64
 }

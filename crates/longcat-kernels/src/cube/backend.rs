@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 #[cfg(feature = "cuda")]
-use burn::tensor::{DType, TensorData};
+use burn::tensor::DType;
 use burn_backend::ops::FloatTensorOps;
 use burn_backend::tensor::{FloatTensor, IntTensor};
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
@@ -43,11 +43,8 @@ where
 
     #[cfg(feature = "cuda")]
     fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
-        crate::cuda_upload::try_upload(bytes, dtype, device).unwrap_or_else(|| {
-            let shape = [bytes.len() / dtype.size()];
-            let data = TensorData::from_bytes_vec(bytes.to_vec(), shape, dtype);
-            <Self as FloatTensorOps<Self>>::float_from_data(data, device)
-        })
+        crate::cuda_upload::try_upload(bytes, dtype, device)
+            .unwrap_or_else(|| portable::float_from_bytes::<Self>(bytes, dtype, device))
     }
 
     #[cfg(feature = "cuda")]

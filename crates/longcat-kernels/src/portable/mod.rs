@@ -12,6 +12,7 @@ mod low_rank;
 mod matmul;
 mod select;
 mod sums;
+mod upload;
 
 pub use attention::attention_forward;
 pub use backward::attention_backward;
@@ -22,6 +23,7 @@ pub(crate) use matmul::filled;
 pub use matmul::{matmul, matmul_nt};
 pub use select::select_blocks;
 pub use sums::{block_sums, column_sums, softmax_with_lse};
+pub use upload::float_from_bytes;
 
 use burn::tensor::{DType, Tensor, TensorPrimitive, backend::Backend};
 use burn_backend::tensor::FloatTensor;

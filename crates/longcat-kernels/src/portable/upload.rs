@@ -1,0 +1,17 @@
+//! Portable body of uploads.
+
+use burn::tensor::{DType, TensorData, backend::Backend};
+use burn_backend::tensor::FloatTensor;
+
+/// See [`KernelBackend::float_from_bytes`](crate::KernelBackend::float_from_bytes).
+pub fn float_from_bytes<B: Backend>(
+    bytes: &[u8],
+    dtype: DType,
+    device: &B::Device,
+) -> FloatTensor<B> {
+    let shape = [bytes.len() / dtype.size()];
+    B::float_from_data(
+        TensorData::from_bytes_vec(bytes.to_vec(), shape, dtype),
+        device,
+    )
+}
