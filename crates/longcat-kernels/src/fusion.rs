@@ -415,6 +415,22 @@ impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
         out
     }
 
+    fn silu_mul_backward(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        d_out: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let out = (a.shape(), a.dtype());
+        let (inputs, outputs) = (vec![a, b, d_out], [out.clone(), out]);
+        let name = "longcat_silu_mul_backward";
+        let [d_a, d_b] = register::<B, 2>(name, inputs, outputs, |inputs| {
+            let [a, b, d_out] = [(); 3].map(|()| inputs.float());
+            let (d_a, d_b) = B::silu_mul_backward(a, b, d_out);
+            [d_a, d_b].map(Output::Float).into()
+        });
+        (d_a, d_b)
+    }
+
     fn split_heads(
         x: FloatTensor<Self>,
         part: usize,

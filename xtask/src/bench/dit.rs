@@ -86,7 +86,7 @@ impl Dit {
 
     /// The transformer, with its adapter if there is to be one.
     fn model<B: KernelBackend>(&self, device: &B::Device) -> Result<LongCatTransformer<B>> {
-        let mut model = self.network.model::<B>(device);
+        let mut model = self.network.model::<B>(device)?;
         if self.lora_rank > 0 {
             let config = LoraConfig {
                 rank: self.lora_rank,

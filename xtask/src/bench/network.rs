@@ -85,11 +85,13 @@ impl Network {
         self.latent_grid().iter().product::<usize>() / 4
     }
 
-    pub fn model<B: KernelBackend>(&self, device: &B::Device) -> LongCatTransformer<B> {
+    pub fn model<B: KernelBackend>(&self, device: &B::Device) -> Result<LongCatTransformer<B>> {
         let model = LongCatTransformer::new(&self.config(), device).cast(self.timing.dtype());
-        // Random weights are drawn in f32, which a checkpoint is never loaded in.
+        // Random weights are drawn in f32, which a checkpoint is never loaded in. Only work that is
+        // done frees the last of them.
+        B::sync(device)?;
         B::memory_cleanup(device);
-        model
+        Ok(model)
     }
 
     pub fn text<B: Backend>(&self, device: &B::Device, samples: usize) -> TextCondition<B> {

@@ -37,7 +37,7 @@ impl DeviceTask for Train {
 
     fn run<B: KernelBackend>(self, device: B::Device) -> Result<()> {
         let network = &self.network;
-        let model = LongCatTransformer::<Autodiff<B>>::from_inner(network.model::<B>(&device));
+        let model = LongCatTransformer::<Autodiff<B>>::from_inner(network.model::<B>(&device)?);
         let mut model = Some(model.no_grad());
         let config = LoraConfig {
             rank: self.lora_rank,

@@ -204,23 +204,37 @@ pub(super) fn long<B: KernelBackend>(args: &Judge, pipeline: &mut Pipeline<B>) -
         matches!(motion, Motion::Bouncing | Motion::Rotating)
     };
     let raster = Raster::default();
-    let mut rates = Rates::default();
+    let mut rates: [Rates; SEGMENTS] = Default::default();
     for (index, sample) in args.prompts().into_iter().filter(stays).enumerate() {
         let request = text_request(args, vec![sample.caption.clone()]);
         let mut noise = SeededNoise::new(args.seed + (SEGMENTS * index) as u64);
         let made = pipeline.text_to_video(&request, &mut noise, &mut Silent)?;
         let pixels = pipeline.decode(made.latents, &mut Silent)?;
-        let mut video = clip(&PixelFrames::from_tensor(pixels)?.swap_remove(0))?;
-        let mut last = video.clone();
-        for segment in 1..SEGMENTS {
+        let mut last = clip(&PixelFrames::from_tensor(pixels)?.swap_remove(0))?;
+        let mut video = last.clone();
+        rates[0].add(&last, &sample.expected);
+        for (segment, rates) in rates.iter_mut().enumerate().skip(1) {
             let number = SEGMENTS * index + segment;
             last = continue_clip(args, pipeline, &last, &sample.caption, number)?;
             video = join(&video, &cut(&last, CONDITION, raster.frames)?)?;
+            rates.add(&last, &sample.expected);
         }
         args.keep(index, &video)?;
-        rates.add(&last, &sample.expected);
     }
-    Ok(rates.report("last segment of long"))
+    let by_segment = rates.each_ref().map(|rates| rates.share(|a| a.shape));
+    let [first, .., last] = &rates;
+    let kept: Vec<bool> = first
+        .agreements
+        .iter()
+        .zip(&last.agreements)
+        .filter(|(first, _)| first.object())
+        .map(|(_, last)| last.object())
+        .collect();
+    let kept_count = kept.iter().filter(|kept| **kept).count();
+    let mut report = last.report("last segment of long");
+    report["shape_by_segment"] = json!(by_segment);
+    report["kept_if_right_at_first"] = json!(kept_count as f64 / kept.len().max(1) as f64);
+    Ok(report)
 }
 
 fn continue_clip<B: KernelBackend>(

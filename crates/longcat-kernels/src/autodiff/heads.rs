@@ -1,14 +1,18 @@
 //! The split into heads, with gradients of the fused heads and of the norm's weight.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, s};
 use burn_autodiff::{
     Autodiff, NodeId,
-    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    checkpoint::{
+        base::Checkpointer,
+        strategy::{CheckpointStrategy, NoCheckpointing},
+    },
     grads::Gradients,
     ops::{Backward, Ops, OpsKind},
 };
 use burn_backend::{TensorMetadata, tensor::FloatTensor};
 
+use super::constant;
 use crate::KernelBackend;
 use crate::portable::{from_float, into_float};
 
@@ -28,27 +32,25 @@ struct SplitHeadsState<B: KernelBackend> {
 }
 
 impl<B: KernelBackend> SplitHeadsState<B> {
-    /// The gradient in all parts of `x`: zero in those not taken.
-    fn d_x(self, x: FloatTensor<B>, d_out: FloatTensor<B>) -> FloatTensor<B> {
+    /// Adds the gradient in the part taken to what there is of the gradient in all of `x`.
+    ///
+    /// Other parts bring theirs in turn, so one tensor of the size of `x` takes them all.
+    fn add_to_d_x(
+        self,
+        x: FloatTensor<B>,
+        d_out: FloatTensor<B>,
+        d_x: Option<FloatTensor<B>>,
+    ) -> FloatTensor<B> {
         let (shape, part) = (x.shape(), self.part);
         let (dtype, device) = (x.dtype(), B::float_device(&x));
         let own = B::split_heads_backward(x, part, self.norm, self.rotation, d_out);
-        let own: Tensor<B, 4> = from_float(own);
-        let mut pieces = vec![own.unsqueeze_dim::<5>(2)];
-        let zeros = |parts: usize| {
-            let shape = [shape[0], shape[1], parts, shape[3], shape[4]];
-            Tensor::<B, 5>::zeros(shape, (&device, dtype))
+        let own = from_float::<B, 4>(own).unsqueeze_dim::<5>(2);
+        let (d_x, own) = match d_x.map(from_float::<B, 5>) {
+            Some(d_x) => (d_x.clone(), d_x.narrow(2, part, 1) + own),
+            None => (Tensor::zeros(shape, (&device, dtype)), own),
         };
-        if part > 0 {
-            pieces.insert(0, zeros(part));
-        }
-        if part + 1 < shape[2] {
-            pieces.push(zeros(shape[2] - part - 1));
-        }
-        into_float(match pieces.len() {
-            1 => pieces.remove(0),
-            _ => Tensor::cat(pieces, 2),
-        })
+        let place = [s![..], s![..], s![part..part + 1], s![..], s![..]];
+        into_float(d_x.slice_assign(place, own))
     }
 
     /// The gradient in the weight of the norm.
@@ -79,7 +81,12 @@ impl<B: KernelBackend, const N: usize> Backward<B, N> for SplitHeadsBackward {
             grads.register::<B>(node.id, d_weight);
         }
         if let Some(node) = fused {
-            grads.register::<B>(node.id, state.d_x(x, d_out));
+            let id = node.id;
+            // Gradients are taken out by tensor: any with this node will do.
+            let mut of_node = constant::<B, NoCheckpointing>(x.clone());
+            of_node.node = node;
+            let d_x = state.add_to_d_x(x, d_out, grads.remove::<B>(&of_node));
+            grads.register::<B>(id, d_x);
         }
     }
 }

@@ -190,6 +190,17 @@ where
         cube_norm::silu_mul(&a, &b).unwrap_or_else(|| fused::portable::silu_mul::<Self>(a, b))
     }
 
+    fn silu_mul_backward(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        d_out: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        match cube_norm::silu_mul_backward(a, b, d_out) {
+            Ok([d_a, d_b]) => (d_a, d_b),
+            Err([a, b, d_out]) => fused::portable::silu_mul_backward::<Self>(a, b, d_out),
+        }
+    }
+
     fn split_heads(
         x: FloatTensor<Self>,
         part: usize,

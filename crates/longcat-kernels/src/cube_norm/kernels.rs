@@ -189,6 +189,33 @@ pub(super) fn silu_mul<F: Float, N: Size>(
     }
 }
 
+/// The gradients of [`silu_mul`] in `a` and `b`, which take their places.
+#[cube(launch_unchecked, address_type = "dynamic")]
+pub(super) fn silu_mul_backward<F: Float, N: Size>(
+    a: &mut Array<Vector<F, N>>,
+    b: &mut Array<Vector<F, N>>,
+    d_out: &Array<Vector<F, N>>,
+    #[comptime] vectors_per_unit: usize,
+    #[define(F)] _dtype: StorageType,
+) {
+    let step = CUBE_DIM as usize;
+    let start = CUBE_POS * step * vectors_per_unit + UNIT_POS as usize;
+    #[unroll]
+    for i in 0..vectors_per_unit {
+        let at = start + i * step;
+        if at < d_out.len() {
+            let value = Vector::<f32, N>::cast_from(a[at]);
+            let factor = Vector::<f32, N>::cast_from(b[at]);
+            let gradient = Vector::<f32, N>::cast_from(d_out[at]);
+            let one = Vector::<f32, N>::new(1.0);
+            let gate = one / one_plus_falling(value);
+            let slope = gate * (value * (one - gate) + one);
+            a[at] = Vector::cast_from(gradient * factor * slope);
+            b[at] = Vector::cast_from(gradient * value * gate);
+        }
+    }
+}
+
 /// The gradient of [`layer_norm`] in `x`: with c the differences from the mean, s the inverse
 /// deviation and g = `weight · d_out`, s · (g − mean(g) − c · s² · mean(g · c)).
 #[cube(launch_unchecked, address_type = "dynamic")]

@@ -228,34 +228,88 @@ pub(crate) fn gated_residual<R: CubeRuntime>(
     Some(out)
 }
 
+/// What [`silu_mul`] and its gradients are launched with.
+struct Elements {
+    count: usize,
+    vector: usize,
+}
+
+impl Elements {
+    const VECTORS_PER_UNIT: usize = 4;
+
+    /// `None` unless all are of one shape and of one dtype that the kernels have.
+    fn of<R: CubeRuntime>(x: &CubeTensor<R>, others: &[&CubeTensor<R>]) -> Option<Self> {
+        let like_x = |y: &&CubeTensor<R>| y.dtype == x.dtype && y.meta.shape() == x.meta.shape();
+        if !supported(x) || !others.iter().all(like_x) {
+            return None;
+        }
+        let count = x.meta.num_elements();
+        let vector = vector_sizes(x).find(|vector| count.is_multiple_of(*vector))?;
+        Some(Self { count, vector })
+    }
+
+    fn cubes<R: CubeRuntime>(&self, x: &CubeTensor<R>) -> CubeCount {
+        let per_cube = UNITS as usize * Self::VECTORS_PER_UNIT;
+        count_cubes(x, (self.count / self.vector).div_ceil(per_cube))
+    }
+}
+
 /// See `KernelBackend::silu_mul`.
 pub(crate) fn silu_mul<R: CubeRuntime>(
     a: &CubeTensor<R>,
     b: &CubeTensor<R>,
 ) -> Option<CubeTensor<R>> {
-    const VECTORS_PER_UNIT: usize = 4;
-    if !supported(a) || b.dtype != a.dtype || b.meta.shape() != a.meta.shape() {
-        return None;
-    }
-    let elements = a.meta.num_elements();
-    let vector = vector_sizes(a).find(|vector| elements.is_multiple_of(*vector))?;
+    let elements = Elements::of(a, &[b])?;
     let a = into_contiguous(a.clone());
     let out = like(&a, a.meta.shape().clone());
-    let per_cube = UNITS as usize * VECTORS_PER_UNIT;
     // SAFETY: every access is below the length of the output, which the inputs share.
     unsafe {
         kernels::silu_mul::launch_unchecked::<R>(
             &a.client,
-            count_cubes(&a, (elements / vector).div_ceil(per_cube)),
+            elements.cubes(&a),
             CubeDim::new_1d(UNITS),
-            AddressType::from_len(elements),
-            vector,
+            AddressType::from_len(elements.count),
+            elements.vector,
             a.clone().into_array_arg(),
             into_contiguous(b.clone()).into_array_arg(),
             out.clone().into_array_arg(),
-            VECTORS_PER_UNIT,
+            Elements::VECTORS_PER_UNIT,
             a.dtype.into(),
         );
     }
     Some(out)
+}
+
+/// See `KernelBackend::silu_mul_backward`. The gradients take the places of `a` and `b` where nothing
+/// else holds those; if the kernel does not apply, all are handed back.
+pub(crate) fn silu_mul_backward<R: CubeRuntime>(
+    a: CubeTensor<R>,
+    b: CubeTensor<R>,
+    d_out: CubeTensor<R>,
+) -> Result<[CubeTensor<R>; 2], [CubeTensor<R>; 3]> {
+    let Some(elements) = Elements::of(&a, &[&b, &d_out]) else {
+        return Err([a, b, d_out]);
+    };
+    let own = |x: CubeTensor<R>| {
+        let x = into_contiguous(x);
+        if x.can_mut() { x } else { x.copy() }
+    };
+    let [a, b] = [own(a), own(b)];
+    // SAFETY: every access is below the length of `d_out`, which `a` and `b` share; these are no
+    // others' and not each other.
+    unsafe {
+        kernels::silu_mul_backward::launch_unchecked::<R>(
+            &a.client,
+            elements.cubes(&a),
+            CubeDim::new_1d(UNITS),
+            AddressType::from_len(elements.count),
+            elements.vector,
+            a.clone().into_array_arg(),
+            b.clone().into_array_arg(),
+            into_contiguous(d_out).into_array_arg(),
+            Elements::VECTORS_PER_UNIT,
+            a.dtype.into(),
+        );
+    }
+    Ok([a, b])
 }
