@@ -195,9 +195,9 @@ where
         b: FloatTensor<Self>,
         d_out: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        match cube_norm::silu_mul_backward(a, b, d_out) {
-            Ok([d_a, d_b]) => (d_a, d_b),
-            Err([a, b, d_out]) => fused::portable::silu_mul_backward::<Self>(a, b, d_out),
+        match cube_norm::Elements::of(&a, &[&b, &d_out]) {
+            Some(elements) => cube_norm::silu_mul_backward(&elements, a, b, d_out),
+            None => fused::portable::silu_mul_backward::<Self>(a, b, d_out),
         }
     }
 

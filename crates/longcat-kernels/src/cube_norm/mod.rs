@@ -229,7 +229,7 @@ pub(crate) fn gated_residual<R: CubeRuntime>(
 }
 
 /// What [`silu_mul`] and its gradients are launched with.
-struct Elements {
+pub(crate) struct Elements {
     count: usize,
     vector: usize,
 }
@@ -238,7 +238,7 @@ impl Elements {
     const VECTORS_PER_UNIT: usize = 4;
 
     /// `None` unless all are of one shape and of one dtype that the kernels have.
-    fn of<R: CubeRuntime>(x: &CubeTensor<R>, others: &[&CubeTensor<R>]) -> Option<Self> {
+    pub(crate) fn of<R: CubeRuntime>(x: &CubeTensor<R>, others: &[&CubeTensor<R>]) -> Option<Self> {
         let like_x = |y: &&CubeTensor<R>| y.dtype == x.dtype && y.meta.shape() == x.meta.shape();
         if !supported(x) || !others.iter().all(like_x) {
             return None;
@@ -280,16 +280,14 @@ pub(crate) fn silu_mul<R: CubeRuntime>(
     Some(out)
 }
 
-/// See `KernelBackend::silu_mul_backward`. The gradients take the places of `a` and `b` where nothing
-/// else holds those; if the kernel does not apply, all are handed back.
+/// See `KernelBackend::silu_mul_backward`; `elements` are those of all three. The gradients take the
+/// places of `a` and `b` where nothing else holds those.
 pub(crate) fn silu_mul_backward<R: CubeRuntime>(
+    elements: &Elements,
     a: CubeTensor<R>,
     b: CubeTensor<R>,
     d_out: CubeTensor<R>,
-) -> Result<[CubeTensor<R>; 2], [CubeTensor<R>; 3]> {
-    let Some(elements) = Elements::of(&a, &[&b, &d_out]) else {
-        return Err([a, b, d_out]);
-    };
+) -> (CubeTensor<R>, CubeTensor<R>) {
     let own = |x: CubeTensor<R>| {
         let x = into_contiguous(x);
         if x.can_mut() { x } else { x.copy() }
@@ -311,5 +309,5 @@ pub(crate) fn silu_mul_backward<R: CubeRuntime>(
             a.dtype.into(),
         );
     }
-    Ok([a, b])
+    (a, b)
 }
