@@ -232,7 +232,13 @@ const HEADS: [(usize, usize); 10] = [
 
 /// Widths that planes divide and widths that they do not; one group, and one per frame.
 fn check_all<B: KernelBackend>() {
-    for (rows, groups, width) in [(6, 3, 256), (7, 1, 512), (8, 2, 48), (3, 3, 10)] {
+    for (rows, groups, width) in [
+        (6, 3, 256),
+        (7, 1, 512),
+        (32, 2, 128),
+        (8, 2, 48),
+        (3, 3, 10),
+    ] {
         check_layer_norm::<B>(rows, groups, width);
         check_gated_residual::<B>(rows, groups, width);
     }
