@@ -223,17 +223,16 @@ pub(super) fn long<B: KernelBackend>(args: &Judge, pipeline: &mut Pipeline<B>) -
     }
     let by_segment = rates.each_ref().map(|rates| rates.share(|a| a.shape));
     let [first, .., last] = &rates;
-    let kept: Vec<bool> = first
-        .agreements
-        .iter()
-        .zip(&last.agreements)
-        .filter(|(first, _)| first.object())
-        .map(|(_, last)| last.object())
-        .collect();
-    let kept_count = kept.iter().filter(|kept| **kept).count();
+    let pairs = first.agreements.iter().zip(&last.agreements);
+    let kept = Rates {
+        agreements: pairs
+            .filter(|(first, _)| first.object())
+            .map(|(_, last)| *last)
+            .collect(),
+    };
     let mut report = last.report("last segment of long");
     report["shape_by_segment"] = json!(by_segment);
-    report["kept_if_right_at_first"] = json!(kept_count as f64 / kept.len().max(1) as f64);
+    report["kept_if_right_at_first"] = json!(kept.share(Agreement::object));
     Ok(report)
 }
 
