@@ -98,6 +98,23 @@ fn only_guidance_and_steps_are_distilled() {
     assert!(steps > 1e-6 && guided > 1e-6, "{steps} {guided}");
 }
 
+/// Guidance is of captions: where all of them are left out, it changes nothing.
+#[test]
+fn clips_without_caption_are_trained_without_guidance() {
+    let dir = workshop(&["one", "two"]);
+    let loss = |name: &str, guidance: f64, dropout: f64| {
+        let extra = format!(
+            "data.path = '.'\ndata.frames = [1]\ntrain.steps = 1\ntrain.batch = 2\n\
+             objective.guidance = {guidance:.1}\nobjective.caption_dropout = {dropout}"
+        );
+        first_loss(dir.path(), name, &extra)
+    };
+    let (plain, guided) = (loss("plain", 1.0, 1.0), loss("guided", 3.0, 1.0));
+    assert!((plain - guided).abs() < 1e-5 * plain, "{plain} {guided}");
+    let captioned = loss("captioned", 3.0, 1e-9);
+    assert!(captioned < 0.5 * plain, "{captioned} {plain}");
+}
+
 #[test]
 fn refining_needs_the_first_stage_and_trains_on_padded_latents() {
     let dir = workshop(&["clip", "other"]);

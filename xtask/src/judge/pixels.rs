@@ -108,7 +108,10 @@ fn kept_by_vae<B: KernelBackend>(
 }
 
 /// A clip of 4n + 1 frames, encoded and decoded.
-fn through_vae<B: KernelBackend>(pipeline: &mut Pipeline<B>, truth: &Clip) -> Result<Clip> {
+pub(super) fn through_vae<B: KernelBackend>(
+    pipeline: &mut Pipeline<B>,
+    truth: &Clip,
+) -> Result<Clip> {
     let pixels = frames(truth)?.to_tensor::<B>(pipeline.device());
     let vae = pipeline.vae()?;
     let latents = vae.normalize(vae.encode(pixels)?.mean);

@@ -11,6 +11,7 @@ use longcat_video::{
 };
 use serde_json::{Value, json};
 
+use super::pixels::through_vae;
 use super::{Judge, clip, frames, mean};
 
 /// Frames that a continued video keeps to: two latents.
@@ -197,7 +198,8 @@ pub(super) fn continuation<B: KernelBackend>(
     Ok(report)
 }
 
-/// Five segments of objects that stay where they are.
+/// Five segments of objects that stay where they are; beside the last of them, what the judge sees in
+/// true clips at that time that went through the VAE.
 pub(super) fn long<B: KernelBackend>(args: &Judge, pipeline: &mut Pipeline<B>) -> Result<Value> {
     let stays = |s: &Sample| {
         let motion = s.scene.objects[0].motion;
@@ -205,6 +207,7 @@ pub(super) fn long<B: KernelBackend>(args: &Judge, pipeline: &mut Pipeline<B>) -
     };
     let raster = Raster::default();
     let mut rates: [Rates; SEGMENTS] = Default::default();
+    let mut true_rates = Rates::default();
     for (index, sample) in args.prompts().into_iter().filter(stays).enumerate() {
         let request = text_request(args, vec![sample.caption.clone()]);
         let mut noise = SeededNoise::new(args.seed + (SEGMENTS * index) as u64);
@@ -212,6 +215,9 @@ pub(super) fn long<B: KernelBackend>(args: &Judge, pipeline: &mut Pipeline<B>) -
         let pixels = pipeline.decode(made.latents, &mut Silent)?;
         let mut last = clip(&PixelFrames::from_tensor(pixels)?.swap_remove(0))?;
         let mut video = last.clone();
+        let seconds = ((SEGMENTS - 1) * (raster.frames - CONDITION)) as f64 / raster.fps;
+        let truth = sample.scene.clone().later(seconds).render(&raster);
+        true_rates.add(&through_vae(pipeline, &truth)?, &sample.expected);
         rates[0].add(&last, &sample.expected);
         for (segment, rates) in rates.iter_mut().enumerate().skip(1) {
             let number = SEGMENTS * index + segment;
@@ -232,6 +238,7 @@ pub(super) fn long<B: KernelBackend>(args: &Judge, pipeline: &mut Pipeline<B>) -
     };
     let mut report = last.report("last segment of long");
     report["shape_by_segment"] = json!(by_segment);
+    report["shape_of_true_clips"] = json!(true_rates.share(|a| a.shape));
     report["kept_if_right_at_first"] = json!(kept.share(Agreement::object));
     Ok(report)
 }

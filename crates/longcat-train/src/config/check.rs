@@ -119,6 +119,7 @@ pub(super) fn check(config: &TrainConfig) -> Result<(), Problem> {
             format!("must be below train.steps ({})", config.train.steps),
         );
     }
+    guidance(config)?;
     aims(config)?;
     data(config)?;
     patterns("lora.targets", &config.lora.targets)?;
@@ -148,6 +149,27 @@ pub(super) fn check(config: &TrainConfig) -> Result<(), Problem> {
         );
     }
     outputs(config)
+}
+
+/// Guidance that predictions are trained with.
+fn guidance(config: &TrainConfig) -> Result<(), Problem> {
+    let objective = &config.objective;
+    let fail = |reason: String| Err(("objective.guidance".to_string(), reason));
+    let guidance = objective.guidance;
+    if !(guidance.is_finite() && guidance >= 1.0) {
+        return fail(format!("{guidance} must be 1 or above"));
+    }
+    if guidance > 1.0 && objective.caption_dropout == 0.0 {
+        return fail(
+            "needs predictions without caption; set objective.caption_dropout above 0".into(),
+        );
+    }
+    if guidance > 1.0 && config.distill.guidance > 0.0 {
+        return fail(
+            "what is distilled is used without guidance; set one of the two to 1 or 0".into(),
+        );
+    }
+    Ok(())
 }
 
 /// Distilling and refining.

@@ -198,6 +198,8 @@ pub struct ObjectiveConfig {
     pub logit_std: f64,
     /// Share of samples with the empty caption, for guidance.
     pub caption_dropout: f64,
+    /// Guidance scale with which predictions are to fit the clips; 1 for the plain ones.
+    pub guidance: f64,
     /// Share of batches whose first latent frame is a clean condition.
     pub image_condition: f64,
     /// Share of batches that continue `continuation_latents` clean latent frames.
@@ -220,6 +222,7 @@ impl Default for ObjectiveConfig {
             logit_mean: 0.0,
             logit_std: 1.0,
             caption_dropout: 0.1,
+            guidance: 1.0,
             image_condition: 0.0,
             continuation: 0.0,
             continuation_latents: 4,

@@ -152,6 +152,15 @@ mod tests {
                 "[objective]\nown_continuation = -0.1",
                 "objective.own_continuation",
             ),
+            ("[objective]\nguidance = 0.5", "objective.guidance"),
+            (
+                "[objective]\nguidance = 2.0\ncaption_dropout = 0.0",
+                "objective.guidance",
+            ),
+            (
+                "[objective]\nguidance = 2.0\n[distill]\nguidance = 4.0",
+                "objective.guidance",
+            ),
             ("[objective]\nrefine = 1.5", "objective.refine"),
             (
                 "[objective]\nrefine = 0.5\nimage_condition = 0.1",

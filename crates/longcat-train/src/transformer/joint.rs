@@ -84,14 +84,16 @@ impl<B: TrainBackend> Task<B> for JointTask<B> {
         index: u64,
     ) -> Result<(f64, Gradients<B::InnerBackend>), TrainError> {
         let mut embeds = None;
-        let batch = self.transformer.batch(index, &model.dit, |captions| {
+        let text = |captions: &[String]| {
             let text = self.encode(&model.text, captions)?;
             embeds = Some(text.embeds.clone());
             Ok(TextCondition {
                 embeds: text.embeds.inner(),
                 mask: text.mask,
             })
-        })?;
+        };
+        let plain = |captions: &[String]| self.encode(&model.text.valid(), captions);
+        let batch = self.transformer.batch(index, &model.dit, text, plain)?;
         let step = TrainStep {
             checkpointed: self.transformer.config().train.checkpointing,
         };
@@ -106,10 +108,8 @@ impl<B: TrainBackend> Task<B> for JointTask<B> {
 
     fn validate(&self, model: &Self::Model) -> Result<Vec<(f64, f64)>, TrainError> {
         let text = model.text.valid();
-        self.transformer.validation_means(
-            |captions| self.encode(&text, captions),
-            |batch| TrainStep::loss(&model.dit, &batch),
-        )
+        let encode = |captions: &[String]| self.encode(&text, captions);
+        self.transformer.validation_means(&model.dit, encode)
     }
 
     fn export(

@@ -4,6 +4,7 @@ mod adapter;
 mod batch;
 mod export;
 mod fresh;
+mod guided;
 mod joint;
 mod own;
 mod sample;

@@ -5,6 +5,7 @@ use burn::tensor::{DType, Tensor};
 use longcat_dit::LongCatTransformer;
 use longcat_kernels::KernelBackend;
 
+use super::guided::Guidance;
 use crate::step::with_first_frames;
 use crate::{Batch, Objective, TrainError};
 
@@ -18,10 +19,11 @@ pub(super) struct OwnCondition<B: KernelBackend> {
 
 impl<B: KernelBackend> OwnCondition<B> {
     /// The batch with its condition frames as `model` makes them from the noised clip and its
-    /// caption, in two Euler steps.
+    /// caption, in two Euler steps, with guidance if it is trained with any.
     pub(super) fn apply(
         self,
         model: &LongCatTransformer<B>,
+        guidance: Option<&Guidance<B>>,
         batch: Batch<B>,
     ) -> Result<Batch<B>, TrainError> {
         let samples = batch.x0.dims()[0];
@@ -40,7 +42,11 @@ impl<B: KernelBackend> OwnCondition<B> {
         let half = half.reshape([samples, 1, 1, 1, 1]);
         for _ in 0..2 {
             // The model predicts x0 − noise, the way to less noise.
-            let predicted = model.forward(x_t.clone(), timesteps.clone(), &batch.text, 0)?;
+            let (x, t, text) = (x_t.clone(), timesteps.clone(), &batch.text);
+            let predicted = match guidance {
+                Some(guidance) => guidance.predict(model, x, t, text, 0)?,
+                None => model.forward(x, t, text, 0)?,
+            };
             x_t = x_t + predicted * half.clone();
             timesteps = timesteps * 0.5;
         }
@@ -86,7 +92,7 @@ mod tests {
             let velocity = model.forward(x.clone(), t, &batch.text, 0).unwrap().neg();
             x = x - velocity * 0.25;
         }
-        let found = own.apply(&model, batch.clone()).unwrap();
+        let found = own.apply(&model, None, batch.clone()).unwrap();
         let worst =
             |a: Tensor<Flex, 5>, b: Tensor<Flex, 5>| -> f32 { (a - b).abs().max().into_scalar() };
         let made = found.x0.clone().narrow(2, 0, 1);

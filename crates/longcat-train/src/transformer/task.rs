@@ -6,6 +6,7 @@ use longcat_dit::{LongCatTransformer, TextCondition};
 
 use super::batch::Draws;
 use super::export::{RunInfo, export};
+use super::guided::Guidance;
 use super::sample::Sampler;
 use super::teacher::Teacher;
 use crate::cache::{Dataset, TextTable};
@@ -83,21 +84,53 @@ impl<B: TrainBackend> TransformerTask<B> {
         })
     }
 
-    /// Batch number `index` of the run, of which `model` may make the condition; `text` encodes its
-    /// captions, which are those after dropout.
+    /// Batch number `index` of the run, of which `model` may make the condition and, with guidance,
+    /// the target; `text` encodes its captions, which are those after dropout, and `plain` captions that
+    /// no gradient is wanted of.
     pub(super) fn batch(
         &self,
         index: u64,
         model: &LongCatTransformer<B>,
         text: impl FnOnce(&[String]) -> Result<TextCondition<B::InnerBackend>, TrainError>,
+        plain: impl FnOnce(&[String]) -> Result<TextCondition<B::InnerBackend>, TrainError>,
     ) -> Result<Batch<B::InnerBackend>, TrainError> {
         let members = self.order.batch(index);
         let drawn = self.draws.batch(&self.training.entries, &members, index)?;
         let text = text(&drawn.captions)?;
-        match drawn.assemble(text, &self.device) {
-            (batch, None) => Ok(batch),
-            (batch, Some(own)) => own.apply(&model.valid(), batch),
+        let guidance = self.guidance(&drawn.captions, plain)?;
+        let (mut batch, own) = drawn.assemble(text, &self.device);
+        if own.is_none() && guidance.is_none() {
+            return Ok(batch);
         }
+        let model = model.valid();
+        if let Some(own) = own {
+            batch = own.apply(&model, guidance.as_ref(), batch)?;
+        }
+        match guidance {
+            Some(guidance) => guidance.aim(&model, batch),
+            None => Ok(batch),
+        }
+    }
+
+    /// The guidance that samples with these captions are trained with, if it is not 1.
+    fn guidance(
+        &self,
+        captions: &[String],
+        text: impl FnOnce(&[String]) -> Result<TextCondition<B::InnerBackend>, TrainError>,
+    ) -> Result<Option<Guidance<B::InnerBackend>>, TrainError> {
+        let guidance = self.config.objective.guidance;
+        if guidance == 1.0 {
+            return Ok(None);
+        }
+        let scales = captions.iter().map(|caption| match caption.is_empty() {
+            true => 1.0,
+            false => guidance as f32,
+        });
+        let scales = TensorData::new(scales.collect(), [captions.len()]);
+        Ok(Some(Guidance {
+            empty: text(&vec![String::new(); captions.len()])?,
+            scale: Tensor::from_data(scales, (&self.device, DType::F32)),
+        }))
     }
 
     /// Embeddings of captions, from the cache.
@@ -126,29 +159,41 @@ impl<B: TrainBackend> TransformerTask<B> {
         model: &LongCatTransformer<B>,
         index: u64,
     ) -> Result<Batch<B::InnerBackend>, TrainError> {
-        let batch = self.batch(index, model, |captions| self.cached_text(captions))?;
+        let text = |captions: &[String]| self.cached_text(captions);
+        let batch = self.batch(index, model, text, text)?;
         let members = batch.x0.dims()[0];
         let negative = self.cached_text(&vec![String::new(); members])?;
         teacher.teach(model.valid(), batch, &negative)
     }
 
-    /// Mean validation loss per noise level, given that of a batch of one clip and its caption.
+    /// Mean validation loss per noise level, of the guided prediction if guidance is trained.
     pub(super) fn validation_means(
         &self,
+        model: &LongCatTransformer<B>,
         text: impl Fn(&[String]) -> Result<TextCondition<B::InnerBackend>, TrainError>,
-        loss: impl Fn(Batch<B::InnerBackend>) -> Result<Tensor<B::InnerBackend, 1>, TrainError>,
     ) -> Result<Vec<(f64, f64)>, TrainError> {
+        let plain = model.valid();
         let sigmas = &self.config.validation.sigmas;
         let clips = self.validation.entries.len().max(1) as f64;
         let mut means: Vec<(f64, f64)> = sigmas.iter().map(|sigma| (*sigma, 0.0)).collect();
         for (number, entry) in self.validation.entries.iter().enumerate() {
-            let condition = text(std::slice::from_ref(&entry.caption))?;
+            let caption = std::slice::from_ref(&entry.caption);
+            let condition = text(caption)?;
+            let guidance = self.guidance(caption, &text)?;
             for (i, sigma) in sigmas.iter().enumerate() {
                 // The same noise in every run with this seed.
                 let stream = (number * sigmas.len() + i) as u64;
                 let drawn = self.draws.validation(entry, *sigma, stream)?;
                 let (batch, _) = drawn.assemble(condition.clone(), &self.device);
-                let value = read(loss(batch)?, "the validation loss")?;
+                let loss = match &guidance {
+                    None => TrainStep::loss(model, &batch)?,
+                    Some(guidance) => {
+                        let batch = guidance.aim(&plain, batch)?;
+                        let scale = guidance.scale.clone();
+                        TrainStep::loss(model, &batch)? * scale.square()
+                    }
+                };
+                let value = read(loss, "the validation loss")?;
                 means[i].1 += f64::from(value[0]) / clips;
             }
         }
@@ -213,7 +258,10 @@ impl<B: TrainBackend> Task<B> for TransformerTask<B> {
         };
         let batch = match &self.teacher {
             Some(teacher) => self.taught(teacher, model, index)?,
-            None => self.batch(index, model, |captions| self.cached_text(captions))?,
+            None => {
+                let text = |captions: &[String]| self.cached_text(captions);
+                self.batch(index, model, text, text)?
+            }
         };
         let output = match self.config.lora.dropout > 0.0 {
             false => step.run(model, &batch)?,
@@ -232,10 +280,7 @@ impl<B: TrainBackend> Task<B> for TransformerTask<B> {
     }
 
     fn validate(&self, model: &Self::Model) -> Result<Vec<(f64, f64)>, TrainError> {
-        self.validation_means(
-            |captions| self.cached_text(captions),
-            |batch| TrainStep::loss(model, &batch),
-        )
+        self.validation_means(model, |captions| self.cached_text(captions))
     }
 
     fn export(
