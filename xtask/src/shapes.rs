@@ -50,6 +50,10 @@ pub struct MakeShapes {
     /// learns the others later.
     #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
     easy: f64,
+    /// Share of the clips of bouncing objects that is kept, where none rotates: shapes that rotate are
+    /// learnt last.
+    #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
+    bouncing: f64,
     /// Share of the clips of bouncing and rotating objects that begin at any moment of their motion,
     /// not at its start, with outlines bent out of shape in the first five frames. The list says that
     /// they are for training continuation only.
@@ -70,7 +74,12 @@ impl MakeShapes {
     /// Draws and writes the clips, by all processors.
     pub fn run(&self) -> Result<()> {
         ensure!(self.frames % 4 == 1, "--frames must be 4n + 1");
-        for (name, share) in [("--easy", self.easy), ("--later", self.later)] {
+        let shares = [
+            ("--easy", self.easy),
+            ("--bouncing", self.bouncing),
+            ("--later", self.later),
+        ];
+        for (name, share) in shares {
             ensure!((0.0..=1.0).contains(&share), "{name} is a share, 0 to 1");
         }
         ensure!(
@@ -107,16 +116,21 @@ impl MakeShapes {
         Ok(())
     }
 
-    /// The clips to write. Of the easy ones, those are left out at which the wanted share of them
-    /// does not reach the next whole number.
+    /// The clips to write. Of the easy and of the bouncing ones, those are left out at which the wanted
+    /// share of them does not reach the next whole number.
     fn samples(&self, raster: &Raster) -> Vec<Sample> {
-        let mut seen = 0;
+        let (mut easy, mut bouncing) = (0, 0);
         let kept = |sample: &Sample| {
-            if sample.scene.objects.iter().any(is_hard) {
+            let has = |motion| sample.scene.objects.iter().any(|o| o.motion == motion);
+            let (seen, share) = if has(Motion::Rotating) {
                 return true;
-            }
-            seen += 1;
-            is_chosen(seen, self.easy)
+            } else if has(Motion::Bouncing) {
+                (&mut bouncing, self.bouncing)
+            } else {
+                (&mut easy, self.easy)
+            };
+            *seen += 1;
+            is_chosen(*seen, share)
         };
         let drawn = (0..).map(|index| self.sample(index, raster));
         drawn.filter(kept).take(self.count).collect()
@@ -227,8 +241,8 @@ mod tests {
     }
 
     #[test]
-    fn easy_clips_are_thinned_out() {
-        let arguments = |easy| MakeShapes {
+    fn easy_and_bouncing_clips_are_thinned_out() {
+        let arguments = |easy, bouncing| MakeShapes {
             output: PathBuf::new(),
             count: 300,
             seed: 5,
@@ -237,11 +251,12 @@ mod tests {
             split: SplitArg::Train,
             heart: false,
             easy,
+            bouncing,
             later: 0.0,
             refined: false,
         };
         let raster = Raster::default();
-        let [all, some, none] = [1.0, 0.25, 0.0].map(|easy| arguments(easy).samples(&raster));
+        let [all, some, none] = [1.0, 0.25, 0.0].map(|easy| arguments(easy, 1.0).samples(&raster));
         let is_hard = |sample: &&Sample| sample.scene.objects.iter().any(is_hard);
         let hard = |samples: &[Sample]| samples.iter().filter(is_hard).count();
         assert_eq!([all.len(), some.len(), none.len()], [300; 3]);
@@ -250,5 +265,10 @@ mod tests {
         let odds = |samples: &[Sample]| hard(samples) as f64 / (300 - hard(samples)) as f64;
         let ratio = odds(&some) / odds(&all);
         assert!((3.0..5.5).contains(&ratio), "{ratio}");
+        let rotates = |sample: &Sample| {
+            let mut objects = sample.scene.objects.iter();
+            objects.any(|o| o.motion == Motion::Rotating)
+        };
+        assert!(arguments(0.0, 0.0).samples(&raster).iter().all(rotates));
     }
 }

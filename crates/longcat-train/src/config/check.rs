@@ -154,20 +154,22 @@ pub(super) fn check(config: &TrainConfig) -> Result<(), Problem> {
 /// Guidance that predictions are trained with.
 fn guidance(config: &TrainConfig) -> Result<(), Problem> {
     let objective = &config.objective;
-    let fail = |reason: String| Err(("objective.guidance".to_string(), reason));
     let guidance = objective.guidance;
-    if !(guidance.is_finite() && guidance >= 1.0) {
-        return fail(format!("{guidance} must be 1 or above"));
+    let scales = [
+        ("objective.guidance", guidance),
+        ("objective.own_guidance", objective.own_guidance),
+    ];
+    for (key, scale) in scales {
+        if !(scale.is_finite() && scale >= 1.0) {
+            return Err((key.into(), format!("{scale} must be 1 or above")));
+        }
     }
+    let fail = |reason: &str| Err(("objective.guidance".into(), reason.into()));
     if guidance > 1.0 && objective.caption_dropout == 0.0 {
-        return fail(
-            "needs predictions without caption; set objective.caption_dropout above 0".into(),
-        );
+        return fail("needs predictions without caption; set objective.caption_dropout above 0");
     }
     if guidance > 1.0 && config.distill.guidance > 0.0 {
-        return fail(
-            "what is distilled is used without guidance; set one of the two to 1 or 0".into(),
-        );
+        return fail("what is distilled is used without guidance; leave it at 1");
     }
     Ok(())
 }

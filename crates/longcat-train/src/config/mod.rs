@@ -209,6 +209,8 @@ pub struct ObjectiveConfig {
     /// Share of those batches whose condition is as the model itself makes these frames, faults
     /// included; the rest have the frames of the clip.
     pub own_continuation: f64,
+    /// Guidance scale with which it makes them; 1 for none.
+    pub own_guidance: f64,
     /// Share of noise that refining starts from: trains the way from the upsampled first-stage clip
     /// to the clip; 0 for none.
     pub refine: f64,
@@ -227,6 +229,7 @@ impl Default for ObjectiveConfig {
             continuation: 0.0,
             continuation_latents: 4,
             own_continuation: 0.0,
+            own_guidance: 1.0,
             refine: 0.0,
         }
     }

@@ -153,6 +153,7 @@ mod tests {
                 "objective.own_continuation",
             ),
             ("[objective]\nguidance = 0.5", "objective.guidance"),
+            ("[objective]\nown_guidance = 0.5", "objective.own_guidance"),
             (
                 "[objective]\nguidance = 2.0\ncaption_dropout = 0.0",
                 "objective.guidance",

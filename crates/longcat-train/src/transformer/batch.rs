@@ -224,6 +224,7 @@ impl Drawn {
         let own = self.own.map(|(noise, sigma)| OwnCondition {
             noise: tensor(noise),
             sigma: levels(sigma),
+            guidance: None,
         });
         let batch = Batch {
             x0: tensor(self.x0),

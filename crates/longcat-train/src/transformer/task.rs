@@ -85,26 +85,30 @@ impl<B: TrainBackend> TransformerTask<B> {
     }
 
     /// Batch number `index` of the run, of which `model` may make the condition and, with guidance,
-    /// the target; `text` encodes its captions, which are those after dropout, and `plain` captions that
-    /// no gradient is wanted of.
+    /// the target; `text` encodes its captions, which are those after dropout, and `plain` empty ones,
+    /// without a gradient.
     pub(super) fn batch(
         &self,
         index: u64,
         model: &LongCatTransformer<B>,
         text: impl FnOnce(&[String]) -> Result<TextCondition<B::InnerBackend>, TrainError>,
-        plain: impl FnOnce(&[String]) -> Result<TextCondition<B::InnerBackend>, TrainError>,
+        plain: impl Fn(&[String]) -> Result<TextCondition<B::InnerBackend>, TrainError>,
     ) -> Result<Batch<B::InnerBackend>, TrainError> {
         let members = self.order.batch(index);
         let drawn = self.draws.batch(&self.training.entries, &members, index)?;
         let text = text(&drawn.captions)?;
-        let guidance = self.guidance(&drawn.captions, plain)?;
+        let objective = &self.config.objective;
+        let guided = |scale: f64| self.guidance(scale, &drawn.captions, &plain);
+        let guidance = guided(objective.guidance)?;
+        let own_guidance = guided(objective.own_guidance)?;
         let (mut batch, own) = drawn.assemble(text, &self.device);
         if own.is_none() && guidance.is_none() {
             return Ok(batch);
         }
         let model = model.valid();
-        if let Some(own) = own {
-            batch = own.apply(&model, guidance.as_ref(), batch)?;
+        if let Some(mut own) = own {
+            own.guidance = own_guidance;
+            batch = own.apply(&model, batch)?;
         }
         match guidance {
             Some(guidance) => guidance.aim(&model, batch),
@@ -112,19 +116,19 @@ impl<B: TrainBackend> TransformerTask<B> {
         }
     }
 
-    /// The guidance that samples with these captions are trained with, if it is not 1.
+    /// Guidance for samples with these captions, unless the scale is 1.
     fn guidance(
         &self,
+        scale: f64,
         captions: &[String],
         text: impl FnOnce(&[String]) -> Result<TextCondition<B::InnerBackend>, TrainError>,
     ) -> Result<Option<Guidance<B::InnerBackend>>, TrainError> {
-        let guidance = self.config.objective.guidance;
-        if guidance == 1.0 {
+        if scale == 1.0 {
             return Ok(None);
         }
         let scales = captions.iter().map(|caption| match caption.is_empty() {
             true => 1.0,
-            false => guidance as f32,
+            false => scale as f32,
         });
         let scales = TensorData::new(scales.collect(), [captions.len()]);
         Ok(Some(Guidance {
@@ -179,7 +183,7 @@ impl<B: TrainBackend> TransformerTask<B> {
         for (number, entry) in self.validation.entries.iter().enumerate() {
             let caption = std::slice::from_ref(&entry.caption);
             let condition = text(caption)?;
-            let guidance = self.guidance(caption, &text)?;
+            let guidance = self.guidance(self.config.objective.guidance, caption, &text)?;
             for (i, sigma) in sigmas.iter().enumerate() {
                 // The same noise in every run with this seed.
                 let stream = (number * sigmas.len() + i) as u64;
