@@ -210,6 +210,11 @@ impl Drawn {
         drawn
     }
 
+    /// Whether the model makes the condition.
+    pub(super) fn has_own_condition(&self) -> bool {
+        self.own.is_some()
+    }
+
     /// The batch on a device, and what a condition of the model's own making starts from.
     pub(super) fn assemble<B: KernelBackend>(
         self,
@@ -224,7 +229,6 @@ impl Drawn {
         let own = self.own.map(|(noise, sigma)| OwnCondition {
             noise: tensor(noise),
             sigma: levels(sigma),
-            guidance: None,
         });
         let batch = Batch {
             x0: tensor(self.x0),

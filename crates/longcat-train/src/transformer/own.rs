@@ -19,16 +19,15 @@ pub(super) struct OwnCondition<B: KernelBackend> {
     pub noise: Tensor<B, 5>,
     /// Share of noise per sample, `[B]`.
     pub sigma: Tensor<B, 1>,
-    /// The guidance that it makes it with, if any.
-    pub guidance: Option<Guidance<B>>,
 }
 
 impl<B: KernelBackend> OwnCondition<B> {
     /// The batch with its condition frames as `model` makes them from the noised clip and its
-    /// caption, in a few Euler steps.
+    /// caption, in a few Euler steps, with guidance if there is any.
     pub(super) fn apply(
         self,
         model: &LongCatTransformer<B>,
+        guidance: Option<&Guidance<B>>,
         batch: Batch<B>,
     ) -> Result<Batch<B>, TrainError> {
         let samples = batch.x0.dims()[0];
@@ -49,7 +48,7 @@ impl<B: KernelBackend> OwnCondition<B> {
         for step in 1..=STEPS {
             // The model predicts x0 − noise, the way to less noise.
             let (x, t, text) = (x_t.clone(), timesteps.clone(), &batch.text);
-            let predicted = match &self.guidance {
+            let predicted = match guidance {
                 Some(guidance) => guidance.predict(model, x, t, text, 0)?,
                 None => model.forward(x, t, text, 0)?,
             };
@@ -89,14 +88,14 @@ mod tests {
             num_cond: 1,
         };
         let empty = text();
-        for guidance in [None, Some(3.0)] {
+        for scale in [None, Some(3.0)] {
+            let guidance = scale.map(|scale| Guidance {
+                empty: empty.clone(),
+                scale: Tensor::from_data([scale], &device),
+            });
             let own = OwnCondition {
                 noise: latents(),
                 sigma: Tensor::from_data([0.5], &device),
-                guidance: guidance.map(|scale| Guidance {
-                    empty: empty.clone(),
-                    scale: Tensor::from_data([scale], &device),
-                }),
             };
             // By hand: from σ = 0.5 to 0 in four steps.
             let mut x = (batch.x0.clone() + own.noise.clone()) * 0.5;
@@ -106,13 +105,14 @@ mod tests {
                     model.forward(x.clone(), t, text, 0).unwrap().neg()
                 };
                 let captioned = velocity(&batch.text);
-                let velocity = match guidance {
+                let velocity = match scale {
                     None => captioned,
                     Some(scale) => captioned * scale - velocity(&empty) * (scale - 1.0),
                 };
                 x = x - velocity * 0.125;
             }
-            let found = own.apply(&model, batch.clone()).unwrap();
+            let found = own.apply(&model, guidance.as_ref(), batch.clone());
+            let found = found.unwrap();
             let worst = |a: Tensor<Flex, 5>, b: Tensor<Flex, 5>| -> f32 {
                 (a - b).abs().max().into_scalar()
             };

@@ -100,15 +100,17 @@ impl<B: TrainBackend> TransformerTask<B> {
         let objective = &self.config.objective;
         let guided = |scale: f64| self.guidance(scale, &drawn.captions, &plain);
         let guidance = guided(objective.guidance)?;
-        let own_guidance = guided(objective.own_guidance)?;
+        let own_guidance = match drawn.has_own_condition() {
+            true => guided(objective.own_guidance)?,
+            false => None,
+        };
         let (mut batch, own) = drawn.assemble(text, &self.device);
         if own.is_none() && guidance.is_none() {
             return Ok(batch);
         }
         let model = model.valid();
-        if let Some(mut own) = own {
-            own.guidance = own_guidance;
-            batch = own.apply(&model, batch)?;
+        if let Some(own) = own {
+            batch = own.apply(&model, own_guidance.as_ref(), batch)?;
         }
         match guidance {
             Some(guidance) => guidance.aim(&model, batch),
