@@ -121,10 +121,9 @@ impl MakeShapes {
     fn samples(&self, raster: &Raster) -> Vec<Sample> {
         let (mut easy, mut bouncing) = (0, 0);
         let kept = |sample: &Sample| {
-            let has = |motion| sample.scene.objects.iter().any(|o| o.motion == motion);
-            let (seen, share) = if has(Motion::Rotating) {
+            let (seen, share) = if has(sample, Motion::Rotating) {
                 return true;
-            } else if has(Motion::Bouncing) {
+            } else if has(sample, Motion::Bouncing) {
                 (&mut bouncing, self.bouncing)
             } else {
                 (&mut easy, self.easy)
@@ -191,6 +190,11 @@ impl MakeShapes {
         };
         Ok(format!("{line}\n"))
     }
+}
+
+/// Whether an object of the scene moves so.
+fn has(sample: &Sample, motion: Motion) -> bool {
+    sample.scene.objects.iter().any(|o| o.motion == motion)
 }
 
 /// Whether a model learns it late: outlines that turn, and positions that change their direction.
@@ -265,10 +269,7 @@ mod tests {
         let odds = |samples: &[Sample]| hard(samples) as f64 / (300 - hard(samples)) as f64;
         let ratio = odds(&some) / odds(&all);
         assert!((3.0..5.5).contains(&ratio), "{ratio}");
-        let rotates = |sample: &Sample| {
-            let mut objects = sample.scene.objects.iter();
-            objects.any(|o| o.motion == Motion::Rotating)
-        };
+        let rotates = |sample: &Sample| has(sample, Motion::Rotating);
         assert!(arguments(0.0, 0.0).samples(&raster).iter().all(rotates));
     }
 }

@@ -3,8 +3,8 @@
 mod backward;
 mod objective;
 
-pub(crate) use objective::with_first_frames;
 pub use objective::{Batch, Objective};
+pub(crate) use objective::{per_sample, with_first_frames};
 
 use burn::module::AutodiffModule;
 use burn::tensor::Tensor;

@@ -27,9 +27,7 @@ impl<B: Backend> Batch<B> {
     /// As [`Objective::new`].
     pub fn asking_for(self, prediction: Tensor<B, 5>) -> Result<Self, TrainError> {
         let input = Objective::new(&self)?.x_t;
-        let samples = input.dims()[0];
-        let sigma = self.sigma.clone().cast(DType::F32);
-        let share = sigma.reshape([samples, 1, 1, 1, 1]);
+        let share = per_sample(self.sigma.clone());
         let noise = input.clone() - prediction.clone() * (share.clone().neg() + 1.0);
         let moved = input + prediction * share;
         let x0 = with_first_frames(self.x0, moved, self.num_cond);
@@ -87,7 +85,7 @@ impl<B: Backend> Objective<B> {
         let x0 = batch.x0.clone().cast(DType::F32);
         let noise = batch.noise.clone().cast(DType::F32);
         let sigma = batch.sigma.clone().cast(DType::F32);
-        let share = sigma.clone().reshape([samples, 1, 1, 1, 1]);
+        let share = per_sample(sigma.clone());
         let mixed = x0.clone() * (share.clone().neg() + 1.0) + noise.clone() * share;
         let timesteps = (sigma * 1000.0)
             .unsqueeze_dim::<2>(1)
@@ -112,6 +110,12 @@ impl<B: Backend> Objective<B> {
     pub fn loss(&self, out: Tensor<B, 5>) -> Tensor<B, 1> {
         mean_squared_error(out, self.target.clone(), self.num_cond)
     }
+}
+
+/// Numbers per sample, `[B]`, to multiply latents `[B, C, T, H, W]` by, in fp32.
+pub(crate) fn per_sample<B: Backend>(values: Tensor<B, 1>) -> Tensor<B, 5> {
+    let [samples] = values.dims();
+    values.cast(DType::F32).reshape([samples, 1, 1, 1, 1])
 }
 
 /// `x`, with its first `count` frames those of `first`.

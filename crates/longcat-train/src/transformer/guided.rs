@@ -1,10 +1,11 @@
 //! Guidance as part of what is trained: a small model is used with guidance, and guidance adds to what it
 //! has learnt of a caption. Trained this way, it is the guided prediction that fits the clips.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 use longcat_dit::{LongCatTransformer, TextCondition};
 use longcat_kernels::KernelBackend;
 
+use crate::step::per_sample;
 use crate::{Batch, Objective, TrainError};
 
 /// The guidance that a batch is trained with.
@@ -51,9 +52,7 @@ impl<B: KernelBackend> Guidance<B> {
 
     /// The scales over latents `[B, C, T, H, W]`.
     fn scales(&self) -> Tensor<B, 5> {
-        let [samples] = self.scale.dims();
-        let scale = self.scale.clone().cast(DType::F32);
-        scale.reshape([samples, 1, 1, 1, 1])
+        per_sample(self.scale.clone())
     }
 }
 

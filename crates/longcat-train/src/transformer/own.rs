@@ -6,7 +6,7 @@ use longcat_dit::LongCatTransformer;
 use longcat_kernels::KernelBackend;
 
 use super::guided::Guidance;
-use crate::step::with_first_frames;
+use crate::step::{per_sample, with_first_frames};
 use crate::{Batch, Objective, TrainError};
 
 /// Euler steps from the noised clip to the condition. In fewer its faults are blurred, and a model that
@@ -30,7 +30,6 @@ impl<B: KernelBackend> OwnCondition<B> {
         guidance: Option<&Guidance<B>>,
         batch: Batch<B>,
     ) -> Result<Batch<B>, TrainError> {
-        let samples = batch.x0.dims()[0];
         let whole = Batch {
             noise: self.noise,
             sigma: self.sigma,
@@ -42,8 +41,7 @@ impl<B: KernelBackend> OwnCondition<B> {
             mut timesteps,
             ..
         } = Objective::new(&whole)?;
-        let stride = whole.sigma.cast(DType::F32) / STEPS as f64;
-        let stride = stride.reshape([samples, 1, 1, 1, 1]);
+        let stride = per_sample(whole.sigma) / STEPS as f64;
         let whole_way = timesteps.clone();
         for step in 1..=STEPS {
             // The model predicts x0 − noise, the way to less noise.
