@@ -41,8 +41,8 @@ fn videos_show_what_their_prompts_say() {
 
 #[test]
 fn few_steps_without_guidance_need_the_adapter() {
-    let with = judge("text", &["--count", "30", "--distill"]);
-    let without = judge("text", &["--count", "30", "--distill-without-lora"]);
+    let with = judge("text", &["--count", "50", "--distill"]);
+    let without = judge("text", &["--count", "50", "--distill-without-lora"]);
     assert_shares(&with, 0.9);
     let gain = number(&with, "object") - number(&without, "object");
     assert!(gain >= 0.1, "{with} {without}");
@@ -50,7 +50,7 @@ fn few_steps_without_guidance_need_the_adapter() {
 
 #[test]
 fn few_steps_come_near_the_teacher_with_the_adapter() {
-    let report = judge("teacher", &["--count", "8"]);
+    let report = judge("teacher", &["--count", "6"]);
     let gain = number(&report, "psnr_with_lora") - number(&report, "psnr_without_lora");
     assert!(gain >= 4.0, "{report}");
 }
