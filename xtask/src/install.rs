@@ -63,17 +63,12 @@ impl InstallPart {
             sources.iter().map(|s| WeightFiles::open(s)).collect();
         let files = files?;
         for (file, path) in files.iter().zip(sources).skip(1) {
-            ensure!(
-                file.keys().eq(files[0].keys()),
-                "{} and {} hold different tensors",
-                first.display(),
-                path.display()
-            );
+            ensure_alike(&files[0], file)
+                .with_context(|| format!("{} beside {}", path.display(), first.display()))?;
         }
         let mut tensors = Vec::new();
         for key in files[0].keys() {
-            let mut data = mean_of(&files, key)
-                .with_context(|| format!("{} and the runs beside it", first.display()))?;
+            let mut data = mean_of(&files, key)?;
             if data.dtype.is_float() && !self.keep_precision {
                 data = data.convert_dtype(DType::BF16);
             }
@@ -95,7 +90,22 @@ fn is_weights(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "safetensors")
 }
 
-/// The mean of a tensor over files, in the precision of the first.
+/// That two files hold tensors of the same names and shapes.
+fn ensure_alike(first: &WeightFiles, other: &WeightFiles) -> Result<()> {
+    ensure!(first.keys().eq(other.keys()), "they hold different tensors");
+    for key in first.keys() {
+        let [expected, found] = [first, other].map(|file| file.info(key).map(|info| info.shape));
+        ensure!(
+            expected == found,
+            "{key} has the shapes {:?} and {:?}",
+            expected.unwrap_or_default(),
+            found.unwrap_or_default()
+        );
+    }
+    Ok(())
+}
+
+/// The mean of a tensor over files that are alike, in the precision of the first.
 fn mean_of(files: &[WeightFiles], key: &str) -> Result<TensorData> {
     let first = files[0].tensor_data(key)?;
     if files.len() == 1 || !first.dtype.is_float() {
@@ -104,11 +114,6 @@ fn mean_of(files: &[WeightFiles], key: &str) -> Result<TensorData> {
     let mut sums: Vec<f64> = first.iter::<f64>().collect();
     for file in &files[1..] {
         let other = file.tensor_data(key)?;
-        let (expected, found) = (first.shape.to_vec(), other.shape.to_vec());
-        ensure!(
-            expected == found,
-            "{key} has the shapes {expected:?} and {found:?}"
-        );
         for (sum, value) in sums.iter_mut().zip(other.iter::<f64>()) {
             *sum += value;
         }

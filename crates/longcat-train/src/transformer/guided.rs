@@ -28,7 +28,7 @@ impl<B: KernelBackend> Guidance<B> {
     ) -> Result<Tensor<B, 5>, TrainError> {
         let captioned = model.forward(x_t.clone(), timesteps.clone(), text, num_cond)?;
         let plain = model.forward(x_t, timesteps, &self.empty, num_cond)?;
-        Ok(plain.clone() + (captioned - plain) * self.scales())
+        Ok(plain.clone() + (captioned - plain) * per_sample(self.scale.clone()))
     }
 
     /// The batch with a target for the prediction c of a caption, so that u + scale · (c − u) is what
@@ -47,12 +47,8 @@ impl<B: KernelBackend> Guidance<B> {
             &self.empty,
             batch.num_cond,
         )?;
-        batch.asking_for(plain.clone() + (objective.target - plain) / self.scales())
-    }
-
-    /// The scales over latents `[B, C, T, H, W]`.
-    fn scales(&self) -> Tensor<B, 5> {
-        per_sample(self.scale.clone())
+        batch
+            .asking_for(plain.clone() + (objective.target - plain) / per_sample(self.scale.clone()))
     }
 }
 
