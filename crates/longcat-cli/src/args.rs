@@ -291,6 +291,9 @@ pub struct LoraConvert {
     /// Write q, k and v (and k and v) as separate targets.
     #[arg(long)]
     pub split: bool,
+    /// Replace what exists there.
+    #[arg(short = 'y', long)]
+    pub overwrite: bool,
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,

@@ -65,7 +65,7 @@ pub fn check_output(output: &Output) -> Result<()> {
     Ok(())
 }
 
-fn check_writable(path: &Path, overwrite: bool) -> Result<()> {
+pub fn check_writable(path: &Path, overwrite: bool) -> Result<()> {
     if path.exists() && !overwrite {
         bail!(
             "{} exists; name another file or add --overwrite (-y)",
@@ -232,7 +232,11 @@ impl<B: KernelBackend> Session<B> {
             println!("{}", serde_json::to_string_pretty(&result)?);
         } else {
             let what = match (result.frames, result.width, result.height) {
-                (Some(n), Some(w), Some(h)) => format!("{n} frames of {w}x{h} at {fps} fps"),
+                (Some(n), Some(w), Some(h)) => {
+                    // Some files keep durations in milliseconds.
+                    let fps = (fps * 100.0).round() / 100.0;
+                    format!("{n} frames of {w}x{h} at {fps} fps")
+                }
                 _ => "latents".into(),
             };
             println!(

@@ -130,6 +130,13 @@ fn images_and_videos_are_taken_up() {
         dir.path(),
         &["refine", "c.gif", "the ring grows", "-o", "r.mp4"],
     );
+    let four = ["--cond-frames", "4"];
+    let args = [
+        &["continue", "frames", "the ring grows", "-o", "d.gif"][..],
+        &four,
+    ];
+    let message = fail(dir.path(), 2, &args.concat());
+    assert!(message.contains("condition frames: 4 "), "{message}");
     assert_eq!(video(&dir.path().join("i.mp4")).len(), 9);
     assert_eq!(video(&dir.path().join("c.gif")).len(), 9);
     assert_eq!(video(&dir.path().join("r.mp4")).len(), 18);
@@ -213,6 +220,12 @@ fn bad_requests_are_refused_by_name_and_leave_nothing() {
     for (code, args, word) in cases {
         let message = fail(dir.path(), *code, args);
         assert!(message.contains(word), "{args:?}: {message}");
+        let parts: Vec<&str> = message.trim_end().split(": ").collect();
+        let twice = parts
+            .iter()
+            .enumerate()
+            .any(|(i, part)| parts[..i].contains(part));
+        assert!(!twice, "a cause is named twice: {message}");
     }
     assert_eq!(fs::read(dir.path().join("there.mp4")).unwrap(), b"mine");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -258,6 +271,11 @@ fn adapters_are_inspected_converted_and_merged() {
             dir.path(),
             &["lora", "convert", &there, "--to", "official", "-o", &back],
         );
+        for output in [&there, &back] {
+            let again = ["lora", "convert", adapter, "--to", format, "-o", output];
+            let message = fail(dir.path(), 1, &again);
+            assert!(message.contains("--overwrite"), "{message}");
+        }
         let json = succeed(dir.path(), &["lora", "inspect", &back, "--json"]);
         let again: serde_json::Value = serde_json::from_str(&json).unwrap();
         for key in ["layers", "parameters", "ranks", "scales", "targets"] {

@@ -73,9 +73,9 @@ impl DitConfig {
     /// # Errors
     /// [`DitError::Config`] names an unknown key, a wrong type or an unsupported value.
     pub fn read(path: &Path) -> Result<Self, DitError> {
-        let text = std::fs::read_to_string(path).map_err(|source| DitError::Io {
+        let text = std::fs::read_to_string(path).map_err(|cause| DitError::Io {
             path: path.to_path_buf(),
-            source,
+            cause,
         })?;
         let config = |reason: String| DitError::Config {
             path: path.to_path_buf(),

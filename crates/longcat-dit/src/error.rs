@@ -7,12 +7,12 @@ use longcat_weights::WeightsError;
 #[non_exhaustive]
 pub enum DitError {
     /// The config file could not be read.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}")]
     Io {
         /// The file.
         path: PathBuf,
         /// The cause.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The config file is not what the official code writes.
     #[error("{path}: {reason}")]

@@ -56,9 +56,9 @@ impl Umt5Config {
     /// [`TextError`] names the file and the key: unreadable or malformed JSON, absent sizes, values
     /// that ask for another network than this one, unknown keys.
     pub fn read(path: &Path) -> Result<Self, TextError> {
-        let text = std::fs::read_to_string(path).map_err(|source| TextError::Io {
+        let text = std::fs::read_to_string(path).map_err(|cause| TextError::Io {
             path: path.to_path_buf(),
-            source,
+            cause,
         })?;
         let json: Value = serde_json::from_str(&text).map_err(|e| invalid(path, e.to_string()))?;
         let Value::Object(mut keys) = json else {

@@ -7,12 +7,12 @@ use longcat_weights::WeightsError;
 #[non_exhaustive]
 pub enum TextError {
     /// A file could not be read.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}")]
     Io {
         /// The file.
         path: PathBuf,
         /// The cause.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A JSON file is malformed, or a key is absent or of the wrong type.
     #[error("{path}: {reason}")]

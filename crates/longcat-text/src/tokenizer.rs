@@ -169,9 +169,9 @@ fn padding_token(json: &Value, path: &Path) -> Result<String, TextError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TextError> {
-    std::fs::read(path).map_err(|source| TextError::Io {
+    std::fs::read(path).map_err(|cause| TextError::Io {
         path: path.to_path_buf(),
-        source,
+        cause,
     })
 }
 

@@ -11,12 +11,12 @@ use longcat_weights::WeightsError;
 #[non_exhaustive]
 pub enum TrainError {
     /// A file could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}")]
     Io {
         /// The file.
         path: PathBuf,
         /// The cause.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The training configuration cannot work.
     #[error("{path}: {key}: {reason}")]
@@ -47,12 +47,12 @@ pub enum TrainError {
         reason: String,
     },
     /// A clip cannot be read or encoded.
-    #[error("clip {path}: {source}")]
+    #[error("clip {path}: {cause}")]
     Clip {
         /// The clip.
         path: PathBuf,
         /// The cause.
-        source: Box<TrainError>,
+        cause: Box<TrainError>,
     },
     /// A saved state cannot be continued from.
     #[error("{path}: {reason}")]
@@ -107,10 +107,10 @@ pub enum TrainError {
 }
 
 impl TrainError {
-    pub(crate) fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+    pub(crate) fn io(path: impl Into<PathBuf>, cause: std::io::Error) -> Self {
         Self::Io {
             path: path.into(),
-            source,
+            cause,
         }
     }
 
@@ -118,9 +118,9 @@ impl TrainError {
     pub(crate) fn of_clip(self, clip: &Path) -> Self {
         match self {
             Self::Data { .. } | Self::Interrupted | Self::Clip { .. } => self,
-            source => Self::Clip {
+            cause => Self::Clip {
                 path: clip.to_path_buf(),
-                source: Box::new(source),
+                cause: Box::new(cause),
             },
         }
     }
@@ -129,8 +129,8 @@ impl TrainError {
     pub(crate) fn is_about_a_clip(&self) -> bool {
         match self {
             Self::Data { .. } => true,
-            Self::Clip { source, .. } => matches!(
-                **source,
+            Self::Clip { cause, .. } => matches!(
+                **cause,
                 Self::Media(_) | Self::Data { .. } | Self::Io { .. } | Self::Video(_)
             ),
             _ => false,

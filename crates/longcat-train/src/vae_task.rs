@@ -50,11 +50,8 @@ impl<B: TrainBackend> VaeTask<B> {
             .map(|(clip, repeats)| (shape(clip), repeats * config.data.repeats))
             .collect();
         if items.iter().all(|(_, repeats)| *repeats == 0) {
-            return Err(TrainError::Config {
-                path: config.output.clone(),
-                key: "data.path".into(),
-                reason: format!("no clip in {}", config.data.path.display()),
-            });
+            let reason = format!("no clip in {}", config.data.path.display());
+            return Err(config.problem("data.path", reason));
         }
         let clips: Vec<PixelFrames> = training.into_iter().map(|(clip, _)| clip).collect();
         let validation = match validation {

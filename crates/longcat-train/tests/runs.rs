@@ -243,6 +243,21 @@ fn a_broken_clip_is_named_and_left_out_only_on_request() {
 }
 
 #[test]
+fn a_folder_without_clips_is_named_with_the_configuration() {
+    let shop = Workshop::new();
+    fs::create_dir(shop.path("empty")).unwrap();
+    let config = shop.config("run", 1, "");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("'clips'", "'empty'")).unwrap();
+    let interrupt = AtomicBool::new(false);
+    let error = run::<Inner>(&config, &FlexDevice, &mut Quiet, &interrupt).unwrap_err();
+    let error = error.to_string();
+    for word in ["run.toml: data.path", "empty"] {
+        assert!(error.contains(word), "{error}");
+    }
+}
+
+#[test]
 fn the_cache_is_not_made_twice() {
     let shop = Workshop::new();
     shop.run(&shop.config("one", 1, ""));

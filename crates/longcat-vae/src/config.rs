@@ -70,9 +70,9 @@ impl WanVaeConfig {
     /// [`VaeError`] names the file and the key: unreadable or malformed JSON, values of the wrong
     /// type, values that contradict each other or ask for another network, unknown keys.
     pub fn read(path: &Path) -> Result<Self, VaeError> {
-        let text = std::fs::read_to_string(path).map_err(|source| VaeError::Io {
+        let text = std::fs::read_to_string(path).map_err(|cause| VaeError::Io {
             path: path.to_path_buf(),
-            source,
+            cause,
         })?;
         let json: Value = serde_json::from_str(&text).map_err(|e| invalid(path, e.to_string()))?;
         let Value::Object(keys) = json else {

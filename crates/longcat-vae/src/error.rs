@@ -7,12 +7,12 @@ use longcat_weights::WeightsError;
 #[non_exhaustive]
 pub enum VaeError {
     /// A file could not be read.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}")]
     Io {
         /// The file.
         path: PathBuf,
         /// The cause.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The config is malformed, or a value is absent, of the wrong type or inconsistent.
     #[error("{path}: {reason}")]

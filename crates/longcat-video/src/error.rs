@@ -13,12 +13,12 @@ use crate::media::MediaError;
 #[non_exhaustive]
 pub enum VideoError {
     /// A file could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}")]
     Io {
         /// The file.
         path: PathBuf,
         /// The cause.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A config file is not what the official release holds.
     #[error("{path}: {reason}")]
@@ -74,10 +74,10 @@ pub enum VideoError {
 }
 
 impl VideoError {
-    pub(crate) fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+    pub(crate) fn io(path: impl Into<PathBuf>, cause: std::io::Error) -> Self {
         Self::Io {
             path: path.into(),
-            source,
+            cause,
         }
     }
 

@@ -1,10 +1,10 @@
-use anyhow::{Context, Result};
+use anyhow::Result;
 use longcat_dit::{canonical_names, lora_targets};
 use longcat_lora::{Adapter, AdapterReport, Format, WriteOptions, merge_into_checkpoint};
 use serde_json::json;
 
 use crate::args::{Lora, LoraConvert, LoraInspect, LoraMerge};
-use crate::session::checkpoint_dir;
+use crate::session::{check_writable, checkpoint_dir};
 
 pub fn run(command: Lora) -> Result<()> {
     match command {
@@ -83,14 +83,13 @@ fn inspect(args: &LoraInspect) -> Result<()> {
 
 fn convert(args: &LoraConvert) -> Result<()> {
     let format: Format = args.to.parse().map_err(anyhow::Error::msg)?;
+    check_writable(&args.output, args.overwrite)?;
     let adapter = Adapter::read(&args.file, lora_targets())?;
     let options = WriteOptions {
         format,
         split: args.split,
     };
-    adapter
-        .write(&args.output, lora_targets(), options)
-        .with_context(|| format!("writing {}", args.output.display()))?;
+    adapter.write(&args.output, lora_targets(), options)?;
     if args.json {
         let result = json!({"output": args.output, "format": format, "layers": adapter.len()});
         println!("{result:#}");

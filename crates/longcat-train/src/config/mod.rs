@@ -32,6 +32,9 @@ pub enum Mode {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
+    /// The file it was read from, for messages.
+    #[serde(skip)]
+    pub file: PathBuf,
     /// What is trained.
     pub mode: Mode,
     /// Folder of checkpoints, metrics, plots and samples.

@@ -13,11 +13,17 @@ use crate::TrainError;
 pub fn read_config(path: &Path) -> Result<TrainConfig, TrainError> {
     let text = std::fs::read_to_string(path).map_err(|e| TrainError::io(path, e))?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    parse(&text, folder).map_err(|(key, reason)| TrainError::Config {
-        path: path.to_path_buf(),
-        key,
-        reason,
-    })
+    match parse(&text, folder) {
+        Ok(config) => Ok(TrainConfig {
+            file: path.to_path_buf(),
+            ..config
+        }),
+        Err((key, reason)) => Err(TrainError::Config {
+            path: path.to_path_buf(),
+            key,
+            reason,
+        }),
+    }
 }
 
 /// Key and reason of what is wrong.
@@ -87,6 +93,15 @@ impl TrainConfig {
     /// Where checkpoints lie.
     pub(crate) fn checkpoint_dir(&self) -> PathBuf {
         self.output.join("checkpoints")
+    }
+
+    /// A value that turned out not to work.
+    pub(crate) fn problem(&self, key: &str, reason: impl Into<String>) -> TrainError {
+        TrainError::Config {
+            path: self.file.clone(),
+            key: key.into(),
+            reason: reason.into(),
+        }
     }
 }
 

@@ -93,13 +93,8 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             }
             RunningAverage::new(section.ema_decay, average)
         });
-        let schedule = Schedule::new(section, config.train.steps, step).map_err(|reason| {
-            TrainError::Config {
-                path: config.output.clone(),
-                key: "optimizer".into(),
-                reason,
-            }
-        })?;
+        let schedule = Schedule::new(section, config.train.steps, step)
+            .map_err(|reason| config.problem("optimizer", reason))?;
         let trainer = Self {
             metrics: Metrics::open(&config.output, step)?,
             config,

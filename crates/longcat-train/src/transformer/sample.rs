@@ -33,16 +33,11 @@ pub(super) struct Sampler {
 impl Sampler {
     pub(super) fn new(config: &TrainConfig) -> Result<Self, TrainError> {
         let samples = config.samples.clone();
-        let problem = |key: &str, reason: String| TrainError::Config {
-            path: config.output.clone(),
-            key: key.into(),
-            reason,
-        };
         let size = match samples.size.as_str() {
             "" => config.data.sizes.first().map_or("", String::as_str),
             size => size,
         };
-        let size = Size::from_str(size).map_err(|reason| problem("samples.size", reason))?;
+        let size = Size::from_str(size).map_err(|reason| config.problem("samples.size", reason))?;
         let frames = match samples.frames {
             0 => config.data.frames.iter().copied().max().unwrap_or(1),
             frames => frames,

@@ -44,21 +44,16 @@ impl<B: TrainBackend> TransformerTask<B> {
         info: RunInfo,
         device: &B::Device,
     ) -> Result<Self, TrainError> {
-        let problem = |key: &str, reason: String| TrainError::Config {
-            path: config.output.clone(),
-            key: key.into(),
-            reason,
-        };
         if training.entries.iter().all(|e| e.repeats == 0) {
             let reason = format!("no clip in {}", config.data.path.display());
-            return Err(problem("data.path", reason));
+            return Err(config.problem("data.path", reason));
         }
         let repeats = config.data.repeats;
         let mut conditioned = training.entries.iter().filter(|e| e.condition.is_some());
         if let Some(entry) = conditioned.next().filter(|_| config.objective.refine > 0.0) {
             let clip = entry.clip.display();
             let reason = format!("refining is trained without conditions, and {clip} has one");
-            return Err(problem("objective.refine", reason));
+            return Err(config.problem("objective.refine", reason));
         }
         let items: Vec<_> = training
             .entries

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum MediaError {
     /// A file or folder could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}")]
     Io {
         /// The file.
         path: PathBuf,
         /// The cause.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The path does not say in which format to write.
     #[error(
@@ -118,7 +118,7 @@ pub enum MediaError {
 impl MediaError {
     pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Io { path, source }
+        move |cause| Self::Io { path, cause }
     }
 
     pub(super) fn encode(path: &Path, reason: impl ToString) -> Self {

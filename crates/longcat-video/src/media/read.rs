@@ -64,7 +64,8 @@ pub fn read_video(path: &Path, options: &ReadOptions) -> Result<VideoFrames, Med
             std::fs::metadata(path).map_err(MediaError::io(path))?;
             Err(MediaError::NeedsFfmpeg {
                 path: path.to_path_buf(),
-                reason: "only mp4, GIF, WebP and folders of pictures can be read without it".into(),
+                reason: "only mp4, GIF, WebP and folders of pictures can be read without ffmpeg"
+                    .into(),
             })
         }
     }

@@ -68,8 +68,8 @@ impl<B: KernelBackend> Pipeline<B> {
             (false, _) => request.sampling.mode(),
         };
         let [height, width] = self.latent_size(request.video.size())?;
-        let frames = latent_frames(request.frames, self.vae_config())?;
-        let num_cond = latent_frames(request.cond_frames, self.vae_config())?;
+        let frames = latent_frames("frames", request.frames, self.vae_config())?;
+        let num_cond = latent_frames("condition frames", request.cond_frames, self.vae_config())?;
         if num_cond >= frames {
             return Err(VideoError::invalid(
                 "frames",

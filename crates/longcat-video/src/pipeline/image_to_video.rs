@@ -45,7 +45,7 @@ impl<B: KernelBackend> Pipeline<B> {
             ));
         }
         let [height, width] = self.latent_size(request.image.size())?;
-        let frames = latent_frames(request.frames, self.vae_config())?;
+        let frames = latent_frames("frames", request.frames, self.vae_config())?;
         if frames < 2 {
             return Err(VideoError::invalid(
                 "frames",

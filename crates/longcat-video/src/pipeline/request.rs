@@ -104,13 +104,17 @@ impl Sampling {
     }
 }
 
-/// Latent frames of a clip of `frames` frames.
-pub(crate) fn latent_frames(frames: usize, vae: &WanVaeConfig) -> Result<usize, VideoError> {
+/// Latent frames of a clip of as many frames as the setting `what` says.
+pub(crate) fn latent_frames(
+    what: &'static str,
+    frames: usize,
+    vae: &WanVaeConfig,
+) -> Result<usize, VideoError> {
     let per_latent = vae.scale_factor_temporal;
     if frames % per_latent != 1 % per_latent {
         let below = frames.saturating_sub(1) / per_latent * per_latent + 1;
         return Err(VideoError::invalid(
-            "frames",
+            what,
             format!(
                 "{frames} is not 1 more than a multiple of {per_latent}; {below} or {} would be",
                 below + per_latent

@@ -35,7 +35,7 @@ impl<B: KernelBackend> Pipeline<B> {
     ) -> Result<Generated<B>, VideoError> {
         request.sampling.check()?;
         let [height, width] = self.latent_size(request.size)?;
-        let frames = latent_frames(request.frames, self.vae_config())?;
+        let frames = latent_frames("frames", request.frames, self.vae_config())?;
         let schedule = self
             .scheduler()
             .schedule(request.sampling.steps, request.sampling.mode())?;
