@@ -130,12 +130,9 @@ fn images_and_videos_are_taken_up() {
         dir.path(),
         &["refine", "c.gif", "the ring grows", "-o", "r.mp4"],
     );
-    let four = ["--cond-frames", "4"];
-    let args = [
-        &["continue", "frames", "the ring grows", "-o", "d.gif"][..],
-        &four,
-    ];
-    let message = fail(dir.path(), 2, &args.concat());
+    let args = "continue frames ring -o d.gif --cond-frames 4";
+    let args: Vec<&str> = args.split(' ').collect();
+    let message = fail(dir.path(), 2, &args);
     assert!(message.contains("condition frames: 4 "), "{message}");
     assert_eq!(video(&dir.path().join("i.mp4")).len(), 9);
     assert_eq!(video(&dir.path().join("c.gif")).len(), 9);
