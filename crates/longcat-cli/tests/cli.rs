@@ -246,6 +246,23 @@ fn a_lora_that_does_not_fit_stops_before_any_work() {
 }
 
 #[test]
+fn an_adapter_too_strong_for_any_picture_is_no_black_video() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = golden("checkpoints/tiny");
+    let adapter = model.join("lora/cfg_step_lora.safetensors");
+    let adapter = format!("{}=1e38", adapter.display());
+    let model = model.to_str().unwrap();
+    let args = "t2v ring -o a.mp4 --save-latents a.safetensors --size 64x64 --frames 5";
+    let mut args: Vec<&str> = args.split(' ').collect();
+    args.extend(["--model", model, "--lora", &adapter]);
+    let message = fail(dir.path(), 1, &args);
+    for word in ["step 1 of 50", "not finite", "strength"] {
+        assert!(message.contains(word), "{message}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn adapters_are_inspected_converted_and_merged() {
     let dir = tempfile::tempdir().unwrap();
     let adapter = golden("checkpoints/tiny/lora/cfg_step_lora.safetensors");

@@ -47,6 +47,17 @@ pub enum VideoError {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// Latents overflowed.
+    #[error(
+        "step {step} of {total} made numbers that are not finite; lower the strength of the adapters, \
+         or compute in a wider type (bf16 or f32)"
+    )]
+    NotFinite {
+        /// The step, from 1.
+        step: usize,
+        /// Steps of the schedule.
+        total: usize,
+    },
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,

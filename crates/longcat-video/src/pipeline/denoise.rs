@@ -1,4 +1,4 @@
-use burn::tensor::Tensor;
+use burn::tensor::{ElementConversion, Tensor};
 use longcat_kernels::KernelBackend;
 
 use super::predict::{Conditions, Model};
@@ -18,6 +18,9 @@ pub(crate) struct Denoise<'a, B: KernelBackend> {
 
 impl<B: KernelBackend> Denoise<'_, B> {
     /// Latents `[B, C, T, H, W]` in fp32 to clean latents; condition frames stay as they are.
+    ///
+    /// # Errors
+    /// [`VideoError::NotFinite`] when the first or the last step overflows; of the transformer.
     pub(crate) fn run(
         &self,
         mut latents: Tensor<B, 5>,
@@ -49,8 +52,24 @@ impl<B: KernelBackend> Denoise<'_, B> {
                 latents: &next,
             });
             latents = next;
+            // The first, to fail early; not every one, since the device has to catch up for this.
+            if step == 0 || step + 1 == self.schedule.len() {
+                self.check(&latents, step)?;
+            }
         }
         Ok(latents)
+    }
+
+    fn check(&self, latents: &Tensor<B, 5>, step: usize) -> Result<(), VideoError> {
+        // Compared here, not on the device: shader compilers may take it that all numbers are finite.
+        let sum: f32 = latents.clone().sum().into_scalar().elem();
+        match sum.is_finite() {
+            true => Ok(()),
+            false => Err(VideoError::NotFinite {
+                step: step + 1,
+                total: self.schedule.len(),
+            }),
+        }
     }
 
     fn advance(&self, latents: Tensor<B, 5>, velocity: Tensor<B, 5>, step: usize) -> Tensor<B, 5> {
