@@ -13,17 +13,13 @@ use crate::TrainError;
 pub fn read_config(path: &Path) -> Result<TrainConfig, TrainError> {
     let text = std::fs::read_to_string(path).map_err(|e| TrainError::io(path, e))?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    match parse(&text, folder) {
-        Ok(config) => Ok(TrainConfig {
-            file: path.to_path_buf(),
-            ..config
-        }),
-        Err((key, reason)) => Err(TrainError::Config {
-            path: path.to_path_buf(),
-            key,
-            reason,
-        }),
-    }
+    let mut config = parse(&text, folder).map_err(|(key, reason)| TrainError::Config {
+        path: path.to_path_buf(),
+        key,
+        reason,
+    })?;
+    config.file = path.to_path_buf();
+    Ok(config)
 }
 
 /// Key and reason of what is wrong.

@@ -54,13 +54,13 @@ impl<B: KernelBackend> Denoise<'_, B> {
             latents = next;
             // The first, to fail early; not every one, since the device has to catch up for this.
             if step == 0 || step + 1 == self.schedule.len() {
-                self.check(&latents, step)?;
+                self.check_finite(&latents, step)?;
             }
         }
         Ok(latents)
     }
 
-    fn check(&self, latents: &Tensor<B, 5>, step: usize) -> Result<(), VideoError> {
+    fn check_finite(&self, latents: &Tensor<B, 5>, step: usize) -> Result<(), VideoError> {
         // Compared here, not on the device: shader compilers may take it that all numbers are finite.
         let sum: f32 = latents.clone().sum().into_scalar().elem();
         match sum.is_finite() {
