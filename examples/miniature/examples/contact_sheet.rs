@@ -4,7 +4,7 @@ use std::env;
 use std::error::Error;
 
 use image::{Rgb, RgbImage};
-use longcat_shapes::{Dataset, DatasetOptions, Raster, Shape, Split};
+use longcat_miniature::{DatasetOptions, Raster, Shape, ShapesDataset, Split};
 
 const ROWS: usize = 16;
 const COLUMNS: usize = 9;
@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let raster = Raster::default();
     let (cell, side) = (raster.side + 2, raster.side);
     let mut sheet = RgbImage::new((COLUMNS * cell) as u32, (ROWS * cell) as u32);
-    let samples = Dataset::new(seed, split, options);
+    let samples = ShapesDataset::new(seed, split, options);
     for (row, sample) in samples.iter().take(ROWS).enumerate() {
         println!("{}", sample.caption);
         let clip = sample.render(&raster);

@@ -8,7 +8,7 @@ use burn::tensor::{DType, TensorData};
 use clap::Args;
 use longcat_weights::{NamedTensor, WeightFiles, write_safetensors};
 
-/// `cargo xtask install-part`.
+/// `miniature install-part`.
 #[derive(Debug, Args)]
 pub struct InstallPart {
     /// What a training run wrote: a folder (`vae`, `dit`, `text_encoder`) or an adapter file. Of

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use burn::module::Module;
 use burn::tensor::backend::Backend as _;
 use burn::tensor::{DType, Distribution, Shape, Tensor};
 use burn_flex::{Flex, FlexDevice};
+use clap::Args;
 use longcat_dit::{DitConfig, LongCatTransformer, lora_targets};
 use longcat_lora::{Adapter, Block, Format, LoraHost, Matrix, WriteOptions};
-use longcat_shapes::{Dataset, DatasetOptions, Split};
+use longcat_miniature::{DatasetOptions, ShapesDataset, Split};
 use longcat_text::{Umt5Config, Umt5Encoder};
 use longcat_vae::{WanVae, WanVaeConfig};
 use longcat_weights::{NameMap, collect_module, write_atomic, write_safetensors};
@@ -47,8 +48,25 @@ const REFINEMENT: &[&str] = &["adaLN_modulation.1", "final_layer.linear"];
 const SHIFT: f64 = 5.0;
 const RANK: usize = 12;
 
-/// Writes the checkpoint in the official layout.
-pub fn write(output: &Path, seed: u64) -> Result<()> {
+/// `miniature make-checkpoint`.
+#[derive(Debug, Args)]
+pub struct MakeCheckpoint {
+    /// Where to write it.
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// Seed of the weights.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl MakeCheckpoint {
+    /// Writes the checkpoint in the official layout.
+    pub fn run(&self) -> Result<()> {
+        write(&self.output, self.seed)
+    }
+}
+
+fn write(output: &Path, seed: u64) -> Result<()> {
     if output.join("dit").exists() {
         fs::remove_dir_all(output).with_context(|| format!("replacing {}", output.display()))?;
     }
@@ -160,7 +178,7 @@ fn tokenizer(dir: &Path) -> Result<()> {
 }
 
 fn captions() -> impl Iterator<Item = String> {
-    let dataset = Dataset::new(0, Split::Train, DatasetOptions::default());
+    let dataset = ShapesDataset::new(0, Split::Train, DatasetOptions::default());
     (0..CAPTIONS as u64).map(move |index| dataset.get(index).caption)
 }
 

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
-use longcat_shapes::{Clip, Dataset, DatasetOptions, Motion, Object, Raster, Sample, Shape, Split};
+use longcat_miniature::{
+    DatasetOptions, Motion, Object, Raster, RenderedClip, Sample, Shape, ShapesDataset, Split,
+};
 use longcat_video::media::{VideoFrames, WriteOptions, write_video};
 use rayon::prelude::*;
 use serde_json::json;
@@ -22,7 +24,7 @@ const GIVEN: usize = 5;
 /// Latent frames of a refined clip are a multiple of this.
 const REFINED_LATENTS: usize = 4;
 
-/// `cargo xtask make-shapes`.
+/// `miniature make-shapes`.
 #[derive(Debug, Args)]
 pub struct MakeShapes {
     /// Where to write clips and `metadata.jsonl`.
@@ -151,7 +153,7 @@ impl MakeShapes {
             options.shapes = vec![Shape::Heart];
             options.two_objects = 0.0;
         }
-        Dataset::new(self.seed, split, options).get(index)
+        ShapesDataset::new(self.seed, split, options).get(index)
     }
 
     /// Whether a clip begins later than its scene. Only what stays in the frame can.
@@ -208,7 +210,7 @@ fn is_chosen(number: u64, share: f64) -> bool {
 }
 
 /// With its last frame repeated until it fills the latents that refining works on.
-fn padded(clip: Clip) -> Result<Clip> {
+fn padded(clip: RenderedClip) -> Result<RenderedClip> {
     let [frames, height, width] = clip.shape();
     let latents = frames.div_ceil(4).next_multiple_of(REFINED_LATENTS);
     let mut data = clip.into_data();
@@ -216,10 +218,10 @@ fn padded(clip: Clip) -> Result<Clip> {
     for _ in frames..4 * latents - 3 {
         data.extend_from_slice(&last);
     }
-    Ok(Clip::new(width, height, data)?)
+    Ok(RenderedClip::new(width, height, data)?)
 }
 
-fn write(path: &Path, clip: &Clip, fps: f64) -> Result<()> {
+fn write(path: &Path, clip: &RenderedClip, fps: f64) -> Result<()> {
     let (width, height) = (clip.width() as u32, clip.height() as u32);
     let video = VideoFrames::new(width, height, fps, clip.data().to_vec())?;
     Ok(write_video(path, &video, &WriteOptions::default())?)
@@ -233,7 +235,7 @@ mod tests {
     #[test]
     fn refined_clips_are_padded_to_what_the_pipeline_makes() {
         let raster = Raster::default();
-        let dataset = Dataset::new(0, Split::Train, DatasetOptions::default());
+        let dataset = ShapesDataset::new(0, Split::Train, DatasetOptions::default());
         let clip = dataset.get(0).render(&raster.refined());
         let [frames, ..] = clip.shape();
         let padded = padded(clip.clone()).unwrap();

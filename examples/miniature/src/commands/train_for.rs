@@ -17,7 +17,7 @@ const TRAINED: f64 = 0.95;
 /// Share of the time at the first step that the trial takes, and the most it takes.
 const TRIED: (f64, Duration) = (0.15, Duration::from_secs(60));
 
-/// `cargo xtask train-for`.
+/// `miniature train-for`.
 #[derive(Debug, Args)]
 pub struct TrainFor {
     /// The run (docs/training.md); its number of steps is replaced.
@@ -36,7 +36,7 @@ impl TrainFor {
     /// the learning rate falls as it should.
     ///
     /// The configuration with that number lies beside the other as `NAME.timed.toml`; an interrupted
-    /// run goes on with `train-lora` and that file.
+    /// run goes on with `train` and that file.
     pub fn run(&self) -> Result<()> {
         let text = fs::read_to_string(&self.config)
             .with_context(|| format!("reading {}", self.config.display()))?;

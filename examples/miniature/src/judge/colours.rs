@@ -1,6 +1,6 @@
 //! Which colours there are.
 
-use crate::{Background, Clip, Colour};
+use crate::{Background, Colour, RenderedClip};
 
 /// Red, green and blue, 0 to 255.
 pub(super) type Point = [f64; 3];
@@ -37,7 +37,7 @@ impl Ground {
 }
 
 /// The background of every frame: the median of the pixels along its edges.
-pub(super) fn ground(clip: &Clip) -> Ground {
+pub(super) fn ground(clip: &RenderedClip) -> Ground {
     let [_, height, width] = clip.shape();
     let strip = (width.min(height) / 32).max(1);
     let on_edge = |index: usize| {
@@ -71,7 +71,7 @@ pub(super) struct Ink {
 
 /// The colours of objects, the most frequent first. Only pixels whose neighbours have the same name
 /// count: mixtures along edges may come near to other colours.
-pub(super) fn inks(clip: &Clip, ground: &Ground) -> Vec<Ink> {
+pub(super) fn inks(clip: &RenderedClip, ground: &Ground) -> Vec<Ink> {
     let [frames, height, width] = clip.shape();
     let mut pixels: Vec<Vec<&[u8]>> = vec![Vec::new(); Colour::ALL.len()];
     for (frame, ground) in clip.frames().zip(&ground.frames) {

@@ -12,10 +12,10 @@ mod verdict;
 
 pub use verdict::{Agreement, Expected, ExpectedObject, ObjectVerdict, Verdict};
 
-use crate::Clip;
+use crate::RenderedClip;
 
 /// Tells what a clip of objects before a plain background shows.
-pub fn judge(clip: &Clip) -> Verdict {
+pub fn judge(clip: &RenderedClip) -> Verdict {
     let ground = colours::ground(clip);
     let mut objects: Vec<ObjectVerdict> = Vec::new();
     let mut count = 0;

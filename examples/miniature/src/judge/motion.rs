@@ -4,8 +4,8 @@ use std::f64::consts::TAU;
 
 use super::object::Seen;
 use super::profile::Profile;
-use crate::metrics::Line;
-use crate::{Clip, Motion};
+use crate::shapes::metrics::Line;
+use crate::{Motion, RenderedClip};
 
 /// Sides of the frame that count as a motion.
 const TRAVEL: f64 = 0.12;
@@ -21,7 +21,7 @@ const LEAST_FRAMES: usize = 4;
 const LEAST_SEEN: f64 = 0.6;
 
 /// What the object does over the clip; `None` for nothing, or if it is seen too seldom.
-pub(super) fn motion(seen: &[Option<Seen>], clip: &Clip) -> Option<Motion> {
+pub(super) fn motion(seen: &[Option<Seen>], clip: &RenderedClip) -> Option<Motion> {
     let present: Vec<(f64, &Seen)> = seen
         .iter()
         .enumerate()

@@ -2,7 +2,7 @@
 
 use super::colours::{Ground, Ink, Point, distance};
 use super::profile::Profile;
-use crate::Clip;
+use crate::RenderedClip;
 
 /// A pixel belongs to the object from this share of its colour on.
 const INSIDE: f32 = 0.5;
@@ -62,7 +62,7 @@ impl Cover {
 
 /// The object of ink `index` in every frame, `None` where it is not seen.
 pub(super) fn follow(
-    clip: &Clip,
+    clip: &RenderedClip,
     ground: &Ground,
     inks: &[Ink],
     index: usize,

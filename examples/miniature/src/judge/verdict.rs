@@ -1,3 +1,5 @@
+//! What a clip shows, and whether that is what was expected.
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Background, Colour, Motion, Shape};

@@ -1,4 +1,6 @@
-use crate::random::Random;
+//! A scene in one of many wordings.
+
+use crate::shapes::random::Random;
 use crate::{Expected, ExpectedObject, Motion, Object, Scene, Size};
 
 /// Puts a scene into words; `seed` picks the wording. Colour, shape and motion of every object are

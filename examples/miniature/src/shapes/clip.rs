@@ -1,14 +1,16 @@
+//! Frames of pixels: what is rendered, and what is judged.
+
 use crate::ShapesError;
 
 /// RGB frames with 8 bits, `[F, H, W, 3]` in one buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Clip {
+pub struct RenderedClip {
     width: usize,
     height: usize,
     data: Vec<u8>,
 }
 
-impl Clip {
+impl RenderedClip {
     /// Frames of `width` × `height` pixels.
     ///
     /// # Errors

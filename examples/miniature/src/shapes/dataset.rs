@@ -1,7 +1,10 @@
+//! Endless samples by seed and index.
+
 use serde::{Deserialize, Serialize};
 
-use crate::random::{Random, mix};
-use crate::{Clip, Colour, Expected, Motion, Raster, Scene, Shape, caption, draw};
+use crate::shapes::draw;
+use crate::shapes::random::{Random, mix};
+use crate::{Colour, Expected, Motion, Raster, RenderedClip, Scene, Shape, caption};
 
 /// Of this many combinations of shape, colour and motion, one is held out.
 const HELD_OUT_OF: u64 = 10;
@@ -62,20 +65,20 @@ impl Sample {
     }
 
     /// The frames, `[F, H, W, 3]`.
-    pub fn render(&self, raster: &Raster) -> Clip {
+    pub fn render(&self, raster: &Raster) -> RenderedClip {
         self.scene.render(raster)
     }
 }
 
 /// An endless set of captioned scenes. A sample is a function of seed, split, options and index.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Dataset {
+pub struct ShapesDataset {
     seed: u64,
     split: Split,
     options: DatasetOptions,
 }
 
-impl Dataset {
+impl ShapesDataset {
     /// The set of a seed.
     pub fn new(seed: u64, split: Split, options: DatasetOptions) -> Self {
         Self {

@@ -1,7 +1,7 @@
 //! Drawing scenes at random: where things start, how fast they go, so that they stay in sight.
 
-use crate::dataset::{DatasetOptions, Split, is_held_out};
-use crate::random::Random;
+use crate::shapes::dataset::{DatasetOptions, Split, is_held_out};
+use crate::shapes::random::Random;
 use crate::{Background, Colour, Motion, Object, Scene, Shape, Size};
 
 /// Shape, colour and motion of an object.

@@ -1,3 +1,5 @@
+//! What can be wrong with frames.
+
 /// What can be wrong with the frames that are handed in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ShapesError {

@@ -1,4 +1,6 @@
-use crate::{Clip, ShapesError};
+//! How near two clips are.
+
+use crate::{RenderedClip, ShapesError};
 
 /// Frames on each side of a seam that a motion is read from.
 const WINDOW: usize = 4;
@@ -7,7 +9,7 @@ const WINDOW: usize = 4;
 ///
 /// # Errors
 /// [`ShapesError::DifferentShapes`].
-pub fn psnr(a: &Clip, b: &Clip) -> Result<f64, ShapesError> {
+pub fn psnr(a: &RenderedClip, b: &RenderedClip) -> Result<f64, ShapesError> {
     if a.shape() != b.shape() {
         return Err(ShapesError::DifferentShapes {
             left: a.shape(),
@@ -88,11 +90,11 @@ mod tests {
 
     #[test]
     fn psnr_is_that_of_the_definition() {
-        let clip = |value| Clip::new(2, 1, vec![value; 12]).unwrap();
+        let clip = |value| RenderedClip::new(2, 1, vec![value; 12]).unwrap();
         assert_eq!(psnr(&clip(7), &clip(7)), Ok(f64::INFINITY));
         let expected = 20.0 * (255.0f64 / 5.0).log10();
         assert!((psnr(&clip(10), &clip(15)).unwrap() - expected).abs() < 1e-12);
-        let longer = Clip::new(2, 1, vec![0; 18]).unwrap();
+        let longer = RenderedClip::new(2, 1, vec![0; 18]).unwrap();
         assert!(psnr(&clip(0), &longer).is_err());
     }
 

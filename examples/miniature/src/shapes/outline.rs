@@ -1,3 +1,5 @@
+//! Outlines of shapes.
+
 use std::f64::consts::{PI, TAU};
 
 use crate::Shape;

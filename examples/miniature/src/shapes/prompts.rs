@@ -1,5 +1,7 @@
-use crate::draw::{self, Placing};
-use crate::random::{Random, mix};
+//! Fixed samples that generated videos are judged on.
+
+use crate::shapes::draw::{self, Placing};
+use crate::shapes::random::{Random, mix};
 use crate::{Colour, Motion, Raster, Sample, Shape, Split, is_held_out};
 
 /// How many prompts a model is judged on.

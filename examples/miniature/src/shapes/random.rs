@@ -1,3 +1,5 @@
+//! Random numbers that never change.
+
 /// SplitMix64. Written out because `rand` does not promise the same numbers in its next version,
 /// and a data set named by a seed has to stay the same one.
 #[derive(Debug, Clone)]

@@ -1,6 +1,8 @@
-use crate::outline::Outline;
-use crate::random::Random;
-use crate::{Clip, Pose, Rgb, Scene};
+//! Frames of a scene.
+
+use crate::shapes::outline::Outline;
+use crate::shapes::random::Random;
+use crate::{Pose, RenderedClip, Rgb, Scene};
 
 /// The grid in space and time that a scene is drawn on.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -50,19 +52,19 @@ impl Raster {
 
 impl Scene {
     /// Draws the scene with anti-aliased edges.
-    pub fn render(&self, raster: &Raster) -> Clip {
+    pub fn render(&self, raster: &Raster) -> RenderedClip {
         self.draw(raster, 0, |_| Dent::default())
     }
 
     /// As [`Self::render`], but in the first `frames` frames every outline is bent out of shape, by up
     /// to a quarter of its radius: what a model makes of its own mistakes can be taught with such
     /// clips. A function of `seed`.
-    pub fn render_dented(&self, raster: &Raster, frames: usize, seed: u64) -> Clip {
+    pub fn render_dented(&self, raster: &Raster, frames: usize, seed: u64) -> RenderedClip {
         self.draw(raster, frames, |object| Dent::random(seed, object))
     }
 
-    fn draw(&self, raster: &Raster, dented: usize, dent: impl Fn(u64) -> Dent) -> Clip {
-        let mut clip = Clip::filled(raster.side, raster.frames, self.background.rgb());
+    fn draw(&self, raster: &Raster, dented: usize, dent: impl Fn(u64) -> Dent) -> RenderedClip {
+        let mut clip = RenderedClip::filled(raster.side, raster.frames, self.background.rgb());
         for (number, object) in self.objects.iter().enumerate() {
             let outline = Outline::of(object.shape);
             let colour = object.colour.rgb();

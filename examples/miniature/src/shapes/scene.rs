@@ -1,8 +1,10 @@
+//! What moves where, as a function of time.
+
 use std::f64::consts::TAU;
 
 use serde::{Deserialize, Serialize};
 
-use crate::outline::Outline;
+use crate::shapes::outline::Outline;
 use crate::{Background, Colour, Motion, Shape, Size};
 
 /// One or two objects before a background.

@@ -1,3 +1,5 @@
+//! The words: shapes, colours, sizes, motions.
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};

@@ -1,24 +1,22 @@
 //! The judge is right about what is drawn, also when it is spoilt, and is not talked into anything.
 
-mod common;
-
-use common::{blurred, coarse, noisy};
-use longcat_shapes::{
-    Agreement, Background, Clip, Colour, Dataset, DatasetOptions, Motion, Raster, Sample, Shape,
-    Split, judge,
+use crate::spoil::{blurred, coarse, noisy};
+use longcat_miniature::{
+    Agreement, Background, Colour, DatasetOptions, Motion, Raster, RenderedClip, Sample, Shape,
+    ShapesDataset, Split, judge,
 };
 
 const CLIPS: usize = 500;
 
 fn samples(seed: u64, options: DatasetOptions, count: usize) -> Vec<Sample> {
-    Dataset::new(seed, Split::Train, options)
+    ShapesDataset::new(seed, Split::Train, options)
         .iter()
         .take(count)
         .collect()
 }
 
 /// Share of samples of which the judge gets everything right after `spoil`.
-fn right(samples: &[Sample], raster: &Raster, spoil: impl Fn(Clip) -> Clip) -> f64 {
+fn right(samples: &[Sample], raster: &Raster, spoil: impl Fn(RenderedClip) -> RenderedClip) -> f64 {
     let agrees = |sample: &&Sample| {
         let clip = spoil(sample.render(raster));
         judge(&clip).agrees(&sample.expected).all()
@@ -103,7 +101,7 @@ fn a_wrong_label_is_rejected() {
     let other = |all: usize, index: usize, i: usize| (index + 1 + i % (all - 1)) % all;
     for (i, sample) in samples.iter().enumerate() {
         let verdict = judge(&sample.render(&Raster::default()));
-        let wrong = |change: &dyn Fn(&mut longcat_shapes::ExpectedObject)| -> Agreement {
+        let wrong = |change: &dyn Fn(&mut longcat_miniature::ExpectedObject)| -> Agreement {
             let mut expected = sample.expected.clone();
             change(&mut expected.objects[0]);
             verdict.agrees(&expected)
@@ -139,7 +137,7 @@ fn a_wrong_label_is_rejected() {
 
 #[test]
 fn nothing_is_seen_in_an_empty_clip_and_no_motion_in_a_still_one() {
-    let empty = Clip::new(64, 64, vec![8; 17 * 64 * 64 * 3]).expect("17 frames");
+    let empty = RenderedClip::new(64, 64, vec![8; 17 * 64 * 64 * 3]).expect("17 frames");
     for clip in [&empty, &noisy(&empty, 12.0, 1)] {
         let verdict = judge(clip);
         assert_eq!(verdict.background, Some(Background::Black));
@@ -150,7 +148,7 @@ fn nothing_is_seen_in_an_empty_clip_and_no_motion_in_a_still_one() {
             frames: 1,
             ..Raster::default()
         });
-        let still = Clip::new(64, 64, first.data().repeat(17)).expect("17 frames");
+        let still = RenderedClip::new(64, 64, first.data().repeat(17)).expect("17 frames");
         let verdict = judge(&noisy(&blurred(&still, 1.0), 8.0, 2));
         assert!(
             verdict.objects.iter().all(|o| o.motion.is_none()),
@@ -162,13 +160,13 @@ fn nothing_is_seen_in_an_empty_clip_and_no_motion_in_a_still_one() {
 }
 
 /// Every column twice.
-fn widened(clip: &Clip) -> Clip {
+fn widened(clip: &RenderedClip) -> RenderedClip {
     let data = clip
         .data()
         .chunks_exact(3)
         .flat_map(|p| p.repeat(2))
         .collect();
-    Clip::new(2 * clip.width(), clip.height(), data).expect("twice as wide")
+    RenderedClip::new(2 * clip.width(), clip.height(), data).expect("twice as wide")
 }
 
 #[test]
@@ -188,14 +186,14 @@ fn a_distorted_shape_is_none_of_those_known() {
 }
 
 /// A red outline around the middle before black, `radius(angle)` pixels from it.
-fn drawn(radius: impl Fn(f64) -> f64) -> Clip {
+fn drawn(radius: impl Fn(f64) -> f64) -> RenderedClip {
     let pixels = (0..64 * 64).flat_map(|i| {
         let (x, y) = ((i % 64) as f64 - 31.5, (i / 64) as f64 - 31.5);
         let share = (0.5 + radius(y.atan2(x)) - x.hypot(y)).clamp(0.0, 1.0);
         [230.0, 30.0, 30.0].map(|ink| (8.0 + share * (ink - 8.0)) as u8)
     });
     let frame: Vec<u8> = pixels.collect();
-    Clip::new(64, 64, frame.repeat(17)).expect("17 frames")
+    RenderedClip::new(64, 64, frame.repeat(17)).expect("17 frames")
 }
 
 #[test]
@@ -207,7 +205,7 @@ fn a_dented_disc_is_no_heart() {
             14.0 * (1.0 - share * (0.096 * (2.0 * up).cos() + 0.150 * (3.0 * up).cos()))
         })
     };
-    let shape = |clip: &Clip| judge(clip).objects[0].shape;
+    let shape = |clip: &RenderedClip| judge(clip).objects[0].shape;
     assert_eq!(shape(&outline(1.0)), Some(Shape::Heart));
     assert_ne!(shape(&outline(0.35)), Some(Shape::Heart));
 }

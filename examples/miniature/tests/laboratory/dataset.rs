@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 
-use longcat_shapes::{
-    Background, Clip, Colour, Dataset, DatasetOptions, JUDGED_PROMPTS, Motion, Raster, Sample,
-    Shape, Size, Split, caption, is_held_out, prompts, psnr,
+use longcat_miniature::{
+    Background, Colour, DatasetOptions, JUDGED_PROMPTS, Motion, Raster, RenderedClip, Sample,
+    Shape, ShapesDataset, Size, Split, caption, is_held_out, prompts, psnr,
 };
 
-fn train(seed: u64) -> Dataset {
-    Dataset::new(seed, Split::Train, DatasetOptions::default())
+fn train(seed: u64) -> ShapesDataset {
+    ShapesDataset::new(seed, Split::Train, DatasetOptions::default())
 }
 
 fn triples(sample: &Sample) -> impl Iterator<Item = (Shape, Colour, Motion)> + '_ {
@@ -35,7 +35,7 @@ fn a_sample_is_a_function_of_seed_and_index() {
 
 #[test]
 fn splits_share_no_combination() {
-    let held_out = Dataset::new(0, Split::HeldOut, DatasetOptions::default());
+    let held_out = ShapesDataset::new(0, Split::HeldOut, DatasetOptions::default());
     for (sample, other) in train(0).iter().zip(held_out.iter()).take(2000) {
         assert!(triples(&sample).all(|(s, c, m)| !is_held_out(s, c, m)));
         assert!(triples(&other).all(|(s, c, m)| is_held_out(s, c, m)));
@@ -103,7 +103,10 @@ fn objects_stay_within_the_frame_at_any_length() {
             seconds: raster.seconds(),
             ..DatasetOptions::default()
         };
-        for sample in Dataset::new(2, Split::Train, options).iter().take(300) {
+        for sample in ShapesDataset::new(2, Split::Train, options)
+            .iter()
+            .take(300)
+        {
             let clip = sample.render(&raster);
             assert_eq!(clip.shape(), [frames, 64, 64]);
             let ground = sample.scene.background.rgb();
@@ -228,7 +231,7 @@ fn the_sentences_of_the_documentation_are_among_the_wordings() {
 }
 
 /// Every second frame size, by averaging 2 × 2 pixels.
-fn halved(clip: &Clip, frame: usize) -> Clip {
+fn halved(clip: &RenderedClip, frame: usize) -> RenderedClip {
     let width = clip.width();
     let pixels: Vec<&[u8]> = clip.frames().collect();
     let mut data = Vec::new();
@@ -240,7 +243,7 @@ fn halved(clip: &Clip, frame: usize) -> Clip {
             data.push(((at(0, 0) + at(0, 1) + at(1, 0) + at(1, 1) + 2) / 4) as u8);
         }
     }
-    Clip::new(width / 2, clip.height() / 2, data).expect("half as large")
+    RenderedClip::new(width / 2, clip.height() / 2, data).expect("half as large")
 }
 
 #[test]
@@ -253,7 +256,7 @@ fn a_refined_raster_shows_the_same_from_first_to_last_moment() {
         let (low, high) = (sample.render(&raster), sample.render(&refined));
         for (a, b) in [(0, 0), (16, 33)] {
             let frame = low.frames().nth(a).expect("17 frames").to_vec();
-            let frame = Clip::new(64, 64, frame).expect("one frame");
+            let frame = RenderedClip::new(64, 64, frame).expect("one frame");
             let likeness = psnr(&frame, &halved(&high, b)).expect("of one size");
             assert!(likeness > 36.0, "{likeness} dB: {}", sample.caption);
         }

@@ -1,6 +1,5 @@
 //! The built-in model does what prompts say, as far as image analysis sees it: a part of what
-//! `cargo xtask judge` measures in full (examples/train/miniature).
-#![allow(clippy::unwrap_used)]
+//! `miniature judge` measures in full (README.md).
 
 use std::path::Path;
 use std::process::Command;
@@ -9,8 +8,8 @@ use serde_json::Value;
 
 fn judge(task: &str, more: &[&str]) -> Value {
     let model =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/longcat-video/assets/builtin");
-    let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crates/longcat-video/assets/builtin");
+    let output = Command::new(env!("CARGO_BIN_EXE_miniature"))
         .args(["judge", task, "--json", "--model"])
         .arg(model)
         .args(more)

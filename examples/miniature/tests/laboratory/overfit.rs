@@ -1,24 +1,23 @@
 //! The example of docs/training.md: an adapter of the built-in model learns one clip.
-#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use longcat_shapes::{Clip, psnr};
+use longcat_miniature::{RenderedClip, psnr};
 use longcat_train::{Metric, read_metrics};
 use longcat_video::media::{ReadOptions, read_image, read_video};
 
 fn examples(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../examples/train")
+        .join("../train")
         .join(path)
 }
 
-fn sample(output: &Path, step: &str) -> Clip {
+fn sample(output: &Path, step: &str) -> RenderedClip {
     let path = output.join("samples").join(step).join("00.gif");
     let video = read_video(&path, &ReadOptions::default()).unwrap();
-    Clip::new(
+    RenderedClip::new(
         video.width() as usize,
         video.height() as usize,
         video.data().to_vec(),
@@ -36,8 +35,8 @@ fn one_clip_is_learnt() {
         .replace("\"overfit\"", &format!("{:?}", examples("overfit")));
     let config = dir.path().join("overfit.toml");
     fs::write(&config, text).unwrap();
-    let status = Command::new(env!("CARGO_BIN_EXE_xtask"))
-        .args(["train-lora", "--config"])
+    let status = Command::new(env!("CARGO_BIN_EXE_miniature"))
+        .args(["train", "--config"])
         .arg(&config)
         .status()
         .unwrap();
@@ -60,7 +59,7 @@ fn one_clip_is_learnt() {
         let path = examples("overfit/ball").join(format!("{i:04}.png"));
         read_image(&path).unwrap().into_raw()
     });
-    let truth = Clip::new(64, 64, frames.collect()).unwrap();
+    let truth = RenderedClip::new(64, 64, frames.collect()).unwrap();
     let without = psnr(&truth, &sample(&output, "step-000000")).unwrap();
     let with = psnr(&truth, &sample(&output, "step-000400")).unwrap();
     assert!(with > without + 3.0, "{with} {without}");

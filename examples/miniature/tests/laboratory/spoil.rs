@@ -1,15 +1,15 @@
 //! Ways to spoil a clip as a VAE or a small model does.
 
-use longcat_shapes::Clip;
+use longcat_miniature::RenderedClip;
 
 /// Applies `change` to every frame `[H, W, 3]`.
-fn each_frame(clip: &Clip, mut change: impl FnMut(&[u8]) -> Vec<u8>) -> Clip {
+fn each_frame(clip: &RenderedClip, mut change: impl FnMut(&[u8]) -> Vec<u8>) -> RenderedClip {
     let data = clip.frames().flat_map(&mut change).collect();
-    Clip::new(clip.width(), clip.height(), data).expect("the size is the same")
+    RenderedClip::new(clip.width(), clip.height(), data).expect("the size is the same")
 }
 
 /// Gaussian blur of `sigma` pixels, edges continued.
-pub fn blurred(clip: &Clip, sigma: f64) -> Clip {
+pub fn blurred(clip: &RenderedClip, sigma: f64) -> RenderedClip {
     let reach = (3.0 * sigma).ceil() as i64;
     let weights: Vec<(i64, f64)> = (-reach..=reach)
         .map(|i| (i, (-(i * i) as f64 / (2.0 * sigma * sigma)).exp()))
@@ -39,7 +39,7 @@ pub fn blurred(clip: &Clip, sigma: f64) -> Clip {
 }
 
 /// Adds Gaussian noise with a deviation of `sigma` grey levels.
-pub fn noisy(clip: &Clip, sigma: f64, seed: u64) -> Clip {
+pub fn noisy(clip: &RenderedClip, sigma: f64, seed: u64) -> RenderedClip {
     let mut state = seed;
     let mut unit = move || {
         // Knuth's multiplier; the upper bits are random enough for noise.
@@ -57,7 +57,7 @@ pub fn noisy(clip: &Clip, sigma: f64, seed: u64) -> Clip {
 }
 
 /// Halves the size by averaging and doubles it again by repeating pixels.
-pub fn coarse(clip: &Clip) -> Clip {
+pub fn coarse(clip: &RenderedClip) -> RenderedClip {
     let width = clip.width();
     each_frame(clip, |frame| {
         let mut out = Vec::with_capacity(frame.len());

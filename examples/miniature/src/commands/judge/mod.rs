@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
-use longcat_shapes::{Clip, JUDGED_PROMPTS, Raster, Sample, Shape, Split};
+use longcat_miniature::{JUDGED_PROMPTS, Raster, RenderedClip, Sample, Shape, Split};
 use longcat_video::media::{VideoFrames, WriteOptions, write_video};
 use longcat_video::{
     CFG_STEP_LORA, DeviceSpec, DeviceTask, KernelBackend, Pipeline, PipelineOptions, PixelFrames,
@@ -15,7 +15,7 @@ use longcat_video::{
 };
 use serde_json::Value;
 
-/// `cargo xtask judge`.
+/// `miniature judge`.
 #[derive(Debug, Args)]
 pub struct Judge {
     /// What is judged.
@@ -130,10 +130,10 @@ impl Judge {
             true => &[Shape::Heart],
             false => Shape::TAUGHT,
         };
-        longcat_shapes::prompts(split, shapes, self.count)
+        longcat_miniature::prompts(split, shapes, self.count)
     }
 
-    fn keep(&self, index: usize, clip: &Clip) -> Result<()> {
+    fn keep(&self, index: usize, clip: &RenderedClip) -> Result<()> {
         if let Some(folder) = &self.save {
             let (width, height) = (clip.width() as u32, clip.height() as u32);
             let fps = Raster::default().fps;
@@ -178,16 +178,16 @@ impl DeviceTask for Judge {
 }
 
 /// The clips of a batch of pixels as the judge takes them.
-fn clip(frames: &PixelFrames) -> Result<Clip> {
+fn clip(frames: &PixelFrames) -> Result<RenderedClip> {
     let size = frames.size();
-    Ok(Clip::new(
+    Ok(RenderedClip::new(
         size.width,
         size.height,
         frames.as_bytes().to_vec(),
     )?)
 }
 
-fn frames(clip: &Clip) -> Result<PixelFrames> {
+fn frames(clip: &RenderedClip) -> Result<PixelFrames> {
     let size = VideoSize {
         width: clip.width(),
         height: clip.height(),

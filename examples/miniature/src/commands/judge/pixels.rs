@@ -1,7 +1,7 @@
 //! Tasks that are judged by how near pixels are.
 
 use anyhow::Result;
-use longcat_shapes::{Clip, Dataset, DatasetOptions, Raster, Sample, Split, psnr};
+use longcat_miniature::{DatasetOptions, Raster, RenderedClip, Sample, ShapesDataset, Split, psnr};
 use longcat_video::{
     KernelBackend, Pipeline, PixelFrames, Posterior, RefineRequest, Sampling, SeededNoise, Silent,
     VideoSize, refine_start,
@@ -15,7 +15,7 @@ use super::{Judge, clip, frames, mean};
 const UNSEEN: u64 = 0x7573_6565;
 
 fn unseen(count: usize) -> Vec<Sample> {
-    let dataset = Dataset::new(UNSEEN, Split::HeldOut, DatasetOptions::default());
+    let dataset = ShapesDataset::new(UNSEEN, Split::HeldOut, DatasetOptions::default());
     dataset.iter().take(count).collect()
 }
 
@@ -103,15 +103,15 @@ fn kept_by_vae<B: KernelBackend>(
     };
     let truth = sample.render(&more);
     let decoded = through_vae(pipeline, &truth)?;
-    let compared = |clip: &Clip| cut(clip, 0, raster.frames);
+    let compared = |clip: &RenderedClip| cut(clip, 0, raster.frames);
     Ok(psnr(&compared(&truth)?, &compared(&decoded)?)?)
 }
 
 /// A clip of 4n + 1 frames, encoded and decoded.
 pub(super) fn through_vae<B: KernelBackend>(
     pipeline: &mut Pipeline<B>,
-    truth: &Clip,
-) -> Result<Clip> {
+    truth: &RenderedClip,
+) -> Result<RenderedClip> {
     let pixels = frames(truth)?.to_tensor::<B>(pipeline.device());
     let vae = pipeline.vae()?;
     let latents = vae.normalize(vae.encode(pixels)?.mean);

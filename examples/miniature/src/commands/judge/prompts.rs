@@ -1,9 +1,9 @@
 //! Tasks that are judged by what videos show.
 
 use anyhow::Result;
-use longcat_shapes::{
-    Agreement, Clip, Dataset, DatasetOptions, Expected, Motion, Raster, Sample, Split, judge, psnr,
-    seam_jump,
+use longcat_miniature::{
+    Agreement, DatasetOptions, Expected, Motion, Raster, RenderedClip, Sample, ShapesDataset,
+    Split, judge, psnr, seam_jump,
 };
 use longcat_video::{
     CFG_STEP_LORA, ContinuationRequest, ImageToVideoRequest, KernelBackend, Pipeline, PixelFrames,
@@ -28,7 +28,7 @@ pub(super) struct Rates {
 }
 
 impl Rates {
-    pub(super) fn add(&mut self, clip: &Clip, expected: &Expected) {
+    pub(super) fn add(&mut self, clip: &RenderedClip, expected: &Expected) {
         self.agreements.push(judge(clip).agrees(expected));
     }
 
@@ -99,7 +99,7 @@ pub(super) fn teacher<B: KernelBackend>(args: &Judge, pipeline: &mut Pipeline<B>
     let (mut with, mut without) = (Vec::new(), Vec::new());
     for (part, samples) in samples.chunks(args.batch).enumerate() {
         let first = part * args.batch;
-        let mut make = |sampling: Sampling, adapted: bool| -> Result<Vec<Clip>> {
+        let mut make = |sampling: Sampling, adapted: bool| -> Result<Vec<RenderedClip>> {
             pipeline.use_loras(&[(CFG_STEP_LORA, 1.0)][..usize::from(adapted)])?;
             let prompts = samples.iter().map(|s| s.caption.clone()).collect();
             let request = TextToVideoRequest {
@@ -176,7 +176,7 @@ pub(super) fn continuation<B: KernelBackend>(
         seconds: long.seconds(),
         ..DatasetOptions::default()
     };
-    let dataset = Dataset::new(CONTINUED, Split::Train, options);
+    let dataset = ShapesDataset::new(CONTINUED, Split::Train, options);
     let steady = |s: &Sample| s.scene.objects[0].motion.direction().is_some();
     let mut rates = Rates::default();
     let mut jumps = Vec::new();
@@ -246,10 +246,10 @@ pub(super) fn long<B: KernelBackend>(args: &Judge, pipeline: &mut Pipeline<B>) -
 fn continue_clip<B: KernelBackend>(
     args: &Judge,
     pipeline: &mut Pipeline<B>,
-    given: &Clip,
+    given: &RenderedClip,
     caption: &str,
     number: usize,
-) -> Result<Clip> {
+) -> Result<RenderedClip> {
     let request = ContinuationRequest {
         video: frames(given)?,
         prompts: vec![caption.to_string()],
@@ -269,12 +269,16 @@ fn continue_clip<B: KernelBackend>(
 }
 
 /// Frames `from..to`.
-pub(super) fn cut(clip: &Clip, from: usize, to: usize) -> Result<Clip> {
+pub(super) fn cut(clip: &RenderedClip, from: usize, to: usize) -> Result<RenderedClip> {
     let data = clip.frames().take(to).skip(from).flatten().copied();
-    Ok(Clip::new(clip.width(), clip.height(), data.collect())?)
+    Ok(RenderedClip::new(
+        clip.width(),
+        clip.height(),
+        data.collect(),
+    )?)
 }
 
-fn join(a: &Clip, b: &Clip) -> Result<Clip> {
+fn join(a: &RenderedClip, b: &RenderedClip) -> Result<RenderedClip> {
     let data = [a.data(), b.data()].concat();
-    Ok(Clip::new(a.width(), a.height(), data)?)
+    Ok(RenderedClip::new(a.width(), a.height(), data)?)
 }
