@@ -3,11 +3,11 @@
 
 use std::error::Error;
 
+use longcat_builtin::builtin_checkpoint;
 use longcat_examples::{device, write};
 use longcat_video::{
     CFG_STEP_LORA, DeviceTask, KernelBackend, Pipeline, PipelineOptions, PixelFrames,
-    REFINEMENT_LORA, Sampling, SeededNoise, Silent, TextToVideoRequest, VideoSize,
-    builtin_checkpoint, on_device,
+    REFINEMENT_LORA, Sampling, SeededNoise, Silent, TextToVideoRequest, VideoSize, on_device,
 };
 
 struct Task;

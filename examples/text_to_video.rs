@@ -3,10 +3,11 @@
 
 use std::error::Error;
 
+use longcat_builtin::builtin_checkpoint;
 use longcat_examples::{device, write};
 use longcat_video::{
     DeviceTask, KernelBackend, Pipeline, PipelineOptions, PixelFrames, Sampling, SeededNoise,
-    Silent, TextToVideoRequest, VideoSize, builtin_checkpoint, on_device,
+    Silent, TextToVideoRequest, VideoSize, on_device,
 };
 
 struct Task;

@@ -5,7 +5,6 @@
 
 mod adapters;
 mod buckets;
-mod builtin;
 mod checkpoint;
 mod device;
 mod device_list;
@@ -20,7 +19,6 @@ mod scheduler;
 
 pub use adapters::{CFG_STEP_LORA, LoraStatus, REFINEMENT_LORA};
 pub use buckets::{Resolution, bucket};
-pub use builtin::builtin_checkpoint;
 pub use checkpoint::Checkpoint;
 pub use device::{
     DeviceInfo, DeviceSpec, DeviceTask, cublas_problem, cudnn_problem, devices, on_device,
