@@ -15,7 +15,6 @@ use longcat_video::{
     VideoSize, builtin_checkpoint,
 };
 
-#[path = "custom_backend/traced.rs"]
 mod traced;
 
 use traced::{Traced, calls};

@@ -4,7 +4,7 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::ir::AddressType;
 use cubecl::prelude::*;
 
-use crate::cube_norm::{UNITS, count_cubes, like, supported, vector_sizes};
+use super::launch::{UNITS, count_cubes, like, supported, vector_sizes};
 
 /// The most dimensions that are left when those that stay together are taken as one.
 const MOST: usize = 8;

@@ -8,7 +8,7 @@ use cubecl::cuda::CudaRuntime;
 use cubecl::server::{Binding, ComputeServer};
 use cubecl::stream_id::StreamId;
 
-use crate::cuda_stream::{Server, device_thread, lock};
+use crate::cuda::stream::{Server, device_thread, lock};
 
 /// What is set up once per device. Handles may be used from any thread, one at a time.
 pub(crate) trait Engine: Send + Sized + 'static {

@@ -5,9 +5,9 @@ use std::any::Any;
 use cubecl::cuda::CudaDevice;
 use cudarc::nccl::sys;
 
-use crate::cuda_engines::{Engine, Engines};
-use crate::cuda_library::CudaLibrary;
-use crate::cuda_stream::OrderedStream;
+use crate::cuda::engines::{Engine, Engines};
+use crate::cuda::library::CudaLibrary;
+use crate::cuda::stream::OrderedStream;
 
 const LIBRARY: CudaLibrary = CudaLibrary {
     names: &["libnccl.so"],

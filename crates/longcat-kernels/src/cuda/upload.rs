@@ -17,7 +17,7 @@ use cubecl::server::{Binding, ComputeServer};
 use cubecl::stream_id::StreamId;
 use cudarc::driver::{result as driver, sys};
 
-use crate::cuda_stream::{OrderedStream, device_thread, lock, say};
+use crate::cuda::stream::{OrderedStream, device_thread, lock, say};
 
 /// A page-locked buffer: large enough to hide the cost of a call, small enough to stay in the cache.
 const BUFFER_BYTES: usize = 4 << 20;

@@ -17,9 +17,9 @@ use burn_ir::{
     CustomOpIr, HandleContainer, InitOperationIr, OperationIr, OperationOutput, TensorIr,
 };
 
-use crate::conv::{Conv3dOptions, PatchGrid, matrix_shape, output_shape};
+use crate::ops::{matrix_shape, output_shape};
 use crate::portable::accumulator;
-use crate::{BlockList, BlockRule, KernelBackend, LowRankPart};
+use crate::{BlockList, BlockRule, Conv3dOptions, KernelBackend, LowRankPart, PatchGrid};
 
 type Handles<B> = HandleContainer<FusionHandle<<B as FusionBackend>::FusionRuntime>>;
 

@@ -2,6 +2,14 @@
 //!
 //! `None` means that no kernel takes the tensors, and the caller uses the portable body.
 
+mod backward_mma;
+mod forward_mma;
+mod launch;
+mod lists;
+mod mma;
+mod plain;
+mod select;
+
 use burn::tensor::{DType, Int, Tensor};
 use burn_backend::tensor::IntTensor;
 use burn_cubecl::kernel::into_contiguous;
@@ -9,8 +17,14 @@ use burn_cubecl::{
     BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, tensor::CubeTensor,
 };
 
-use super::launch::{self, Backward, List};
 use crate::{BlockList, BlockRule, TransposedBlocks};
+
+pub(crate) use launch::Backward;
+#[cfg(not(feature = "cuda"))]
+use launch::List;
+#[cfg(feature = "cuda")]
+pub(crate) use launch::{BACKWARD_HOPPER, FORWARD_HOPPER, List, with_readable_rows};
+pub use launch::{Launches, launches};
 
 type Cube<R, F, I, BT> = CubeBackend<R, F, I, BT>;
 

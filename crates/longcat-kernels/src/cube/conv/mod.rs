@@ -10,8 +10,9 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::ir::AddressType;
 use cubecl::prelude::*;
 
-use crate::conv::{PatchGrid, matrix_shape};
-use crate::cube_norm::{UNITS, count_cubes, like, supported, vector_sizes};
+use crate::PatchGrid;
+use crate::cube::launch::{UNITS, count_cubes, like, supported, vector_sizes};
+use crate::ops::matrix_shape;
 use kernels::Steps;
 
 /// See `KernelBackend::conv3d_patches`; `multiple` is what their columns are filled up to.

@@ -7,8 +7,10 @@ use cubecl::ir::AddressType;
 use cubecl::prelude::*;
 
 use super::kernels::{one_plus_falling, vector_sum};
-use super::{UNITS, count_cubes, like, like_in, rows_and_width, supported, vector_sizes};
-use crate::fused;
+use crate::cube::launch::{
+    UNITS, count_cubes, like, like_in, rows_and_width, supported, vector_sizes,
+};
+use crate::ops::MIN_SQUARED_NORM;
 
 /// What both directions of [`rms_norm`] are launched with: the vector size and the cut.
 fn rms_cut<R: CubeRuntime>(x: &CubeTensor<R>, weight: &CubeTensor<R>) -> Option<(usize, RmsCut)> {
@@ -53,7 +55,7 @@ pub(crate) fn rms_norm<R: CubeRuntime>(
             out.clone().into_array_arg(),
             vectors,
             (weight.meta.num_elements() as f32).sqrt(),
-            fused::MIN_SQUARED_NORM as f32,
+            MIN_SQUARED_NORM as f32,
             silu,
             cut,
             x.dtype.into(),
@@ -93,7 +95,7 @@ pub(crate) fn rms_norm_backward<R: CubeRuntime>(
             products.clone().into_array_arg(),
             vectors,
             (weight.meta.num_elements() as f32).sqrt(),
-            fused::MIN_SQUARED_NORM as f32,
+            MIN_SQUARED_NORM as f32,
             silu,
             cut,
             x.dtype.into(),

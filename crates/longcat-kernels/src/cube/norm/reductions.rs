@@ -7,7 +7,7 @@ use cubecl::ir::AddressType;
 use cubecl::prelude::*;
 
 use super::kernels::{cube_sum, exchange, row_sum};
-use super::{
+use crate::cube::launch::{
     UNITS, count_cubes, like, like_in, plane_size, rows_and_width, supported, vector_sizes,
 };
 

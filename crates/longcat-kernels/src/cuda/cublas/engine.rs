@@ -7,7 +7,7 @@ use std::ptr;
 use cudarc::cublaslt::{result as lt, sys as lt_sys};
 use cudarc::driver::{result as driver, sys as driver_sys};
 
-use crate::cuda_stream::{OrderedStream, say};
+use crate::cuda::stream::{OrderedStream, say};
 
 use super::operand::{Element, Operand};
 
@@ -79,7 +79,7 @@ struct Plan {
     algorithm: lt_sys::cublasLtMatmulAlgo_t,
 }
 
-impl crate::cuda_engines::Engine for Engine {
+impl crate::cuda::engines::Engine for Engine {
     fn open(index: usize) -> Result<Self, String> {
         let stream = OrderedStream::open(index)?;
         let handle = lt::create_handle().map_err(|err| say("cublasLtCreate", err))?;

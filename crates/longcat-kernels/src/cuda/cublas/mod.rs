@@ -18,8 +18,8 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::cuda::CudaRuntime;
 use cudarc::cublaslt::sys;
 
-use crate::cuda_engines::Engines;
-use crate::cuda_library::CudaLibrary;
+use crate::cuda::engines::Engines;
+use crate::cuda::library::CudaLibrary;
 use engine::{Addresses, Batch, Engine, Problem};
 use operand::{Element, Operand};
 

@@ -7,7 +7,7 @@ use cudarc::cudnn::sys;
 use sys::cudnnBackendAttributeName_t as Name;
 use sys::cudnnBackendAttributeType_t as Type;
 
-use crate::cuda_stream::say;
+use crate::cuda::stream::say;
 
 /// What an attribute may hold besides descriptors.
 pub(super) trait Attribute {

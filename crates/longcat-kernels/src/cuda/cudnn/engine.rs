@@ -9,7 +9,7 @@ use cudarc::driver::{result as driver, sys as driver_sys};
 use sys::cudnnBackendAttributeName_t as Name;
 use sys::cudnnBackendDescriptorType_t as Kind;
 
-use crate::cuda_stream::{OrderedStream, say};
+use crate::cuda::stream::{OrderedStream, say};
 
 use super::ALIGNMENT;
 use super::descriptor::Descriptor;
@@ -67,7 +67,7 @@ struct Plan {
     workspace_bytes: usize,
 }
 
-impl crate::cuda_engines::Engine for Engine {
+impl crate::cuda::engines::Engine for Engine {
     fn open(index: usize) -> Result<Self, String> {
         let stream = OrderedStream::open(index)?;
         let mut handle = ptr::null_mut();

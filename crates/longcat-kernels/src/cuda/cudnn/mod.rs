@@ -16,11 +16,10 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::cuda::CudaRuntime;
 use cudarc::cudnn::sys;
 
-use crate::conv::{Conv3dOptions, PatchGrid};
-use crate::cube_conv;
-use crate::cube_norm::like;
-use crate::cuda_engines::Engines;
-use crate::cuda_library::CudaLibrary;
+use crate::cube::{conv, launch::like};
+use crate::cuda::engines::Engines;
+use crate::cuda::library::CudaLibrary;
+use crate::{Conv3dOptions, PatchGrid};
 use engine::{Addresses, Engine, Problem};
 
 type Cuda = CubeTensor<CudaRuntime>;
@@ -113,7 +112,7 @@ fn conv3d(x: &Cuda, weight: &Cuda, options: &Conv3dOptions) -> Option<Cuda> {
         true => into_contiguous(x.clone()),
         false => enlarge(x, given, options)?,
     };
-    let weight = cube_conv::matrix(weight, false, CHANNELS)?;
+    let weight = conv::matrix(weight, false, CHANNELS)?;
     let y = like(&x, Shape::new(problem.y));
     ENGINES.submit([&x, &weight, &y], move |engine, [x, weight, y]| {
         // SAFETY: the context is current; `problem` was read off these tensors, and `y` is new.
@@ -151,6 +150,6 @@ fn enlarge(x: &Cuda, enlarged: [usize; 5], options: &Conv3dOptions) -> Option<Cu
         repeat: options.upsample,
         spread: [1; 3],
     };
-    let rows = cube_conv::patches(x, &grid, 0..grid.lines(), CHANNELS)?;
+    let rows = conv::patches(x, &grid, 0..grid.lines(), CHANNELS)?;
     Some(reshape(rows, Shape::new([batch, t, h, w, channels])))
 }

@@ -14,7 +14,7 @@ use cudarc::driver::{result as driver, sys};
 use super::engine::{Engine, tensor_map, wide};
 use super::variant::{BackwardVariant, HEAD_DIM, Pass, Program};
 use super::{ENABLED, ENGINES, MAX_GRID, empty, is_ready, strides, with_distinct_rows};
-use crate::cube::launch::{BACKWARD_HOPPER, Backward, List};
+use crate::cube::attention::{BACKWARD_HOPPER, Backward, List};
 
 type Gradients<R> = (CubeTensor<R>, CubeTensor<R>, CubeTensor<R>);
 
@@ -22,7 +22,7 @@ type Gradients<R> = (CubeTensor<R>, CubeTensor<R>, CubeTensor<R>);
 ///
 /// # Panics
 /// If an earlier call was queued but failed on the device's thread.
-pub(in crate::cube) fn try_backward<R: CubeRuntime>(
+pub(crate) fn try_backward<R: CubeRuntime>(
     tensors: &Backward<R>,
     list: &List<R>,
 ) -> Option<Gradients<R>> {

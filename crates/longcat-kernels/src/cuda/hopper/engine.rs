@@ -8,7 +8,7 @@ use std::ptr;
 use cudarc::driver::{result as driver, sys};
 use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 
-use crate::cuda_stream::{OrderedStream, say};
+use crate::cuda::stream::{OrderedStream, say};
 
 use super::variant::{HEAD_DIM, Program, Variant};
 
@@ -71,7 +71,7 @@ pub(super) struct Engine {
 // SAFETY: the handles may be used from any thread, one at a time; the engine sits behind a mutex.
 unsafe impl Send for Engine {}
 
-impl crate::cuda_engines::Engine for Engine {
+impl crate::cuda::engines::Engine for Engine {
     fn open(index: usize) -> Result<Self, String> {
         use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR;
         use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR;

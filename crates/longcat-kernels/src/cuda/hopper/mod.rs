@@ -18,13 +18,13 @@ use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::cuda::CudaRuntime;
 
-use crate::cuda_engines::Engines;
+use crate::cuda::engines::Engines;
 
-use super::launch::{FORWARD_HOPPER, List, with_readable_rows};
+use crate::cube::attention::{FORWARD_HOPPER, List, with_readable_rows};
 use engine::{Addresses, Call, Engine};
 use variant::{HEAD_DIM, Program, Variant};
 
-pub(super) use backward::try_backward;
+pub(crate) use backward::try_backward;
 
 type Cuda = CubeTensor<CudaRuntime>;
 
@@ -41,7 +41,7 @@ const STEP: usize = 64;
 ///
 /// # Panics
 /// If an earlier call was queued but failed on the device's thread.
-pub(super) fn try_forward<R: CubeRuntime>(
+pub(crate) fn try_forward<R: CubeRuntime>(
     q: &CubeTensor<R>,
     k: &CubeTensor<R>,
     v: &CubeTensor<R>,

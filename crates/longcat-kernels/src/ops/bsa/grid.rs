@@ -3,7 +3,7 @@
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::block_means;
-use crate::{KernelBackend, layout::permuted};
+use crate::{KernelBackend, ops::heads::permuted};
 
 /// Moves tokens between T, H, W order and blocks, one t×h×w chunk a block.
 ///

@@ -14,7 +14,7 @@ pub use params::{BsaParams, BsaParamsError, EmptySelection};
 
 use burn::tensor::{Bool, DType, Tensor};
 
-use crate::{BlockList, KernelBackend, attention::block_attention, portable};
+use crate::{BlockList, KernelBackend, ops::attention::block_attention, portable};
 use grid::Regroup;
 
 /// Block-sparse attention of `q` `[B, H, Nq, D]` over `k` and `v` `[B, H, Nk, D]`, scale `1/√D`.

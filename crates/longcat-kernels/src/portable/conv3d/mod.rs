@@ -1,11 +1,11 @@
-//! Convolutions over time and space, channels last, as matrix products over gathered patches.
+//! Convolutions as matrix products over gathered patches.
 //!
 //! Burn's own convolution takes TF32 on CUDA, tunes every shape for minutes there, and lays its
 //! input out anew on one thread on the CPU.
 
 mod patches;
 
-pub use patches::{PatchGrid, gather};
+pub use patches::conv3d_patches;
 
 use std::ops::Range;
 
@@ -14,63 +14,16 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use burn_backend::{Shape, TensorMetadata, tensor::FloatTensor};
 
-use crate::portable::{filled, from_float, into_float};
-use crate::{KernelBackend, linear};
-
-/// How a convolution moves over its input. Each array is for time, height and width.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Conv3dOptions {
-    /// Steps from one output to the next.
-    pub stride: [usize; 3],
-    /// Zeros before and after the input, each fewer than the kernel is wide.
-    pub padding: [[usize; 2]; 3],
-    /// Every input position stands for this many in a row (nearest-neighbour upsampling), which
-    /// costs no copy of the enlarged input.
-    pub upsample: [usize; 3],
-}
-
-impl Default for Conv3dOptions {
-    fn default() -> Self {
-        Self {
-            stride: [1; 3],
-            padding: [[0; 2]; 3],
-            upsample: [1; 3],
-        }
-    }
-}
-
-/// A convolution (cross-correlation) of `x` `[B, T, H, W, C]` with `weight` `[O, C, kt, kh, kw]`,
-/// plus `bias` `[O]`, to `[B, T', H', W', O]`. All of one float dtype. Differentiable in all three.
-///
-/// # Panics
-/// If shapes do not fit, the kernel does not fit into the padded input, or a padding is as wide as
-/// the kernel.
-pub fn conv3d<B: KernelBackend>(
-    x: Tensor<B, 5>,
-    weight: Tensor<B, 5>,
-    bias: Tensor<B, 1>,
-    options: Conv3dOptions,
-) -> Tensor<B, 5> {
-    let ([.., channels], [out, inner, ..]) = (x.dims(), weight.dims());
-    assert_eq!(
-        channels, inner,
-        "conv3d: channels of the input and the weight"
-    );
-    assert_eq!(bias.dims(), [out], "conv3d: bias of {out} channels");
-    from_float(B::conv3d_forward(
-        into_float(x),
-        into_float(weight),
-        into_float(bias),
-        options,
-    ))
-}
+use super::{filled, from_float, into_float};
+use crate::ops::{matrix_shape, padded_rows};
+use crate::{Conv3dOptions, KernelBackend, PatchGrid, linear};
 
 fn dims<const D: usize>(shape: &Shape) -> [usize; D] {
     shape.dims()
 }
 
 /// See [`KernelBackend::conv3d_forward`].
-pub(crate) fn forward<B: KernelBackend>(
+pub fn conv3d<B: KernelBackend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     bias: FloatTensor<B>,
@@ -87,17 +40,6 @@ pub(crate) fn forward<B: KernelBackend>(
     product::<B>(x, matrix, out, Some(bias), &grid)
 }
 
-/// Shape of [`forward`] for an input and a weight of these shapes.
-#[cfg(feature = "cubecl")]
-pub(crate) fn output_shape(
-    input: [usize; 5],
-    [out, _, kernel @ ..]: [usize; 5],
-    options: &Conv3dOptions,
-) -> [usize; 5] {
-    let [t, h, w] = PatchGrid::forward(input, kernel, options).output;
-    [input[0], t, h, w, out]
-}
-
 /// `y` `[B, T, H, W, O or more]` without the channels that were filled up, plus `bias` `[O]`.
 #[cfg(feature = "cuda")]
 pub(crate) fn add_bias<B: Backend>(y: FloatTensor<B>, bias: FloatTensor<B>) -> FloatTensor<B> {
@@ -110,8 +52,8 @@ pub(crate) fn add_bias<B: Backend>(y: FloatTensor<B>, bias: FloatTensor<B>) -> F
     into_float(y + bias.reshape([1, 1, 1, 1, out]))
 }
 
-/// The gradient of [`forward`] in `x` of shape `input`, for the gradient `d_out` of the output.
-pub(crate) fn d_input<B: KernelBackend>(
+/// The gradient of [`conv3d`] in `x` of shape `input`, for the gradient `d_out` of the output.
+pub(crate) fn conv3d_x_backward<B: KernelBackend>(
     weight: FloatTensor<B>,
     d_out: FloatTensor<B>,
     input: [usize; 5],
@@ -137,8 +79,8 @@ pub(crate) fn d_input<B: KernelBackend>(
     )
 }
 
-/// The gradient of [`forward`] in a weight of shape `weight`.
-pub(crate) fn d_weight<B: KernelBackend>(
+/// The gradient of [`conv3d`] in a weight of shape `weight`.
+pub(crate) fn conv3d_weight_backward<B: KernelBackend>(
     x: FloatTensor<B>,
     d_out: FloatTensor<B>,
     weight: [usize; 5],
@@ -166,7 +108,7 @@ pub(crate) fn d_weight<B: KernelBackend>(
 }
 
 /// Portable body of [`KernelBackend::conv3d_matrix`].
-pub(crate) fn matrix<B: KernelBackend>(weight: FloatTensor<B>, mirrored: bool) -> FloatTensor<B> {
+pub fn conv3d_matrix<B: KernelBackend>(weight: FloatTensor<B>, mirrored: bool) -> FloatTensor<B> {
     let mut weight: Tensor<B, 5> = from_float(weight);
     if mirrored {
         weight = weight.flip([2, 3, 4]).swap_dims(0, 1);
@@ -175,24 +117,6 @@ pub(crate) fn matrix<B: KernelBackend>(weight: FloatTensor<B>, mirrored: bool) -
     let [rows, columns] = matrix_shape(dims, false, B::INNER_MULTIPLE);
     let weight: Tensor<B, 2> = weight.permute([0, 2, 3, 4, 1]).flatten(1, 4);
     into_float(filled(filled(weight, 1, columns), 0, rows))
-}
-
-/// Shape of [`KernelBackend::conv3d_matrix`] for a weight of shape `[O, C, kt, kh, kw]`; `multiple` is
-/// what its columns are filled up to.
-pub(crate) fn matrix_shape(
-    [out, inner, kt, kh, kw]: [usize; 5],
-    mirrored: bool,
-    multiple: usize,
-) -> [usize; 2] {
-    let (rows, channels) = if mirrored { (inner, out) } else { (out, inner) };
-    let columns = (channels * kt * kh * kw).next_multiple_of(multiple);
-    [padded_rows(rows, multiple), columns]
-}
-
-/// Matrix units want rows of whole vectors of the result, too; `multiple` is that of the inner
-/// dimension.
-fn padded_rows(rows: usize, multiple: usize) -> usize {
-    rows.next_multiple_of(multiple.min(8))
 }
 
 /// Patches of `x` times `matrix`, chunk by chunk, to `out` channels.

@@ -9,8 +9,7 @@ use burn_autodiff::{
 use burn_backend::{TensorMetadata, tensor::FloatTensor};
 
 use super::{d_bias, register};
-use crate::KernelBackend;
-use crate::conv::{self, Conv3dOptions};
+use crate::{Conv3dOptions, KernelBackend, portable};
 
 #[derive(Debug)]
 struct Conv3dBackward;
@@ -35,11 +34,16 @@ impl<B: KernelBackend> Backward<B, 3> for Conv3dBackward {
         let state = &ops.state;
         let d_x = state.weight.map(|node| {
             let weight: FloatTensor<B> = checkpointer.retrieve_node_output(node);
-            conv::d_input::<B>(weight, d_out.clone(), state.x_dims, state.options)
+            portable::conv3d_x_backward::<B>(weight, d_out.clone(), state.x_dims, state.options)
         });
         let d_weight = state.x.map(|node| {
             let x: FloatTensor<B> = checkpointer.retrieve_node_output(node);
-            conv::d_weight::<B>(x, d_out.clone(), state.weight_dims, state.options)
+            portable::conv3d_weight_backward::<B>(
+                x,
+                d_out.clone(),
+                state.weight_dims,
+                state.options,
+            )
         });
         let d_bias = ops.parents[2].is_some().then(|| d_bias::<B>(d_out));
         register::<B, _, 3>(grads, ops, [d_x, d_weight, d_bias]);

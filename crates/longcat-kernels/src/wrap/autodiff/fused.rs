@@ -9,7 +9,7 @@ use burn_autodiff::{
 use burn_backend::{TensorMetadata, tensor::FloatTensor};
 
 use super::register;
-use crate::{KernelBackend, fused::portable};
+use crate::{KernelBackend, portable};
 
 type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
 

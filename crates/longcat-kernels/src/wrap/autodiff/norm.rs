@@ -10,8 +10,7 @@ use burn_backend::{TensorMetadata, tensor::FloatTensor};
 
 use super::register;
 use crate::KernelBackend;
-use crate::fused::portable::{group_sums, product_sums};
-use crate::portable::{from_float, into_float};
+use crate::portable::{from_float, group_sums, into_float, product_sums};
 
 type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
 

@@ -4,9 +4,9 @@ use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 
 use super::{BackwardTile, add_product, product_with_rows, store_rows};
-use crate::cube::lists::*;
-use crate::cube::mma::*;
-use crate::cube::plain::block_tile;
+use crate::cube::attention::lists::*;
+use crate::cube::attention::mma::*;
+use crate::cube::attention::plain::block_tile;
 
 /// Stands for the log-sum-exp of a row that is not there: its probabilities are zero.
 const ABSENT: f32 = 1.0e30;
@@ -16,7 +16,7 @@ const ABSENT: f32 = 1.0e30;
 /// `indices` `[B, H, Mk, Mq]` and `counts` `[B, H, Mk]` are the transposed list: the query blocks
 /// that attend to each key block. Otherwise as [`backward_queries_mma`](super::backward_queries_mma); `row_tiles` must be 1.
 #[cube(launch_unchecked, fast_math = FastMath::all(), address_type = "dynamic")]
-pub(in crate::cube) fn backward_keys_mma<E: Float>(
+pub(in crate::cube::attention) fn backward_keys_mma<E: Float>(
     q: &Tensor<E>,
     k: &Tensor<E>,
     v: &Tensor<E>,

@@ -16,7 +16,7 @@ pub(super) use queries::backward_queries_mma;
 
 /// How a backward kernel is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(in crate::cube) struct BackwardTile {
+pub(in crate::cube::attention) struct BackwardTile {
     /// Elements per row, a multiple of 16.
     pub head_dim: usize,
     /// Warps of a cube.

@@ -4,16 +4,16 @@ use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 
 use super::{BackwardTile, add_product, product_with_rows, store_rows};
-use crate::cube::lists::*;
-use crate::cube::mma::*;
-use crate::cube::plain::block_tile;
+use crate::cube::attention::lists::*;
+use crate::cube::attention::mma::*;
+use crate::cube::attention::plain::block_tile;
 
 /// Gradient of the queries of a cube.
 ///
-/// Tensors as in [`forward_mma`](crate::cube::forward_mma::forward_mma); `d_out` like `out`, `lse` and
+/// Tensors as in [`forward_mma`](crate::cube::attention::forward_mma::forward_mma); `d_out` like `out`, `lse` and
 /// `delta` `[B, H, Nq]`, `dq` in pairs. Cube `x` is the query tile, `y` the head, `z` the batch entry.
 #[cube(launch_unchecked, fast_math = FastMath::all(), address_type = "dynamic")]
-pub(in crate::cube) fn backward_queries_mma<E: Float>(
+pub(in crate::cube::attention) fn backward_queries_mma<E: Float>(
     q: &Tensor<E>,
     k: &Tensor<E>,
     v: &Tensor<E>,

@@ -7,11 +7,11 @@ use cubecl::prelude::*;
 
 use super::counters::{BACKWARD_MMA, BACKWARD_PLAIN};
 use super::{List, Plan, addresses, empty_like, empty_rows, plan, with_readable_rows};
-use crate::cube::backward_mma::{BackwardTile, backward_keys_mma, backward_queries_mma};
-use crate::cube::plain::{backward_keys_plain, backward_queries_plain, row_products};
+use crate::cube::attention::backward_mma::{BackwardTile, backward_keys_mma, backward_queries_mma};
+use crate::cube::attention::plain::{backward_keys_plain, backward_queries_plain, row_products};
 
 /// Tensors of a backward pass.
-pub(in crate::cube) struct Backward<R: CubeRuntime> {
+pub(crate) struct Backward<R: CubeRuntime> {
     pub q: CubeTensor<R>,
     pub k: CubeTensor<R>,
     pub v: CubeTensor<R>,
@@ -36,7 +36,7 @@ impl<R: CubeRuntime> Backward<R> {
         transposed: List<R>,
     ) -> Option<(CubeTensor<R>, CubeTensor<R>, CubeTensor<R>)> {
         #[cfg(feature = "cuda")]
-        if let Some(gradients) = crate::cube::hopper::try_backward(&self, &list) {
+        if let Some(gradients) = crate::cuda::hopper::try_backward(&self, &list) {
             return Some(gradients);
         }
         let plan = plan(&self.q, &self.k, self.scale)?;

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub(in crate::cube) static FORWARD_HOPPER: AtomicU64 = AtomicU64::new(0);
-pub(in crate::cube) static BACKWARD_HOPPER: AtomicU64 = AtomicU64::new(0);
+pub(crate) static FORWARD_HOPPER: AtomicU64 = AtomicU64::new(0);
+pub(crate) static BACKWARD_HOPPER: AtomicU64 = AtomicU64::new(0);
 pub(super) static FORWARD_MMA: AtomicU64 = AtomicU64::new(0);
 pub(super) static FORWARD_PLAIN: AtomicU64 = AtomicU64::new(0);
 pub(super) static BACKWARD_MMA: AtomicU64 = AtomicU64::new(0);

@@ -7,11 +7,11 @@ use cubecl::prelude::*;
 
 use super::counters::{FORWARD_MMA, FORWARD_PLAIN};
 use super::{List, addresses, empty_like, empty_rows, plan, with_readable_rows};
-use crate::cube::forward_mma::forward_mma;
-use crate::cube::plain::forward_plain;
+use crate::cube::attention::forward_mma::forward_mma;
+use crate::cube::attention::plain::forward_plain;
 
 /// Output and log-sum-exp, or `None` where no kernel takes these tensors.
-pub(in crate::cube) fn forward<R: CubeRuntime>(
+pub(in crate::cube::attention) fn forward<R: CubeRuntime>(
     q: &CubeTensor<R>,
     k: &CubeTensor<R>,
     v: &CubeTensor<R>,
@@ -19,7 +19,7 @@ pub(in crate::cube) fn forward<R: CubeRuntime>(
     scale: f64,
 ) -> Option<(CubeTensor<R>, CubeTensor<R>)> {
     #[cfg(feature = "cuda")]
-    if let Some(attended) = crate::cube::hopper::try_forward(q, k, v, list, scale) {
+    if let Some(attended) = crate::cuda::hopper::try_forward(q, k, v, list, scale) {
         return Some(attended);
     }
     let plan = plan(q, k, scale)?;

@@ -17,9 +17,9 @@ use super::backward_mma::BackwardTile;
 use super::forward_mma::ForwardTile;
 use super::plain::{PlainTile, ROW_PRODUCT_UNITS};
 
-pub(super) use backward::Backward;
+pub(crate) use backward::Backward;
 #[cfg(feature = "cuda")]
-pub(super) use counters::{BACKWARD_HOPPER, FORWARD_HOPPER};
+pub(crate) use counters::{BACKWARD_HOPPER, FORWARD_HOPPER};
 pub use counters::{Launches, launches};
 pub(super) use forward::forward;
 pub(super) use selection::select;
@@ -30,7 +30,7 @@ const MAX_WARPS: usize = 4;
 const MAX_HEAD_DIM: usize = 256;
 
 /// A list of blocks as the kernels read it, or the absence of one.
-pub(super) struct List<R: CubeRuntime> {
+pub(crate) struct List<R: CubeRuntime> {
     /// `[B, H, M, K]`, i32.
     pub indices: CubeTensor<R>,
     /// `[B, H, M]`, i32.
@@ -236,7 +236,7 @@ fn readable_rows<R: CubeRuntime>(tensor: &CubeTensor<R>) -> bool {
         && tensor.handle.offset_start.unwrap_or(0).is_multiple_of(16)
 }
 
-pub(super) fn with_readable_rows<R: CubeRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
+pub(crate) fn with_readable_rows<R: CubeRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
     if readable_rows(&tensor) {
         return tensor;
     }

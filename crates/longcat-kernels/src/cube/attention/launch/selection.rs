@@ -9,11 +9,11 @@ use cubecl::prelude::*;
 
 use super::addresses;
 use super::counters::SELECTION;
-use crate::cube::select::{UNITS, select_highest};
+use crate::cube::attention::select::{UNITS, select_highest};
 
 /// `(indices, counts)` of the `take` highest of each row of `scores`, as wide as `width`, or `None`
 /// where the kernel does not take them.
-pub(in crate::cube) fn select<R: CubeRuntime>(
+pub(in crate::cube::attention) fn select<R: CubeRuntime>(
     scores: &CubeTensor<R>,
     take: usize,
     width: usize,

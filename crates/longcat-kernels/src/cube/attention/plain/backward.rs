@@ -3,10 +3,10 @@
 use cubecl::prelude::*;
 
 use super::*;
-use crate::cube::lists::*;
+use crate::cube::attention::lists::*;
 
 /// Units of a cube of [`row_products`].
-pub(in crate::cube) const ROW_PRODUCT_UNITS: usize = 16 * 16;
+pub(in crate::cube::attention) const ROW_PRODUCT_UNITS: usize = 16 * 16;
 
 /// `sum(out * d_out)` over the last dimension, `[B, H, N]`: what every score gradient of a row is
 /// reduced by.
@@ -14,7 +14,7 @@ pub(in crate::cube) const ROW_PRODUCT_UNITS: usize = 16 * 16;
 /// 16 units share a row, 16 rows a cube. Cube `x` is the group of rows, `y` the head, `z` the batch
 /// entry.
 #[cube(launch_unchecked, address_type = "dynamic")]
-pub(in crate::cube) fn row_products<E: Float>(
+pub(in crate::cube::attention) fn row_products<E: Float>(
     out: &Tensor<E>,
     d_out: &Tensor<E>,
     delta: &mut Tensor<f32>,
@@ -52,7 +52,7 @@ pub(in crate::cube) fn row_products<E: Float>(
 
 /// Gradient of the queries. `delta` is that of [`row_products`], `lse` that of the forward pass.
 #[cube(launch_unchecked, address_type = "dynamic")]
-pub(in crate::cube) fn backward_queries_plain<E: Float>(
+pub(in crate::cube::attention) fn backward_queries_plain<E: Float>(
     q: &Tensor<E>,
     k: &Tensor<E>,
     v: &Tensor<E>,
@@ -165,7 +165,7 @@ pub(in crate::cube) fn backward_queries_plain<E: Float>(
 /// Gradients of the keys and values. `indices` `[B, H, Mk, Mq]` and `counts` `[B, H, Mk]` are the
 /// transposed list: the query blocks that attend to each key block.
 #[cube(launch_unchecked, address_type = "dynamic")]
-pub(in crate::cube) fn backward_keys_plain<E: Float>(
+pub(in crate::cube::attention) fn backward_keys_plain<E: Float>(
     q: &Tensor<E>,
     k: &Tensor<E>,
     v: &Tensor<E>,

@@ -8,7 +8,8 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::ir::AddressType;
 use cubecl::prelude::*;
 
-use super::{MAX_VECTORS, UNITS, count_cubes, like, like_in, plane_size, supported, vector_sizes};
+use super::MAX_VECTORS;
+use crate::cube::launch::{UNITS, count_cubes, like, like_in, plane_size, supported, vector_sizes};
 use kernels::SplitStep;
 
 /// What [`split_heads`] and its gradients are launched with.

@@ -63,3 +63,35 @@ impl<B: Backend> BlockList<B> {
         }
     }
 }
+
+/// Which key blocks a query block attends to, given its scores against all of them.
+///
+/// Blocks are taken in order of falling score, equal scores in order of their index.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BlockRule {
+    /// Take at least this many blocks (never more than there are).
+    pub top: usize,
+    /// Take at least as many blocks as keep the running sum of `softmax(score * scale)` at or
+    /// below a threshold; the block that crosses it is left out.
+    pub cdf: Option<CdfRule>,
+}
+
+/// The part of a [`BlockRule`] that looks at the distribution of the scores.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CdfRule {
+    /// Largest running sum of probabilities.
+    pub threshold: f64,
+    /// Factor on the scores before the softmax, `1 / sqrt(head_dim)`.
+    pub scale: f64,
+}
+
+impl BlockRule {
+    /// The most blocks that any query block can take out of `key_blocks`; the width of the list.
+    /// At least 1, so that no tensor is empty.
+    pub fn width(&self, key_blocks: usize) -> usize {
+        match self.cdf {
+            Some(_) => key_blocks,
+            None => self.top.clamp(1, key_blocks),
+        }
+    }
+}
