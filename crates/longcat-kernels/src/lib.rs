@@ -55,7 +55,7 @@ pub use conv::{Conv3dOptions, conv3d};
 #[cfg(feature = "cuda")]
 pub use cublas::{CublasStatus, cublas_status, set_cublas_enabled};
 #[cfg(feature = "cuda")]
-pub use cuda_memory::{CudaMemory, cuda_memory};
+pub use cuda_memory::{CudaMemory, cuda_device_count, cuda_device_starts, cuda_memory};
 #[cfg(feature = "cuda")]
 pub use cuda_transfers::nccl_problem;
 #[cfg(feature = "cuda")]
