@@ -12,7 +12,6 @@ mod frames;
 mod guidance;
 mod latents;
 mod long_video;
-pub mod media;
 mod noise;
 mod pipeline;
 mod scheduler;
@@ -27,11 +26,13 @@ pub use guidance::cfg_zero;
 pub use latents::{load_latents, save_latents};
 pub use long_video::LongVideo;
 pub use longcat_kernels::KernelBackend;
+pub use longcat_media as media;
+pub use longcat_media::VideoSize;
 pub use longcat_vae::Tiling;
 pub use noise::{NoisePurpose, NoiseSource, SeededNoise};
 pub use pipeline::{
     ContinuationRequest, Generated, ImageToVideoRequest, Observer, Pipeline, PipelineOptions,
     Posterior, RefineCondition, RefineRequest, Refined, Sampling, Silent, StepEvent,
-    TextToVideoRequest, VideoSize, refine_start,
+    TextToVideoRequest, refine_start,
 };
 pub use scheduler::{FlowMatchScheduler, Schedule, ScheduleMode};

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use burn::tensor::TensorData;
 use longcat_weights::{NamedTensor, WeightFiles, write_atomic, write_safetensors};
 
-use crate::VideoError;
 use crate::frames::PixelFrames;
-use crate::pipeline::VideoSize;
+use crate::{VideoError, VideoSize};
 
 const SETTINGS: &str = "settings.txt";
 const KEY: &str = "frames";

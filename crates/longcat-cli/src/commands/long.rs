@@ -49,7 +49,7 @@ impl DeviceTask for Long {
             Session::<B>::open(&self.model, self.sampler.distill, &self.output, &device)?;
         let segments = self.segments.unwrap_or(self.prompts.len());
         let prompt = |i: usize| self.prompts[i.min(self.prompts.len() - 1)].clone();
-        let size = self.size.map_or(session.defaults.size, |s| s.0);
+        let size = self.size.unwrap_or(session.defaults.size);
         let frames = self.frames.unwrap_or(session.defaults.frames);
         let first = TextToVideoRequest {
             prompts: vec![prompt(0)],

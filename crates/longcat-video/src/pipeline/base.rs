@@ -8,12 +8,13 @@ use longcat_text::TextEncoder;
 use longcat_vae::{Progress, Tiling, VaeError, VaeOptions, WanVae, WanVaeConfig};
 
 use super::predict::Model;
-use super::{Observer, Posterior, Sampling, VideoSize};
-use crate::VideoError;
+use super::request::check_size;
+use super::{Observer, Posterior, Sampling};
 use crate::adapters::Adapters;
 use crate::checkpoint::Checkpoint;
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::scheduler::{FlowMatchScheduler, Schedule};
+use crate::{VideoError, VideoSize};
 
 /// How a pipeline treats its components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,7 +210,7 @@ impl<B: KernelBackend> Pipeline<B> {
 
     /// Height and width in latents.
     pub(crate) fn latent_size(&self, size: VideoSize) -> Result<[usize; 2], VideoError> {
-        size.check(self.pixel_multiple())?;
+        check_size(size, self.pixel_multiple())?;
         let factor = self.vae_config.scale_factor_spatial;
         Ok([size.height / factor, size.width / factor])
     }

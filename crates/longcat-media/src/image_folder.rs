@@ -1,23 +1,25 @@
+//! Folders of numbered pictures.
+
 use std::path::{Path, PathBuf};
 
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
-use super::partial::Partial;
-use super::{MediaError, VideoFrames, VideoSpec, VideoWriter, read_image};
+use crate::partial::Partial;
+use crate::{MediaError, VideoFrames, VideoSpec, VideoWriter, read_image};
 
 /// What a picture's name may end in to be taken for a frame.
 const EXTENSIONS: &[&str] = &["png", "jpg", "jpeg", "webp", "bmp"];
 
 /// A folder of PNG files, one a frame. It holds no frame rate.
-pub(super) struct PngFolderWriter {
+pub(crate) struct PngFolderWriter {
     partial: Partial,
     spec: VideoSpec,
     frames: usize,
 }
 
 impl PngFolderWriter {
-    pub(super) fn create(path: &Path, spec: VideoSpec) -> Result<Self, MediaError> {
+    pub(crate) fn create(path: &Path, spec: VideoSpec) -> Result<Self, MediaError> {
         Ok(Self {
             partial: Partial::folder(path)?,
             spec,
@@ -52,11 +54,11 @@ impl VideoWriter for PngFolderWriter {
 
 /// Reads the pictures of a folder in the order of their names (`frame_9` before `frame_10`). Files
 /// that are no pictures are not looked at.
-pub(super) fn read_folder(path: &Path, fps: f64) -> Result<VideoFrames, MediaError> {
+pub(crate) fn read_folder(path: &Path, fps: f64) -> Result<VideoFrames, MediaError> {
     let mut files: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(path).map_err(MediaError::io(path))? {
         let file = entry.map_err(MediaError::io(path))?.path();
-        if EXTENSIONS.contains(&super::read::extension(&file).as_str()) {
+        if EXTENSIONS.contains(&crate::read::extension(&file).as_str()) {
             files.push(file);
         }
     }

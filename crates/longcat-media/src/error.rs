@@ -1,3 +1,5 @@
+//! What can go wrong with video and image files.
+
 use std::path::{Path, PathBuf};
 
 /// What can go wrong with video and image files.
@@ -116,19 +118,19 @@ pub enum MediaError {
 }
 
 impl MediaError {
-    pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
         move |cause| Self::Io { path, cause }
     }
 
-    pub(super) fn encode(path: &Path, reason: impl ToString) -> Self {
+    pub(crate) fn encode(path: &Path, reason: impl ToString) -> Self {
         Self::Encode {
             path: path.to_path_buf(),
             reason: reason.to_string(),
         }
     }
 
-    pub(super) fn unreadable(path: &Path, reason: impl ToString) -> Self {
+    pub(crate) fn unreadable(path: &Path, reason: impl ToString) -> Self {
         Self::Unreadable {
             path: path.to_path_buf(),
             reason: reason.to_string(),

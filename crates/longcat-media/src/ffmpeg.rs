@@ -4,10 +4,10 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use super::{MediaError, VideoFrames};
+use crate::{MediaError, VideoFrames};
 
 /// Whether `program` can be run.
-pub(super) fn is_available(program: &Path) -> bool {
+pub(crate) fn is_available(program: &Path) -> bool {
     Command::new(program)
         .arg("-version")
         .stdin(Stdio::null())
@@ -19,7 +19,7 @@ pub(super) fn is_available(program: &Path) -> bool {
 
 /// Reads the first video stream of anything that ffmpeg understands, turned upright, at its
 /// constant frame rate.
-pub(super) fn read(program: &Path, path: &Path) -> Result<VideoFrames, MediaError> {
+pub(crate) fn read(program: &Path, path: &Path) -> Result<VideoFrames, MediaError> {
     // ffmpeg would report this as well, in words that do not say which program failed.
     std::fs::metadata(path).map_err(MediaError::io(path))?;
     let probe = run(program, path, &["-frames:v", "1", "-f", "framecrc"])?;

@@ -4,24 +4,24 @@ use std::path::Path;
 
 use image::Frames;
 
-use super::image_file::opaque;
-use super::{MediaError, VideoFrames};
+use crate::image_file::opaque;
+use crate::{MediaError, VideoFrames};
 
 /// Durations of frames in whole ticks that add up to the right time, however long the video.
-pub(super) struct Durations {
+pub(crate) struct Durations {
     ticks_per_frame: f64,
     frames: u32,
 }
 
 impl Durations {
-    pub(super) fn new(ticks_per_second: f64, fps: f64) -> Self {
+    pub(crate) fn new(ticks_per_second: f64, fps: f64) -> Self {
         Self {
             ticks_per_frame: ticks_per_second / fps,
             frames: 0,
         }
     }
 
-    pub(super) fn next(&mut self) -> u32 {
+    pub(crate) fn next(&mut self) -> u32 {
         let end = |frames: u32| (f64::from(frames) * self.ticks_per_frame).round() as u32;
         self.frames += 1;
         end(self.frames) - end(self.frames - 1)
@@ -29,7 +29,7 @@ impl Durations {
 }
 
 /// Collects decoded frames; the frame rate is their average.
-pub(super) fn collect(path: &Path, frames: Frames<'_>) -> Result<VideoFrames, MediaError> {
+pub(crate) fn collect(path: &Path, frames: Frames<'_>) -> Result<VideoFrames, MediaError> {
     let mut data = Vec::new();
     let mut size = None;
     let mut count = 0u32;

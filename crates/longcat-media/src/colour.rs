@@ -5,7 +5,7 @@
 
 /// Which weights luma is made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Matrix {
+pub(crate) enum Matrix {
     /// ITU-R BT.601, of standard-definition video.
     Bt601,
     /// ITU-R BT.709, of high-definition video; what this crate writes.
@@ -14,26 +14,26 @@ pub(super) enum Matrix {
 
 /// How RGB became luma and chroma.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ColourSpace {
-    pub(super) matrix: Matrix,
+pub(crate) struct ColourSpace {
+    pub(crate) matrix: Matrix,
     /// Luma from 0 to 255 rather than from 16 to 235.
-    pub(super) full_range: bool,
+    pub(crate) full_range: bool,
 }
 
 /// One frame in planes. Sides are even; chroma planes have half of them.
-pub(super) struct Planes {
-    pub(super) width: usize,
-    pub(super) height: usize,
-    pub(super) y: Vec<u8>,
-    pub(super) u: Vec<u8>,
-    pub(super) v: Vec<u8>,
+pub(crate) struct Planes {
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) y: Vec<u8>,
+    pub(crate) u: Vec<u8>,
+    pub(crate) v: Vec<u8>,
 }
 
 /// A plane that may have padding at the end of its rows.
 #[derive(Clone, Copy)]
-pub(super) struct PlaneRef<'a> {
-    pub(super) data: &'a [u8],
-    pub(super) stride: usize,
+pub(crate) struct PlaneRef<'a> {
+    pub(crate) data: &'a [u8],
+    pub(crate) stride: usize,
 }
 
 /// Offsets and scales of a colour space.
@@ -69,7 +69,7 @@ impl ColourSpace {
     }
 
     /// `rgb` is `[height, width, 3]`; both sides are even.
-    pub(super) fn to_planes(self, rgb: &[u8], width: usize, height: usize) -> Planes {
+    pub(crate) fn to_planes(self, rgb: &[u8], width: usize, height: usize) -> Planes {
         let levels = self.levels();
         let pixels = width * height;
         let mut y = Vec::with_capacity(pixels);
@@ -104,7 +104,7 @@ impl ColourSpace {
     }
 
     /// Appends `[height, width, 3]` to `rgb`. Odd sides are allowed: chroma planes are rounded up.
-    pub(super) fn append_rgb(
+    pub(crate) fn append_rgb(
         self,
         [y, u, v]: [PlaneRef<'_>; 3],
         width: usize,

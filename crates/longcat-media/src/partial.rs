@@ -1,11 +1,13 @@
+//! Files that appear under their name only when they are complete.
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use super::MediaError;
+use crate::MediaError;
 
 /// A file or folder that is being written under a temporary name beside its target, and removed if
 /// it is not finished.
-pub(super) struct Partial {
+pub(crate) struct Partial {
     target: PathBuf,
     temporary: Option<PathBuf>,
 }
@@ -21,14 +23,14 @@ impl Partial {
     }
 
     /// Creates a file that will be called `target`.
-    pub(super) fn file(target: &Path) -> Result<(Self, File), MediaError> {
+    pub(crate) fn file(target: &Path) -> Result<(Self, File), MediaError> {
         let partial = Self::new(target);
         let file = File::create(partial.path()).map_err(MediaError::io(target))?;
         Ok((partial, file))
     }
 
     /// Creates a folder that will be called `target`, which must not exist or be empty.
-    pub(super) fn folder(target: &Path) -> Result<Self, MediaError> {
+    pub(crate) fn folder(target: &Path) -> Result<Self, MediaError> {
         if target.exists() {
             let mut entries = fs::read_dir(target).map_err(MediaError::io(target))?;
             if entries.next().is_some() {
@@ -46,12 +48,12 @@ impl Partial {
     }
 
     /// Where it is now.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.temporary.as_deref().unwrap_or(&self.target)
     }
 
     /// Gives it its name. A file of that name is replaced, an empty folder too.
-    pub(super) fn finish(mut self) -> Result<(), MediaError> {
+    pub(crate) fn finish(mut self) -> Result<(), MediaError> {
         if self.target.is_dir() {
             fs::remove_dir(&self.target).map_err(MediaError::io(&self.target))?;
         }

@@ -1,7 +1,9 @@
+//! Reading a video, whatever its format.
+
 use std::path::{Path, PathBuf};
 
-use super::{MediaError, VideoFrames, ffmpeg};
-use super::{gif::read_gif, image_folder::read_folder, mp4_reader::read_mp4, webp::read_webp};
+use crate::{MediaError, VideoFrames, ffmpeg};
+use crate::{gif::read_gif, image_folder::read_folder, mp4_reader::read_mp4, webp::read_webp};
 
 /// Who decodes videos.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -72,7 +74,7 @@ pub fn read_video(path: &Path, options: &ReadOptions) -> Result<VideoFrames, Med
 }
 
 /// The extension in small letters; empty where there is none.
-pub(super) fn extension(path: &Path) -> String {
+pub(crate) fn extension(path: &Path) -> String {
     path.extension()
         .map(|e| e.to_string_lossy().to_lowercase())
         .unwrap_or_default()

@@ -1,8 +1,10 @@
+//! Single pictures.
+
 use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
 
-use super::MediaError;
+use crate::MediaError;
 
 /// Reads a PNG, JPEG, WebP, BMP or GIF picture as 8-bit RGB, turned upright as its metadata says.
 ///
@@ -25,7 +27,7 @@ pub fn read_image(path: &Path) -> Result<RgbImage, MediaError> {
 }
 
 /// Drops an alpha channel, which must be opaque.
-pub(super) fn opaque(path: &Path, picture: DynamicImage) -> Result<RgbImage, MediaError> {
+pub(crate) fn opaque(path: &Path, picture: DynamicImage) -> Result<RgbImage, MediaError> {
     if picture.color().has_alpha() {
         let rgba = picture.to_rgba8();
         if rgba.pixels().any(|pixel| pixel.0[3] != u8::MAX) {

@@ -1,4 +1,6 @@
-use super::MediaError;
+//! The frames of a video on the host.
+
+use crate::MediaError;
 
 /// Frames of one size, RGB with 8 bits, `[F, H, W, 3]` in one buffer.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,6 +74,6 @@ impl VideoFrames {
 }
 
 /// Bytes of one RGB frame.
-pub(super) fn frame_bytes(width: u32, height: u32) -> usize {
+pub(crate) fn frame_bytes(width: u32, height: u32) -> usize {
     width as usize * height as usize * 3
 }

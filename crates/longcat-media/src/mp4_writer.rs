@@ -1,3 +1,5 @@
+//! H.264 in mp4 files, written with the index in front.
+
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::num::NonZeroU32;
@@ -7,16 +9,16 @@ use shiguredo_mp4::boxes::{Avc1Box, AvccBox, SampleEntry, UnknownBox, VisualSamp
 use shiguredo_mp4::mux::{Mp4FileMuxer, Mp4FileMuxerOptions, Sample};
 use shiguredo_mp4::{BoxSize, BoxType, TrackKind, Uint};
 
-use super::h264::{H264Encoder, ParameterSets, WRITTEN};
-use super::partial::Partial;
-use super::{MediaError, VideoSpec, VideoWriter};
+use crate::h264::{H264Encoder, ParameterSets, WRITTEN};
+use crate::partial::Partial;
+use crate::{MediaError, VideoSpec, VideoWriter};
 
 /// Room for the index before the pictures, so that players need not look for it at the end: enough
 /// for some 3000 frames. The index of a longer video goes to the end, which costs a seek.
 const RESERVED_INDEX: usize = 16 * 1024;
 
 /// H.264 in an mp4 container, without audio.
-pub(super) struct Mp4Writer {
+pub(crate) struct Mp4Writer {
     path: PathBuf,
     partial: Partial,
     file: BufWriter<File>,
@@ -29,7 +31,7 @@ pub(super) struct Mp4Writer {
 }
 
 impl Mp4Writer {
-    pub(super) fn create(path: &Path, spec: VideoSpec, quality: u8) -> Result<Self, MediaError> {
+    pub(crate) fn create(path: &Path, spec: VideoSpec, quality: u8) -> Result<Self, MediaError> {
         if !spec.width.is_multiple_of(2) || !spec.height.is_multiple_of(2) {
             return Err(spec.size_error(
                 path,

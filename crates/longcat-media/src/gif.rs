@@ -1,3 +1,5 @@
+//! Animated GIF.
+
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -6,15 +8,15 @@ use gif::{Encoder, Frame, Repeat};
 use image::AnimationDecoder;
 use image::codecs::gif::GifDecoder;
 
-use super::animation::{self, Durations};
-use super::partial::Partial;
-use super::{MediaError, VideoFrames, VideoSpec, VideoWriter};
+use crate::animation::{self, Durations};
+use crate::partial::Partial;
+use crate::{MediaError, VideoFrames, VideoSpec, VideoWriter};
 
 /// Quality of the palettes, from 1 (slow, best) to 30; differences above this are hard to see.
 const PALETTE_SPEED: i32 = 10;
 
 /// An animated GIF that repeats forever, with a palette for each frame.
-pub(super) struct GifWriter {
+pub(crate) struct GifWriter {
     path: PathBuf,
     partial: Partial,
     encoder: Encoder<BufWriter<File>>,
@@ -24,7 +26,7 @@ pub(super) struct GifWriter {
 }
 
 impl GifWriter {
-    pub(super) fn create(path: &Path, spec: VideoSpec) -> Result<Self, MediaError> {
+    pub(crate) fn create(path: &Path, spec: VideoSpec) -> Result<Self, MediaError> {
         let (Ok(width), Ok(height)) = (u16::try_from(spec.width), u16::try_from(spec.height))
         else {
             return Err(spec.size_error(path, "GIF sides are at most 65535 pixels"));
@@ -69,7 +71,7 @@ impl VideoWriter for GifWriter {
     }
 }
 
-pub(super) fn read_gif(path: &Path) -> Result<VideoFrames, MediaError> {
+pub(crate) fn read_gif(path: &Path) -> Result<VideoFrames, MediaError> {
     let file = File::open(path).map_err(MediaError::io(path))?;
     let decoder =
         GifDecoder::new(BufReader::new(file)).map_err(|e| MediaError::unreadable(path, e))?;

@@ -7,10 +7,10 @@ use openh264::encoder::{
 };
 use openh264::formats::YUVSlices;
 
-use super::colour::{ColourSpace, Matrix, Planes};
+use crate::colour::{ColourSpace, Matrix, Planes};
 
 /// What the encoder is told to write into the stream, and the pictures are converted to.
-pub(super) const WRITTEN: ColourSpace = ColourSpace {
+pub(crate) const WRITTEN: ColourSpace = ColourSpace {
     matrix: Matrix::Bt709,
     full_range: false,
 };
@@ -21,28 +21,28 @@ const SPS: u8 = 7;
 const PPS: u8 = 8;
 
 /// One encoded picture.
-pub(super) struct Picture {
+pub(crate) struct Picture {
     /// Slices and supplemental data, each with its length in four bytes before it.
-    pub(super) data: Vec<u8>,
+    pub(crate) data: Vec<u8>,
     /// Whether decoding can start here.
-    pub(super) keyframe: bool,
+    pub(crate) keyframe: bool,
 }
 
 /// Parameter sets, without start codes.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct ParameterSets {
-    pub(super) sps: Vec<u8>,
-    pub(super) pps: Vec<u8>,
+pub(crate) struct ParameterSets {
+    pub(crate) sps: Vec<u8>,
+    pub(crate) pps: Vec<u8>,
 }
 
 /// Encodes frames of one size with a constant quantiser.
-pub(super) struct H264Encoder {
+pub(crate) struct H264Encoder {
     encoder: Encoder,
     parameters: Option<ParameterSets>,
 }
 
 impl H264Encoder {
-    pub(super) fn new(fps: f64, quality: u8) -> Result<Self, String> {
+    pub(crate) fn new(fps: f64, quality: u8) -> Result<Self, String> {
         let quantiser = 46 - (u32::from(quality.min(100)) * 36 / 100) as u8;
         let config = EncoderConfig::new()
             .profile(Profile::Baseline)
@@ -67,11 +67,11 @@ impl H264Encoder {
     }
 
     /// Parameter sets of the stream, known after the first picture.
-    pub(super) fn parameters(&self) -> Option<&ParameterSets> {
+    pub(crate) fn parameters(&self) -> Option<&ParameterSets> {
         self.parameters.as_ref()
     }
 
-    pub(super) fn encode(&mut self, planes: &Planes) -> Result<Picture, String> {
+    pub(crate) fn encode(&mut self, planes: &Planes) -> Result<Picture, String> {
         let (width, height) = (planes.width, planes.height);
         let source = YUVSlices::new(
             (&planes.y, &planes.u, &planes.v),
@@ -134,7 +134,7 @@ fn split_annex_b(stream: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Turns a picture whose NAL units carry their length in `length_size` bytes into one with start
 /// codes; `None` if the lengths do not add up.
-pub(super) fn to_annex_b(picture: &[u8], length_size: usize, out: &mut Vec<u8>) -> Option<()> {
+pub(crate) fn to_annex_b(picture: &[u8], length_size: usize, out: &mut Vec<u8>) -> Option<()> {
     let mut rest = picture;
     while !rest.is_empty() {
         let (length, after) = rest.split_at_checked(length_size)?;
@@ -147,7 +147,7 @@ pub(super) fn to_annex_b(picture: &[u8], length_size: usize, out: &mut Vec<u8>) 
 }
 
 /// Appends a NAL unit with a start code before it.
-pub(super) fn append_unit(unit: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn append_unit(unit: &[u8], out: &mut Vec<u8>) {
     out.extend([0, 0, 0, 1]);
     out.extend(unit);
 }
@@ -155,8 +155,8 @@ pub(super) fn append_unit(unit: &[u8], out: &mut Vec<u8>) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::sps::{SignalType, signal_type};
     use super::*;
+    use crate::sps::{SignalType, signal_type};
 
     #[test]
     fn the_stream_says_which_colour_space_it_has() {

@@ -1,6 +1,8 @@
+//! Output formats, chosen by the path.
+
 use std::path::Path;
 
-use super::MediaError;
+use crate::MediaError;
 
 /// In which format a video is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +30,7 @@ impl OutputFormat {
         if ends_in_separator || path.is_dir() {
             return Ok(Self::PngFolder);
         }
-        match super::read::extension(path).as_str() {
+        match crate::read::extension(path).as_str() {
             "mp4" => Ok(Self::Mp4),
             "gif" => Ok(Self::Gif),
             "webp" => Ok(Self::WebP),

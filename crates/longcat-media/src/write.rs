@@ -1,11 +1,13 @@
+//! Writing a video frame by frame, whatever its format.
+
 use std::path::Path;
 
-use super::frames::frame_bytes;
-use super::gif::GifWriter;
-use super::image_folder::PngFolderWriter;
-use super::mp4_writer::Mp4Writer;
-use super::webp::WebPWriter;
-use super::{MediaError, OutputFormat, VideoFrames};
+use crate::frames::frame_bytes;
+use crate::gif::GifWriter;
+use crate::image_folder::PngFolderWriter;
+use crate::mp4_writer::Mp4Writer;
+use crate::webp::WebPWriter;
+use crate::{MediaError, OutputFormat, VideoFrames};
 
 /// Size and speed of a video to be written.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -135,7 +137,7 @@ impl VideoWriter for Checked {
 }
 
 impl VideoSpec {
-    pub(super) fn size_error(&self, path: &Path, reason: &'static str) -> MediaError {
+    pub(crate) fn size_error(&self, path: &Path, reason: &'static str) -> MediaError {
         MediaError::Size {
             path: path.to_path_buf(),
             width: self.width,
@@ -144,7 +146,7 @@ impl VideoSpec {
         }
     }
 
-    pub(super) fn rate_error(&self, path: &Path, reason: &'static str) -> MediaError {
+    pub(crate) fn rate_error(&self, path: &Path, reason: &'static str) -> MediaError {
         MediaError::FrameRate {
             path: path.to_path_buf(),
             fps: self.fps,

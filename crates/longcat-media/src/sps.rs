@@ -2,16 +2,16 @@
 
 /// What a stream says about its colour, in the codes of the H.264 standard (table E-5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SignalType {
+pub(crate) struct SignalType {
     /// Matrix coefficients; 2 where they are not given.
-    pub(super) matrix: u8,
+    pub(crate) matrix: u8,
     /// Luma from 0 to 255.
-    pub(super) full_range: bool,
+    pub(crate) full_range: bool,
 }
 
 /// Reads the colour description of a parameter set (with its NAL header, without start code).
 /// `None` if it has none, or ends too early.
-pub(super) fn signal_type(unit: &[u8]) -> Option<SignalType> {
+pub(crate) fn signal_type(unit: &[u8]) -> Option<SignalType> {
     let payload = without_emulation_prevention(unit);
     let mut bits = Bits {
         data: &payload,

@@ -10,13 +10,13 @@ use shiguredo_mp4::boxes::{Avc1Box, SampleEntry};
 use shiguredo_mp4::demux::{DemuxError, Input, Mp4FileDemuxer, Mp4FileKind, Mp4FileKindDetector};
 use shiguredo_mp4::{ErrorKind, TrackKind};
 
-use super::colour::{ColourSpace, Matrix, PlaneRef};
-use super::h264::{append_unit, to_annex_b};
-use super::sps::{SignalType, signal_type};
-use super::{MediaError, VideoFrames};
+use crate::colour::{ColourSpace, Matrix, PlaneRef};
+use crate::h264::{append_unit, to_annex_b};
+use crate::sps::{SignalType, signal_type};
+use crate::{MediaError, VideoFrames};
 
 /// Reads the first video track of an mp4 file.
-pub(super) fn read_mp4(path: &Path) -> Result<VideoFrames, MediaError> {
+pub(crate) fn read_mp4(path: &Path) -> Result<VideoFrames, MediaError> {
     let file = std::fs::read(path).map_err(MediaError::io(path))?;
     let (track, fps) = find_track(path, &file)?;
     let mut frames = Frames {

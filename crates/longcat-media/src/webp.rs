@@ -7,16 +7,16 @@ use std::path::{Path, PathBuf};
 use image::codecs::webp::{WebPDecoder, WebPEncoder};
 use image::{AnimationDecoder, ExtendedColorType};
 
-use super::animation::{self, Durations};
-use super::partial::Partial;
-use super::{MediaError, VideoFrames, VideoSpec, VideoWriter};
+use crate::animation::{self, Durations};
+use crate::partial::Partial;
+use crate::{MediaError, VideoFrames, VideoSpec, VideoWriter};
 
 /// The bit of the header that announces an animation.
 const ANIMATED: u8 = 0b10;
 /// The bit of a frame that replaces what is below it.
 const DO_NOT_BLEND: u8 = 0b10;
 
-pub(super) struct WebPWriter {
+pub(crate) struct WebPWriter {
     path: PathBuf,
     partial: Partial,
     file: BufWriter<File>,
@@ -27,7 +27,7 @@ pub(super) struct WebPWriter {
 }
 
 impl WebPWriter {
-    pub(super) fn create(path: &Path, spec: VideoSpec) -> Result<Self, MediaError> {
+    pub(crate) fn create(path: &Path, spec: VideoSpec) -> Result<Self, MediaError> {
         if spec.width.max(spec.height) > 16384 {
             return Err(spec.size_error(path, "WebP sides are at most 16384 pixels"));
         }
@@ -97,7 +97,7 @@ impl VideoWriter for WebPWriter {
     }
 }
 
-pub(super) fn read_webp(path: &Path) -> Result<VideoFrames, MediaError> {
+pub(crate) fn read_webp(path: &Path) -> Result<VideoFrames, MediaError> {
     let file = File::open(path).map_err(MediaError::io(path))?;
     let decoder =
         WebPDecoder::new(BufReader::new(file)).map_err(|e| MediaError::unreadable(path, e))?;
