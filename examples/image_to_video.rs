@@ -4,12 +4,13 @@
 use std::error::Error;
 use std::path::Path;
 
+use longcat_builtin::builtin_checkpoint;
 use longcat_examples::{device, write};
 use longcat_runtime::{DeviceTask, on_device};
 use longcat_video::media::read_image;
 use longcat_video::{
     ImageToVideoRequest, KernelBackend, Pipeline, PipelineOptions, PixelFrames, Posterior,
-    Sampling, SeededNoise, Silent, VideoSize, builtin_checkpoint,
+    Sampling, SeededNoise, Silent, VideoSize,
 };
 
 struct Task(PixelFrames);

@@ -3,11 +3,12 @@
 
 use std::error::Error;
 
+use longcat_builtin::builtin_checkpoint;
 use longcat_examples::{device, write};
 use longcat_runtime::{DeviceTask, on_device};
 use longcat_video::{
     KernelBackend, Pipeline, PipelineOptions, PixelFrames, Sampling, SeededNoise, Silent,
-    TextToVideoRequest, VideoSize, builtin_checkpoint,
+    TextToVideoRequest, VideoSize,
 };
 
 struct Task;

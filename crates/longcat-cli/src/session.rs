@@ -3,11 +3,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::{DType, Tensor};
+use longcat_builtin::builtin_checkpoint;
 use longcat_runtime::DeviceSpec;
 use longcat_video::media::{OutputFormat, VideoSpec, VideoWriter, WriteOptions, create_video};
 use longcat_video::{
     CFG_STEP_LORA, KernelBackend, LongVideo, Pipeline, PipelineOptions, PixelFrames, Sampling,
-    Tiling, VideoSize, builtin_checkpoint, save_latents,
+    Tiling, VideoSize, save_latents,
 };
 use serde::Serialize;
 

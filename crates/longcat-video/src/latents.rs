@@ -27,7 +27,7 @@ pub fn save_latents<B: Backend>(path: &Path, latents: Tensor<B, 5>) -> Result<()
 /// Reads latents that [`save_latents`] wrote.
 ///
 /// # Errors
-/// [`VideoError::Weights`] names the file; [`VideoError::Config`] when the shape is not that of
+/// [`VideoError::Weights`] names the file; [`VideoError::Contents`] when the shape is not that of
 /// latents.
 pub fn load_latents<B: Backend>(
     path: &Path,
@@ -35,7 +35,7 @@ pub fn load_latents<B: Backend>(
 ) -> Result<Tensor<B, 5>, VideoError> {
     let data = WeightFiles::open(path)?.tensor_data(KEY)?;
     if data.shape.len() != 5 {
-        return Err(VideoError::Config {
+        return Err(VideoError::Contents {
             path: path.to_path_buf(),
             reason: format!("latents have shape {:?}, not [B, C, T, H, W]", data.shape),
         });

@@ -5,7 +5,6 @@
 
 mod adapters;
 mod buckets;
-mod builtin;
 mod checkpoint;
 mod error;
 mod frames;
@@ -18,7 +17,6 @@ mod scheduler;
 
 pub use adapters::{CFG_STEP_LORA, LoraStatus, REFINEMENT_LORA};
 pub use buckets::{Resolution, bucket};
-pub use builtin::builtin_checkpoint;
 pub use checkpoint::Checkpoint;
 pub use error::VideoError;
 pub use frames::PixelFrames;
