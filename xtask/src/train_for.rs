@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use longcat_builtin::builtin_checkpoint;
+use longcat_runtime::{DeviceSpec, DeviceTask, on_device};
 use longcat_train::{Bar, Observer, Outcome, Progress, TrainError};
-use longcat_video::{DeviceSpec, DeviceTask, KernelBackend, on_device};
+use longcat_video::KernelBackend;
 
 /// Share of the time that is left after the trial in which steps are made; the rest is for loading,
 /// validating and saving.

@@ -4,8 +4,9 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Result;
 use clap::Args;
 use longcat_builtin::builtin_checkpoint;
+use longcat_runtime::{DeviceSpec, DeviceTask, on_device};
 use longcat_train::{Bar, Observer, Outcome, Quiet, TrainError};
-use longcat_video::{DeviceSpec, DeviceTask, KernelBackend, on_device};
+use longcat_video::KernelBackend;
 use serde_json::json;
 
 use crate::interrupt;
