@@ -44,8 +44,8 @@ enum Bench {
 }
 
 fn main() -> Result<()> {
-    longcat_cli::keep_freed_memory();
-    longcat_cli::set_up_gpu_runtime();
+    longcat_runtime::keep_freed_memory();
+    longcat_runtime::set_up_gpu_runtime();
     match Cli::parse().command {
         Command::TrainLora(args) => args.run(),
         Command::Bench(bench) => match bench {

@@ -2,7 +2,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use longcat_video::{DeviceList, VideoSize};
+use longcat_runtime::DeviceList;
+use longcat_video::VideoSize;
 
 /// Videos from prompts, images and videos with LongCat-Video, and tools for its LoRA adapters.
 #[derive(Debug, Parser)]
@@ -126,7 +127,7 @@ pub struct TextToVideo {
     pub prompt: String,
     /// Size in pixels.
     #[arg(long, value_name = "WxH")]
-    pub size: Option<SizeArg>,
+    pub size: Option<VideoSize>,
     /// Number of frames, 4n + 1.
     #[arg(long, value_name = "N")]
     pub frames: Option<usize>,
@@ -146,7 +147,7 @@ pub struct ImageToVideo {
     pub prompt: String,
     /// Size in pixels; without it the one nearest in shape to the image.
     #[arg(long, value_name = "WxH")]
-    pub size: Option<SizeArg>,
+    pub size: Option<VideoSize>,
     /// Number of frames, 4n + 1.
     #[arg(long, value_name = "N")]
     pub frames: Option<usize>,
@@ -184,7 +185,7 @@ pub struct Continue {
     pub prompt: String,
     /// Size in pixels; without it the one nearest in shape to the video.
     #[arg(long, value_name = "WxH")]
-    pub size: Option<SizeArg>,
+    pub size: Option<VideoSize>,
     /// Number of frames of the result, 4n + 1, condition frames included.
     #[arg(long, value_name = "N")]
     pub frames: Option<usize>,
@@ -208,7 +209,7 @@ pub struct Long {
     pub segments: Option<usize>,
     /// Size in pixels.
     #[arg(long, value_name = "WxH")]
-    pub size: Option<SizeArg>,
+    pub size: Option<VideoSize>,
     /// Frames per segment, 4n + 1, condition frames included.
     #[arg(long, value_name = "N")]
     pub frames: Option<usize>,
@@ -234,7 +235,7 @@ pub struct Refine {
     pub prompt: String,
     /// Refined size, multiples of 64; without it the 720p size nearest in shape.
     #[arg(long, value_name = "WxH")]
-    pub size: Option<SizeArg>,
+    pub size: Option<VideoSize>,
     /// Keep the frame rate.
     #[arg(long)]
     pub spatial_only: bool,
@@ -354,24 +355,6 @@ impl FromStr for LoraArg {
     }
 }
 
-/// `WxH`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SizeArg(pub VideoSize);
-
-impl FromStr for SizeArg {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let sides = text
-            .split_once(['x', 'X', '×'])
-            .and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
-        match sides {
-            Some((width, height)) => Ok(Self(VideoSize { width, height })),
-            None => Err("a size is written WIDTHxHEIGHT, such as 832x480".into()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -389,15 +372,5 @@ mod tests {
         assert_eq!(parsed("r=8/a=0.5"), Ok(("r=8/a".into(), 0.5)));
         assert!(parsed("a=nan").is_err());
         assert!(parsed("a=strong").is_err());
-    }
-
-    #[test]
-    fn sizes_are_width_by_height() {
-        let size = VideoSize {
-            width: 832,
-            height: 480,
-        };
-        assert_eq!("832x480".parse(), Ok(SizeArg(size)));
-        assert!("832".parse::<SizeArg>().is_err());
     }
 }

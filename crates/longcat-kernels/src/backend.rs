@@ -5,40 +5,7 @@ use std::ops::Range;
 use burn::tensor::{DType, backend::Backend};
 use burn_backend::tensor::{FloatTensor, IntTensor};
 
-use crate::conv::{self, Conv3dOptions, PatchGrid};
-use crate::{blocks::BlockList, fused, low_rank::LowRankPart, portable};
-
-/// Which key blocks a query block attends to, given its scores against all of them.
-///
-/// Blocks are taken in order of falling score, equal scores in order of their index.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct BlockRule {
-    /// Take at least this many blocks (never more than there are).
-    pub top: usize,
-    /// Take at least as many blocks as keep the running sum of `softmax(score * scale)` at or
-    /// below a threshold; the block that crosses it is left out.
-    pub cdf: Option<CdfRule>,
-}
-
-/// The part of a [`BlockRule`] that looks at the distribution of the scores.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct CdfRule {
-    /// Largest running sum of probabilities.
-    pub threshold: f64,
-    /// Factor on the scores before the softmax, `1 / sqrt(head_dim)`.
-    pub scale: f64,
-}
-
-impl BlockRule {
-    /// The most blocks that any query block can take out of `key_blocks`; the width of the list.
-    /// At least 1, so that no tensor is empty.
-    pub fn width(&self, key_blocks: usize) -> usize {
-        match self.cdf {
-            Some(_) => key_blocks,
-            None => self.top.clamp(1, key_blocks),
-        }
-    }
-}
+use crate::{BlockList, BlockRule, Conv3dOptions, LowRankPart, PatchGrid, portable};
 
 /// A backend that runs the models' heavy operations.
 ///
@@ -143,7 +110,7 @@ pub trait KernelBackend: Backend {
         bias: FloatTensor<Self>,
         epsilon: f64,
     ) -> FloatTensor<Self> {
-        fused::portable::layer_norm::<Self>(x, weight, bias, epsilon)
+        portable::layer_norm::<Self>(x, weight, bias, epsilon)
     }
 
     /// The gradient of [`grouped_layer_norm`](Self::grouped_layer_norm) in `x`, in its shape and
@@ -154,7 +121,7 @@ pub trait KernelBackend: Backend {
         d_out: FloatTensor<Self>,
         epsilon: f64,
     ) -> FloatTensor<Self> {
-        fused::portable::layer_norm_backward::<Self>(x, weight, d_out, epsilon)
+        portable::layer_norm_backward::<Self>(x, weight, d_out, epsilon)
     }
 
     /// `x + gate · y`, see [`gated_residual`](crate::gated_residual).
@@ -165,18 +132,18 @@ pub trait KernelBackend: Backend {
         y: FloatTensor<Self>,
         gate: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        fused::portable::gated_residual::<Self>(x, y, gate)
+        portable::gated_residual::<Self>(x, y, gate)
     }
 
     /// `gate · y`, the gradient of `y` in [`gated_residual`](Self::gated_residual) if `y` is the
     /// gradient of its output; in the shape and dtype of `y`. Not differentiable.
     fn gated(y: FloatTensor<Self>, gate: FloatTensor<Self>) -> FloatTensor<Self> {
-        fused::portable::gated::<Self>(y, gate)
+        portable::gated::<Self>(y, gate)
     }
 
     /// `silu(a) · b`, see [`silu_mul`](crate::silu_mul). Shapes and dtypes are equal.
     fn silu_mul(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
-        fused::portable::silu_mul::<Self>(a, b)
+        portable::silu_mul::<Self>(a, b)
     }
 
     /// The gradients of [`silu_mul`](Self::silu_mul) in `a` and `b`, in their shape and dtype, for the
@@ -186,7 +153,7 @@ pub trait KernelBackend: Backend {
         b: FloatTensor<Self>,
         d_out: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        fused::portable::silu_mul_backward::<Self>(a, b, d_out)
+        portable::silu_mul_backward::<Self>(a, b, d_out)
     }
 
     /// One part of fused heads `[B, T, parts, H, D]` as `[B, H, T, D]`, normalised and rotated; see
@@ -199,7 +166,7 @@ pub trait KernelBackend: Backend {
         norm: Option<(FloatTensor<Self>, f64)>,
         rotation: Option<(FloatTensor<Self>, FloatTensor<Self>)>,
     ) -> FloatTensor<Self> {
-        fused::portable::split_heads::<Self>(x, part, norm, rotation)
+        portable::split_heads::<Self>(x, part, norm, rotation)
     }
 
     /// The gradient of [`split_heads`](Self::split_heads) in the part that was taken, `[B, T, H, D]`
@@ -211,7 +178,7 @@ pub trait KernelBackend: Backend {
         rotation: Option<(FloatTensor<Self>, FloatTensor<Self>)>,
         d_out: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        fused::portable::split_heads_backward::<Self>(x, part, norm, rotation, d_out)
+        portable::split_heads_backward::<Self>(x, part, norm, rotation, d_out)
     }
 
     /// The gradient of [`split_heads`](Self::split_heads) in the weight of its norm, `[D]` in f32, for
@@ -223,7 +190,7 @@ pub trait KernelBackend: Backend {
         rotation: Option<(FloatTensor<Self>, FloatTensor<Self>)>,
         d_out: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        fused::portable::head_norm_backward::<Self>(x, part, norm, rotation, d_out)
+        portable::head_norm_backward::<Self>(x, part, norm, rotation, d_out)
     }
 
     /// `y` plus, for every part, its share of `hidden` times its matrix in its own columns; see
@@ -248,7 +215,7 @@ pub trait KernelBackend: Backend {
         bias: FloatTensor<Self>,
         options: Conv3dOptions,
     ) -> FloatTensor<Self> {
-        conv::forward::<Self>(x, weight, bias, options)
+        portable::conv3d::<Self>(x, weight, bias, options)
     }
 
     /// The patches of some lines of a convolution's output: `[lines · W', columns]` for `x`
@@ -259,7 +226,7 @@ pub trait KernelBackend: Backend {
         grid: &PatchGrid,
         lines: Range<usize>,
     ) -> FloatTensor<Self> {
-        conv::gather::<Self>(x, grid, lines)
+        portable::conv3d_patches::<Self>(x, grid, lines)
     }
 
     /// A convolution's weight `[O, C, kt, kh, kw]` as the matrix that its patches are multiplied with:
@@ -267,7 +234,7 @@ pub trait KernelBackend: Backend {
     /// [`INNER_MULTIPLE`](Self::INNER_MULTIPLE) and rows to one of at most 8. `mirrored` is the weight
     /// of the transposed convolution, `[C, taps · O]` with the taps in reverse. Not differentiable.
     fn conv3d_matrix(weight: FloatTensor<Self>, mirrored: bool) -> FloatTensor<Self> {
-        conv::matrix::<Self>(weight, mirrored)
+        portable::conv3d_matrix::<Self>(weight, mirrored)
     }
 
     /// `x` with its dimensions in the order `axes`. Where the backend has a kernel for it, the result
@@ -299,7 +266,7 @@ pub trait KernelBackend: Backend {
 
     /// Rows scaled to a root mean square of 1, then by channel; see [`rms_norm`](crate::rms_norm).
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, silu: bool) -> FloatTensor<Self> {
-        fused::portable::rms_norm::<Self>(x, weight, silu)
+        portable::rms_norm::<Self>(x, weight, silu)
     }
 
     /// The gradients of [`rms_norm`](Self::rms_norm) in `x` (its shape and dtype) and `weight`
@@ -310,6 +277,6 @@ pub trait KernelBackend: Backend {
         d_out: FloatTensor<Self>,
         silu: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        fused::portable::rms_norm_backward::<Self>(x, weight, d_out, silu)
+        portable::rms_norm_backward::<Self>(x, weight, d_out, silu)
     }
 }

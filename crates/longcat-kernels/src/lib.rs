@@ -5,64 +5,30 @@
 //! with faster kernels override them. Models call the tensor-level functions: [`linear`],
 //! [`attention`], [`bsa_attention`].
 
-mod attention;
-mod autodiff;
 mod backend;
-mod blocks;
-pub mod bsa;
-pub mod conv;
 #[cfg(feature = "cubecl")]
 pub mod cube;
-#[cfg(feature = "cubecl")]
-mod cube_conv;
-#[cfg(feature = "cubecl")]
-mod cube_norm;
-#[cfg(feature = "cubecl")]
-mod cube_permute;
 #[cfg(feature = "cuda")]
-mod cublas;
-#[cfg(feature = "cuda")]
-mod cuda_engines;
-#[cfg(feature = "cuda")]
-mod cuda_library;
-#[cfg(feature = "cuda")]
-mod cuda_memory;
-#[cfg(feature = "cuda")]
-mod cuda_stream;
-#[cfg(feature = "cuda")]
-mod cuda_transfers;
-#[cfg(feature = "cuda")]
-mod cuda_upload;
-#[cfg(feature = "cuda")]
-mod cudnn;
+mod cuda;
 #[cfg(feature = "cpu")]
 mod flex;
-mod fused;
-#[cfg(feature = "cubecl")]
-mod fusion;
-#[cfg(feature = "cubecl")]
-mod gpu_runtime;
-mod layout;
-mod linear;
-mod low_rank;
+mod ops;
 pub mod portable;
+mod wrap;
 
-pub use attention::{attention, attention_with_lse};
-pub use backend::{BlockRule, CdfRule, KernelBackend};
-pub use blocks::{BlockList, TransposedBlocks};
-pub use bsa::{BsaParams, EmptySelection, bsa_attention};
-pub use conv::{Conv3dOptions, conv3d};
-#[cfg(feature = "cuda")]
-pub use cublas::{CublasStatus, cublas_status, set_cublas_enabled};
-#[cfg(feature = "cuda")]
-pub use cuda_memory::{CudaMemory, cuda_memory};
-#[cfg(feature = "cuda")]
-pub use cuda_transfers::nccl_problem;
-#[cfg(feature = "cuda")]
-pub use cudnn::cudnn_problem;
-pub use fused::{Rotation, gated_residual, layer_norm, rms_norm, silu_mul, split_heads};
+pub use backend::KernelBackend;
 #[cfg(feature = "cubecl")]
-pub use gpu_runtime::set_up_gpu_runtime;
-pub use layout::merge_heads;
-pub use linear::{linear, matmul_nt};
-pub use low_rank::{LowRankPart, add_low_rank};
+pub use cube::set_up_gpu_runtime;
+#[cfg(feature = "cuda")]
+pub use cuda::{
+    cublas::{CublasStatus, cublas_status, set_cublas_enabled},
+    cudnn::cudnn_problem,
+    memory::{CudaMemory, cuda_device_count, cuda_device_starts, cuda_memory},
+    transfers::nccl_problem,
+};
+pub use ops::bsa::{BsaParams, EmptySelection, bsa_attention};
+pub use ops::{
+    BlockList, BlockRule, CdfRule, Conv3dOptions, LowRankPart, PatchGrid, Rotation,
+    TransposedBlocks, add_low_rank, attention, attention_with_lse, bsa, conv3d, gated_residual,
+    layer_norm, linear, matmul_nt, merge_heads, rms_norm, silu_mul, split_heads,
+};

@@ -3,8 +3,7 @@
 //! Source: `bukcet_config.py` of the official code, for sides that are multiples of 16 or 32, and
 //! of 64 (refining with 4×4×4 chunks).
 
-use crate::VideoError;
-use crate::pipeline::VideoSize;
+use crate::{VideoError, VideoSize};
 
 /// A class of sizes of about the same number of pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,9 +6,8 @@ use image::RgbImage;
 use image::imageops::FilterType;
 use longcat_weights::upload;
 
-use crate::VideoError;
 use crate::media::VideoFrames;
-use crate::pipeline::VideoSize;
+use crate::{VideoError, VideoSize};
 
 /// Frames as 8-bit RGB, `[F, H, W, 3]`.
 #[derive(Debug, Clone, PartialEq, Eq)]

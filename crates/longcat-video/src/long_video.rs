@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use burn::tensor::TensorData;
 use longcat_weights::{NamedTensor, WeightFiles, write_atomic, write_safetensors};
 
-use crate::VideoError;
 use crate::frames::PixelFrames;
-use crate::pipeline::VideoSize;
+use crate::{VideoError, VideoSize};
 
 const SETTINGS: &str = "settings.txt";
 const KEY: &str = "frames";
@@ -91,7 +90,7 @@ impl LongVideo {
         let size = match shape[..] {
             [_, height, width, 3] => VideoSize { width, height },
             _ => {
-                return Err(VideoError::Config {
+                return Err(VideoError::Contents {
                     path,
                     reason: format!("frames have shape {shape:?}, not [F, H, W, 3]"),
                 });

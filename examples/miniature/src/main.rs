@@ -29,8 +29,8 @@ enum Cli {
 }
 
 fn main() -> Result<()> {
-    longcat_cli::keep_freed_memory();
-    longcat_cli::set_up_gpu_runtime();
+    longcat_runtime::keep_freed_memory();
+    longcat_runtime::set_up_gpu_runtime();
     match Cli::parse() {
         Cli::MakeCheckpoint(args) => args.run(),
         Cli::MakeShapes(args) => args.run(),

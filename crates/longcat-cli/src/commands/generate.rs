@@ -1,28 +1,27 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use longcat_runtime::{DeviceTask, on_device};
 use longcat_video::media::{ReadOptions, read_image, read_video};
 use longcat_video::{
-    ContinuationRequest, DeviceTask, ImageToVideoRequest, KernelBackend, Pipeline, PixelFrames,
-    Posterior, REFINEMENT_LORA, RefineRequest, Resolution, Sampling, SeededNoise,
-    TextToVideoRequest, VideoSize, bucket, on_device,
+    ContinuationRequest, ImageToVideoRequest, KernelBackend, Pipeline, PixelFrames, Posterior,
+    REFINEMENT_LORA, RefineRequest, Resolution, Sampling, SeededNoise, TextToVideoRequest,
+    VideoSize, bucket,
 };
 
-use crate::args::{
-    Condition, Continue, ImageToVideo, Model, Output, Sampler, SizeArg, TextToVideo,
-};
+use crate::args::{Condition, Continue, ImageToVideo, Model, Output, Sampler, TextToVideo};
 use crate::session::{Defaults, Session, check_output, latents_only, sampling};
 
 /// The size a picture is brought to: the one asked for, or the bucket nearest in shape. The built-in
 /// model has one size.
 pub fn picture_size(
-    asked: Option<SizeArg>,
+    asked: Option<VideoSize>,
     given: VideoSize,
     built_in: bool,
     defaults: &Defaults,
 ) -> Result<VideoSize> {
     Ok(match (asked, built_in) {
-        (Some(size), _) => size.0,
+        (Some(size), _) => size,
         (None, true) => defaults.size,
         (None, false) => bucket(Resolution::P480, given, 16)?,
     })
@@ -46,7 +45,7 @@ impl DeviceTask for TextToVideo {
         let request = TextToVideoRequest {
             prompts: vec![self.prompt.clone()],
             negative_prompt: self.sampler.negative.clone(),
-            size: self.size.map_or(session.defaults.size, |s| s.0),
+            size: self.size.unwrap_or(session.defaults.size),
             frames: self.frames.unwrap_or(session.defaults.frames),
             sampling: sampling(&self.sampler),
         };
@@ -228,9 +227,13 @@ pub fn refine_request(video: PixelFrames, prompt: String, size: VideoSize) -> Re
 }
 
 /// The refined size: the one asked for, twice that of the built-in model, or the 720p bucket.
-pub fn refined_size(asked: Option<SizeArg>, given: VideoSize, built_in: bool) -> Result<VideoSize> {
+pub fn refined_size(
+    asked: Option<VideoSize>,
+    given: VideoSize,
+    built_in: bool,
+) -> Result<VideoSize> {
     Ok(match (asked, built_in) {
-        (Some(size), _) => size.0,
+        (Some(size), _) => size,
         (None, true) => VideoSize {
             width: 2 * given.width,
             height: 2 * given.height,

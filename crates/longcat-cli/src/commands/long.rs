@@ -2,9 +2,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use longcat_video::{
-    DeviceTask, KernelBackend, LongVideo, PixelFrames, SeededNoise, TextToVideoRequest, on_device,
-};
+use longcat_runtime::{DeviceTask, on_device};
+use longcat_video::{KernelBackend, LongVideo, PixelFrames, SeededNoise, TextToVideoRequest};
 
 use super::generate::continuation;
 use crate::args::Long;
@@ -50,7 +49,7 @@ impl DeviceTask for Long {
             Session::<B>::open(&self.model, self.sampler.distill, &self.output, &device)?;
         let segments = self.segments.unwrap_or(self.prompts.len());
         let prompt = |i: usize| self.prompts[i.min(self.prompts.len() - 1)].clone();
-        let size = self.size.map_or(session.defaults.size, |s| s.0);
+        let size = self.size.unwrap_or(session.defaults.size);
         let frames = self.frames.unwrap_or(session.defaults.frames);
         let first = TextToVideoRequest {
             prompts: vec![prompt(0)],

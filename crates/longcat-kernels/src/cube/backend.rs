@@ -8,15 +8,11 @@ use burn_backend::ops::FloatTensorOps;
 use burn_backend::tensor::{FloatTensor, IntTensor};
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 
-use super::attention;
-use super::launch::Backward;
+use super::attention::{self, Backward};
+use super::{conv, norm, permute};
 #[cfg(feature = "cuda")]
-use crate::conv::Conv3dOptions;
-use crate::conv::{self, PatchGrid};
-use crate::{
-    BlockList, BlockRule, KernelBackend, LowRankPart, cube_conv, cube_norm, cube_permute, fused,
-    portable,
-};
+use crate::Conv3dOptions;
+use crate::{BlockList, BlockRule, KernelBackend, LowRankPart, PatchGrid, portable};
 
 impl<R, F, I, BT> KernelBackend for CubeBackend<R, F, I, BT>
 where
@@ -35,7 +31,7 @@ where
 
     #[cfg(feature = "cuda")]
     fn order_transfers(device: &Self::Device) {
-        if !crate::cuda_transfers::order(device) {
+        if !crate::cuda::transfers::order(device) {
             // Slower, and as safe.
             let _ = <Self as burn_backend::Backend>::sync(device);
         }
@@ -43,7 +39,7 @@ where
 
     #[cfg(feature = "cuda")]
     fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
-        crate::cuda_upload::try_upload(bytes, dtype, device)
+        crate::cuda::upload::try_upload(bytes, dtype, device)
             .unwrap_or_else(|| portable::float_from_bytes::<Self>(bytes, dtype, device))
     }
 
@@ -54,9 +50,9 @@ where
         bias: FloatTensor<Self>,
         options: Conv3dOptions,
     ) -> FloatTensor<Self> {
-        match crate::cudnn::try_conv3d(&x, &weight, &options) {
-            Some(y) => conv::add_bias::<Self>(y, bias),
-            None => conv::forward::<Self>(x, weight, bias, options),
+        match crate::cuda::cudnn::try_conv3d(&x, &weight, &options) {
+            Some(y) => portable::add_bias::<Self>(y, bias),
+            None => portable::conv3d::<Self>(x, weight, bias, options),
         }
     }
 
@@ -65,39 +61,39 @@ where
         grid: &PatchGrid,
         lines: Range<usize>,
     ) -> FloatTensor<Self> {
-        cube_conv::patches(&x, grid, lines.clone(), Self::INNER_MULTIPLE)
-            .unwrap_or_else(|| conv::gather::<Self>(x, grid, lines))
+        conv::patches(&x, grid, lines.clone(), Self::INNER_MULTIPLE)
+            .unwrap_or_else(|| portable::conv3d_patches::<Self>(x, grid, lines))
     }
 
     fn conv3d_matrix(weight: FloatTensor<Self>, mirrored: bool) -> FloatTensor<Self> {
-        cube_conv::matrix(&weight, mirrored, Self::INNER_MULTIPLE)
-            .unwrap_or_else(|| conv::matrix::<Self>(weight, mirrored))
+        conv::matrix(&weight, mirrored, Self::INNER_MULTIPLE)
+            .unwrap_or_else(|| portable::conv3d_matrix::<Self>(weight, mirrored))
     }
 
     fn permuted(x: FloatTensor<Self>, axes: &[usize]) -> FloatTensor<Self> {
-        cube_permute::permuted(&x, axes)
+        permute::permuted(&x, axes)
             .unwrap_or_else(|| <Self as FloatTensorOps<Self>>::float_permute(x, axes))
     }
 
     fn block_sums(x: FloatTensor<Self>, block: usize) -> FloatTensor<Self> {
-        cube_norm::block_sums(&x, block).unwrap_or_else(|| portable::block_sums::<Self>(x, block))
+        norm::block_sums(&x, block).unwrap_or_else(|| portable::block_sums::<Self>(x, block))
     }
 
     fn column_sums(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        cube_norm::column_sums(&x).unwrap_or_else(|| portable::column_sums::<Self>(x))
+        norm::column_sums(&x).unwrap_or_else(|| portable::column_sums::<Self>(x))
     }
 
     fn softmax_with_lse(
         scores: FloatTensor<Self>,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        cube_norm::softmax_with_lse(&scores, scale)
+        norm::softmax_with_lse(&scores, scale)
             .unwrap_or_else(|| portable::softmax_with_lse::<Self>(scores, scale))
     }
 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, silu: bool) -> FloatTensor<Self> {
-        cube_norm::rms_norm(&x, &weight, silu)
-            .unwrap_or_else(|| fused::portable::rms_norm::<Self>(x, weight, silu))
+        norm::rms_norm(&x, &weight, silu)
+            .unwrap_or_else(|| portable::rms_norm::<Self>(x, weight, silu))
     }
 
     fn rms_norm_backward(
@@ -106,8 +102,8 @@ where
         d_out: FloatTensor<Self>,
         silu: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let Some((dx, products)) = cube_norm::rms_norm_backward(&x, &weight, &d_out, silu) else {
-            return fused::portable::rms_norm_backward::<Self>(x, weight, d_out, silu);
+        let Some((dx, products)) = norm::rms_norm_backward(&x, &weight, &d_out, silu) else {
+            return portable::rms_norm_backward::<Self>(x, weight, d_out, silu);
         };
         (dx, Self::column_sums(products))
     }
@@ -118,7 +114,7 @@ where
         bias: Option<FloatTensor<Self>>,
     ) -> FloatTensor<Self> {
         #[cfg(feature = "cuda")]
-        if let Some(y) = crate::cublas::try_linear(&x, &weight, bias.as_ref()) {
+        if let Some(y) = crate::cuda::cublas::try_linear(&x, &weight, bias.as_ref()) {
             return y;
         }
         portable::linear::<Self>(x, weight, bias)
@@ -173,8 +169,8 @@ where
         bias: FloatTensor<Self>,
         epsilon: f64,
     ) -> FloatTensor<Self> {
-        cube_norm::layer_norm(&x, &weight, &bias, epsilon)
-            .unwrap_or_else(|| fused::portable::layer_norm::<Self>(x, weight, bias, epsilon))
+        norm::layer_norm(&x, &weight, &bias, epsilon)
+            .unwrap_or_else(|| portable::layer_norm::<Self>(x, weight, bias, epsilon))
     }
 
     fn gated_residual(
@@ -182,12 +178,12 @@ where
         y: FloatTensor<Self>,
         gate: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        cube_norm::gated_residual(&x, &y, &gate)
-            .unwrap_or_else(|| fused::portable::gated_residual::<Self>(x, y, gate))
+        norm::gated_residual(&x, &y, &gate)
+            .unwrap_or_else(|| portable::gated_residual::<Self>(x, y, gate))
     }
 
     fn silu_mul(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
-        cube_norm::silu_mul(&a, &b).unwrap_or_else(|| fused::portable::silu_mul::<Self>(a, b))
+        norm::silu_mul(&a, &b).unwrap_or_else(|| portable::silu_mul::<Self>(a, b))
     }
 
     fn silu_mul_backward(
@@ -195,9 +191,9 @@ where
         b: FloatTensor<Self>,
         d_out: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        match cube_norm::Elements::of(&a, &[&b, &d_out]) {
-            Some(elements) => cube_norm::silu_mul_backward(&elements, a, b, d_out),
-            None => fused::portable::silu_mul_backward::<Self>(a, b, d_out),
+        match norm::Elements::of(&a, &[&b, &d_out]) {
+            Some(elements) => norm::silu_mul_backward(&elements, a, b, d_out),
+            None => portable::silu_mul_backward::<Self>(a, b, d_out),
         }
     }
 
@@ -209,8 +205,8 @@ where
     ) -> FloatTensor<Self> {
         let weight = norm.as_ref().map(|(weight, epsilon)| (weight, *epsilon));
         let tables = rotation.as_ref().map(|(cos, sin)| (cos, sin));
-        cube_norm::split_heads(&x, part, weight, tables)
-            .unwrap_or_else(|| fused::portable::split_heads::<Self>(x, part, norm, rotation))
+        norm::split_heads(&x, part, weight, tables)
+            .unwrap_or_else(|| portable::split_heads::<Self>(x, part, norm, rotation))
     }
 
     fn layer_norm_backward(
@@ -219,9 +215,8 @@ where
         d_out: FloatTensor<Self>,
         epsilon: f64,
     ) -> FloatTensor<Self> {
-        cube_norm::layer_norm_backward(&x, &weight, &d_out, epsilon).unwrap_or_else(|| {
-            fused::portable::layer_norm_backward::<Self>(x, weight, d_out, epsilon)
-        })
+        norm::layer_norm_backward(&x, &weight, &d_out, epsilon)
+            .unwrap_or_else(|| portable::layer_norm_backward::<Self>(x, weight, d_out, epsilon))
     }
 
     fn split_heads_backward(
@@ -233,8 +228,8 @@ where
     ) -> FloatTensor<Self> {
         let weight = norm.as_ref().map(|(weight, epsilon)| (weight, *epsilon));
         let tables = rotation.as_ref().map(|(cos, sin)| (cos, sin));
-        cube_norm::split_heads_backward(&x, part, weight, tables, &d_out).unwrap_or_else(|| {
-            fused::portable::split_heads_backward::<Self>(x, part, norm, rotation, d_out)
+        norm::split_heads_backward(&x, part, weight, tables, &d_out).unwrap_or_else(|| {
+            portable::split_heads_backward::<Self>(x, part, norm, rotation, d_out)
         })
     }
 
@@ -246,9 +241,9 @@ where
         d_out: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         let tables = rotation.as_ref().map(|(cos, sin)| (cos, sin));
-        match cube_norm::head_norm_terms(&x, part, (&norm.0, norm.1), tables, &d_out) {
+        match norm::head_norm_terms(&x, part, (&norm.0, norm.1), tables, &d_out) {
             Some(terms) => Self::column_sums(terms),
-            None => fused::portable::head_norm_backward::<Self>(x, part, norm, rotation, d_out),
+            None => portable::head_norm_backward::<Self>(x, part, norm, rotation, d_out),
         }
     }
 
@@ -263,7 +258,7 @@ where
                 .iter()
                 .map(|part| (part.first, part.start, &part.up))
                 .collect();
-            if crate::cublas::try_add_products(&y, &hidden, &terms) {
+            if crate::cuda::cublas::try_add_products(&y, &hidden, &terms) {
                 return y;
             }
         }
@@ -272,7 +267,7 @@ where
 
     fn matmul_nt(q: FloatTensor<Self>, k: FloatTensor<Self>) -> FloatTensor<Self> {
         #[cfg(feature = "cuda")]
-        if let Some(scores) = crate::cublas::try_matmul_nt(&q, &k) {
+        if let Some(scores) = crate::cuda::cublas::try_matmul_nt(&q, &k) {
             return scores;
         }
         portable::matmul_nt::<Self>(q, k)

@@ -1,18 +1,15 @@
 //! Kernels for the cubecl runtimes (CUDA, wgpu).
 //!
 //! Attention, dense or by block list, forward and backward, in two forms: on tensor cores, and
-//! without for devices and shapes that have none ([`launches`] tells which ran). [`launch`] chooses.
+//! without for devices and shapes that have none ([`launches`] tells which ran).
 
-mod attention;
+pub(crate) mod attention;
 mod backend;
-mod backward_mma;
-mod forward_mma;
-#[cfg(feature = "cuda")]
-mod hopper;
-mod launch;
-mod lists;
-mod mma;
-mod plain;
-mod select;
+pub(crate) mod conv;
+pub(crate) mod launch;
+mod norm;
+mod permute;
+mod runtime;
 
-pub use launch::{Launches, launches};
+pub use attention::{Launches, launches};
+pub use runtime::set_up_gpu_runtime;

@@ -6,7 +6,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::exp2::silu;
-use crate::fused::MIN_SQUARED_NORM;
+use crate::ops::MIN_SQUARED_NORM;
 
 /// Elements that are worth a task of their own.
 pub(super) const TASK: usize = 1 << 14;

@@ -19,9 +19,7 @@ use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
 use crate::{
-    BlockList, KernelBackend,
-    conv::{self, PatchGrid},
-    fused::portable as body,
+    BlockList, KernelBackend, PatchGrid,
     portable::{self, from_float, into_float},
 };
 
@@ -38,14 +36,14 @@ impl KernelBackend for Flex {
     ) -> FloatTensor<Self> {
         match x.dtype() {
             DType::F32 => patches::patches(&x, grid, lines),
-            _ => conv::gather::<Self>(x, grid, lines),
+            _ => portable::conv3d_patches::<Self>(x, grid, lines),
         }
     }
 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, silu: bool) -> FloatTensor<Self> {
         match all_f32([&x, &weight]) {
             Some([x, weight]) => fused::rms_norm(&x, &weight, silu),
-            None => body::rms_norm::<Self>(x, weight, silu),
+            None => portable::rms_norm::<Self>(x, weight, silu),
         }
     }
 
@@ -57,7 +55,7 @@ impl KernelBackend for Flex {
     ) -> FloatTensor<Self> {
         match all_f32([&x, &weight, &bias]) {
             Some([x, weight, bias]) => fused::layer_norm(&x, &weight, &bias, epsilon as f32),
-            None => body::layer_norm::<Self>(x, weight, bias, epsilon),
+            None => portable::layer_norm::<Self>(x, weight, bias, epsilon),
         }
     }
 
@@ -68,21 +66,21 @@ impl KernelBackend for Flex {
     ) -> FloatTensor<Self> {
         match all_f32([&x, &y, &gate]) {
             Some([x, y, gate]) => fused::gated_residual(&x, &y, &gate),
-            None => body::gated_residual::<Self>(x, y, gate),
+            None => portable::gated_residual::<Self>(x, y, gate),
         }
     }
 
     fn gated(y: FloatTensor<Self>, gate: FloatTensor<Self>) -> FloatTensor<Self> {
         match all_f32([&y, &gate]) {
             Some([y, gate]) => fused::gated(&y, &gate),
-            None => body::gated::<Self>(y, gate),
+            None => portable::gated::<Self>(y, gate),
         }
     }
 
     fn silu_mul(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
         match all_f32([&a, &b]) {
             Some([a, b]) => fused::silu_mul(&a, &b),
-            None => body::silu_mul::<Self>(a, b),
+            None => portable::silu_mul::<Self>(a, b),
         }
     }
 
@@ -93,7 +91,7 @@ impl KernelBackend for Flex {
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         match all_f32([&a, &b, &d_out]) {
             Some([a, b, d_out]) => backward::silu_mul(&a, &b, &d_out),
-            None => body::silu_mul_backward::<Self>(a, b, d_out),
+            None => portable::silu_mul_backward::<Self>(a, b, d_out),
         }
     }
 
@@ -105,7 +103,7 @@ impl KernelBackend for Flex {
     ) -> FloatTensor<Self> {
         match all_f32([&x, &weight, &d_out]) {
             Some([x, weight, d_out]) => backward::layer_norm(&x, &weight, &d_out, epsilon as f32),
-            None => body::layer_norm_backward::<Self>(x, weight, d_out, epsilon),
+            None => portable::layer_norm_backward::<Self>(x, weight, d_out, epsilon),
         }
     }
 
@@ -116,7 +114,7 @@ impl KernelBackend for Flex {
         rotation: Option<(FloatTensor<Self>, FloatTensor<Self>)>,
     ) -> FloatTensor<Self> {
         let Some(single) = Heads::of(&[&x], norm.as_ref(), rotation.as_ref()) else {
-            return body::split_heads::<Self>(x, part, norm, rotation);
+            return portable::split_heads::<Self>(x, part, norm, rotation);
         };
         let (norm, rotation) = (single.norm(), single.rotation());
         fused::split_heads(&x.to_contiguous(), part, norm, rotation)
@@ -130,7 +128,7 @@ impl KernelBackend for Flex {
         d_out: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         let Some(single) = Heads::of(&[&x, &d_out], norm.as_ref(), rotation.as_ref()) else {
-            return body::split_heads_backward::<Self>(x, part, norm, rotation, d_out);
+            return portable::split_heads_backward::<Self>(x, part, norm, rotation, d_out);
         };
         let (x, d_out) = (x.to_contiguous(), d_out.to_contiguous());
         backward::split_heads(&x, part, single.norm(), single.rotation(), &d_out)
@@ -144,7 +142,7 @@ impl KernelBackend for Flex {
         d_out: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         let Some(single) = Heads::of(&[&x, &d_out, &norm.0], None, rotation.as_ref()) else {
-            return body::head_norm_backward::<Self>(x, part, norm, rotation, d_out);
+            return portable::head_norm_backward::<Self>(x, part, norm, rotation, d_out);
         };
         let (x, d_out) = (x.to_contiguous(), d_out.to_contiguous());
         let (weight, epsilon) = (norm.0.to_contiguous(), norm.1 as f32);

@@ -6,7 +6,7 @@ use burn::tensor::TensorData;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use crate::conv::PatchGrid;
+use crate::PatchGrid;
 
 /// Patches `[rows, columns]` of `[B, T, H, W, C]` in f32, whose strides may be any: it is read again
 /// for each run of lines, and a copy would be made each time.

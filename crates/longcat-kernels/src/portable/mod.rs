@@ -4,23 +4,36 @@
 //! inputs and outputs is bounded by tiles: linear in the number of tokens.
 
 mod attention;
-mod backward;
+mod attention_backward;
 mod blocks;
+mod conv3d;
+mod elementwise;
 mod gather;
+mod groups;
+mod heads;
 mod linear;
 mod low_rank;
 mod matmul;
+mod norm;
 mod select;
 mod sums;
 mod upload;
 
 pub use attention::attention_forward;
-pub use backward::attention_backward;
+pub use attention_backward::attention_backward;
 pub(crate) use blocks::{list_to_mask, mask_to_list};
+#[cfg(feature = "cuda")]
+pub(crate) use conv3d::add_bias;
+pub use conv3d::{conv3d, conv3d_matrix, conv3d_patches};
+pub(crate) use conv3d::{conv3d_weight_backward, conv3d_x_backward};
+pub use elementwise::{gated, gated_residual, silu_mul, silu_mul_backward};
+pub(crate) use groups::{group_sums, product_sums};
+pub use heads::{head_norm_backward, split_heads, split_heads_backward};
 pub use linear::linear;
 pub use low_rank::add_low_rank;
 pub(crate) use matmul::filled;
 pub use matmul::{matmul, matmul_nt};
+pub use norm::{layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};
 pub use select::select_blocks;
 pub use sums::{block_sums, column_sums, softmax_with_lse};
 pub use upload::float_from_bytes;

@@ -7,7 +7,7 @@ use burn::tensor::{Bool, Tensor, activation::softmax, backend::Backend};
 use burn_backend::tensor::{FloatTensor, IntTensor};
 
 use super::{from_float, mask_to_list};
-use crate::backend::BlockRule;
+use crate::BlockRule;
 
 /// Halvings of the range of scores. What is left of the range is below the rounding of f32 scores;
 /// scores that close count as equal.

@@ -6,14 +6,16 @@ use longcat_dit::{DitConfig, DitError, LongCatTransformer, TextCondition};
 use longcat_kernels::KernelBackend;
 use longcat_text::TextEncoder;
 use longcat_vae::{Progress, Tiling, VaeError, VaeOptions, WanVae, WanVaeConfig};
+use longcat_weights::ConfigError;
 
 use super::predict::Model;
-use super::{Observer, Posterior, Sampling, VideoSize};
-use crate::VideoError;
+use super::request::check_size;
+use super::{Observer, Posterior, Sampling};
 use crate::adapters::Adapters;
 use crate::checkpoint::Checkpoint;
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::scheduler::{FlowMatchScheduler, Schedule};
+use crate::{VideoError, VideoSize};
 
 /// How a pipeline treats its components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,13 +97,16 @@ impl<B: KernelBackend> Pipeline<B> {
         let transformer_config = checkpoint.transformer_config()?;
         let vae_config = checkpoint.vae_config()?;
         if vae_config.z_dim != transformer_config.in_channels {
-            return Err(VideoError::Config {
+            let error = ConfigError::Invalid {
                 path: root.join("vae/config.json"),
-                reason: format!(
-                    "z_dim is {} and the transformer's in_channels is {}",
-                    vae_config.z_dim, transformer_config.in_channels
+                key: "z_dim".into(),
+                value: vae_config.z_dim.to_string(),
+                expected: format!(
+                    "the transformer's in_channels is {}; they must be equal",
+                    transformer_config.in_channels
                 ),
-            });
+            };
+            return Err(error.into());
         }
         Ok(Self {
             scheduler: checkpoint.scheduler()?,
@@ -209,7 +214,7 @@ impl<B: KernelBackend> Pipeline<B> {
 
     /// Height and width in latents.
     pub(crate) fn latent_size(&self, size: VideoSize) -> Result<[usize; 2], VideoError> {
-        size.check(self.pixel_multiple())?;
+        check_size(size, self.pixel_multiple())?;
         let factor = self.vae_config.scale_factor_spatial;
         Ok([size.height / factor, size.width / factor])
     }

@@ -4,11 +4,12 @@ use longcat_kernels::KernelBackend;
 
 use super::denoise::Denoise;
 use super::predict::Conditions;
-use super::{Generated, Observer, Pipeline, Posterior, VideoSize};
-use crate::VideoError;
+use super::request::check_size;
+use super::{Generated, Observer, Pipeline, Posterior};
 use crate::frames::{PixelFrames, resample};
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::scheduler::ScheduleMode;
+use crate::{VideoError, VideoSize};
 
 /// Latent frames are padded to a multiple of this, for the chunks of block-sparse attention.
 const LATENT_MULTIPLE: usize = 4;
@@ -93,7 +94,7 @@ impl<B: KernelBackend> Pipeline<B> {
         noise: &mut dyn NoiseSource,
         observer: &mut dyn Observer<B>,
     ) -> Result<Refined<B>, VideoError> {
-        request.size.check(4 * self.pixel_multiple())?;
+        check_size(request.size, 4 * self.pixel_multiple())?;
         let given = request.video.len();
         let frames = if request.spatial_only {
             given

@@ -1,38 +1,26 @@
+//! What the requests have in common.
+
+use longcat_media::VideoSize;
 use longcat_vae::WanVaeConfig;
 
 use crate::VideoError;
 use crate::scheduler::ScheduleMode;
 
-/// Width and height in pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VideoSize {
-    /// Pixels per row.
-    pub width: usize,
-    /// Rows.
-    pub height: usize,
-}
-
-impl VideoSize {
-    pub(crate) fn check(self, multiple: usize) -> Result<(), VideoError> {
-        if self.width == 0
-            || self.height == 0
-            || !self.width.is_multiple_of(multiple)
-            || !self.height.is_multiple_of(multiple)
-        {
-            let near = |x: usize| (x.max(1)).next_multiple_of(multiple);
-            return Err(VideoError::invalid(
-                "size",
-                format!(
-                    "{}x{} is not divisible by {multiple}; {}x{} would be",
-                    self.width,
-                    self.height,
-                    near(self.width),
-                    near(self.height)
-                ),
-            ));
-        }
-        Ok(())
+/// Refuses a size whose sides are not divisible by `multiple`.
+pub(crate) fn check_size(size: VideoSize, multiple: usize) -> Result<(), VideoError> {
+    let VideoSize { width, height } = size;
+    let fits = |side: usize| side > 0 && side.is_multiple_of(multiple);
+    if fits(width) && fits(height) {
+        return Ok(());
     }
+    let near = |side: usize| side.max(1).next_multiple_of(multiple);
+    Err(VideoError::invalid(
+        "size",
+        format!(
+            "{size} is not divisible by {multiple}; {} would be",
+            VideoSize::new(near(width), near(height))
+        ),
+    ))
 }
 
 /// How a condition is taken from the VAE's posterior.

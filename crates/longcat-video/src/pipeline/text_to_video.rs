@@ -3,9 +3,9 @@ use longcat_kernels::KernelBackend;
 use super::denoise::Denoise;
 use super::predict::Conditions;
 use super::request::latent_frames;
-use super::{Generated, Observer, Pipeline, Sampling, VideoSize};
-use crate::VideoError;
+use super::{Generated, Observer, Pipeline, Sampling};
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
+use crate::{VideoError, VideoSize};
 
 /// What text-to-video needs.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,0 +1,44 @@
+//! Counts of launches.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub(crate) static FORWARD_HOPPER: AtomicU64 = AtomicU64::new(0);
+pub(crate) static BACKWARD_HOPPER: AtomicU64 = AtomicU64::new(0);
+pub(super) static FORWARD_MMA: AtomicU64 = AtomicU64::new(0);
+pub(super) static FORWARD_PLAIN: AtomicU64 = AtomicU64::new(0);
+pub(super) static BACKWARD_MMA: AtomicU64 = AtomicU64::new(0);
+pub(super) static BACKWARD_PLAIN: AtomicU64 = AtomicU64::new(0);
+pub(super) static SELECTION: AtomicU64 = AtomicU64::new(0);
+
+/// How often each fused kernel was launched by this process; tests use it to tell a fused kernel
+/// from the portable body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Launches {
+    /// Forward attention on tensor cores, by the kernel for Hopper.
+    pub forward_hopper: u64,
+    /// Forward attention on tensor cores.
+    pub forward_mma: u64,
+    /// Forward attention without.
+    pub forward_plain: u64,
+    /// Backward attention on tensor cores, by the kernels for Hopper.
+    pub backward_hopper: u64,
+    /// Backward attention on tensor cores.
+    pub backward_mma: u64,
+    /// Backward attention without.
+    pub backward_plain: u64,
+    /// Block selection.
+    pub selection: u64,
+}
+
+/// The launches so far.
+pub fn launches() -> Launches {
+    Launches {
+        forward_hopper: FORWARD_HOPPER.load(Ordering::Relaxed),
+        forward_mma: FORWARD_MMA.load(Ordering::Relaxed),
+        forward_plain: FORWARD_PLAIN.load(Ordering::Relaxed),
+        backward_hopper: BACKWARD_HOPPER.load(Ordering::Relaxed),
+        backward_mma: BACKWARD_MMA.load(Ordering::Relaxed),
+        backward_plain: BACKWARD_PLAIN.load(Ordering::Relaxed),
+        selection: SELECTION.load(Ordering::Relaxed),
+    }
+}

@@ -1,0 +1,89 @@
+//! Launching the forward kernels.
+
+use std::sync::atomic::Ordering;
+
+use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
+use cubecl::prelude::*;
+
+use super::counters::{FORWARD_MMA, FORWARD_PLAIN};
+use super::{List, addresses, empty_like, empty_rows, plan, with_readable_rows};
+use crate::cube::attention::forward_mma::forward_mma;
+use crate::cube::attention::plain::forward_plain;
+
+/// Output and log-sum-exp, or `None` where no kernel takes these tensors.
+pub(in crate::cube::attention) fn forward<R: CubeRuntime>(
+    q: &CubeTensor<R>,
+    k: &CubeTensor<R>,
+    v: &CubeTensor<R>,
+    list: &List<R>,
+    scale: f64,
+) -> Option<(CubeTensor<R>, CubeTensor<R>)> {
+    #[cfg(feature = "cuda")]
+    if let Some(attended) = crate::cuda::hopper::try_forward(q, k, v, list, scale) {
+        return Some(attended);
+    }
+    let plan = plan(q, k, scale)?;
+    let tile = plan.forward_tile(list);
+    let [q, k, v] = [q, k, v].map(|tensor| {
+        if tile.is_some() {
+            with_readable_rows(tensor.clone())
+        } else {
+            tensor.clone()
+        }
+    });
+    let out = empty_like(&q);
+    let lse = empty_rows(&q, &plan);
+    let client = q.client.clone();
+    let address = addresses(&[&q, &k, &v, &out, &list.indices]);
+    let list = list.clone();
+    let rows = tile.map_or(plan.side, |tile| tile.rows());
+    let cubes = plan.cubes(plan.queries, list.block_q, rows);
+    // SAFETY: rows and blocks past the end are clamped or skipped, and every loop ends.
+    unsafe {
+        if let Some(tile) = tile {
+            FORWARD_MMA.fetch_add(1, Ordering::Relaxed);
+            forward_mma::launch_unchecked::<R>(
+                &client,
+                cubes,
+                CubeDim::new_1d(tile.units() as u32),
+                address,
+                q.into_tensor_arg(),
+                k.into_tensor_arg(),
+                v.into_tensor_arg(),
+                list.indices.into_tensor_arg(),
+                list.counts.into_tensor_arg(),
+                list.key_valid.into_tensor_arg(),
+                out.clone().into_tensor_arg(),
+                lse.clone().into_tensor_arg(),
+                scale as f32,
+                list.block_q as u32,
+                list.block_k as u32,
+                tile,
+                plan.dtype,
+            );
+        } else {
+            FORWARD_PLAIN.fetch_add(1, Ordering::Relaxed);
+            let tile = plan.plain_tile(list.sparse);
+            forward_plain::launch_unchecked::<R>(
+                &client,
+                cubes,
+                CubeDim::new_2d(tile.side as u32, tile.side as u32),
+                address,
+                q.into_tensor_arg(),
+                k.into_tensor_arg(),
+                v.into_tensor_arg(),
+                list.indices.into_tensor_arg(),
+                list.counts.into_tensor_arg(),
+                list.key_valid.into_tensor_arg(),
+                out.clone().into_tensor_arg(),
+                lse.clone().into_tensor_arg(),
+                scale as f32,
+                list.block_q as u32,
+                list.block_k as u32,
+                tile,
+                plan.dtype,
+            );
+        }
+    }
+    Some((out, lse))
+}

@@ -1,0 +1,134 @@
+//! Code that is not cubecl's, on cubecl's devices: one engine per device, used on its thread.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::cuda::CudaRuntime;
+use cubecl::server::{Binding, ComputeServer};
+use cubecl::stream_id::StreamId;
+
+use crate::cuda::stream::{Server, device_thread, lock};
+
+/// What is set up once per device. Handles may be used from any thread, one at a time.
+pub(crate) trait Engine: Send + Sized + 'static {
+    /// Sets up device `index`, whose context must be current on this thread.
+    fn open(index: usize) -> Result<Self, String>;
+}
+
+/// The engines of one kind.
+pub(crate) struct Engines<E> {
+    /// By device index, or why there is none.
+    by_device: Mutex<BTreeMap<usize, Result<E, String>>>,
+    /// Why work that was accepted did not run. Its output holds garbage, so the next call panics.
+    failure: Mutex<Option<String>>,
+    /// What failed then, in words.
+    what: &'static str,
+    /// The environment variable that does without.
+    switch: &'static str,
+}
+
+impl<E: Engine> Engines<E> {
+    pub(crate) const fn new(what: &'static str, switch: &'static str) -> Self {
+        Self {
+            by_device: Mutex::new(BTreeMap::new()),
+            failure: Mutex::new(None),
+            what,
+            switch,
+        }
+    }
+
+    /// Why a device has no engine, if one that was asked for has none.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        let engines = self.engines();
+        engines
+            .values()
+            .find_map(|engine| engine.as_ref().err().cloned())
+    }
+
+    /// Whether a device does something: what its engine knows of it, or else finds out.
+    pub(crate) fn is_ready(
+        &'static self,
+        index: usize,
+        known: impl FnOnce(&E) -> Option<bool>,
+        prepare: impl FnOnce(&mut E) -> bool + Send + 'static,
+    ) -> bool {
+        match self.engines().get(&index) {
+            Some(Err(_)) => return false,
+            Some(Ok(engine)) => {
+                if let Some(known) = known(engine) {
+                    return known;
+                }
+            }
+            None => {}
+        }
+        // On the thread that owns the device, where its context is current.
+        device_thread(index)
+            .submit_blocking(move |_| {
+                self.engines()
+                    .entry(index)
+                    .or_insert_with(|| E::open(index))
+                    .as_mut()
+                    .is_ok_and(prepare)
+            })
+            .unwrap_or(false)
+    }
+
+    /// Queues `work` on the thread of the tensors' device, where its context is current, after
+    /// whatever this thread queued there before. It gets the addresses of the tensors.
+    ///
+    /// # Panics
+    /// If earlier work failed.
+    pub(crate) fn submit<const N: usize>(
+        &'static self,
+        tensors: [&CubeTensor<CudaRuntime>; N],
+        work: impl FnOnce(&E, [u64; N]) -> Result<(), String> + Send + 'static,
+    ) {
+        self.submit_to(tensors[0].device.index, tensors, work);
+    }
+
+    /// As [`Self::submit`], on a device that no tensor needs to name.
+    pub(crate) fn submit_to<const N: usize>(
+        &'static self,
+        index: usize,
+        tensors: [&CubeTensor<CudaRuntime>; N],
+        work: impl FnOnce(&E, [u64; N]) -> Result<(), String> + Send + 'static,
+    ) {
+        if let Some(failure) = lock(&self.failure).as_ref() {
+            let Self { what, switch, .. } = self;
+            panic!("{what} failed: {failure}; {switch}=1 avoids it");
+        }
+        let bindings = tensors.map(|tensor| tensor.handle.clone().binding());
+        device_thread(index).submit(move |server| {
+            if let Err(failure) = self.run(server, index, bindings, work) {
+                *lock(&self.failure) = Some(failure);
+            }
+        });
+    }
+
+    fn run<const N: usize>(
+        &self,
+        server: &mut Server,
+        index: usize,
+        bindings: [Binding; N],
+        work: impl FnOnce(&E, [u64; N]) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let stream = StreamId::current();
+        let mut addresses = [0; N];
+        for (address, binding) in addresses.iter_mut().zip(bindings) {
+            // Asking for a buffer also makes the device's context current on this thread.
+            *address = server
+                .get_resource(binding, stream)
+                .map(|resource| resource.resource().ptr)
+                .map_err(|err| format!("{err:?}"))?;
+        }
+        match self.engines().get(&index) {
+            Some(Ok(engine)) => work(engine, addresses),
+            _ => Err(format!("device {index} has no engine")),
+        }
+    }
+
+    fn engines(&self) -> MutexGuard<'_, BTreeMap<usize, Result<E, String>>> {
+        lock(&self.by_device)
+    }
+}

@@ -1,0 +1,11 @@
+//! What runs on CUDA beside cubecl: libraries and kernels in CUDA C++, on cubecl's devices and streams.
+
+pub(crate) mod cublas;
+pub(crate) mod cudnn;
+mod engines;
+pub(crate) mod hopper;
+mod library;
+pub(crate) mod memory;
+mod stream;
+pub(crate) mod transfers;
+pub(crate) mod upload;

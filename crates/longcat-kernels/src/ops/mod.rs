@@ -1,0 +1,28 @@
+//! What models call: functions of tensors, which check shapes and call [`KernelBackend`].
+//!
+//! [`KernelBackend`]: crate::KernelBackend
+
+mod attention;
+mod blocks;
+pub mod bsa;
+mod conv3d;
+mod elementwise;
+mod heads;
+mod linear;
+mod low_rank;
+mod norm;
+mod patch_grid;
+
+pub use attention::{attention, attention_with_lse};
+pub use blocks::{BlockList, BlockRule, CdfRule, TransposedBlocks};
+#[cfg(feature = "cubecl")]
+pub(crate) use conv3d::output_shape;
+pub use conv3d::{Conv3dOptions, conv3d};
+pub(crate) use conv3d::{matrix_shape, padded_rows};
+pub use elementwise::{gated_residual, silu_mul};
+pub use heads::{Rotation, merge_heads, split_heads};
+pub use linear::{linear, matmul_nt};
+pub use low_rank::{LowRankPart, add_low_rank};
+pub(crate) use norm::MIN_SQUARED_NORM;
+pub use norm::{layer_norm, rms_norm};
+pub use patch_grid::PatchGrid;

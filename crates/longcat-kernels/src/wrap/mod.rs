@@ -1,0 +1,5 @@
+//! [`KernelBackend`](crate::KernelBackend) for backends that wrap another.
+
+mod autodiff;
+#[cfg(feature = "cubecl")]
+mod fusion;

@@ -1,0 +1,191 @@
+//! H.264 through OpenH264, whose source is compiled into this crate.
+
+use openh264::OpenH264API;
+use openh264::encoder::{
+    Encoder, EncoderConfig, FrameRate, FrameType, IntraFramePeriod, Profile, QpRange,
+    RateControlMode, VuiConfig,
+};
+use openh264::formats::YUVSlices;
+
+use crate::colour::{ColourSpace, Matrix, Planes};
+
+/// What the encoder is told to write into the stream, and the pictures are converted to.
+pub(crate) const WRITTEN: ColourSpace = ColourSpace {
+    matrix: Matrix::Bt709,
+    full_range: false,
+};
+
+/// NAL unit types that matter to a container.
+const IDR: u8 = 5;
+const SPS: u8 = 7;
+const PPS: u8 = 8;
+
+/// One encoded picture.
+pub(crate) struct Picture {
+    /// Slices and supplemental data, each with its length in four bytes before it.
+    pub(crate) data: Vec<u8>,
+    /// Whether decoding can start here.
+    pub(crate) keyframe: bool,
+}
+
+/// Parameter sets, without start codes.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct ParameterSets {
+    pub(crate) sps: Vec<u8>,
+    pub(crate) pps: Vec<u8>,
+}
+
+/// Encodes frames of one size with a constant quantiser.
+pub(crate) struct H264Encoder {
+    encoder: Encoder,
+    parameters: Option<ParameterSets>,
+}
+
+impl H264Encoder {
+    pub(crate) fn new(fps: f64, quality: u8) -> Result<Self, String> {
+        let quantiser = 46 - (u32::from(quality.min(100)) * 36 / 100) as u8;
+        let config = EncoderConfig::new()
+            .profile(Profile::Baseline)
+            .max_frame_rate(FrameRate::from_hz(fps as f32))
+            // The mode that neither drops frames nor looks at the bit rate, and keeps to the range.
+            .rate_control_mode(RateControlMode::Bufferbased)
+            .qp(QpRange::new(quantiser, quantiser))
+            .skip_frames(false)
+            .adaptive_quantization(false)
+            .background_detection(false)
+            // Players seek to key frames: one every two seconds.
+            .intra_frame_period(IntraFramePeriod::from_num_frames(
+                (2.0 * fps).round().max(1.0) as u32,
+            ))
+            .vui(VuiConfig::bt709());
+        let encoder = Encoder::with_api_config(OpenH264API::from_source(), config)
+            .map_err(|e| e.to_string())?;
+        Ok(Self {
+            encoder,
+            parameters: None,
+        })
+    }
+
+    /// Parameter sets of the stream, known after the first picture.
+    pub(crate) fn parameters(&self) -> Option<&ParameterSets> {
+        self.parameters.as_ref()
+    }
+
+    pub(crate) fn encode(&mut self, planes: &Planes) -> Result<Picture, String> {
+        let (width, height) = (planes.width, planes.height);
+        let source = YUVSlices::new(
+            (&planes.y, &planes.u, &planes.v),
+            (width, height),
+            (width, width / 2, width / 2),
+        );
+        let stream = self.encoder.encode(&source).map_err(|e| e.to_string())?;
+        if matches!(stream.frame_type(), FrameType::Skip | FrameType::Invalid) {
+            return Err("the encoder dropped a frame".into());
+        }
+        let bytes = stream.to_vec();
+        let mut picture = Picture {
+            data: Vec::with_capacity(bytes.len()),
+            keyframe: false,
+        };
+        let (mut sps, mut pps) = (None, None);
+        for unit in split_annex_b(&bytes) {
+            match unit.first().map(|header| header & 0x1f) {
+                None => {}
+                Some(SPS) => sps = Some(unit.to_vec()),
+                Some(PPS) => pps = Some(unit.to_vec()),
+                Some(kind) => {
+                    picture.keyframe |= kind == IDR;
+                    picture.data.extend((unit.len() as u32).to_be_bytes());
+                    picture.data.extend(unit);
+                }
+            }
+        }
+        if let (Some(sps), Some(pps)) = (sps, pps) {
+            let sets = ParameterSets { sps, pps };
+            // The container holds them once, for all of the stream.
+            if self.parameters.as_ref().is_some_and(|known| *known != sets) {
+                return Err("the encoder changed its parameters within the stream".into());
+            }
+            self.parameters = Some(sets);
+        }
+        Ok(picture)
+    }
+}
+
+/// NAL units of a stream in which start codes (`00 00 01`) separate them.
+fn split_annex_b(stream: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut starts: Vec<usize> = stream
+        .windows(3)
+        .enumerate()
+        .filter(|(_, bytes)| *bytes == [0, 0, 1])
+        .map(|(i, _)| i + 3)
+        .collect();
+    starts.push(stream.len() + 3);
+    (1..starts.len()).map(move |i| {
+        let unit = &stream[starts[i - 1]..starts[i] - 3];
+        // Zeros before a start code belong to it; a unit never ends in one.
+        let end = unit
+            .iter()
+            .rposition(|&b| b != 0)
+            .map_or(0, |last| last + 1);
+        &unit[..end]
+    })
+}
+
+/// Turns a picture whose NAL units carry their length in `length_size` bytes into one with start
+/// codes; `None` if the lengths do not add up.
+pub(crate) fn to_annex_b(picture: &[u8], length_size: usize, out: &mut Vec<u8>) -> Option<()> {
+    let mut rest = picture;
+    while !rest.is_empty() {
+        let (length, after) = rest.split_at_checked(length_size)?;
+        let length = length.iter().fold(0, |n, &b| n << 8 | usize::from(b));
+        let (unit, after) = after.split_at_checked(length)?;
+        append_unit(unit, out);
+        rest = after;
+    }
+    Some(())
+}
+
+/// Appends a NAL unit with a start code before it.
+pub(crate) fn append_unit(unit: &[u8], out: &mut Vec<u8>) {
+    out.extend([0, 0, 0, 1]);
+    out.extend(unit);
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::sps::{SignalType, signal_type};
+
+    #[test]
+    fn the_stream_says_which_colour_space_it_has() {
+        let mut encoder = H264Encoder::new(15.0, 75).unwrap();
+        let planes = WRITTEN.to_planes(&[128; 32 * 16 * 3], 32, 16);
+        let picture = encoder.encode(&planes).unwrap();
+        assert!(picture.keyframe);
+        let expected = SignalType {
+            matrix: 1,
+            full_range: false,
+        };
+        let sets = encoder.parameters().unwrap();
+        assert_eq!(signal_type(&sets.sps), Some(expected));
+    }
+
+    #[test]
+    fn units_are_found_between_start_codes() {
+        let stream = [0, 0, 0, 1, 7, 9, 0, 0, 1, 8, 0, 0, 0, 1, 5, 0, 3, 4];
+        let units: Vec<&[u8]> = split_annex_b(&stream).collect();
+        assert_eq!(units, [&[7, 9][..], &[8], &[5, 0, 3, 4]]);
+        assert_eq!(split_annex_b(&[]).count(), 0);
+    }
+
+    #[test]
+    fn lengths_that_do_not_add_up_are_refused() {
+        let mut out = Vec::new();
+        assert_eq!(to_annex_b(&[0, 2, 5, 6, 0, 1, 7], 2, &mut out), Some(()));
+        assert_eq!(out, [0, 0, 0, 1, 5, 6, 0, 0, 0, 1, 7]);
+        assert_eq!(to_annex_b(&[0, 3, 5, 6], 2, &mut out), None);
+        assert_eq!(to_annex_b(&[0], 2, &mut out), None);
+    }
+}

@@ -1,0 +1,156 @@
+//! Writing a video frame by frame, whatever its format.
+
+use std::path::Path;
+
+use crate::frames::frame_bytes;
+use crate::gif::GifWriter;
+use crate::image_folder::PngFolderWriter;
+use crate::mp4_writer::Mp4Writer;
+use crate::webp::WebPWriter;
+use crate::{MediaError, OutputFormat, VideoFrames};
+
+/// Size and speed of a video to be written.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct VideoSpec {
+    /// Pixels in a row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// Frames per second.
+    pub fps: f64,
+}
+
+/// How a video is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// For mp4: 0 (smallest) to 100 (best). The H.264 quantiser falls linearly from 46 to 10, as
+    /// everywhere in the file; the default of 75 gives 19, at which the loss is hard to see. The
+    /// other formats have nothing to choose.
+    pub quality: u8,
+}
+
+impl Default for WriteOptions {
+    fn default() -> Self {
+        Self { quality: 75 }
+    }
+}
+
+/// A video file that grows frame by frame.
+///
+/// It has a temporary name until [`finish`](Self::finish); dropped before, it leaves nothing.
+pub trait VideoWriter: Send {
+    /// Appends a frame, `[H, W, 3]` RGB.
+    ///
+    /// # Errors
+    /// [`MediaError::FrameBytes`] for a buffer of another size, or what the encoder or the disk
+    /// reports; the file cannot be continued after that.
+    fn push(&mut self, frame: &[u8]) -> Result<(), MediaError>;
+
+    /// Completes the file and gives it its name.
+    ///
+    /// # Errors
+    /// [`MediaError::NoFrames`], or what the encoder or the disk reports.
+    fn finish(self: Box<Self>) -> Result<(), MediaError>;
+}
+
+/// Starts a video file in the format that `path` asks for.
+///
+/// # Errors
+/// [`MediaError`] names the path: unknown format, a size or frame rate that the format cannot hold
+/// (mp4: even sides up to 3840 × 2160; GIF: at most 50 frames per second), no permission.
+pub fn create_video(
+    path: &Path,
+    spec: VideoSpec,
+    options: &WriteOptions,
+) -> Result<Box<dyn VideoWriter>, MediaError> {
+    let format = OutputFormat::from_path(path)?;
+    if options.quality > 100 {
+        return Err(MediaError::Quality(options.quality));
+    }
+    if spec.width == 0 || spec.height == 0 {
+        return Err(spec.size_error(path, "both sides must be positive"));
+    }
+    if !(spec.fps.is_finite() && spec.fps > 0.0) {
+        return Err(spec.rate_error(path, "it must be positive"));
+    }
+    let inner: Box<dyn VideoWriter> = match format {
+        OutputFormat::Mp4 => Box::new(Mp4Writer::create(path, spec, options.quality)?),
+        OutputFormat::Gif => Box::new(GifWriter::create(path, spec)?),
+        OutputFormat::WebP => Box::new(WebPWriter::create(path, spec)?),
+        OutputFormat::PngFolder => Box::new(PngFolderWriter::create(path, spec)?),
+    };
+    Ok(Box::new(Checked {
+        inner,
+        path: path.to_path_buf(),
+        frame_bytes: frame_bytes(spec.width, spec.height),
+        frames: 0,
+    }))
+}
+
+/// Writes all frames to `path` in the format that it asks for.
+///
+/// # Errors
+/// As [`create_video`] and [`VideoWriter`].
+pub fn write_video(
+    path: &Path,
+    video: &VideoFrames,
+    options: &WriteOptions,
+) -> Result<(), MediaError> {
+    let spec = VideoSpec {
+        width: video.width(),
+        height: video.height(),
+        fps: video.fps(),
+    };
+    let mut writer = create_video(path, spec, options)?;
+    for frame in video.frames() {
+        writer.push(frame)?;
+    }
+    writer.finish()
+}
+
+/// What all formats have in common: frames of the right size, and at least one.
+struct Checked {
+    inner: Box<dyn VideoWriter>,
+    path: std::path::PathBuf,
+    frame_bytes: usize,
+    frames: usize,
+}
+
+impl VideoWriter for Checked {
+    fn push(&mut self, frame: &[u8]) -> Result<(), MediaError> {
+        if frame.len() != self.frame_bytes {
+            return Err(MediaError::FrameBytes {
+                expected: self.frame_bytes,
+                found: frame.len(),
+            });
+        }
+        self.frames += 1;
+        self.inner.push(frame)
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), MediaError> {
+        if self.frames == 0 {
+            return Err(MediaError::NoFrames { path: self.path });
+        }
+        self.inner.finish()
+    }
+}
+
+impl VideoSpec {
+    pub(crate) fn size_error(&self, path: &Path, reason: &'static str) -> MediaError {
+        MediaError::Size {
+            path: path.to_path_buf(),
+            width: self.width,
+            height: self.height,
+            reason,
+        }
+    }
+
+    pub(crate) fn rate_error(&self, path: &Path, reason: &'static str) -> MediaError {
+        MediaError::FrameRate {
+            path: path.to_path_buf(),
+            fps: self.fps,
+            reason,
+        }
+    }
+}

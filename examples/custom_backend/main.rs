@@ -1,0 +1,78 @@
+//! A backend of one's own under the models, with one empty impl:
+//! `cargo run --release -p longcat-examples --example custom_backend`.
+//!
+//! [`Traced`] computes on the CPU like Burn's `Flex` and counts the calls it gets. The library has
+//! never heard of it; the one line below is all that it asks for. The heavy operations then run in
+//! their portable bodies, and the same seed makes the same video as on `Flex`, which has an
+//! attention kernel of its own.
+
+use std::error::Error;
+
+use burn_flex::{Flex, FlexDevice};
+use longcat_builtin::builtin_checkpoint;
+use longcat_kernels::KernelBackend;
+use longcat_video::{
+    CFG_STEP_LORA, Pipeline, PipelineOptions, Sampling, SeededNoise, Silent, TextToVideoRequest,
+    VideoSize,
+};
+
+mod traced;
+
+use traced::{Traced, calls};
+
+impl KernelBackend for Traced {}
+
+/// Latents of the two backends may differ by rounding, and by no more than this.
+const TOLERANCE: f32 = 1e-3;
+
+/// The latents of a short distilled video.
+fn latents<B: KernelBackend>(device: &B::Device) -> Result<Vec<f32>, Box<dyn Error>> {
+    let root = builtin_checkpoint()?;
+    let mut pipeline = Pipeline::<B>::open(&root, PipelineOptions::default(), device)?;
+    let adapter = pipeline.checkpoint().bundled_lora(CFG_STEP_LORA)?;
+    pipeline.load_lora(CFG_STEP_LORA, &adapter)?;
+    pipeline.use_loras(&[(CFG_STEP_LORA, 1.0)])?;
+    let request = TextToVideoRequest {
+        prompts: vec!["a red circle moves right".into()],
+        negative_prompt: String::new(),
+        size: VideoSize {
+            width: 64,
+            height: 64,
+        },
+        frames: 17,
+        sampling: Sampling {
+            steps: 4,
+            ..Sampling::distilled()
+        },
+    };
+    let made = pipeline.text_to_video(&request, &mut SeededNoise::new(0), &mut Silent)?;
+    Ok(made.latents.into_data().to_vec()?)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let ours = latents::<Traced>(&FlexDevice)?;
+    let calls = calls();
+    let theirs = latents::<Flex>(&FlexDevice)?;
+
+    let differences = || ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs());
+    let largest = differences().fold(0.0, f32::max);
+    println!(
+        "{} latent values; Traced and Flex differ by at most {largest:e}",
+        ours.len()
+    );
+
+    let total: u64 = calls.values().sum();
+    let matmuls = calls.get("float_matmul").copied().unwrap_or(0);
+    println!("Traced got {total} calls, {matmuls} of them float_matmul; the most frequent:");
+    let mut calls: Vec<_> = calls.into_iter().collect();
+    calls.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+    for (name, count) in calls.iter().take(8) {
+        println!("{count:>8}  {name}");
+    }
+
+    // Written so that a NaN counts as a difference.
+    if ours.len() != theirs.len() || !differences().all(|d| d <= TOLERANCE) {
+        return Err(format!("the latents differ by more than {TOLERANCE:e}").into());
+    }
+    Ok(())
+}
