@@ -3,8 +3,9 @@
 use std::error::Error;
 use std::path::Path;
 
+use longcat_runtime::DeviceSpec;
+use longcat_video::PixelFrames;
 use longcat_video::media::{VideoSpec, WriteOptions, create_video};
-use longcat_video::{DeviceSpec, PixelFrames};
 
 /// The device named as the first argument; `cpu` without one.
 ///

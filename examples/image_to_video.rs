@@ -4,11 +4,13 @@
 use std::error::Error;
 use std::path::Path;
 
+use longcat_builtin::builtin_checkpoint;
 use longcat_examples::{device, write};
+use longcat_runtime::{DeviceTask, on_device};
 use longcat_video::media::read_image;
 use longcat_video::{
-    DeviceTask, ImageToVideoRequest, KernelBackend, Pipeline, PipelineOptions, PixelFrames,
-    Posterior, Sampling, SeededNoise, Silent, VideoSize, builtin_checkpoint, on_device,
+    ImageToVideoRequest, KernelBackend, Pipeline, PipelineOptions, PixelFrames, Posterior,
+    Sampling, SeededNoise, Silent, VideoSize,
 };
 
 struct Task(PixelFrames);

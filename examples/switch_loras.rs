@@ -3,11 +3,12 @@
 
 use std::error::Error;
 
+use longcat_builtin::builtin_checkpoint;
 use longcat_examples::{device, write};
+use longcat_runtime::{DeviceTask, on_device};
 use longcat_video::{
-    CFG_STEP_LORA, DeviceTask, KernelBackend, Pipeline, PipelineOptions, PixelFrames,
-    REFINEMENT_LORA, Sampling, SeededNoise, Silent, TextToVideoRequest, VideoSize,
-    builtin_checkpoint, on_device,
+    CFG_STEP_LORA, KernelBackend, Pipeline, PipelineOptions, PixelFrames, REFINEMENT_LORA,
+    Sampling, SeededNoise, Silent, TextToVideoRequest, VideoSize,
 };
 
 struct Task;

@@ -3,10 +3,12 @@
 
 use std::error::Error;
 
+use longcat_builtin::builtin_checkpoint;
 use longcat_examples::{device, write};
+use longcat_runtime::{DeviceTask, on_device};
 use longcat_video::{
-    DeviceTask, KernelBackend, Pipeline, PipelineOptions, PixelFrames, Sampling, SeededNoise,
-    Silent, TextToVideoRequest, VideoSize, builtin_checkpoint, on_device,
+    KernelBackend, Pipeline, PipelineOptions, PixelFrames, Sampling, SeededNoise, Silent,
+    TextToVideoRequest, VideoSize,
 };
 
 struct Task;

@@ -9,10 +9,11 @@
 use std::error::Error;
 
 use burn_flex::{Flex, FlexDevice};
+use longcat_builtin::builtin_checkpoint;
 use longcat_kernels::{KernelBackend, KernelDevice};
 use longcat_video::{
     CFG_STEP_LORA, Pipeline, PipelineOptions, Sampling, SeededNoise, Silent, TextToVideoRequest,
-    VideoSize, builtin_checkpoint,
+    VideoSize,
 };
 
 mod traced;

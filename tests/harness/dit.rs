@@ -1,7 +1,7 @@
 use burn::tensor::{DType, Tensor};
 use longcat_dit::{DitConfig, Embedded, LongCatTransformer, ParallelTransformer, TextCondition};
 use longcat_kernels::KernelBackend;
-use longcat_weights::WeightFiles;
+use longcat_weights::{JsonConfig, WeightFiles};
 
 use crate::case::read_json;
 use crate::{Case, Golden};
@@ -14,14 +14,12 @@ pub(crate) fn load<B: KernelBackend>(
     dtype: DType,
 ) -> LongCatTransformer<B> {
     let dir = golden.checkpoint(case).join("dit");
-    let mut json = read_json(&dir.join("config.json"))
-        .as_object()
-        .unwrap()
-        .clone();
+    let path = dir.join("config.json");
+    let mut json = read_json(&path).as_object().unwrap().clone();
     if let Some(overrides) = case.param("config_overrides").as_object() {
         json.extend(overrides.clone());
     }
-    let config = DitConfig::from_json(json).unwrap();
+    let config = DitConfig::from_json(JsonConfig::new(path, json)).unwrap();
     let files = WeightFiles::open(&dir).unwrap();
     let (mut model, _) =
         LongCatTransformer::load_with_config(&config, &files, Some(dtype), device).unwrap();

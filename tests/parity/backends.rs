@@ -4,10 +4,11 @@
 
 use burn_flex::{Flex, FlexDevice};
 use burn_wgpu::{Wgpu, WgpuDevice};
+use longcat_builtin::builtin_checkpoint;
 use longcat_shapes::{Clip, psnr};
 use longcat_video::{
     KernelBackend, Pipeline, PipelineOptions, PixelFrames, Sampling, SeededNoise, Silent,
-    TextToVideoRequest, VideoSize, builtin_checkpoint,
+    TextToVideoRequest, VideoSize,
 };
 
 /// A video of the built-in model in 16 guided steps.

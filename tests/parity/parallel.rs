@@ -2,10 +2,10 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use burn::tensor::{Tensor, TensorData};
+use longcat_builtin::builtin_checkpoint;
 use longcat_video::{
     ContinuationRequest, Generated, KernelBackend, Pipeline, PipelineOptions, PixelFrames,
     Posterior, RefineRequest, Sampling, SeededNoise, Silent, TextToVideoRequest, VideoSize,
-    builtin_checkpoint,
 };
 
 const SIZE: VideoSize = VideoSize {

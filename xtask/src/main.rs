@@ -68,8 +68,8 @@ enum Bench {
 }
 
 fn main() -> Result<()> {
-    longcat_cli::keep_freed_memory();
-    longcat_cli::set_up_gpu_runtime();
+    longcat_runtime::keep_freed_memory();
+    longcat_runtime::set_up_gpu_runtime();
     match Cli::parse().command {
         Command::MakeCheckpoint { output, seed } => checkpoint::write(&output, seed),
         Command::MakeShapes(args) => args.run(),

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use longcat_builtin::builtin_checkpoint;
+use longcat_runtime::{DeviceSpec, DeviceTask, on_device};
 use longcat_train::{Bar, Observer, Outcome, Progress, TrainError};
-use longcat_video::{DeviceSpec, DeviceTask, KernelBackend, on_device};
+use longcat_video::KernelBackend;
 
 /// Share of the time that is left after the trial in which steps are made; the rest is for loading,
 /// validating and saving.
@@ -116,6 +118,7 @@ impl Trial {
         let stop = self.stop.clone();
         let run = Run {
             config,
+            builtin: &builtin_checkpoint()?,
             trial: self,
             stop: &stop,
         };
@@ -178,6 +181,7 @@ impl Observer for Trial {
 
 struct Run<'a> {
     config: &'a Path,
+    builtin: &'a Path,
     trial: &'a mut Trial,
     stop: &'a AtomicBool,
 }
@@ -186,7 +190,13 @@ impl DeviceTask for Run<'_> {
     type Output = Result<Outcome, TrainError>;
 
     fn run<B: KernelBackend>(self, device: B::Device) -> Self::Output {
-        longcat_train::run::<B>(self.config, &device, self.trial, self.stop)
+        longcat_train::run::<B>(
+            self.config,
+            Some(self.builtin),
+            &device,
+            self.trial,
+            self.stop,
+        )
     }
 }
 

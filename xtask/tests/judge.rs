@@ -8,8 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 fn judge(task: &str, more: &[&str]) -> Value {
-    let model =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/longcat-video/assets/builtin");
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/longcat-builtin/assets");
     let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
         .args(["judge", task, "--json", "--model"])
         .arg(model)

@@ -2,7 +2,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use longcat_video::{DeviceList, VideoSize};
+use longcat_runtime::DeviceList;
+use longcat_video::VideoSize;
 
 /// Videos from prompts, images and videos with LongCat-Video, and tools for its LoRA adapters.
 #[derive(Debug, Parser)]

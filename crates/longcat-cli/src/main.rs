@@ -12,8 +12,8 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    longcat_cli::keep_freed_memory();
-    longcat_cli::set_up_gpu_runtime();
+    longcat_runtime::keep_freed_memory();
+    longcat_runtime::set_up_gpu_runtime();
     let result = match cli.command {
         Command::T2v(args) => commands::generate::text_to_video(args),
         Command::I2v(args) => commands::generate::image_to_video(args),

@@ -2,9 +2,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 use indicatif::{ProgressBar, ProgressStyle};
-use longcat_video::{KernelBackend, Observer, StepEvent, VideoError, save_latents};
+use longcat_video::{KernelBackend, Latents, Observer, StepEvent, VideoError};
 
 /// Progress on stderr, latents to a file, and Ctrl-C.
 pub struct Progress {
@@ -49,7 +49,7 @@ impl<B: KernelBackend> Observer<B> for Progress {
 
     fn latents(&mut self, latents: &Tensor<B, 5>) -> Result<(), VideoError> {
         match &self.latents {
-            Some(path) => save_latents(path, latents.clone().cast(DType::F32)),
+            Some(path) => Latents::from_tensor(latents.clone())?.write(path),
             None => Ok(()),
         }
     }

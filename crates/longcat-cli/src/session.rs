@@ -3,10 +3,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::{DType, Tensor};
+use longcat_builtin::builtin_checkpoint;
+use longcat_runtime::DeviceSpec;
 use longcat_video::media::{OutputFormat, VideoSpec, VideoWriter, WriteOptions, create_video};
 use longcat_video::{
-    CFG_STEP_LORA, DeviceSpec, KernelBackend, LongVideo, Pipeline, PipelineOptions, PixelFrames,
-    Sampling, Tiling, VideoSize, builtin_checkpoint, save_latents,
+    CFG_STEP_LORA, KernelBackend, Latents, LongVideo, Pipeline, PipelineOptions, PixelFrames,
+    Sampling, Tiling, VideoSize,
 };
 use serde::Serialize;
 
@@ -104,11 +106,11 @@ impl<B: KernelBackend> Session<B> {
                 model.device
             );
         }
-        longcat_video::set_cublas_enabled(!model.no_cublas);
+        longcat_runtime::set_cublas_enabled(!model.no_cublas);
         if matches!(model.device.first(), DeviceSpec::Cuda(_)) {
             let problems = [
-                longcat_video::cublas_problem(),
-                longcat_video::cudnn_problem(),
+                longcat_runtime::cublas_problem(),
+                longcat_runtime::cudnn_problem(),
             ];
             for problem in problems.into_iter().flatten() {
                 eprintln!("warning: {problem}");
@@ -161,7 +163,7 @@ impl<B: KernelBackend> Session<B> {
     /// Decodes latents, unless latents are all that is asked for, and writes the result.
     pub fn finish(&mut self, latents: Tensor<B, 5>, fps: f64) -> Result<()> {
         if latents_only(&self.output) {
-            save_latents(&self.output.output, latents)?;
+            Latents::from_tensor(latents)?.write(&self.output.output)?;
             return self.report(None, fps);
         }
         let pixels = self.pipeline.decode(latents, &mut self.progress)?;

@@ -1,10 +1,12 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 use clap::Args;
+use longcat_builtin::builtin_checkpoint;
+use longcat_runtime::{DeviceSpec, DeviceTask, on_device};
 use longcat_train::{Bar, Observer, Outcome, Quiet, TrainError};
-use longcat_video::{DeviceSpec, DeviceTask, KernelBackend, on_device};
+use longcat_video::KernelBackend;
 use serde_json::json;
 
 use crate::interrupt;
@@ -33,10 +35,15 @@ impl TrainLora {
         let mut bar = Bar::default();
         let mut quiet = Quiet;
         let observer: &mut dyn Observer = if self.json { &mut quiet } else { &mut bar };
+        // Only a configuration without a checkpoint needs it, and says so if it is not there.
+        let builtin = builtin_checkpoint()
+            .inspect_err(|e| eprintln!("warning: unpacking the built-in model: {e}"))
+            .ok();
         let outcome = on_device(
             self.device,
             Run {
                 args: self,
+                builtin: builtin.as_deref(),
                 observer,
                 stop: &stop,
             },
@@ -61,6 +68,7 @@ impl TrainLora {
 
 struct Run<'a> {
     args: &'a TrainLora,
+    builtin: Option<&'a Path>,
     observer: &'a mut dyn Observer,
     stop: &'a AtomicBool,
 }
@@ -69,6 +77,12 @@ impl DeviceTask for Run<'_> {
     type Output = Result<Outcome, TrainError>;
 
     fn run<B: KernelBackend>(self, device: B::Device) -> Self::Output {
-        longcat_train::run::<B>(&self.args.config, &device, self.observer, self.stop)
+        longcat_train::run::<B>(
+            &self.args.config,
+            self.builtin,
+            &device,
+            self.observer,
+            self.stop,
+        )
     }
 }

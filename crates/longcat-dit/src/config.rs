@@ -1,10 +1,10 @@
+//! `dit/config.json`: the sizes of the transformer.
+
 use std::path::Path;
 
 use longcat_kernels::BsaParams;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-
-use crate::DitError;
+use longcat_weights::{ConfigError, JsonConfig};
+use serde::Serialize;
 
 /// Keys of the official config that choose between equal implementations and change no number.
 const WITHOUT_EFFECT: &[&str] = &[
@@ -14,9 +14,9 @@ const WITHOUT_EFFECT: &[&str] = &[
     "cp_split_hw",
 ];
 
-/// The official `dit/config.json`. Defaults are those of the official code.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// The official `dit/config.json`. Defaults are those of the official code; what it serialises to
+/// is read back as it was.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DitConfig {
     /// Latent channels in.
     pub in_channels: usize,
@@ -27,7 +27,6 @@ pub struct DitConfig {
     /// Number of blocks.
     pub depth: usize,
     /// Attention heads (FastVideo's converted config calls them `num_attention_heads`).
-    #[serde(alias = "num_attention_heads")]
     pub num_heads: usize,
     /// Width of the text embeddings.
     pub caption_channels: usize,
@@ -71,35 +70,47 @@ impl DitConfig {
     /// Reads `config.json`.
     ///
     /// # Errors
-    /// [`DitError::Config`] names an unknown key, a wrong type or an unsupported value.
-    pub fn read(path: &Path) -> Result<Self, DitError> {
-        let text = std::fs::read_to_string(path).map_err(|cause| DitError::Io {
-            path: path.to_path_buf(),
-            cause,
-        })?;
-        let config = |reason: String| DitError::Config {
-            path: path.to_path_buf(),
-            reason,
-        };
-        let json: Map<String, Value> =
-            serde_json::from_str(&text).map_err(|e| config(e.to_string()))?;
-        Self::from_json(json).map_err(config)
+    /// [`ConfigError`] names an unknown key, a wrong type or an unsupported value.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        Self::from_json(JsonConfig::read(path)?)
     }
 
     /// Reads the keys of a parsed `config.json`.
     ///
     /// # Errors
-    /// A message that names the key.
-    pub fn from_json(mut json: Map<String, Value>) -> Result<Self, String> {
-        json.retain(|key, _| !key.starts_with('_') && !WITHOUT_EFFECT.contains(&key.as_str()));
-        let config: Self =
-            serde_json::from_value(Value::Object(json)).map_err(|e| e.to_string())?;
-        config.check()?;
+    /// As [`Self::read`].
+    pub fn from_json(mut json: JsonConfig) -> Result<Self, ConfigError> {
+        json.ignore(|key, _| key.starts_with('_') || WITHOUT_EFFECT.contains(&key));
+        // FastVideo's converted config has another name for it. With both, one stays unknown.
+        let num_heads = match json.contains("num_attention_heads") {
+            true => "num_attention_heads",
+            false => "num_heads",
+        };
+        let default = Self::default();
+        let config = Self {
+            in_channels: json.take_or("in_channels", default.in_channels)?,
+            out_channels: json.take_or("out_channels", default.out_channels)?,
+            hidden_size: json.take_or("hidden_size", default.hidden_size)?,
+            depth: json.take_or("depth", default.depth)?,
+            num_heads: json.take_or(num_heads, default.num_heads)?,
+            caption_channels: json.take_or("caption_channels", default.caption_channels)?,
+            mlp_ratio: json.take_or("mlp_ratio", default.mlp_ratio)?,
+            adaln_tembed_dim: json.take_or("adaln_tembed_dim", default.adaln_tembed_dim)?,
+            frequency_embedding_size: json
+                .take_or("frequency_embedding_size", default.frequency_embedding_size)?,
+            patch_size: json.take_or("patch_size", default.patch_size)?,
+            enable_bsa: json.take_or("enable_bsa", default.enable_bsa)?,
+            bsa_params: json.take_or("bsa_params", default.bsa_params)?,
+            text_tokens_zero_pad: json
+                .take_or("text_tokens_zero_pad", default.text_tokens_zero_pad)?,
+        };
+        json.finish()?;
+        config.check(&json)?;
         Ok(config)
     }
 
-    fn check(&self) -> Result<(), String> {
-        let positive = [
+    fn check(&self, json: &JsonConfig) -> Result<(), ConfigError> {
+        json.check_positive(&[
             ("in_channels", self.in_channels),
             ("out_channels", self.out_channels),
             ("hidden_size", self.hidden_size),
@@ -110,24 +121,21 @@ impl DitConfig {
             ("adaln_tembed_dim", self.adaln_tembed_dim),
             ("frequency_embedding_size", self.frequency_embedding_size),
             ("patch_size", self.patch_size.iter().product()),
-        ];
-        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(format!("{key} must be positive"));
-        }
+        ])?;
         if self.patch_size[0] != 1 {
-            return Err(format!(
-                "patch_size {:?}: patches over several frames are not supported",
-                self.patch_size
-            ));
+            let size = format!("{:?}", self.patch_size);
+            let supported = "a patch of one frame (patch_size [1, h, w])";
+            return Err(json.unsupported("patch_size", size, supported));
         }
         if !self.hidden_size.is_multiple_of(self.num_heads) || !self.head_dim().is_multiple_of(8) {
-            return Err(format!(
-                "hidden_size {} over num_heads {} must give a head width that is a multiple of 8",
-                self.hidden_size, self.num_heads
-            ));
+            let expected = format!(
+                "hidden_size over num_heads ({}) must be a whole multiple of 8",
+                self.num_heads
+            );
+            return Err(json.invalid("hidden_size", self.hidden_size, expected));
         }
         if self.enable_bsa && self.bsa_params.is_none() {
-            return Err("enable_bsa is true and bsa_params is absent".into());
+            return Err(json.invalid("enable_bsa", true, "bsa_params must then be given"));
         }
         Ok(())
     }
@@ -149,14 +157,29 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn parse(text: &str) -> Result<DitConfig, String> {
-        DitConfig::from_json(serde_json::from_str(text).unwrap())
+    fn parse(text: &str) -> Result<DitConfig, ConfigError> {
+        let keys = serde_json::from_str(text).unwrap();
+        DitConfig::from_json(JsonConfig::new("config.json", keys))
     }
 
     #[test]
     fn the_released_size_has_the_published_widths() {
         let config = parse("{}").unwrap();
         assert_eq!((config.head_dim(), config.ffn_dim()), (128, 11008));
+    }
+
+    #[test]
+    fn configs_survive_writing_and_reading() {
+        let config = DitConfig {
+            depth: 2,
+            num_heads: 16,
+            text_tokens_zero_pad: true,
+            ..DitConfig::default()
+        };
+        assert_eq!(
+            parse(&serde_json::to_string(&config).unwrap()).unwrap(),
+            config
+        );
     }
 
     #[test]
@@ -169,9 +192,12 @@ mod tests {
             (r#"{"enable_bsa": true}"#, "bsa_params"),
             (r#"{"bsa_params": {"chunk": 1}}"#, "chunk"),
         ] {
-            let message = parse(text).unwrap_err();
+            let message = parse(text).unwrap_err().to_string();
             assert!(message.contains(key), "{text}: {message}");
         }
         assert!(parse(r#"{"_class_name": "x", "enable_flashattn3": true}"#).is_ok());
+        let fastvideo = parse(r#"{"num_attention_heads": 16}"#).unwrap();
+        assert_eq!(fastvideo.num_heads, 16);
+        assert!(parse(r#"{"num_attention_heads": 16, "num_heads": 16}"#).is_err());
     }
 }

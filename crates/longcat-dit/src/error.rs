@@ -1,27 +1,14 @@
-use std::path::PathBuf;
+//! The error of this crate.
 
-use longcat_weights::WeightsError;
+use longcat_weights::{ConfigError, WeightsError};
 
 /// What can be wrong with a transformer's files or inputs.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DitError {
-    /// The config file could not be read.
-    #[error("{path}: {cause}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        cause: std::io::Error,
-    },
-    /// The config file is not what the official code writes.
-    #[error("{path}: {reason}")]
-    Config {
-        /// The file.
-        path: PathBuf,
-        /// The key and what is wrong with it.
-        reason: String,
-    },
+    /// The config file cannot be read or asks for another network.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The weights do not fit.
     #[error(transparent)]
     Weights(#[from] WeightsError),

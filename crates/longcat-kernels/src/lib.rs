@@ -24,7 +24,7 @@ pub use cube::set_up_gpu_runtime;
 pub use cuda::{
     cublas::{CublasStatus, cublas_status, set_cublas_enabled},
     cudnn::cudnn_problem,
-    memory::{CudaMemory, cuda_memory},
+    memory::{CudaMemory, cuda_device_count, cuda_device_starts, cuda_memory},
     transfers::nccl_problem,
 };
 pub use device::KernelDevice;

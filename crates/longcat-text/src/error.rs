@@ -1,48 +1,23 @@
+//! The error of this crate.
+
 use std::path::PathBuf;
 
-use longcat_weights::WeightsError;
+use longcat_weights::{ConfigError, WeightsError};
 
 /// What can be wrong with a text encoder or its tokenizer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TextError {
-    /// A file could not be read.
+    /// A config file cannot be read, or asks for another network or tokenizer.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The tokenizer file cannot be read.
     #[error("{path}: {cause}")]
     Io {
         /// The file.
         path: PathBuf,
         /// The cause.
         cause: std::io::Error,
-    },
-    /// A JSON file is malformed, or a key is absent or of the wrong type.
-    #[error("{path}: {reason}")]
-    InvalidConfig {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, with the key where there is one.
-        reason: String,
-    },
-    /// A key asks for behaviour that is not implemented.
-    #[error("{path}: {key} = {value} is not supported; only {supported} is")]
-    UnsupportedConfig {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: String,
-        /// Its value.
-        value: String,
-        /// What would be accepted.
-        supported: String,
-    },
-    /// A key that is not known, and so may change behaviour.
-    #[error(
-        "{path}: unknown key {key}; it may change what the network computes, so remove it only if it does not"
-    )]
-    UnknownConfigKey {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: String,
     },
     /// The weights do not load.
     #[error(transparent)]

@@ -1,7 +1,11 @@
+//! The tokenizer: prompts to token ids.
+
 use std::path::{Path, PathBuf};
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, Int, Tensor, TensorData};
+use longcat_weights::{ConfigError, JsonConfig};
+use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::{PostProcessor, Tokenizer, TruncationDirection};
 
@@ -51,7 +55,10 @@ impl PromptTokenizer {
     /// that is not in the vocabulary.
     pub fn load(dir: &Path) -> Result<Self, TextError> {
         let path = dir.join("tokenizer.json");
-        let bytes = read(&path)?;
+        let bytes = std::fs::read(&path).map_err(|cause| TextError::Io {
+            path: path.clone(),
+            cause,
+        })?;
         let mut tokenizer =
             Tokenizer::from_bytes(&bytes).map_err(|e| unusable(&path, e.to_string()))?;
         // Length is the caller's business; settings stored in the file would apply first.
@@ -59,10 +66,8 @@ impl PromptTokenizer {
             .with_padding(None)
             .with_truncation(None)
             .map_err(|e| unusable(&path, e.to_string()))?;
-        let config_path = dir.join("tokenizer_config.json");
-        let config: Value =
-            serde_json::from_slice(&read(&config_path)?).map_err(|e| bad_json(&config_path, e))?;
-        let pad = padding_token(&config, &config_path)?;
+        let mut config = JsonConfig::read(&dir.join("tokenizer_config.json"))?;
+        let pad = padding_token(&mut config)?;
         let pad_id = tokenizer
             .token_to_id(&pad)
             .ok_or_else(|| unusable(&path, format!("the padding token {pad} is not in it")))?;
@@ -76,8 +81,8 @@ impl PromptTokenizer {
             added,
             // Where there is no limit, Python writes 1e30, which is not a count of tokens.
             longest: config
-                .get("model_max_length")
-                .and_then(Value::as_u64)
+                .take_or("model_max_length", Value::Null)?
+                .as_u64()
                 .and_then(|length| usize::try_from(length).ok()),
         })
     }
@@ -144,42 +149,20 @@ impl PromptTokenizer {
 }
 
 /// `pad_token` of `tokenizer_config.json`: a string, or an object with `content`.
-fn padding_token(json: &Value, path: &Path) -> Result<String, TextError> {
-    if let Some(side) = json.get("padding_side").and_then(Value::as_str)
-        && side != "right"
-    {
-        return Err(TextError::UnsupportedConfig {
-            path: path.to_path_buf(),
-            key: "padding_side".into(),
-            value: side.into(),
-            supported: "right".into(),
-        });
+fn padding_token(config: &mut JsonConfig) -> Result<String, ConfigError> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Token {
+        Text(String),
+        Added { content: String },
     }
-    let token = match json.get("pad_token") {
-        Some(Value::String(token)) => Some(token.as_str()),
-        Some(object) => object.get("content").and_then(Value::as_str),
-        None => None,
-    };
-    token
-        .map(str::to_string)
-        .ok_or_else(|| TextError::InvalidConfig {
-            path: path.to_path_buf(),
-            reason: "pad_token is missing".into(),
-        })
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, TextError> {
-    std::fs::read(path).map_err(|cause| TextError::Io {
-        path: path.to_path_buf(),
-        cause,
+    let side: Option<String> = config.take_or("padding_side", None)?;
+    if let Some(side) = side.filter(|side| side != "right") {
+        return Err(config.unsupported("padding_side", side, "right"));
+    }
+    Ok(match config.take("pad_token")? {
+        Token::Text(token) | Token::Added { content: token } => token,
     })
-}
-
-fn bad_json(path: &Path, error: serde_json::Error) -> TextError {
-    TextError::InvalidConfig {
-        path: path.to_path_buf(),
-        reason: error.to_string(),
-    }
 }
 
 fn unusable(path: &Path, reason: String) -> TextError {

@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     let interrupt = AtomicBool::new(false);
     match run::<Flex>(
         config.as_ref(),
+        None,
         &FlexDevice,
         &mut Bar::default(),
         &interrupt,

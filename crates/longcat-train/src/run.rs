@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::tensor::DType;
 use longcat_kernels::KernelBackend;
 use longcat_text::{Umt5Config, Umt5Encoder};
-use longcat_video::{Checkpoint, PixelFrames, VideoError, builtin_checkpoint};
+use longcat_video::{Checkpoint, PixelFrames, VideoError};
 use rayon::prelude::*;
 
 use crate::cache::{Dataset, TextTable, encode, fingerprint};
@@ -24,6 +24,8 @@ use crate::{Observer, TrainError, VaeTask};
 /// Trains as the file at `config` says, on a device without autodiff (it is added here), from the
 /// newest checkpoint of the output folder if there is one.
 ///
+/// `default_checkpoint` is the base model of a file that names none.
+///
 /// `interrupt` may be set at any time (by Ctrl-C): the state is then saved and the run ends without
 /// an error.
 ///
@@ -31,14 +33,22 @@ use crate::{Observer, TrainError, VaeTask};
 /// [`TrainError`] names the key, file or clip.
 pub fn run<B: KernelBackend>(
     config: &Path,
+    default_checkpoint: Option<&Path>,
     device: &B::Device,
     observer: &mut dyn Observer,
     interrupt: &AtomicBool,
 ) -> Result<Outcome, TrainError> {
+    let path = config;
     let text = std::fs::read_to_string(config).map_err(|e| TrainError::io(config, e))?;
     let mut config = read_config(config)?;
     if config.model.checkpoint.as_os_str().is_empty() {
-        config.model.checkpoint = builtin_checkpoint()?;
+        config.model.checkpoint = default_checkpoint
+            .ok_or_else(|| TrainError::Config {
+                path: path.to_path_buf(),
+                key: "model.checkpoint".into(),
+                reason: "name the checkpoint directory that training starts from".into(),
+            })?
+            .to_path_buf();
     }
     match train::<B>(&config, text, device, observer, interrupt) {
         Err(TrainError::Interrupted) => Ok(Outcome {

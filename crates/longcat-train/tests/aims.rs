@@ -45,7 +45,14 @@ fn config(dir: &Path, name: &str, extra: &str) -> PathBuf {
 
 fn first_loss(dir: &Path, name: &str, extra: &str) -> f64 {
     let config = config(dir, name, extra);
-    run::<Inner>(&config, &FlexDevice, &mut Quiet, &AtomicBool::new(false)).unwrap();
+    run::<Inner>(
+        &config,
+        None,
+        &FlexDevice,
+        &mut Quiet,
+        &AtomicBool::new(false),
+    )
+    .unwrap();
     let lines = read_metrics(&dir.join(name).join("metrics.jsonl")).unwrap();
     let losses = lines.iter().find_map(|line| match line {
         Metric::Step { loss, .. } => Some(*loss),
@@ -138,7 +145,13 @@ fn refining_needs_the_first_stage_and_trains_on_padded_latents() {
                  train.steps = 2\nobjective.refine = 0.5\nvalidation.every = 2";
     list("");
     let path = config(dir.path(), "without", extra);
-    let error = run::<Inner>(&path, &FlexDevice, &mut Quiet, &AtomicBool::new(false));
+    let error = run::<Inner>(
+        &path,
+        None,
+        &FlexDevice,
+        &mut Quiet,
+        &AtomicBool::new(false),
+    );
     let message = error.unwrap_err().to_string();
     assert!(message.contains("refined"), "{message}");
     list(", \"source\": \"low\"");

@@ -62,7 +62,14 @@ impl Workshop {
     }
 
     fn run(&self, config: &Path) -> Outcome {
-        run::<Inner>(config, &FlexDevice, &mut Quiet, &AtomicBool::new(false)).unwrap()
+        run::<Inner>(
+            config,
+            None,
+            &FlexDevice,
+            &mut Quiet,
+            &AtomicBool::new(false),
+        )
+        .unwrap()
     }
 
     fn losses(&self, name: &str) -> Vec<(usize, f64)> {
@@ -109,6 +116,7 @@ fn a_resumed_run_is_bit_identical_to_an_uninterrupted_one() {
         let interrupt = AtomicBool::new(false);
         let outcome = run::<Inner>(
             &whole,
+            None,
             &FlexDevice,
             &mut StopAfter(stop, &interrupt),
             &interrupt,
@@ -225,7 +233,7 @@ fn a_broken_clip_is_named_and_left_out_only_on_request() {
     fs::write(shop.path("clips/broken.txt"), "nothing").unwrap();
     let config = shop.config("run", 1, "");
     let interrupt = AtomicBool::new(false);
-    let error = run::<Inner>(&config, &FlexDevice, &mut Quiet, &interrupt).unwrap_err();
+    let error = run::<Inner>(&config, None, &FlexDevice, &mut Quiet, &interrupt).unwrap_err();
     assert!(error.to_string().contains("broken.png"), "{error}");
 
     #[derive(Default)]
@@ -237,7 +245,7 @@ fn a_broken_clip_is_named_and_left_out_only_on_request() {
     }
     let mut skipped = Skipped::default();
     let config = shop.config("run", 1, "data.skip_broken = true");
-    run::<Inner>(&config, &FlexDevice, &mut skipped, &interrupt).unwrap();
+    run::<Inner>(&config, None, &FlexDevice, &mut skipped, &interrupt).unwrap();
     assert_eq!(skipped.0.len(), 1);
     assert!(skipped.0[0].contains("broken.png"));
 }
@@ -250,7 +258,7 @@ fn a_folder_without_clips_is_named_with_the_configuration() {
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("'clips'", "'empty'")).unwrap();
     let interrupt = AtomicBool::new(false);
-    let error = run::<Inner>(&config, &FlexDevice, &mut Quiet, &interrupt).unwrap_err();
+    let error = run::<Inner>(&config, None, &FlexDevice, &mut Quiet, &interrupt).unwrap_err();
     let error = error.to_string();
     for word in ["run.toml: data.path", "empty"] {
         assert!(error.contains(word), "{error}");
@@ -291,7 +299,13 @@ fn another_adapter_does_not_continue_from_a_checkpoint() {
     let shop = Workshop::new();
     shop.run(&shop.config("run", 1, ""));
     let config = shop.config("run", 2, "lora.dropout = 0.5");
-    let error = run::<Inner>(&config, &FlexDevice, &mut Quiet, &AtomicBool::new(false));
+    let error = run::<Inner>(
+        &config,
+        None,
+        &FlexDevice,
+        &mut Quiet,
+        &AtomicBool::new(false),
+    );
     let message = error.unwrap_err().to_string();
     assert!(message.contains("lora.dropout"), "{message}");
 }
@@ -445,6 +459,7 @@ fn a_run_killed_twenty_times_goes_on_from_its_newest_checkpoint() {
     let stop = before + 2;
     run::<Inner>(
         &config,
+        None,
         &FlexDevice,
         &mut StopAfter(stop, &interrupt),
         &interrupt,
@@ -455,6 +470,7 @@ fn a_run_killed_twenty_times_goes_on_from_its_newest_checkpoint() {
     let interrupt = AtomicBool::new(false);
     run::<Inner>(
         &config,
+        None,
         &FlexDevice,
         &mut StopAfter(stop, &interrupt),
         &interrupt,

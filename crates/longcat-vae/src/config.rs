@@ -1,9 +1,9 @@
+//! `vae/config.json`: the sizes of the VAE and the statistics of its latents.
+
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
-
-use crate::VaeError;
+use longcat_weights::{ConfigError, JsonConfig};
+use serde_json::Value;
 
 /// The network behind `vae/config.json` (diffusers' `AutoencoderKLWan`).
 #[derive(Debug, Clone, PartialEq)]
@@ -67,52 +67,39 @@ impl WanVaeConfig {
     /// Reads an official `vae/config.json`.
     ///
     /// # Errors
-    /// [`VaeError`] names the file and the key: unreadable or malformed JSON, values of the wrong
-    /// type, values that contradict each other or ask for another network, unknown keys.
-    pub fn read(path: &Path) -> Result<Self, VaeError> {
-        let text = std::fs::read_to_string(path).map_err(|cause| VaeError::Io {
-            path: path.to_path_buf(),
-            cause,
-        })?;
-        let json: Value = serde_json::from_str(&text).map_err(|e| invalid(path, e.to_string()))?;
-        let Value::Object(keys) = json else {
-            return Err(invalid(path, "expected a JSON object".into()));
-        };
-        let mut keys = Keys { path, keys };
+    /// [`ConfigError`] names the file and the key: unreadable or malformed JSON, values of the
+    /// wrong type, values that contradict each other or ask for another network, unknown keys.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let mut keys = JsonConfig::read(path)?;
         keys.require("_class_name", "AutoencoderKLWan")?;
         keys.require("is_residual", false)?;
         keys.require("patch_size", Value::Null)?;
         keys.require("attn_scales", Value::Array(Vec::new()))?;
         // Dropout acts in training only, and would be missed there.
         keys.require("dropout", 0.0)?;
-        keys.keys.remove("_diffusers_version");
-        keys.keys.remove("_name_or_path");
+        keys.ignore(|key, _| matches!(key, "_diffusers_version" | "_name_or_path"));
 
         let default = Self::default();
-        let base_dim = keys.take("base_dim", default.base_dim)?;
+        let base_dim = keys.take_or("base_dim", default.base_dim)?;
         let config = Self {
             base_dim,
-            decoder_base_dim: keys.take("decoder_base_dim", None)?.unwrap_or(base_dim),
-            z_dim: keys.take("z_dim", default.z_dim)?,
-            dim_mult: keys.take("dim_mult", default.dim_mult)?,
-            num_res_blocks: keys.take("num_res_blocks", default.num_res_blocks)?,
-            temperal_downsample: keys.take("temperal_downsample", default.temperal_downsample)?,
-            latents_mean: keys.take("latents_mean", default.latents_mean)?,
-            latents_std: keys.take("latents_std", default.latents_std)?,
-            in_channels: keys.take("in_channels", default.in_channels)?,
-            out_channels: keys.take("out_channels", default.out_channels)?,
+            decoder_base_dim: keys.take_or("decoder_base_dim", None)?.unwrap_or(base_dim),
+            z_dim: keys.take_or("z_dim", default.z_dim)?,
+            dim_mult: keys.take_or("dim_mult", default.dim_mult)?,
+            num_res_blocks: keys.take_or("num_res_blocks", default.num_res_blocks)?,
+            temperal_downsample: keys
+                .take_or("temperal_downsample", default.temperal_downsample)?,
+            latents_mean: keys.take_or("latents_mean", default.latents_mean)?,
+            latents_std: keys.take_or("latents_std", default.latents_std)?,
+            in_channels: keys.take_or("in_channels", default.in_channels)?,
+            out_channels: keys.take_or("out_channels", default.out_channels)?,
             scale_factor_spatial: keys
-                .take("scale_factor_spatial", default.scale_factor_spatial)?,
+                .take_or("scale_factor_spatial", default.scale_factor_spatial)?,
             scale_factor_temporal: keys
-                .take("scale_factor_temporal", default.scale_factor_temporal)?,
+                .take_or("scale_factor_temporal", default.scale_factor_temporal)?,
         };
-        if let Some(key) = keys.keys.keys().next() {
-            return Err(VaeError::UnknownConfigKey {
-                path: path.to_path_buf(),
-                key: key.clone(),
-            });
-        }
-        config.check().map_err(|reason| invalid(path, reason))?;
+        keys.finish()?;
+        config.check(&keys)?;
         Ok(config)
     }
 
@@ -163,52 +150,41 @@ impl WanVaeConfig {
         }
     }
 
-    fn check(&self) -> Result<(), String> {
-        let sizes = [
+    fn check(&self, keys: &JsonConfig) -> Result<(), ConfigError> {
+        keys.check_positive(&[
             ("base_dim", self.base_dim),
             ("decoder_base_dim", self.decoder_base_dim),
             ("z_dim", self.z_dim),
             ("num_res_blocks", self.num_res_blocks),
             ("in_channels", self.in_channels),
             ("out_channels", self.out_channels),
-        ];
-        for (key, size) in sizes {
-            if size == 0 {
-                return Err(format!("{key} is 0; it must be positive"));
-            }
-        }
+        ])?;
         if self.dim_mult.is_empty() || self.dim_mult.contains(&0) {
-            return Err(format!(
-                "dim_mult is {:?}; expected a list of positive integers",
-                self.dim_mult
-            ));
+            let value = format!("{:?}", self.dim_mult);
+            return Err(keys.invalid("dim_mult", value, "expected a list of positive integers"));
         }
         let steps = self.dim_mult.len() - 1;
         if self.temperal_downsample.len() != steps {
-            return Err(format!(
-                "temperal_downsample has {} entries; dim_mult has {}, so {steps} are needed",
-                self.temperal_downsample.len(),
+            let expected = format!(
+                "dim_mult has {} entries, so {steps} are needed",
                 self.dim_mult.len()
-            ));
+            );
+            let value = format!("{:?}", self.temperal_downsample);
+            return Err(keys.invalid("temperal_downsample", value, expected));
         }
         let halvings = self.temperal_downsample.iter().filter(|t| **t).count();
-        let factors = [
+        for (key, factor, halvings) in [
             ("scale_factor_spatial", self.scale_factor_spatial, steps),
             (
                 "scale_factor_temporal",
                 self.scale_factor_temporal,
                 halvings,
             ),
-        ];
-        for (key, factor, halvings) in factors {
-            if u32::try_from(halvings)
-                .ok()
-                .and_then(|n| 2usize.checked_pow(n))
-                != Some(factor)
-            {
-                return Err(format!(
-                    "{key} is {factor}; dim_mult and temperal_downsample make it 2^{halvings}"
-                ));
+        ] {
+            let made = u32::try_from(halvings).map(|n| 2usize.checked_pow(n));
+            if made != Ok(Some(factor)) {
+                let expected = format!("dim_mult and temperal_downsample make it 2^{halvings}");
+                return Err(keys.invalid(key, factor, expected));
             }
         }
         for (key, values) in [
@@ -216,57 +192,19 @@ impl WanVaeConfig {
             ("latents_std", &self.latents_std),
         ] {
             if values.len() != self.z_dim {
-                return Err(format!(
-                    "{key} has {} entries; z_dim is {}",
-                    values.len(),
-                    self.z_dim
-                ));
+                let value = format!("a list of {}", values.len());
+                let expected = format!("z_dim is {}, one for each channel", self.z_dim);
+                return Err(keys.invalid(key, value, expected));
             }
             if values.iter().any(|v| !v.is_finite()) {
-                return Err(format!("{key} holds a value that is not finite"));
+                let value = format!("{values:?}");
+                return Err(keys.invalid(key, value, "every entry must be finite"));
             }
         }
-        if let Some(value) = self.latents_std.iter().find(|v| **v <= 0.0) {
-            return Err(format!("latents_std holds {value}; it must be positive"));
+        if self.latents_std.iter().any(|v| *v <= 0.0) {
+            let value = format!("{:?}", self.latents_std);
+            return Err(keys.invalid("latents_std", value, "every entry must be positive"));
         }
         Ok(())
-    }
-}
-
-/// The keys of a config that have not been looked at yet.
-struct Keys<'a> {
-    path: &'a Path,
-    keys: Map<String, Value>,
-}
-
-impl Keys<'_> {
-    /// Removes `key`, which must be absent or hold the one supported value.
-    fn require(&mut self, key: &str, supported: impl Into<Value>) -> Result<(), VaeError> {
-        let supported = supported.into();
-        match self.keys.remove(key) {
-            Some(value) if value != supported => Err(VaeError::UnsupportedConfig {
-                path: self.path.to_path_buf(),
-                key: key.into(),
-                value: value.to_string(),
-                supported: supported.to_string(),
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    /// Removes and parses `key`; `default` where it is absent.
-    fn take<T: DeserializeOwned>(&mut self, key: &str, default: T) -> Result<T, VaeError> {
-        match self.keys.remove(key) {
-            None => Ok(default),
-            Some(value) => serde_json::from_value(value.clone())
-                .map_err(|e| invalid(self.path, format!("{key} is {value}: {e}"))),
-        }
-    }
-}
-
-fn invalid(path: &Path, reason: String) -> VaeError {
-    VaeError::InvalidConfig {
-        path: path.to_path_buf(),
-        reason,
     }
 }

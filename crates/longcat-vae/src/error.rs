@@ -1,49 +1,14 @@
-use std::path::PathBuf;
+//! The error of this crate.
 
-use longcat_weights::WeightsError;
+use longcat_weights::{ConfigError, WeightsError};
 
 /// What can be wrong with a VAE or its inputs.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VaeError {
-    /// A file could not be read.
-    #[error("{path}: {cause}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        cause: std::io::Error,
-    },
-    /// The config is malformed, or a value is absent, of the wrong type or inconsistent.
-    #[error("{path}: {reason}")]
-    InvalidConfig {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, with the key.
-        reason: String,
-    },
-    /// A key asks for another network than this one.
-    #[error("{path}: {key} = {value} is not supported; only {supported} is")]
-    UnsupportedConfig {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: String,
-        /// Its value.
-        value: String,
-        /// What would be accepted.
-        supported: String,
-    },
-    /// A key that is not known, and so may change behaviour.
-    #[error(
-        "{path}: unknown key {key}; it may change what the network computes, so remove it only if it does not"
-    )]
-    UnknownConfigKey {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: String,
-    },
+    /// The config file cannot be read or asks for another network.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The weights do not load.
     #[error(transparent)]
     Weights(#[from] WeightsError),

@@ -8,10 +8,8 @@ use std::path::Path;
 use burn::tensor::{DType, Tensor};
 use burn_flex::{Flex, FlexDevice};
 use golden::cases;
-use longcat_vae::{
-    Tiling, VaeError, VaeOptions, WanVae, WanVaeConfig, canonical_names, internal_names,
-};
-use longcat_weights::{WeightFiles, collect_module, write_safetensors};
+use longcat_vae::{Tiling, VaeOptions, WanVae, WanVaeConfig, canonical_names, internal_names};
+use longcat_weights::{ConfigError, WeightFiles, collect_module, write_safetensors};
 use serde_json::{Value, json};
 
 fn tiny() -> std::path::PathBuf {
@@ -22,7 +20,7 @@ fn tiny_json() -> Value {
     serde_json::from_slice(&std::fs::read(tiny().join("config.json")).unwrap()).unwrap()
 }
 
-fn read(config: &Value) -> Result<WanVaeConfig, VaeError> {
+fn read(config: &Value) -> Result<WanVaeConfig, ConfigError> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("config.json");
     std::fs::write(&path, config.to_string()).unwrap();

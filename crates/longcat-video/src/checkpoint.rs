@@ -80,7 +80,7 @@ impl Checkpoint {
     /// The transformer's config.
     ///
     /// # Errors
-    /// [`VideoError::Dit`].
+    /// [`VideoError::Config`].
     pub fn transformer_config(&self) -> Result<DitConfig, VideoError> {
         Ok(DitConfig::read(&self.transformer.join("config.json"))?)
     }
@@ -128,7 +128,7 @@ impl Checkpoint {
     /// The VAE's config.
     ///
     /// # Errors
-    /// [`VideoError::Vae`].
+    /// [`VideoError::Config`].
     pub fn vae_config(&self) -> Result<WanVaeConfig, VideoError> {
         Ok(WanVaeConfig::read(&self.root.join("vae/config.json"))?)
     }
@@ -150,6 +150,7 @@ impl Checkpoint {
     /// # Errors
     /// [`VideoError::Config`].
     pub fn scheduler(&self) -> Result<FlowMatchScheduler, VideoError> {
-        FlowMatchScheduler::read(&self.root.join("scheduler/scheduler_config.json"))
+        let path = self.root.join("scheduler/scheduler_config.json");
+        Ok(FlowMatchScheduler::read(&path)?)
     }
 }

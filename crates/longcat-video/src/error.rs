@@ -4,7 +4,7 @@ use longcat_dit::DitError;
 use longcat_lora::LoraError;
 use longcat_text::TextError;
 use longcat_vae::VaeError;
-use longcat_weights::WeightsError;
+use longcat_weights::{ConfigError, WeightsError};
 
 use crate::media::MediaError;
 
@@ -20,12 +20,15 @@ pub enum VideoError {
         /// The cause.
         cause: std::io::Error,
     },
-    /// A config file is not what the official release holds.
+    /// A config file cannot be read or asks for another model.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A file of latents or frames holds something else.
     #[error("{path}: {reason}")]
-    Config {
+    Contents {
         /// The file.
         path: PathBuf,
-        /// The key and what is wrong with it.
+        /// What it holds and what is expected.
         reason: String,
     },
     /// A checkpoint directory lacks a part.

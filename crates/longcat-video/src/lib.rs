@@ -5,10 +5,7 @@
 
 mod adapters;
 mod buckets;
-mod builtin;
 mod checkpoint;
-mod device;
-mod device_list;
 mod error;
 mod frames;
 mod guidance;
@@ -20,17 +17,11 @@ mod scheduler;
 
 pub use adapters::{CFG_STEP_LORA, LoraStatus, REFINEMENT_LORA};
 pub use buckets::{Resolution, bucket};
-pub use builtin::builtin_checkpoint;
 pub use checkpoint::Checkpoint;
-pub use device::{
-    DeviceInfo, DeviceSpec, DeviceTask, cublas_problem, cudnn_problem, devices, on_device,
-    set_cublas_enabled, set_up_gpu_runtime,
-};
-pub use device_list::DeviceList;
 pub use error::VideoError;
 pub use frames::PixelFrames;
 pub use guidance::cfg_zero;
-pub use latents::{load_latents, save_latents};
+pub use latents::Latents;
 pub use long_video::LongVideo;
 pub use longcat_kernels::KernelBackend;
 pub use longcat_media as media;

@@ -90,7 +90,7 @@ impl LongVideo {
         let size = match shape[..] {
             [_, height, width, 3] => VideoSize { width, height },
             _ => {
-                return Err(VideoError::Config {
+                return Err(VideoError::Contents {
                     path,
                     reason: format!("frames have shape {shape:?}, not [F, H, W, 3]"),
                 });

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use longcat_weights::{ConfigError, JsonConfig};
+use serde_json::Value;
 
 use crate::VideoError;
 
@@ -15,8 +15,8 @@ const DISTILL_STEPS: usize = 50;
 const TAIL_START: f32 = 500.0;
 const TAIL_STEPS: usize = 10;
 
-/// Keys of `scheduler_config.json` whose features LongCat-Video does not use: the value that leaves
-/// each of them off.
+/// Keys of `scheduler_config.json` for features that LongCat-Video does not use: false leaves each
+/// of them off.
 const MUST_BE_OFF: &[&str] = &[
     "invert_sigmas",
     "stochastic_sampling",
@@ -31,13 +31,11 @@ const WITHOUT_EFFECT: &[&str] = &[
     "base_shift",
     "max_image_seq_len",
     "max_shift",
-    "shift_terminal",
     "time_shift_type",
 ];
 
 /// `scheduler/scheduler_config.json`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FlowMatchScheduler {
     /// Timestep of pure noise.
     pub num_train_timesteps: usize,
@@ -77,31 +75,20 @@ impl FlowMatchScheduler {
     /// Reads `scheduler_config.json`.
     ///
     /// # Errors
-    /// [`VideoError::Config`] names an unknown key or a feature that is switched on and not
-    /// supported.
-    pub fn read(path: &Path) -> Result<Self, VideoError> {
-        let config = |reason: String| VideoError::Config {
-            path: path.to_path_buf(),
-            reason,
-        };
-        let text = std::fs::read_to_string(path).map_err(|e| VideoError::io(path, e))?;
-        let mut json: Map<String, Value> =
-            serde_json::from_str(&text).map_err(|e| config(e.to_string()))?;
+    /// [`ConfigError`] names an unknown key or a feature that is switched on and not supported.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let mut keys = JsonConfig::read(path)?;
         for key in MUST_BE_OFF {
-            if json.get(*key).is_some_and(|v| v != &Value::Bool(false)) {
-                return Err(config(format!("{key} is on, which is not supported")));
-            }
+            keys.require(key, false)?;
         }
-        if json.get("shift_terminal").is_some_and(|v| !v.is_null()) {
-            return Err(config(
-                "shift_terminal is set, which is not supported".into(),
-            ));
-        }
-        json.retain(|key, _| {
-            let key = key.as_str();
-            !key.starts_with('_') && !MUST_BE_OFF.contains(&key) && !WITHOUT_EFFECT.contains(&key)
-        });
-        serde_json::from_value(Value::Object(json)).map_err(|e| config(e.to_string()))
+        keys.require("shift_terminal", Value::Null)?;
+        keys.ignore(|key, _| key.starts_with('_') || WITHOUT_EFFECT.contains(&key));
+        let scheduler = Self {
+            num_train_timesteps: keys.take("num_train_timesteps")?,
+            shift: keys.take("shift")?,
+        };
+        keys.finish()?;
+        Ok(scheduler)
     }
 
     /// The schedule of `steps` steps.

@@ -3,7 +3,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Distribution, Tensor, TensorPrimitive};
 use clap::Args;
 use longcat_kernels::{BsaParams, EmptySelection, KernelBackend, bsa_attention};
-use longcat_video::{DeviceTask, on_device};
+use longcat_runtime::{DeviceTask, on_device};
 use serde_json::json;
 
 use super::timing::{Times, Timing};

@@ -3,8 +3,8 @@ use burn::tensor::{DType, Tensor};
 use clap::Args;
 use longcat_dit::{LongCatTransformer, ParallelTransformer, forward_samples};
 use longcat_kernels::KernelBackend;
+use longcat_runtime::{DeviceList, DeviceTask, on_device};
 use longcat_train::{LoraConfig, attach_adapter};
-use longcat_video::{DeviceList, DeviceTask, on_device};
 use serde_json::json;
 
 use super::network::Network;

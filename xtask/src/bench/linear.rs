@@ -2,7 +2,7 @@ use anyhow::Result;
 use burn::tensor::{Distribution, Tensor};
 use clap::Args;
 use longcat_kernels::{KernelBackend, linear};
-use longcat_video::{DeviceTask, on_device};
+use longcat_runtime::{DeviceTask, on_device};
 use serde_json::json;
 
 use super::timing::Timing;

@@ -9,7 +9,7 @@ use burn_flex::{Flex, FlexDevice};
 use clap::Args;
 use longcat_dit::{DitConfig, LongCatTransformer};
 use longcat_kernels::KernelBackend;
-use longcat_video::{DeviceTask, on_device};
+use longcat_runtime::{DeviceTask, on_device};
 use longcat_weights::{NamedTensor, collect_module, write_atomic, write_safetensors};
 use serde_json::json;
 

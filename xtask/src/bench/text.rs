@@ -2,8 +2,8 @@ use anyhow::Result;
 use burn::tensor::{Bool, Int, Tensor, TensorData};
 use clap::Args;
 use longcat_kernels::KernelBackend;
+use longcat_runtime::{DeviceTask, on_device};
 use longcat_text::{Umt5Config, Umt5Encoder};
-use longcat_video::{DeviceTask, on_device};
 use longcat_weights::cast_module;
 use serde_json::json;
 

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use burn::tensor::DType;
 use burn::tensor::backend::Backend;
 use clap::Args;
-use longcat_video::DeviceSpec;
+use longcat_runtime::DeviceSpec;
 
 /// What every measurement takes.
 #[derive(Debug, Args)]
@@ -37,7 +37,7 @@ impl Timing {
         if self.repeats == 0 {
             bail!("--repeats must be positive");
         }
-        longcat_video::set_cublas_enabled(!self.no_cublas);
+        longcat_runtime::set_cublas_enabled(!self.no_cublas);
         Ok(())
     }
 

@@ -5,8 +5,8 @@ use burn::tensor::{DType, Tensor};
 use clap::Args;
 use longcat_dit::LongCatTransformer;
 use longcat_kernels::KernelBackend;
+use longcat_runtime::{DeviceTask, on_device};
 use longcat_train::{Batch, LoraConfig, LoraOptimizer, OptimizerConfig, TrainStep, attach_adapter};
-use longcat_video::{DeviceTask, on_device};
 use serde_json::json;
 
 use super::network::Network;

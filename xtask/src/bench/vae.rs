@@ -4,8 +4,8 @@ use anyhow::Result;
 use burn::tensor::{Distribution, Tensor};
 use clap::Args;
 use longcat_kernels::KernelBackend;
+use longcat_runtime::{DeviceTask, on_device};
 use longcat_vae::{Tiling, VaeOptions, WanVae, WanVaeConfig};
-use longcat_video::{DeviceTask, on_device};
 use serde_json::json;
 
 use super::timing::Timing;

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
+use longcat_runtime::{DeviceSpec, DeviceTask, on_device};
 use longcat_shapes::{Clip, JUDGED_PROMPTS, Raster, Sample, Shape, Split};
 use longcat_video::media::{VideoFrames, WriteOptions, write_video};
 use longcat_video::{
-    CFG_STEP_LORA, DeviceSpec, DeviceTask, KernelBackend, Pipeline, PipelineOptions, PixelFrames,
-    Sampling, VideoSize, on_device,
+    CFG_STEP_LORA, KernelBackend, Pipeline, PipelineOptions, PixelFrames, Sampling, VideoSize,
 };
 use serde_json::Value;
 

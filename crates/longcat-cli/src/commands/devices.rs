@@ -3,7 +3,7 @@ use anyhow::Result;
 use crate::args::Devices;
 
 pub fn run(args: &Devices) -> Result<()> {
-    let list = longcat_video::devices();
+    let list = longcat_runtime::devices();
     if args.json {
         println!("{}", serde_json::to_string_pretty(&list)?);
         return Ok(());

@@ -1,11 +1,12 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use longcat_runtime::{DeviceTask, on_device};
 use longcat_video::media::{ReadOptions, read_image, read_video};
 use longcat_video::{
-    ContinuationRequest, DeviceTask, ImageToVideoRequest, KernelBackend, Pipeline, PixelFrames,
-    Posterior, REFINEMENT_LORA, RefineRequest, Resolution, Sampling, SeededNoise,
-    TextToVideoRequest, VideoSize, bucket, on_device,
+    ContinuationRequest, ImageToVideoRequest, KernelBackend, Pipeline, PixelFrames, Posterior,
+    REFINEMENT_LORA, RefineRequest, Resolution, Sampling, SeededNoise, TextToVideoRequest,
+    VideoSize, bucket,
 };
 
 use crate::args::{Condition, Continue, ImageToVideo, Model, Output, Sampler, TextToVideo};

@@ -2,9 +2,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use longcat_video::{
-    DeviceTask, KernelBackend, LongVideo, PixelFrames, SeededNoise, TextToVideoRequest, on_device,
-};
+use longcat_runtime::{DeviceTask, on_device};
+use longcat_video::{KernelBackend, LongVideo, PixelFrames, SeededNoise, TextToVideoRequest};
 
 use super::generate::continuation;
 use crate::args::Long;

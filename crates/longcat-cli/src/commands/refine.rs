@@ -1,10 +1,9 @@
 use std::path::Path;
 
 use anyhow::Result;
+use longcat_runtime::{DeviceTask, on_device};
 use longcat_video::media::{ReadOptions, read_image, read_video};
-use longcat_video::{
-    DeviceTask, KernelBackend, PixelFrames, RefineCondition, SeededNoise, on_device,
-};
+use longcat_video::{KernelBackend, PixelFrames, RefineCondition, SeededNoise};
 
 use super::generate::{read_frames, refine_request, refined_size};
 use crate::args::Refine;

@@ -1,6 +1,7 @@
 //! What the driver says of a CUDA device.
 
 use cudarc::driver::result::{device, init, mem_get_info, primary_ctx};
+use cudarc::driver::sys::is_culib_present;
 
 /// Memory of a CUDA device in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,12 +12,37 @@ pub struct CudaMemory {
     pub taken: u64,
 }
 
-/// Memory of a CUDA device; `None` where there is no such device.
-///
-/// # Panics
-/// Without a CUDA driver on the machine: ask the backend for its device count first.
+/// Number of CUDA devices; 0 where no driver starts.
+pub fn cuda_device_count() -> usize {
+    match driver_starts() {
+        true => device::get_count().map_or(0, |count| count.max(0) as usize),
+        false => 0,
+    }
+}
+
+/// Whether the driver starts a CUDA device. The device's context stays for the rest of the process,
+/// as it does when the backend starts the device.
+pub fn cuda_device_starts(index: usize) -> bool {
+    if index >= cuda_device_count() {
+        return false;
+    }
+    let handle = i32::try_from(index).map(device::get);
+    // SAFETY: the handle comes from the driver, which was initialised above.
+    matches!(handle, Ok(Ok(handle)) if unsafe { primary_ctx::retain(handle) }.is_ok())
+}
+
+/// cudarc panics at the first call into a driver that is not there.
+fn driver_starts() -> bool {
+    // SAFETY: loads a shared library by name; its initialisers are NVIDIA's.
+    let present = unsafe { is_culib_present() };
+    present && init().is_ok()
+}
+
+/// Memory of a CUDA device; `None` where there is no such device or no driver.
 pub fn cuda_memory(index: usize) -> Option<CudaMemory> {
-    init().ok()?;
+    if !driver_starts() {
+        return None;
+    }
     let handle = device::get(i32::try_from(index).ok()?).ok()?;
     // SAFETY: the handle comes from the driver, which was initialised above; the context is the
     // device's primary one, which is retained while it is current here.

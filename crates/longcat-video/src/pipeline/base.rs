@@ -6,6 +6,7 @@ use longcat_dit::{DitConfig, DitError, LongCatTransformer, TextCondition};
 use longcat_kernels::KernelBackend;
 use longcat_text::TextEncoder;
 use longcat_vae::{Progress, Tiling, VaeError, VaeOptions, WanVae, WanVaeConfig};
+use longcat_weights::ConfigError;
 
 use super::predict::Model;
 use super::request::check_size;
@@ -96,13 +97,16 @@ impl<B: KernelBackend> Pipeline<B> {
         let transformer_config = checkpoint.transformer_config()?;
         let vae_config = checkpoint.vae_config()?;
         if vae_config.z_dim != transformer_config.in_channels {
-            return Err(VideoError::Config {
+            let error = ConfigError::Invalid {
                 path: root.join("vae/config.json"),
-                reason: format!(
-                    "z_dim is {} and the transformer's in_channels is {}",
-                    vae_config.z_dim, transformer_config.in_channels
+                key: "z_dim".into(),
+                value: vae_config.z_dim.to_string(),
+                expected: format!(
+                    "the transformer's in_channels is {}; they must be equal",
+                    transformer_config.in_channels
                 ),
-            });
+            };
+            return Err(error.into());
         }
         Ok(Self {
             scheduler: checkpoint.scheduler()?,

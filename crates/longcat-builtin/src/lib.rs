@@ -1,4 +1,8 @@
-//! The small checkpoint inside this crate.
+//! The built-in checkpoint: a small LongCat-Video model of moving shapes, in the official layout.
+//!
+//! It is a stand-in for the released weights where those would be too much: in tests, in examples,
+//! and in the command without `--model`. Files only; any crate of the workspace that reads checkpoint
+//! directories can open it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,9 +10,17 @@ use std::sync::{Mutex, PoisonError};
 
 use include_dir::{Dir, include_dir};
 
-use crate::VideoError;
+static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/assets");
 
-static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/assets/builtin");
+/// The built-in checkpoint could not be written to the cache directory.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {cause}")]
+pub struct UnpackError {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// The cause.
+    pub cause: std::io::Error,
+}
 
 /// A directory with the built-in checkpoint, in the official layout.
 ///
@@ -16,12 +28,12 @@ static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/assets/builtin");
 /// where it is memory-mapped like any other.
 ///
 /// # Errors
-/// [`VideoError::Io`] when the cache directory cannot be written.
-pub fn builtin_checkpoint() -> Result<PathBuf, VideoError> {
+/// [`UnpackError`] when the cache directory cannot be written.
+pub fn builtin_checkpoint() -> Result<PathBuf, UnpackError> {
     unpack(&cache_dir())
 }
 
-fn unpack(cache: &Path) -> Result<PathBuf, VideoError> {
+fn unpack(cache: &Path) -> Result<PathBuf, UnpackError> {
     /// Threads of this process share the temporary name.
     static UNPACKING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = UNPACKING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -32,7 +44,7 @@ fn unpack(cache: &Path) -> Result<PathBuf, VideoError> {
     let temporary = root.with_extension(format!("{}.tmp", std::process::id()));
     let io = |path: &Path| {
         let path = path.to_path_buf();
-        move |e| VideoError::io(path, e)
+        move |cause| UnpackError { path, cause }
     };
     fs::create_dir_all(&temporary).map_err(io(&temporary))?;
     FILES.extract(&temporary).map_err(io(&temporary))?;
@@ -43,7 +55,7 @@ fn unpack(cache: &Path) -> Result<PathBuf, VideoError> {
             fs::remove_dir_all(&temporary).map_err(io(&temporary))?;
             Ok(root)
         }
-        Err(error) => Err(VideoError::io(root, error)),
+        Err(cause) => Err(UnpackError { path: root, cause }),
     }
 }
 

@@ -1,11 +1,13 @@
+//! Devices that share the work.
+
 use std::fmt;
 use std::str::FromStr;
 
 use burn::prelude::DeviceOps;
 use longcat_kernels::KernelBackend;
 
-use crate::device::{nccl_problem, usable};
-use crate::{DeviceSpec, VideoError};
+use crate::cuda::{nccl_problem, usable};
+use crate::{DeviceSpec, ParseDeviceError, RuntimeError};
 
 /// A device, or several CUDA devices that share the denoising, as `--device` names them:
 /// `cuda:0,cuda:1`.
@@ -16,31 +18,55 @@ pub struct DeviceList {
     others: Vec<usize>,
 }
 
-impl FromStr for DeviceList {
-    type Err = String;
+/// Why a text names no devices.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParseDeviceListError {
+    /// One of them is no device.
+    #[error(transparent)]
+    Device(#[from] ParseDeviceError),
+    /// Devices of other kinds do not share.
+    #[error("{first} and {other} cannot share the work: only CUDA devices can")]
+    Mixed {
+        /// The first device.
+        first: DeviceSpec,
+        /// The one that does not go with it.
+        other: DeviceSpec,
+    },
+    /// The same device again.
+    #[error("{0} is named twice")]
+    Twice(DeviceSpec),
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for DeviceList {
+    type Err = ParseDeviceListError;
+
+    fn from_str(text: &str) -> Result<Self, ParseDeviceListError> {
         let mut names = text.split(',');
         let first = names.next().unwrap_or_default().parse()?;
-        let mut list = Self {
-            first,
-            others: Vec::new(),
-        };
+        let mut list = Self::from(first);
         let mut seen = vec![first];
         for name in names {
             let spec: DeviceSpec = name.parse()?;
             let (DeviceSpec::Cuda(_), DeviceSpec::Cuda(index)) = (first, spec) else {
-                return Err(format!(
-                    "{first} and {spec} cannot share the work: only CUDA devices can"
-                ));
+                return Err(ParseDeviceListError::Mixed { first, other: spec });
             };
             if seen.contains(&spec) {
-                return Err(format!("{spec} is named twice"));
+                return Err(ParseDeviceListError::Twice(spec));
             }
             seen.push(spec);
             list.others.push(index);
         }
         Ok(list)
+    }
+}
+
+impl From<DeviceSpec> for DeviceList {
+    fn from(first: DeviceSpec) -> Self {
+        Self {
+            first,
+            others: Vec::new(),
+        }
     }
 }
 
@@ -62,19 +88,20 @@ impl DeviceList {
     /// The further devices, of the kind of `first`.
     ///
     /// # Errors
-    /// [`VideoError::Device`] if one of them is not there, or if NCCL is not.
+    /// [`RuntimeError::NoDevice`] if one of them is not there, [`RuntimeError::NotShared`] if NCCL is
+    /// not.
     pub fn others<B: KernelBackend>(
         &self,
         first: &B::Device,
-    ) -> Result<Vec<B::Device>, VideoError> {
-        if let (false, Some(problem)) = (self.others.is_empty(), nccl_problem()) {
-            return Err(VideoError::Device(problem));
+    ) -> Result<Vec<B::Device>, RuntimeError> {
+        if let (false, Some(reason)) = (self.others.is_empty(), nccl_problem()) {
+            return Err(RuntimeError::NotShared { reason });
         }
         let of_index = |&index: &usize| {
             let mut id = first.to_id();
             id.index_id = index as _;
             let device = B::Device::from_id(id);
-            usable::<B>(&device, DeviceSpec::Cuda(index))?;
+            usable::<B>(&device, index)?;
             Ok(device)
         };
         self.others.iter().map(of_index).collect()
@@ -104,7 +131,10 @@ mod tests {
             ("cuda:0,", "unknown device"),
         ] {
             let error = name.parse::<DeviceList>().err();
-            assert!(error.is_some_and(|e| e.contains(word)), "{name}");
+            assert!(
+                error.is_some_and(|e| e.to_string().contains(word)),
+                "{name}"
+            );
         }
     }
 }
