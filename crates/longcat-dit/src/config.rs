@@ -80,7 +80,7 @@ impl DitConfig {
     /// # Errors
     /// As [`Self::read`].
     pub fn from_json(mut json: JsonConfig) -> Result<Self, ConfigError> {
-        json.ignore(|key| key.starts_with('_') || WITHOUT_EFFECT.contains(&key));
+        json.ignore(|key, _| key.starts_with('_') || WITHOUT_EFFECT.contains(&key));
         // FastVideo's converted config has another name for it. With both, one stays unknown.
         let num_heads = match json.contains("num_attention_heads") {
             true => "num_attention_heads",

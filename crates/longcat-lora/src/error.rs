@@ -1,6 +1,8 @@
+//! The error of this crate.
+
 use std::path::PathBuf;
 
-use longcat_weights::WeightsError;
+use longcat_weights::{ConfigError, WeightsError};
 
 use crate::Format;
 
@@ -133,13 +135,29 @@ pub enum LoraError {
         /// The absent file.
         config: PathBuf,
     },
-    /// A configuration that is not valid, or asks for what plain LoRA cannot do.
-    #[error("{path}: {reason}")]
-    InvalidConfig {
-        /// The configuration file, or the adapter file whose metadata holds it.
+    /// `adapter_config.json`, or the same settings in the header, are not valid or ask for what
+    /// plain LoRA cannot do.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The settings in the header of the file cannot be parsed.
+    #[error("{path}: {key} in the header is not a JSON object: {cause}")]
+    InvalidHeader {
+        /// The adapter file.
         path: PathBuf,
-        /// What is wrong.
-        reason: String,
+        /// The key in the header.
+        key: &'static str,
+        /// The cause.
+        cause: serde_json::Error,
+    },
+    /// Two scales for one layer.
+    #[error(
+        "{path}: {target} has an alpha of its own beside the one in the configuration; remove one of them"
+    )]
+    AmbiguousScale {
+        /// The file.
+        path: PathBuf,
+        /// The layer.
+        target: String,
     },
     /// NaN or an infinity.
     #[error("{path}: {target}: {key} holds NaN or an infinity (element {index})")]
@@ -266,7 +284,10 @@ impl LoraError {
             Self::MissingDown { .. } => "missing_down",
             Self::MissingAlphaScale { .. } => "missing_alpha_scale",
             Self::MissingConfig { .. } => "missing_config",
-            Self::InvalidConfig { .. } => "invalid_config",
+            Self::Config(ConfigError::Io { .. }) => "file",
+            Self::Config(_) | Self::InvalidHeader { .. } | Self::AmbiguousScale { .. } => {
+                "invalid_config"
+            }
             Self::NotExpressible { .. } => "not_expressible",
             Self::AdapterExists { .. } => "adapter_exists",
             Self::UnknownAdapter { .. } => "unknown_adapter",

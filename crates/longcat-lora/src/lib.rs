@@ -24,7 +24,7 @@ mod targets;
 pub use adapter::{Adapter, Block};
 pub use checkpoint::{MergeReport, merge_into_checkpoint};
 pub use error::{LoraError, UnsupportedKind};
-pub use format::{Format, WriteOptions};
+pub use format::{Format, UnknownFormat, WriteOptions};
 pub use fresh::{LoraTraining, NewAdapter};
 pub use host::LoraHost;
 pub use layer::{LoraBlock, LoraBranch, LoraLinear, LoraLinearConfig};

@@ -57,7 +57,7 @@ impl Umt5Config {
     /// values that ask for another network than this one, unknown keys.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let mut keys = JsonConfig::read(path)?;
-        keys.ignore(|key| IRRELEVANT.contains(&key));
+        keys.ignore(|key, _| IRRELEVANT.contains(&key));
 
         keys.require("model_type", "umt5")?;
         keys.require("feed_forward_proj", "gated-gelu")?;

@@ -82,7 +82,7 @@ impl FlowMatchScheduler {
             keys.require(key, false)?;
         }
         keys.require("shift_terminal", Value::Null)?;
-        keys.ignore(|key| key.starts_with('_') || WITHOUT_EFFECT.contains(&key));
+        keys.ignore(|key, _| key.starts_with('_') || WITHOUT_EFFECT.contains(&key));
         let scheduler = Self {
             num_train_timesteps: keys.take("num_train_timesteps")?,
             shift: keys.take("shift")?,

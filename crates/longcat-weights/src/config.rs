@@ -138,8 +138,8 @@ impl JsonConfig {
     }
 
     /// Removes the keys that do not matter to the reader.
-    pub fn ignore(&mut self, matches: impl Fn(&str) -> bool) {
-        self.keys.retain(|key, _| !matches(key));
+    pub fn ignore(&mut self, matches: impl Fn(&str, &Value) -> bool) {
+        self.keys.retain(|key, value| !matches(key, value));
     }
 
     /// Removes and parses a required key.
@@ -282,7 +282,7 @@ mod tests {
                 assert!(message.contains(word), "{word:?} not in {message:?}");
             }
         }
-        config.ignore(|key| key == "c");
+        config.ignore(|key, _| key == "c");
         assert_eq!(config.take_or("d", Some(1)).unwrap(), None);
         assert_eq!(config.take_or("e", 5).unwrap(), 5);
         config.finish().unwrap();

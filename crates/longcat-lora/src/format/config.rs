@@ -1,10 +1,11 @@
+//! The settings of PEFT: `adapter_config.json`, and diffusers' copy of it in a header.
+
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use longcat_weights::WeightsError;
+use longcat_weights::{ConfigError, JsonConfig};
 use regex::Regex;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
@@ -16,37 +17,23 @@ pub(super) const HEADER_KEY: &str = "lora_adapter_metadata";
 /// Prefix of the settings in that JSON.
 const HEADER_PREFIX: &str = "transformer.";
 
-/// The settings of a PEFT adapter that bear on its numbers.
-#[derive(Debug, Deserialize)]
-struct Fields {
-    r: u32,
-    lora_alpha: f64,
-    #[serde(default)]
-    use_rslora: bool,
-    /// In the order of the file: the first pattern that matches counts.
-    #[serde(default)]
-    rank_pattern: Map<String, Value>,
-    #[serde(default)]
-    alpha_pattern: Map<String, Value>,
-}
-
-/// `adapter_config.json`, or the same settings in the header of a diffusers file.
+/// `adapter_config.json`, or the same settings in the header of a diffusers file: those that bear
+/// on the numbers.
 #[derive(Debug)]
 pub(super) struct PeftConfig {
-    path: PathBuf,
-    fields: Fields,
-    ranks: Vec<(Regex, u32)>,
+    /// What nobody read, for errors.
+    json: JsonConfig,
+    r: usize,
+    lora_alpha: f64,
+    use_rslora: bool,
+    /// In the order of the file: the first pattern that matches counts.
+    ranks: Vec<(Regex, usize)>,
     alphas: Vec<(Regex, f64)>,
 }
 
 impl PeftConfig {
     pub(super) fn from_file(path: &Path) -> Result<Self, LoraError> {
-        let text = std::fs::read_to_string(path).map_err(|e| WeightsError::io(path, e))?;
-        match serde_json::from_str(&text) {
-            Ok(Value::Object(map)) => Self::new(path, map),
-            Ok(_) => Err(invalid(path, "not a JSON object")),
-            Err(error) => Err(invalid(path, error)),
-        }
+        Self::new(path, JsonConfig::read(path)?)
     }
 
     /// The settings in the header of `file`, if it holds any.
@@ -57,46 +44,46 @@ impl PeftConfig {
         let Some(text) = metadata.get(HEADER_KEY) else {
             return Ok(None);
         };
-        let map: Map<String, Value> = serde_json::from_str(text)
-            .map_err(|e| invalid(file, format!("{HEADER_KEY} in the header: {e}")))?;
+        let map: Map<String, Value> =
+            serde_json::from_str(text).map_err(|cause| LoraError::InvalidHeader {
+                path: file.to_path_buf(),
+                key: HEADER_KEY,
+                cause,
+            })?;
         let own = map.into_iter().filter_map(|(key, value)| {
             let key = key.strip_prefix(HEADER_PREFIX)?.to_string();
             Some((key, value))
         });
-        Self::new(file, own.collect()).map(Some)
+        Self::new(file, JsonConfig::new(file, own.collect())).map(Some)
     }
 
-    fn new(path: &Path, map: Map<String, Value>) -> Result<Self, LoraError> {
-        refuse_other_methods(path, &map)?;
-        // A null means the default in Python, an absent key in serde.
-        let set = map.into_iter().filter(|(_, value)| !value.is_null());
-        let fields: Fields =
-            serde_json::from_value(Value::Object(set.collect())).map_err(|e| invalid(path, e))?;
+    fn new(path: &Path, mut json: JsonConfig) -> Result<Self, LoraError> {
+        // A null means the default in Python.
+        json.ignore(|_, value| value.is_null());
+        refuse_other_methods(path, &mut json)?;
         Ok(Self {
-            ranks: patterns(path, &fields.rank_pattern)?,
-            alphas: patterns(path, &fields.alpha_pattern)?,
-            fields,
-            path: path.to_path_buf(),
+            r: json.take("r")?,
+            lora_alpha: json.take("lora_alpha")?,
+            use_rslora: json.take_or("use_rslora", false)?,
+            ranks: patterns(&mut json, "rank_pattern")?,
+            alphas: patterns(&mut json, "alpha_pattern")?,
+            json,
         })
     }
 
     /// The scale of a layer of this name whose factors have `rank`.
-    pub(super) fn scale(&self, name: &str, rank: usize) -> Result<f64, LoraError> {
-        let configured = first_match(&self.ranks, name).unwrap_or(self.fields.r);
-        if configured as usize != rank {
-            return Err(invalid(
-                &self.path,
-                format!("{name} has rank {configured} here and factors of rank {rank}"),
-            ));
+    pub(super) fn scale(&self, name: &str, rank: usize) -> Result<f64, ConfigError> {
+        let (key, configured) = match first_match(&self.ranks, name) {
+            Some(rank) => ("rank_pattern", rank),
+            None => ("r", self.r),
+        };
+        if configured != rank {
+            let expected = format!("the factors of {name} have rank {rank}");
+            return Err(self.json.invalid(key, configured, expected));
         }
-        let alpha = first_match(&self.alphas, name).unwrap_or(self.fields.lora_alpha);
+        let alpha = first_match(&self.alphas, name).unwrap_or(self.lora_alpha);
         let rank = rank as f64;
-        Ok(alpha
-            / if self.fields.use_rslora {
-                rank.sqrt()
-            } else {
-                rank
-            })
+        Ok(alpha / if self.use_rslora { rank.sqrt() } else { rank })
     }
 }
 
@@ -165,74 +152,60 @@ fn most_frequent<T: Ord + Copy + Default>(values: impl Iterator<Item = T>) -> T 
 }
 
 /// PEFT configurations whose adapters are more than `W + scale·B·A` on the released weights.
-fn refuse_other_methods(path: &Path, map: &Map<String, Value>) -> Result<(), LoraError> {
-    let set = |key: &str| map.get(key).and_then(Value::as_bool).unwrap_or(false);
-    if set("use_dora") {
-        return Err(LoraError::Unsupported {
+fn refuse_other_methods(path: &Path, json: &mut JsonConfig) -> Result<(), LoraError> {
+    let other = |key: String, kind| {
+        Err(LoraError::Unsupported {
             path: path.to_path_buf(),
-            key: "use_dora".into(),
-            kind: UnsupportedKind::Dora,
-        });
+            key,
+            kind,
+        })
+    };
+    if json.take_or("use_dora", false)? {
+        return other("use_dora".into(), UnsupportedKind::Dora);
     }
-    let kind = map.get("peft_type").and_then(Value::as_str);
-    if let Some(kind) = kind.filter(|kind| *kind != "LORA") {
-        return Err(match kind {
-            "LOHA" | "LOKR" => LoraError::Unsupported {
-                path: path.to_path_buf(),
-                key: format!("peft_type {kind}"),
-                kind: match kind {
-                    "LOHA" => UnsupportedKind::Loha,
-                    _ => UnsupportedKind::Lokr,
-                },
-            },
-            _ => invalid(
-                path,
-                format!("peft_type {kind} is not supported, only LORA is"),
-            ),
-        });
+    let kind: String = json.take_or("peft_type", "LORA".into())?;
+    match kind.as_str() {
+        "LORA" => {}
+        "LOHA" => return other(format!("peft_type {kind}"), UnsupportedKind::Loha),
+        "LOKR" => return other(format!("peft_type {kind}"), UnsupportedKind::Lokr),
+        _ => return Err(json.unsupported("peft_type", kind, "LORA").into()),
     }
     for key in ["fan_in_fan_out", "use_qalora", "lora_bias"] {
-        if set(key) {
-            return Err(invalid(
-                path,
-                format!("{key} is true, which is not supported"),
-            ));
-        }
+        json.require(key, false)?;
     }
     for key in ["use_bdlora", "layer_replication", "modules_to_save"] {
-        let value = map.get(key).unwrap_or(&Value::Null);
-        if !value.is_null() && *value != json!(false) && *value != json!([]) {
-            return Err(invalid(
-                path,
-                format!("{key} is set, which is not supported"),
-            ));
+        let value = json.take_or(key, Value::Bool(false))?;
+        if value != json!(false) && value != json!([]) {
+            return Err(json.unsupported(key, value, "null").into());
         }
     }
     // These start from decomposed base weights: on the released ones the adapter is wrong.
-    let init = map.get("init_lora_weights").and_then(Value::as_str);
+    const INIT: &str = "init_lora_weights";
+    let init = json.take_or(INIT, Value::Null)?;
     let decomposed = |init: &&str| {
         ["pissa", "olora", "corda", "loftq"]
             .iter()
             .any(|method| init.starts_with(method))
     };
-    if let Some(init) = init.filter(decomposed) {
-        let reason = format!(
-            "init_lora_weights is {init}, which changes the base weights; convert the adapter to plain LoRA with PEFT first"
-        );
-        return Err(invalid(path, reason));
+    if let Some(init) = init.as_str().filter(decomposed) {
+        let advice = "it changes the base weights; convert the adapter to plain LoRA with PEFT";
+        return Err(json.invalid(INIT, init, advice).into());
     }
     Ok(())
 }
 
 /// PEFT's patterns match whole names or whole endings of names, from a dot on.
 fn patterns<T: DeserializeOwned>(
-    path: &Path,
-    table: &Map<String, Value>,
-) -> Result<Vec<(Regex, T)>, LoraError> {
+    json: &mut JsonConfig,
+    key: &str,
+) -> Result<Vec<(Regex, T)>, ConfigError> {
+    let table: Map<String, Value> = json.take_or(key, Map::new())?;
     table
-        .iter()
+        .into_iter()
         .map(|(pattern, value)| {
-            let wrong = |e: &dyn Display| invalid(path, format!("the pattern {pattern:?}: {e}"));
+            let wrong = |e: &dyn Display| {
+                json.invalid(key, format!("{{{pattern:?}: {value}}}"), e.to_string())
+            };
             let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")).map_err(|e| wrong(&e))?;
             let value = serde_json::from_value(value.clone()).map_err(|e| wrong(&e))?;
             Ok((regex, value))
@@ -243,11 +216,4 @@ fn patterns<T: DeserializeOwned>(
 fn first_match<T: Copy>(patterns: &[(Regex, T)], name: &str) -> Option<T> {
     let found = patterns.iter().find(|(regex, _)| regex.is_match(name));
     found.map(|(_, value)| *value)
-}
-
-fn invalid(path: &Path, reason: impl ToString) -> LoraError {
-    LoraError::InvalidConfig {
-        path: path.to_path_buf(),
-        reason: reason.to_string(),
-    }
 }

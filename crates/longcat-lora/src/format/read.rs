@@ -270,14 +270,12 @@ impl Source {
             (None, None) => None,
         };
         match (explicit, &self.config) {
-            (Some(_), Some(_)) => Err(LoraError::InvalidConfig {
+            (Some(_), Some(_)) => Err(LoraError::AmbiguousScale {
                 path,
-                reason: format!(
-                    "{target} has an alpha of its own beside the one in the configuration; which counts is unknown"
-                ),
+                target: target.to_string(),
             }),
             (Some(scale), None) => Ok(scale),
-            (None, Some(config)) => config.scale(&layer.spelled, rank),
+            (None, Some(config)) => Ok(config.scale(&layer.spelled, rank)?),
             (None, None) if self.format == Format::Official => {
                 let down = &layer.keys[&Role::Down];
                 Err(LoraError::MissingAlphaScale {

@@ -252,7 +252,7 @@ fn outputs(config: &TrainConfig) -> Result<(), Problem> {
         return Err(("samples.format".into(), reason));
     }
     let format = Format::from_str(&config.checkpoints.format)
-        .map_err(|reason| ("checkpoints.format".to_string(), reason))?;
+        .map_err(|e| ("checkpoints.format".to_string(), e.to_string()))?;
     if matches!(format, Format::FastVideo | Format::DiffSynth) {
         let reason = format!("{format} is only read; official, peft, diffusers, comfyui, kohya");
         return Err(("checkpoints.format".into(), reason));
