@@ -50,8 +50,14 @@ pub enum RuntimeError {
     },
     /// Training.
     #[error(transparent)]
-    Train(#[from] TrainError),
+    Train(Box<TrainError>),
     /// Checkpoint, request or models.
     #[error(transparent)]
     Video(#[from] VideoError),
+}
+
+impl From<TrainError> for RuntimeError {
+    fn from(error: TrainError) -> Self {
+        Self::Train(Box::new(error))
+    }
 }

@@ -5,8 +5,9 @@ use std::path::Path;
 use burn::tensor::DType;
 use longcat_kernels::KernelBackend;
 use longcat_video::{
-    Checkpoint, ContinuationRequest, ImageToVideoRequest, Latents, LoraStatus, NoiseSource, Observer,
-    Pipeline, PipelineOptions, PixelFrames, RefineRequest, TextToVideoRequest, VideoError,
+    Checkpoint, ContinuationRequest, ImageToVideoRequest, Latents, LoraStatus, NoiseSource,
+    Observer, Pipeline, PipelineOptions, PixelFrames, RefineRequest, TextToVideoRequest,
+    VideoError,
 };
 
 use crate::{DeviceList, DeviceTask, RuntimeError, RuntimeOptions, on_device};
