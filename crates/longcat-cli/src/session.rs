@@ -7,8 +7,8 @@ use longcat_builtin::builtin_checkpoint;
 use longcat_runtime::DeviceSpec;
 use longcat_video::media::{OutputFormat, VideoSpec, VideoWriter, WriteOptions, create_video};
 use longcat_video::{
-    CFG_STEP_LORA, KernelBackend, LongVideo, Pipeline, PipelineOptions, PixelFrames, Sampling,
-    Tiling, VideoSize, save_latents,
+    CFG_STEP_LORA, KernelBackend, Latents, LongVideo, Pipeline, PipelineOptions, PixelFrames,
+    Sampling, Tiling, VideoSize,
 };
 use serde::Serialize;
 
@@ -163,7 +163,7 @@ impl<B: KernelBackend> Session<B> {
     /// Decodes latents, unless latents are all that is asked for, and writes the result.
     pub fn finish(&mut self, latents: Tensor<B, 5>, fps: f64) -> Result<()> {
         if latents_only(&self.output) {
-            save_latents(&self.output.output, latents)?;
+            Latents::from_tensor(latents)?.write(&self.output.output)?;
             return self.report(None, fps);
         }
         let pixels = self.pipeline.decode(latents, &mut self.progress)?;

@@ -1,44 +1,120 @@
-//! Latents in files.
+//! Latents on the host and in files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Tensor, TensorData};
 use longcat_weights::{NamedTensor, WeightFiles, upload, write_safetensors};
 
 use crate::VideoError;
 
 const KEY: &str = "latents";
 
-/// Writes normalised latents `[B, C, T, H, W]` as fp32 to a safetensors file.
+/// Normalised latents on the host, fp32 `[B, C, T, H, W]`: what a pipeline makes before it decodes.
 ///
-/// # Errors
-/// [`VideoError::Weights`] when it cannot be written.
-pub fn save_latents<B: Backend>(path: &Path, latents: Tensor<B, 5>) -> Result<(), VideoError> {
-    let tensor = NamedTensor {
-        name: KEY.into(),
-        data: latents.cast(DType::F32).into_data(),
-    };
-    write_safetensors(path, &[tensor], &BTreeMap::new())?;
-    Ok(())
+/// In a file they are the tensor `latents` of a safetensors file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Latents {
+    values: Vec<f32>,
+    dims: [usize; 5],
 }
 
-/// Reads latents that [`save_latents`] wrote.
-///
-/// # Errors
-/// [`VideoError::Weights`] names the file; [`VideoError::Contents`] when the shape is not that of
-/// latents.
-pub fn load_latents<B: Backend>(
-    path: &Path,
-    device: &B::Device,
-) -> Result<Tensor<B, 5>, VideoError> {
-    let data = WeightFiles::open(path)?.tensor_data(KEY)?;
-    if data.shape.len() != 5 {
-        return Err(VideoError::Contents {
-            path: path.to_path_buf(),
-            reason: format!("latents have shape {:?}, not [B, C, T, H, W]", data.shape),
-        });
+impl Latents {
+    /// Takes latents from their device.
+    ///
+    /// # Errors
+    /// [`VideoError::Device`] when the device fails to hand the values over.
+    pub fn from_tensor<B: Backend>(latents: Tensor<B, 5>) -> Result<Self, VideoError> {
+        let dims = latents.dims();
+        let values = latents
+            .cast(DType::F32)
+            .into_data()
+            .into_vec::<f32>()
+            .map_err(|e| VideoError::Device(format!("reading latents back: {e:?}")))?;
+        Ok(Self { values, dims })
     }
-    Ok(upload(data.convert_dtype(DType::F32), device))
+
+    /// The latents as an fp32 tensor on `device`.
+    pub fn to_tensor<B: Backend>(&self, device: &B::Device) -> Tensor<B, 5> {
+        upload(TensorData::new(self.values.clone(), self.dims), device)
+    }
+
+    /// Batch, channels, latent frames, height and width.
+    pub fn dims(&self) -> [usize; 5] {
+        self.dims
+    }
+
+    /// The values in the order of [`Self::dims`].
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// Reads latents that [`Self::write`] wrote.
+    ///
+    /// # Errors
+    /// [`VideoError::Weights`] names the file; [`VideoError::Contents`] when the shape is not that of
+    /// latents.
+    pub fn read(path: &Path) -> Result<Self, VideoError> {
+        let contents = |reason: String| VideoError::Contents {
+            path: path.to_path_buf(),
+            reason,
+        };
+        let data = WeightFiles::open(path)?.tensor_data(KEY)?;
+        let dims: [usize; 5] = data.shape.to_vec().try_into().map_err(|shape| {
+            contents(format!("latents have shape {shape:?}, not [B, C, T, H, W]"))
+        })?;
+        let values = data
+            .convert_dtype(DType::F32)
+            .into_vec::<f32>()
+            .map_err(|e| contents(format!("latents are not numbers: {e:?}")))?;
+        Ok(Self { values, dims })
+    }
+
+    /// Writes the latents to a safetensors file, which appears when it is complete.
+    ///
+    /// # Errors
+    /// [`VideoError::Weights`] when it cannot be written.
+    pub fn write(&self, path: &Path) -> Result<(), VideoError> {
+        let tensor = NamedTensor {
+            name: KEY.into(),
+            data: TensorData::new(self.values.clone(), self.dims),
+        };
+        write_safetensors(path, &[tensor], &BTreeMap::new())?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn files_hold_what_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("latents.safetensors");
+        let latents = Latents {
+            values: (0..24).map(|i| i as f32 - 0.1).collect(),
+            dims: [1, 2, 3, 4, 1],
+        };
+        latents.write(&path).unwrap();
+        assert_eq!(Latents::read(&path).unwrap(), latents);
+    }
+
+    #[test]
+    fn other_tensors_are_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("other.safetensors");
+        let tensor = NamedTensor {
+            name: KEY.into(),
+            data: TensorData::new(vec![0.0f32; 4], [2, 2]),
+        };
+        write_safetensors(&path, &[tensor], &BTreeMap::new()).unwrap();
+        let message = Latents::read(&path).unwrap_err().to_string();
+        assert!(
+            message.contains("other.safetensors") && message.contains("[2, 2]"),
+            "{message}"
+        );
+    }
 }

@@ -21,7 +21,7 @@ pub use checkpoint::Checkpoint;
 pub use error::VideoError;
 pub use frames::PixelFrames;
 pub use guidance::cfg_zero;
-pub use latents::{load_latents, save_latents};
+pub use latents::Latents;
 pub use long_video::LongVideo;
 pub use longcat_kernels::KernelBackend;
 pub use longcat_media as media;
