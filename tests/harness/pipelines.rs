@@ -1,11 +1,12 @@
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 use burn::tensor::{DType, Tensor, TensorData};
 use longcat_kernels::KernelBackend;
 use longcat_video::{
-    ContinuationRequest, Generated, ImageToVideoRequest, NoisePurpose, NoiseSource, Observer,
-    Pipeline, PipelineOptions, PixelFrames, Posterior, RefineCondition, RefineRequest, Sampling,
-    StepEvent, TextToVideoRequest, VideoSize,
+    ContinuationRequest, Generated, ImageToVideoRequest, Latents, NoisePurpose, NoiseSource,
+    Observer, Pipeline, PipelineOptions, PixelFrames, Posterior, RefineCondition, RefineRequest,
+    Sampling, StepEvent, TextToVideoRequest, VideoSize,
 };
 
 use crate::vae::unit_frames;
@@ -43,34 +44,43 @@ impl NoiseSource for GivenNoise {
     }
 }
 
-/// Keeps what the cases expect of every step.
-struct Recorder<B: KernelBackend> {
+/// What the cases expect of the steps.
+struct Steps<B: KernelBackend> {
     initial: Option<Tensor<B, 5>>,
     first_prediction: Option<Tensor<B, 5>>,
-    steps: Vec<Tensor<B, 5>>,
-    kept: Option<Tensor<B, 5>>,
+    latents: Vec<Tensor<B, 5>>,
 }
 
-impl<B: KernelBackend> Recorder<B> {
-    fn new() -> Self {
-        Self {
-            initial: None,
-            first_prediction: None,
-            steps: Vec::new(),
-            kept: None,
-        }
-    }
-}
-
-impl<B: KernelBackend> Observer<B> for Recorder<B> {
-    fn step(&mut self, event: &StepEvent<'_, B>) {
+impl<B: KernelBackend> Steps<B> {
+    fn keep(&mut self, event: &StepEvent<'_, B>) {
         self.initial.get_or_insert_with(|| event.input.clone());
         self.first_prediction
             .get_or_insert_with(|| event.prediction.clone());
-        self.steps.push(event.latents.clone());
+        self.latents.push(event.latents.clone());
     }
+}
 
-    fn latents(&mut self, latents: &Tensor<B, 5>) -> Result<(), longcat_video::VideoError> {
+/// Keeps what the cases expect of a run.
+struct Recorder<B: KernelBackend> {
+    steps: Arc<Mutex<Steps<B>>>,
+    kept: Option<Latents>,
+}
+
+impl<B: KernelBackend> Recorder<B> {
+    fn of(pipeline: &mut Pipeline<B>) -> Self {
+        let steps = Arc::new(Mutex::new(Steps {
+            initial: None,
+            first_prediction: None,
+            latents: Vec::new(),
+        }));
+        let hook = steps.clone();
+        pipeline.on_step(move |event| hook.lock().unwrap().keep(event));
+        Self { steps, kept: None }
+    }
+}
+
+impl<B: KernelBackend> Observer for Recorder<B> {
+    fn latents(&mut self, latents: &Latents) -> Result<(), longcat_video::VideoError> {
         self.kept = Some(latents.clone());
         Ok(())
     }
@@ -160,13 +170,16 @@ fn compare<B: KernelBackend>(
     case.check("prompt_attention_mask", TensorData::new(mask, shape));
     case.check("timesteps", vector(&generated.schedule.timesteps));
     case.check("sigmas", vector(&generated.schedule.sigmas));
-    case.check_tensor("initial_latents", recorder.initial.unwrap());
-    case.check_tensor("dit_out_step0", recorder.first_prediction.unwrap());
-    case.check_tensor::<B, 6>("step_latents", Tensor::stack(recorder.steps, 0));
+    let mut steps = recorder.steps.lock().unwrap();
+    case.check_tensor("initial_latents", steps.initial.take().unwrap());
+    case.check_tensor("dit_out_step0", steps.first_prediction.take().unwrap());
+    let step_latents = std::mem::take(&mut steps.latents);
+    case.check_tensor::<B, 6>("step_latents", Tensor::stack(step_latents, 0));
     let kept = recorder
         .kept
         .expect("latents are handed out before decoding");
-    assert_eq!(kept.into_data(), generated.latents.clone().into_data());
+    let latents = Latents::from_tensor(generated.latents.clone()).unwrap();
+    assert_eq!(kept, latents);
     case.check_tensor("latents", generated.latents);
     case.check_tensor("frames", unit_frames(video.cast(DType::F32)));
 }
@@ -184,7 +197,7 @@ pub(crate) fn text_to_video<B: KernelBackend>(
         frames: case.usize_param("num_frames"),
         sampling: sampling(case),
     };
-    let mut recorder = Recorder::new();
+    let mut recorder = Recorder::of(&mut pipeline);
     let made = pipeline
         .text_to_video(&request, &mut GivenNoise::new(case), &mut recorder)
         .unwrap();
@@ -208,7 +221,7 @@ pub(crate) fn image_to_video<B: KernelBackend>(
         sampling: sampling(case),
         posterior: posterior(case),
     };
-    let mut recorder = Recorder::new();
+    let mut recorder = Recorder::of(&mut pipeline);
     let made = pipeline
         .image_to_video(&request, &mut GivenNoise::new(case), &mut recorder)
         .unwrap();
@@ -232,7 +245,7 @@ pub(crate) fn continuation<B: KernelBackend>(golden: &Golden, case: &mut Case, d
         offload_kv_cache: false,
         enhance_hf: case.flag("enhance_hf"),
     };
-    let mut recorder = Recorder::new();
+    let mut recorder = Recorder::of(&mut pipeline);
     let made = pipeline
         .continue_video(&request, &mut GivenNoise::new(case), &mut recorder)
         .unwrap();
@@ -260,7 +273,7 @@ pub(crate) fn refine<B: KernelBackend>(golden: &Golden, case: &mut Case, device:
         max_sequence_length: case.usize_param("max_sequence_length"),
         posterior: posterior(case),
     };
-    let mut recorder = Recorder::new();
+    let mut recorder = Recorder::of(&mut pipeline);
     let refined = pipeline
         .refine(&request, &mut GivenNoise::new(case), &mut recorder)
         .unwrap();

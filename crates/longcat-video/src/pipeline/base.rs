@@ -8,11 +8,13 @@ use longcat_text::TextEncoder;
 use longcat_vae::{Progress, Tiling, VaeError, VaeOptions, WanVae, WanVaeConfig};
 use longcat_weights::ConfigError;
 
+use super::observer::{Follower, StepHook};
 use super::predict::Model;
 use super::request::check_size;
-use super::{Observer, Posterior, Sampling};
+use super::{Observer, Posterior, Sampling, StepEvent};
 use crate::adapters::Adapters;
 use crate::checkpoint::Checkpoint;
+use crate::latents::Latents;
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::scheduler::{FlowMatchScheduler, Schedule};
 use crate::{VideoError, VideoSize};
@@ -64,6 +66,7 @@ pub struct Pipeline<B: KernelBackend> {
     /// A replica for each device, or none while it is not loaded.
     transformers: Vec<LongCatTransformer<B>>,
     vae: Option<WanVae<B>>,
+    step_hook: Option<StepHook<B>>,
 }
 
 /// The result of a run, before decoding.
@@ -119,6 +122,7 @@ impl<B: KernelBackend> Pipeline<B> {
             text_encoder: None,
             transformers: Vec::new(),
             vae: None,
+            step_hook: None,
         })
     }
 
@@ -152,6 +156,12 @@ impl<B: KernelBackend> Pipeline<B> {
         self.devices.extend_from_slice(others);
         self.transformers.clear();
         Ok(())
+    }
+
+    /// Calls `hook` with the tensors of every denoising step from now on, in the place of an earlier
+    /// hook. An [`Observer`] hears of steps without their tensors.
+    pub fn on_step(&mut self, hook: impl FnMut(&StepEvent<'_, B>) + Send + 'static) {
+        self.step_hook = Some(StepHook::new(hook));
     }
 
     /// The device that everything runs on, denoising perhaps not alone.
@@ -227,7 +237,7 @@ impl<B: KernelBackend> Pipeline<B> {
         &mut self,
         prompts: &[String],
         max_length: usize,
-        observer: &mut dyn Observer<B>,
+        observer: &mut dyn Observer,
     ) -> Result<TextCondition<B>, VideoError> {
         observer.stage("text");
         let encoder = match self.text_encoder.take() {
@@ -255,7 +265,7 @@ impl<B: KernelBackend> Pipeline<B> {
         prompts: &[String],
         negative: &str,
         sampling: &Sampling,
-        observer: &mut dyn Observer<B>,
+        observer: &mut dyn Observer,
     ) -> Result<EncodedText<B>, VideoError> {
         if prompts.is_empty() {
             return Err(VideoError::invalid("prompt", "at least one is needed"));
@@ -276,8 +286,8 @@ impl<B: KernelBackend> Pipeline<B> {
     /// Runs the transformer and hands the final latents to the observer.
     pub(crate) fn denoise(
         &mut self,
-        observer: &mut dyn Observer<B>,
-        run: impl FnOnce(&Model<'_, B>, &mut dyn Observer<B>) -> Result<Tensor<B, 5>, VideoError>,
+        observer: &mut dyn Observer,
+        run: impl FnOnce(&Model<'_, B>, &mut Follower<'_, B>) -> Result<Tensor<B, 5>, VideoError>,
     ) -> Result<Tensor<B, 5>, VideoError> {
         observer.stage("transformer");
         self.transformers()?;
@@ -286,8 +296,12 @@ impl<B: KernelBackend> Pipeline<B> {
             replicas: &self.transformers,
             devices: &self.devices,
         };
-        let latents = run(&model, observer)?;
-        observer.latents(&latents)?;
+        let mut follower = Follower {
+            observer: &mut *observer,
+            hook: self.step_hook.as_mut(),
+        };
+        let latents = run(&model, &mut follower)?;
+        observer.latents(&Latents::from_tensor(latents.clone())?)?;
         Ok(latents)
     }
 
@@ -299,7 +313,7 @@ impl<B: KernelBackend> Pipeline<B> {
         posterior: Posterior,
         first_draw: u32,
         noise: &mut dyn NoiseSource,
-        observer: &mut dyn Observer<B>,
+        observer: &mut dyn Observer,
     ) -> Result<Tensor<B, 5>, VideoError> {
         observer.stage("encode");
         let device = self.device().clone();
@@ -328,7 +342,7 @@ impl<B: KernelBackend> Pipeline<B> {
     pub fn decode(
         &mut self,
         latents: Tensor<B, 5>,
-        observer: &mut dyn Observer<B>,
+        observer: &mut dyn Observer,
     ) -> Result<Tensor<B, 5>, VideoError> {
         observer.stage("decode");
         if !self.options.keep_transformer {
@@ -367,9 +381,7 @@ impl<B: KernelBackend> Pipeline<B> {
 }
 
 /// Hands the VAE's progress to an observer, and its wish to stop to the VAE.
-fn follow<B: KernelBackend>(
-    observer: &mut dyn Observer<B>,
-) -> impl FnMut(Progress) -> ControlFlow<()> {
+fn follow(observer: &mut dyn Observer) -> impl FnMut(Progress) -> ControlFlow<()> {
     |progress| {
         observer.progress(progress.done, progress.total);
         match observer.cancelled() {

@@ -44,7 +44,7 @@ impl<B: KernelBackend> Pipeline<B> {
         &mut self,
         request: &ContinuationRequest,
         noise: &mut dyn NoiseSource,
-        observer: &mut dyn Observer<B>,
+        observer: &mut dyn Observer,
     ) -> Result<Generated<B>, VideoError> {
         request.sampling.check()?;
         let given = request.video.len();

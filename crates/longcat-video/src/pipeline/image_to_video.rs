@@ -35,7 +35,7 @@ impl<B: KernelBackend> Pipeline<B> {
         &mut self,
         request: &ImageToVideoRequest,
         noise: &mut dyn NoiseSource,
-        observer: &mut dyn Observer<B>,
+        observer: &mut dyn Observer,
     ) -> Result<Generated<B>, VideoError> {
         request.sampling.check()?;
         if request.image.len() != 1 {

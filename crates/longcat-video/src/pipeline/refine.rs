@@ -92,7 +92,7 @@ impl<B: KernelBackend> Pipeline<B> {
         &mut self,
         request: &RefineRequest,
         noise: &mut dyn NoiseSource,
-        observer: &mut dyn Observer<B>,
+        observer: &mut dyn Observer,
     ) -> Result<Refined<B>, VideoError> {
         check_size(request.size, 4 * self.pixel_multiple())?;
         let given = request.video.len();
@@ -184,7 +184,7 @@ impl<B: KernelBackend> Pipeline<B> {
     pub fn decode_refined(
         &mut self,
         refined: &Refined<B>,
-        observer: &mut dyn Observer<B>,
+        observer: &mut dyn Observer,
     ) -> Result<Tensor<B, 5>, VideoError> {
         let pixels = self.decode(refined.generated.latents.clone(), observer)?;
         Ok(pixels.narrow(2, refined.first_frame, refined.frames))

@@ -1,16 +1,15 @@
 //! What a `vae/` directory may hold, and what is said where it may not.
-#![allow(clippy::unwrap_used)]
-
-mod golden;
 
 use std::path::Path;
 
 use burn::tensor::{DType, Tensor};
 use burn_flex::{Flex, FlexDevice};
-use golden::cases;
 use longcat_vae::{Tiling, VaeOptions, WanVae, WanVaeConfig, canonical_names, internal_names};
 use longcat_weights::{ConfigError, WeightFiles, collect_module, write_safetensors};
 use serde_json::{Value, json};
+
+use crate::draws;
+use crate::golden::{self, cases};
 
 fn tiny() -> std::path::PathBuf {
     cases("vae_decode")[0].vae_dir()
@@ -125,7 +124,7 @@ fn names_lead_to_the_module_tree_and_back() {
 #[test]
 fn a_new_vae_of_any_config_encodes_and_decodes() {
     let config = small();
-    let vae = WanVae::<Flex>::new(&config, &FlexDevice);
+    let vae = draws::vae::<Flex>(&config);
     let video = Tensor::zeros([2, 3, 4, 8, 6], &FlexDevice);
     let posterior = vae.encode(video).unwrap();
     assert_eq!(posterior.mean.dims(), [2, 2, config.latent_frames(4), 4, 3]);
@@ -140,7 +139,7 @@ fn a_new_vae_of_any_config_encodes_and_decodes() {
 #[test]
 fn a_saved_vae_loads_as_it_was() {
     let config = small();
-    let vae = WanVae::<Flex>::new(&config, &FlexDevice);
+    let vae = draws::vae::<Flex>(&config);
     let dir = tempfile::tempdir().unwrap();
     let json = config.to_json().to_string();
     std::fs::write(dir.path().join("config.json"), json).unwrap();
@@ -173,7 +172,7 @@ fn sampling_adds_the_noise_in_standard_deviations() {
 
 #[test]
 fn tensors_and_options_that_do_not_fit_are_refused() {
-    let vae = WanVae::<Flex>::new(&small(), &FlexDevice);
+    let vae = draws::vae::<Flex>(&small());
     let zeros = |shape| Tensor::<Flex, 5>::zeros(shape, &FlexDevice);
     let chunked = |latent_frames_per_chunk| VaeOptions {
         latent_frames_per_chunk,

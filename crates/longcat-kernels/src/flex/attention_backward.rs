@@ -1,5 +1,5 @@
 //! Backward of dense attention on the CPU: heads in parallel, weights recomputed tile by tile from
-//! the log-sum-exp (formulas in `portable::backward`).
+//! the log-sum-exp (formulas in `portable::attention_backward`).
 
 use std::f32::consts::LOG2_E;
 
@@ -7,9 +7,9 @@ use burn_backend::TensorMetadata;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::dense::{Matrix, TILE_K, TILE_Q, product};
+use super::attention::{Matrix, TILE_K, TILE_Q, product};
 use super::exp2::sub_exp2_sum;
-use super::fused::{dot, like};
+use super::rows::{dot, like};
 
 /// What the forward pass took and gave, contiguous f32.
 pub(super) struct Forward {

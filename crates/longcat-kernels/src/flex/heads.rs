@@ -1,73 +1,92 @@
-//! Backward steps of the fused operations on the CPU, for contiguous f32.
+//! The split into heads on the CPU, for contiguous f32, heads or tokens in parallel.
 
 use burn::tensor::TensorData;
 use burn_backend::TensorMetadata;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::exp2::sigmoid;
-use super::fused::{
-    Norm, Rotation, TASK, dot, each_row, inverse_root_mean_square, like, rows_per_task, sum,
-};
+use super::is_f32;
+use super::rows::{dot, inverse_root_mean_square, like, rows_per_task};
 
-/// See `KernelBackend::layer_norm_backward`.
-pub(super) fn layer_norm(
+/// The tables of a split into heads, contiguous.
+pub(super) struct Heads {
+    norm: Option<(FlexTensor, f32)>,
+    rotation: Option<(FlexTensor, FlexTensor)>,
+}
+
+impl Heads {
+    /// The tables, if they and the other tensors are f32.
+    pub(super) fn of(
+        others: &[&FlexTensor],
+        norm: Option<&(FlexTensor, f64)>,
+        rotation: Option<&(FlexTensor, FlexTensor)>,
+    ) -> Option<Self> {
+        let tables = norm.iter().map(|(weight, _)| weight);
+        let tables = tables.chain(rotation.iter().flat_map(|(cos, sin)| [cos, sin]));
+        let all = tables.chain(others.iter().copied()).all(is_f32);
+        all.then(|| Self {
+            norm: norm.map(|(weight, epsilon)| (weight.to_contiguous(), *epsilon as f32)),
+            rotation: rotation.map(|(cos, sin)| (cos.to_contiguous(), sin.to_contiguous())),
+        })
+    }
+
+    pub(super) fn norm(&self) -> Option<Norm<'_>> {
+        self.norm
+            .as_ref()
+            .map(|(weight, epsilon)| (weight, *epsilon))
+    }
+
+    pub(super) fn rotation(&self) -> Option<Rotation<'_>> {
+        self.rotation.as_ref().map(|(cos, sin)| (cos, sin))
+    }
+}
+
+/// Weight `[D]` and epsilon of a norm over heads.
+pub(super) type Norm<'a> = (&'a FlexTensor, f32);
+
+/// Cosines and sines `[T, D / 2]`.
+pub(super) type Rotation<'a> = (&'a FlexTensor, &'a FlexTensor);
+
+/// See `KernelBackend::split_heads_forward`.
+pub(super) fn split_heads_forward(
     x: &FlexTensor,
-    weight: &FlexTensor,
-    d_out: &FlexTensor,
-    epsilon: f32,
+    part: usize,
+    norm: Option<Norm>,
+    rotation: Option<Rotation>,
 ) -> FlexTensor {
-    let table: [usize; 2] = weight.shape().dims();
-    let width = table[1];
-    let (input, gradient) = (x.storage::<f32>(), d_out.storage::<f32>());
-    let weight = weight.storage::<f32>();
-    let mut out = vec![0.0; input.len()];
-    each_row(&mut out, table, |start, group, out| {
-        let (x, d_out) = (&input[start..][..width], &gradient[start..][..width]);
-        let weight = &weight[group..][..width];
-        let count = width as f32;
-        let mean = sum(x, |x| x) / count;
-        let variance = sum(x, |x| (x - mean) * (x - mean)) / count;
-        let inverse = 1.0 / (variance + epsilon).sqrt();
-        for ((g, d_out), weight) in out.iter_mut().zip(d_out).zip(weight) {
-            *g = d_out * weight;
-        }
-        let along = dot(out, x, |x| (x - mean) * inverse) / count;
-        let mean_g = sum(out, |g| g) / count;
-        for (g, x) in out.iter_mut().zip(x) {
-            *g = (*g - mean_g - (x - mean) * inverse * along) * inverse;
-        }
-    });
-    like(x, out)
-}
-
-/// See `KernelBackend::silu_mul_backward`.
-pub(super) fn silu_mul(
-    a: &FlexTensor,
-    b: &FlexTensor,
-    d_out: &FlexTensor,
-) -> (FlexTensor, FlexTensor) {
-    let (input, factor) = (a.storage::<f32>(), b.storage::<f32>());
-    let gradient = d_out.storage::<f32>();
-    let mut d_a = input.to_vec();
-    let mut d_b = vec![0.0; input.len()];
-    let tasks = d_a.par_chunks_mut(TASK).zip(d_b.par_chunks_mut(TASK));
-    let tasks = tasks.zip(input.par_chunks(TASK).zip(factor.par_chunks(TASK)));
-    let tasks = tasks.zip(gradient.par_chunks(TASK));
-    tasks.for_each(|(((d_a, d_b), (a, b)), d_out)| {
-        sigmoid(d_a);
-        let inputs = a.iter().zip(b).zip(d_out);
-        for ((d_a, d_b), ((a, b), d_out)) in d_a.iter_mut().zip(d_b).zip(inputs) {
-            let gate = *d_a;
-            *d_b = d_out * a * gate;
-            *d_a = d_out * b * gate * (1.0 + a * (1.0 - gate));
+    let [batch, tokens, parts, heads, width] = x.shape().dims();
+    let input = x.storage::<f32>();
+    let norm = norm.map(|(weight, epsilon)| (weight.storage::<f32>(), epsilon));
+    let rotation = rotation.map(|(cos, sin)| (cos.storage::<f32>(), sin.storage::<f32>()));
+    let mut out = vec![0.0; batch * heads * tokens * width];
+    let of_head = out.par_chunks_mut((tokens * width).max(1));
+    of_head.enumerate().for_each(|(head_of_all, out)| {
+        let (b, head) = (head_of_all / heads, head_of_all % heads);
+        for (token, out) in out.chunks_exact_mut(width.max(1)).enumerate() {
+            let start = (((b * tokens + token) * parts + part) * heads + head) * width;
+            out.copy_from_slice(&input[start..][..width]);
+            if let Some((weight, epsilon)) = norm {
+                let factor = inverse_root_mean_square(out, epsilon);
+                for (value, weight) in out.iter_mut().zip(weight) {
+                    *value *= factor * weight;
+                }
+            }
+            if let Some((cos, sin)) = rotation {
+                let angles = token * width / 2..(token + 1) * width / 2;
+                let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
+                for ((pair, cos), sin) in out.chunks_exact_mut(2).zip(cos).zip(sin) {
+                    let (even, odd) = (pair[0], pair[1]);
+                    pair[0] = even * cos - odd * sin;
+                    pair[1] = odd * cos + even * sin;
+                }
+            }
         }
     });
-    (like(a, d_a), like(b, d_b))
+    FlexTensor::from_data(TensorData::new(out, [batch, heads, tokens, width]))
 }
 
-/// See `KernelBackend::split_heads_backward`.
-pub(super) fn split_heads(
+/// See `KernelBackend::split_heads_x_backward`.
+pub(super) fn split_heads_x_backward(
     x: &FlexTensor,
     part: usize,
     norm: Option<Norm>,
@@ -102,8 +121,8 @@ pub(super) fn split_heads(
     FlexTensor::from_data(TensorData::new(out, [batch, tokens, heads, width]))
 }
 
-/// See `KernelBackend::head_norm_backward`.
-pub(super) fn head_norm(
+/// See `KernelBackend::split_heads_weight_backward`.
+pub(super) fn split_heads_weight_backward(
     x: &FlexTensor,
     part: usize,
     (weight, epsilon): Norm,

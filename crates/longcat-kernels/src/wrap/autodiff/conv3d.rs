@@ -1,14 +1,14 @@
 //! Convolution with gradients for tracked inputs only; patches are gathered again for them.
 
 use burn_autodiff::{
-    Autodiff, NodeId,
+    NodeId,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
     ops::{Backward, Ops, OpsKind},
 };
 use burn_backend::{TensorMetadata, tensor::FloatTensor};
 
-use super::{d_bias, register};
+use super::{Tracked, d_bias, register, step};
 use crate::{Conv3dOptions, KernelBackend, portable};
 
 #[derive(Debug)]
@@ -50,34 +50,22 @@ impl<B: KernelBackend> Backward<B, 3> for Conv3dBackward {
     }
 }
 
-pub(super) fn conv3d<B: KernelBackend, C: CheckpointStrategy>(
-    x: FloatTensor<Autodiff<B, C>>,
-    weight: FloatTensor<Autodiff<B, C>>,
-    bias: FloatTensor<Autodiff<B, C>>,
+pub(super) fn conv3d_forward<B: KernelBackend, C: CheckpointStrategy>(
+    x: Tracked<B, C>,
+    weight: Tracked<B, C>,
+    bias: Tracked<B, C>,
     options: Conv3dOptions,
-) -> FloatTensor<Autodiff<B, C>> {
-    let nodes = [x.node.clone(), weight.node.clone(), bias.node.clone()];
-    match Conv3dBackward
-        .prepare::<C>(nodes)
-        .compute_bound()
-        .stateful()
-    {
-        OpsKind::Tracked(mut prep) => {
-            let state = State {
-                x: weight.is_tracked().then(|| prep.checkpoint(&x)),
-                weight: x.is_tracked().then(|| prep.checkpoint(&weight)),
-                x_dims: x.primitive.shape().dims(),
-                weight_dims: weight.primitive.shape().dims(),
-                options,
-            };
-            let out = B::conv3d_forward(x.primitive, weight.primitive, bias.primitive, options);
-            prep.finish(state, out)
-        }
-        OpsKind::UnTracked(prep) => prep.finish(B::conv3d_forward(
-            x.primitive,
-            weight.primitive,
-            bias.primitive,
+) -> Tracked<B, C> {
+    step!(
+        Conv3dBackward,
+        [x, weight, bias],
+        |prep| State {
+            x: weight.is_tracked().then(|| prep.checkpoint(&x)),
+            weight: x.is_tracked().then(|| prep.checkpoint(&weight)),
+            x_dims: x.primitive.shape().dims(),
+            weight_dims: weight.primitive.shape().dims(),
             options,
-        )),
-    }
+        },
+        B::conv3d_forward(x.primitive, weight.primitive, bias.primitive, options)
+    )
 }

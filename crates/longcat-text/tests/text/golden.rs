@@ -1,5 +1,4 @@
 //! Reading golden cases (see `tests/golden/README.md` at the root of the repository).
-#![allow(dead_code)] // every test program uses a part of it
 
 use std::path::PathBuf;
 

@@ -1,17 +1,17 @@
 //! Gradients reach every weight, are right, and do not depend on how a clip is cut in time.
-#![allow(clippy::unwrap_used)]
 
 use std::ops::ControlFlow;
-use std::sync::Mutex;
 
 use burn::backend::Autodiff;
 use burn::module::{AutodiffModule, Module, ModuleVisitor, Param};
 use burn::optim::{GradientsParams, Optimizer, SgdConfig};
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Distribution, Tensor};
+use burn::tensor::{DType, Tensor};
 use burn_flex::{Flex, FlexDevice};
 use longcat_kernels::KernelBackend;
 use longcat_vae::{VaeOptions, WanVae, WanVaeConfig};
+
+use crate::draws;
 
 type Training = Autodiff<Flex>;
 
@@ -65,16 +65,11 @@ struct Drawn {
     inner: Sample<Flex>,
 }
 
-/// Burn's generator is shared by the threads that run the tests.
-static GENERATOR: Mutex<()> = Mutex::new(());
-
 fn draw(video: [usize; 5], latents: [usize; 5]) -> Drawn {
-    let _guard = GENERATOR.lock();
+    let _guard = draws::alone();
     Flex::seed(&FlexDevice, 7);
-    // Weights are drawn when they are first used, which moving them does.
-    let vae = WanVae::new(&config(), &FlexDevice).fork(&FlexDevice);
-    let random =
-        |shape| Tensor::<Flex, 5>::random(shape, Distribution::Uniform(-1.0, 1.0), &FlexDevice);
+    let vae = draws::initialized(&config());
+    let random = draws::uniform;
     let inner = Sample {
         video: random(video),
         noise: random(latents),

@@ -1,14 +1,13 @@
 //! Tiles: what they change, and that they are put together as described.
-#![allow(clippy::unwrap_used)]
-
-mod golden;
 
 use std::ops::{ControlFlow, Range};
 
-use burn::tensor::{DType, Distribution, Tensor};
+use burn::tensor::{DType, Tensor};
 use burn_flex::{Flex, FlexDevice};
-use golden::{cases, relative_error, values};
 use longcat_vae::{Progress, Tiling, VaeError, VaeOptions, WanVae};
+
+use crate::draws::random;
+use crate::golden::{cases, relative_error, values};
 
 fn go_on(_: Progress) -> ControlFlow<()> {
     ControlFlow::Continue(())
@@ -17,10 +16,6 @@ fn go_on(_: Progress) -> ControlFlow<()> {
 fn tiny() -> WanVae<Flex> {
     let dir = cases("vae_decode")[0].vae_dir();
     WanVae::load(&dir, DType::F32, &FlexDevice).unwrap()
-}
-
-fn random(shape: [usize; 5]) -> Tensor<Flex, 5> {
-    Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), &FlexDevice)
 }
 
 fn tiles(tile: usize, stride: usize) -> VaeOptions {

@@ -1,17 +1,15 @@
-//! What lies between norms and products, with gradients of the tracked inputs.
+//! Gated residuals and gated units, with gradients of the tracked inputs.
 
 use burn_autodiff::{
-    Autodiff, NodeId,
+    NodeId,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
     ops::{Backward, Ops, OpsKind},
 };
 use burn_backend::{TensorMetadata, tensor::FloatTensor};
 
-use super::register;
+use super::{Tracked, register, step};
 use crate::{KernelBackend, portable};
-
-type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
 
 #[derive(Debug)]
 struct GatedResidualBackward;
@@ -36,7 +34,7 @@ impl<B: KernelBackend> Backward<B, 3> for GatedResidualBackward {
             grads.register::<B>(node.id, sums);
         }
         if let Some(node) = d_y {
-            let d_y = B::gated(d_out.clone(), gate);
+            let d_y = B::gated_residual_y_backward(d_out.clone(), gate);
             grads.register::<B>(node.id, d_y);
         }
         if let Some(node) = d_x {
@@ -45,24 +43,20 @@ impl<B: KernelBackend> Backward<B, 3> for GatedResidualBackward {
     }
 }
 
-pub(super) fn gated_residual<B: KernelBackend, C: CheckpointStrategy>(
+pub(super) fn gated_residual_forward<B: KernelBackend, C: CheckpointStrategy>(
     x: Tracked<B, C>,
     y: Tracked<B, C>,
     gate: Tracked<B, C>,
 ) -> Tracked<B, C> {
-    let nodes = [x.node.clone(), y.node.clone(), gate.node.clone()];
-    let step = GatedResidualBackward.prepare::<C>(nodes);
-    match step.compute_bound().stateful() {
-        OpsKind::Tracked(mut prep) => {
+    step!(
+        GatedResidualBackward,
+        [x, y, gate],
+        |prep| {
             let kept = gate.is_tracked().then(|| prep.checkpoint(&y));
-            let state = (gate.primitive.clone(), kept);
-            let out = B::gated_residual(x.primitive, y.primitive, gate.primitive);
-            prep.finish(state, out)
-        }
-        OpsKind::UnTracked(prep) => {
-            prep.finish(B::gated_residual(x.primitive, y.primitive, gate.primitive))
-        }
-    }
+            (gate.primitive.clone(), kept)
+        },
+        B::gated_residual_forward(x.primitive, y.primitive, gate.primitive)
+    )
 }
 
 #[derive(Debug)]
@@ -86,19 +80,14 @@ impl<B: KernelBackend> Backward<B, 2> for SiluMulBackward {
     }
 }
 
-pub(super) fn silu_mul<B: KernelBackend, C: CheckpointStrategy>(
+pub(super) fn silu_mul_forward<B: KernelBackend, C: CheckpointStrategy>(
     a: Tracked<B, C>,
     b: Tracked<B, C>,
 ) -> Tracked<B, C> {
-    match SiluMulBackward
-        .prepare::<C>([a.node.clone(), b.node.clone()])
-        .compute_bound()
-        .stateful()
-    {
-        OpsKind::Tracked(mut prep) => {
-            let state = [&a, &b].map(|x| prep.checkpoint(x));
-            prep.finish(state, B::silu_mul(a.primitive, b.primitive))
-        }
-        OpsKind::UnTracked(prep) => prep.finish(B::silu_mul(a.primitive, b.primitive)),
-    }
+    step!(
+        SiluMulBackward,
+        [a, b],
+        |prep| [&a, &b].map(|x| prep.checkpoint(x)),
+        B::silu_mul_forward(a.primitive, b.primitive)
+    )
 }

@@ -1,5 +1,4 @@
 //! Loading is strict: whatever does not fit is an error that names it, and the module stays as it was.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeMap;
 use std::fs;

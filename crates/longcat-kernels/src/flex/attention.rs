@@ -2,20 +2,21 @@
 
 use std::f32::consts::{LN_2, LOG2_E};
 
-use burn::tensor::TensorData;
+use burn::tensor::{DType, Tensor, TensorData};
 use burn_backend::TensorMetadata;
-use burn_flex::FlexTensor;
+use burn_flex::{Flex, FlexTensor};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::exp2::{max, sub_exp2_sum};
+use crate::portable::{from_float, into_float, to_dtype};
 
 /// Queries and keys in a tile: their scores stay in a core's second-level cache.
 pub(super) const TILE_Q: usize = 128;
 pub(super) const TILE_K: usize = 256;
 
 /// Output `[B, H, Nq, D]` and log-sum-exp `[B, H, Nq]` of contiguous f32 tensors.
-pub(super) fn attention(
+pub(super) fn attention_forward(
     q: FlexTensor,
     k: FlexTensor,
     v: FlexTensor,
@@ -164,4 +165,30 @@ pub(super) fn product(out: &mut [f32], a: Matrix, b: Matrix, factor: f32, add: b
             Parallelism::None,
         );
     }
+}
+
+/// The tensor as contiguous f32.
+pub(super) fn single(tensor: FlexTensor) -> FlexTensor {
+    let tensor: Tensor<Flex, 4> = to_dtype(from_float(tensor), DType::F32);
+    contiguous(into_float(tensor))
+}
+
+/// [`FlexTensor::to_contiguous`], by whole rows where only outer dimensions were swapped, as those of
+/// tokens and heads are: Burn goes over such tensors element by element.
+fn contiguous(tensor: FlexTensor) -> FlexTensor {
+    let [batch, heads, tokens, width] = tensor.shape().dims();
+    let strides = tensor.layout().strides();
+    if tensor.is_contiguous() || strides[3] != 1 || strides.iter().any(|stride| *stride < 0) {
+        return tensor.to_contiguous();
+    }
+    let strides = [0, 1, 2].map(|dim| strides[dim].unsigned_abs());
+    let input = &tensor.storage::<f32>()[tensor.layout().start_offset()..];
+    let mut out = vec![0.0; batch * heads * tokens * width];
+    let rows = out.par_chunks_exact_mut(width.max(1));
+    rows.with_min_len(64).enumerate().for_each(|(row, out)| {
+        let at = [row / (heads * tokens), row / tokens % heads, row % tokens];
+        let start: usize = at.iter().zip(strides).map(|(at, stride)| at * stride).sum();
+        out.copy_from_slice(&input[start..][..width]);
+    });
+    FlexTensor::from_data(TensorData::new(out, [batch, heads, tokens, width]))
 }

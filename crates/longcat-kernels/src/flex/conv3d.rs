@@ -10,7 +10,7 @@ use crate::PatchGrid;
 
 /// Patches `[rows, columns]` of `[B, T, H, W, C]` in f32, whose strides may be any: it is read again
 /// for each run of lines, and a copy would be made each time.
-pub(super) fn patches(x: &FlexTensor, grid: &PatchGrid, lines: Range<usize>) -> FlexTensor {
+pub(super) fn conv3d_patches(x: &FlexTensor, grid: &PatchGrid, lines: Range<usize>) -> FlexTensor {
     let (values, layout) = (x.storage::<f32>(), x.layout());
     let strides: [isize; 5] = std::array::from_fn(|dim| layout.strides()[dim]);
     let [of_batch, of_t, of_h, of_w, of_channel] = strides;
