@@ -5,7 +5,7 @@ use anyhow::Result;
 use clap::Args;
 use longcat_builtin::builtin_checkpoint;
 use longcat_runtime::{DeviceSpec, DeviceTask, on_device};
-use longcat_train::{Bar, Observer, Outcome, Quiet, TrainError};
+use longcat_train::{Bar, Outcome, Quiet, TrainError, TrainObserver};
 use longcat_video::KernelBackend;
 use serde_json::json;
 
@@ -34,7 +34,7 @@ impl TrainLora {
         let stop = interrupt()?;
         let mut bar = Bar::default();
         let mut quiet = Quiet;
-        let observer: &mut dyn Observer = if self.json { &mut quiet } else { &mut bar };
+        let observer: &mut dyn TrainObserver = if self.json { &mut quiet } else { &mut bar };
         // Only a configuration without a checkpoint needs it, and says so if it is not there.
         let builtin = builtin_checkpoint()
             .inspect_err(|e| eprintln!("warning: unpacking the built-in model: {e}"))
@@ -69,7 +69,7 @@ impl TrainLora {
 struct Run<'a> {
     args: &'a TrainLora,
     builtin: Option<&'a Path>,
-    observer: &'a mut dyn Observer,
+    observer: &'a mut dyn TrainObserver,
     stop: &'a AtomicBool,
 }
 

@@ -1,3 +1,5 @@
+//! What can go wrong.
+
 use std::path::{Path, PathBuf};
 
 use longcat_dit::DitError;
@@ -107,7 +109,8 @@ pub enum TrainError {
 }
 
 impl TrainError {
-    pub(crate) fn io(path: impl Into<PathBuf>, cause: std::io::Error) -> Self {
+    /// A file that could not be read or written.
+    pub fn io(path: impl Into<PathBuf>, cause: std::io::Error) -> Self {
         Self::Io {
             path: path.into(),
             cause,
@@ -115,7 +118,7 @@ impl TrainError {
     }
 
     /// The same, with the name of the clip it happened to.
-    pub(crate) fn of_clip(self, clip: &Path) -> Self {
+    pub fn of_clip(self, clip: &Path) -> Self {
         match self {
             Self::Data { .. } | Self::Interrupted | Self::Clip { .. } => self,
             cause => Self::Clip {
