@@ -15,39 +15,9 @@ use serde::Serialize;
 use crate::args::{Dtype, Model, Output, Sampler};
 use crate::progress::Progress;
 
-/// Size, frames and rate when the command line says nothing.
-#[derive(Debug, Clone, Copy)]
-pub struct Defaults {
-    pub size: VideoSize,
-    pub frames: usize,
-    pub fps: f64,
-    pub cond_frames: usize,
-}
-
-const RELEASED: Defaults = Defaults {
-    size: VideoSize {
-        width: 832,
-        height: 480,
-    },
-    frames: 93,
-    fps: 15.0,
-    cond_frames: 13,
-};
-
-const BUILT_IN: Defaults = Defaults {
-    size: VideoSize {
-        width: 64,
-        height: 64,
-    },
-    frames: 17,
-    fps: 15.0,
-    cond_frames: 5,
-};
-
 /// A model on a device, with where its results go.
 pub struct Session<B: KernelBackend> {
     pub pipeline: Pipeline<B>,
-    pub defaults: Defaults,
     pub progress: Progress,
     output: Output,
     started: Instant,
@@ -149,11 +119,6 @@ impl<B: KernelBackend> Session<B> {
         let interrupt = longcat_cli::interrupt()?;
         Ok(Self {
             pipeline,
-            defaults: if model.model.is_some() {
-                RELEASED
-            } else {
-                BUILT_IN
-            },
             progress: Progress::new(interrupt, output.save_latents.clone()),
             output: output.clone(),
             started: Instant::now(),
@@ -166,8 +131,10 @@ impl<B: KernelBackend> Session<B> {
             Latents::from_tensor(latents)?.write(&self.output.output)?;
             return self.report(None, fps);
         }
-        let pixels = self.pipeline.decode(latents, &mut self.progress)?;
-        let frames = PixelFrames::from_tensor(pixels)?.swap_remove(0);
+        let frames = self
+            .pipeline
+            .decode(latents, &mut self.progress)?
+            .swap_remove(0);
         self.write(&frames, fps)
     }
 

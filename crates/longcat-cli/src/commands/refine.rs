@@ -3,9 +3,9 @@ use std::path::Path;
 use anyhow::Result;
 use longcat_runtime::{DeviceTask, on_device};
 use longcat_video::media::{ReadOptions, read_image, read_video};
-use longcat_video::{KernelBackend, PixelFrames, RefineCondition, SeededNoise};
+use longcat_video::{KernelBackend, PixelFrames, RefineCondition, RefineRequest, SeededNoise};
 
-use super::generate::{read_frames, refine_request, refined_size};
+use super::generate::read_frames;
 use crate::args::Refine;
 use crate::session::{Session, check_output};
 
@@ -53,26 +53,23 @@ impl DeviceTask for RefineTask {
     fn run<B: KernelBackend>(self, device: B::Device) -> Result<()> {
         let args = self.args;
         let mut session = Session::<B>::open(&args.model, false, &args.output, &device)?;
-        let built_in = args.model.model.is_none();
-        let size = refined_size(args.size, self.video.size(), built_in)?;
-        let mut request = refine_request(self.video, args.prompt.clone(), size);
-        request.spatial_only = args.spatial_only;
-        request.steps = args.steps;
-        request.threshold = args.threshold;
-        request.condition = self.condition.map(|pixels| RefineCondition {
-            pixels: pixels.resized(size),
-            frames: args.cond_frames,
-        });
+        let request = RefineRequest {
+            size: args.size,
+            spatial_only: args.spatial_only,
+            steps: args.steps,
+            threshold: args.threshold,
+            condition: self.condition.map(|pixels| RefineCondition {
+                pixels,
+                frames: args.cond_frames,
+            }),
+            ..RefineRequest::new(self.video, &args.prompt)
+        };
         let mut noise = SeededNoise::new(args.seed);
         let progress = &mut session.progress;
-        let frames = session
-            .pipeline
-            .with_refinement(|pipeline| {
-                let refined = pipeline.refine(&request, &mut noise, progress)?;
-                let pixels = pipeline.decode_refined(&refined, progress)?;
-                PixelFrames::from_tensor(pixels)
-            })?
-            .swap_remove(0);
+        let frames = session.pipeline.with_refinement(|pipeline| {
+            let refined = pipeline.refine(&request, &mut noise, progress)?;
+            pipeline.decode_refined(&refined, progress)
+        })?;
         let factor = if args.spatial_only { 1.0 } else { 2.0 };
         session.write(&frames, factor * self.fps)
     }

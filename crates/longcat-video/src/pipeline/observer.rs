@@ -1,3 +1,5 @@
+//! Following a run, and stopping it.
+
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
