@@ -2,9 +2,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use burn::tensor::Tensor;
 use indicatif::{ProgressBar, ProgressStyle};
-use longcat_video::{KernelBackend, Latents, Observer, StepEvent, VideoError};
+use longcat_video::{Latents, Observer, VideoError};
 
 /// Progress on stderr, latents to a file, and Ctrl-C.
 pub struct Progress {
@@ -29,7 +28,7 @@ impl Progress {
     }
 }
 
-impl<B: KernelBackend> Observer<B> for Progress {
+impl Observer for Progress {
     fn stage(&mut self, name: &'static str) {
         self.bar.reset();
         self.bar.set_length(1);
@@ -37,9 +36,9 @@ impl<B: KernelBackend> Observer<B> for Progress {
         self.bar.tick();
     }
 
-    fn step(&mut self, event: &StepEvent<'_, B>) {
-        self.bar.set_length(event.total as u64);
-        self.bar.set_position(event.step as u64 + 1);
+    fn step(&mut self, step: usize, total: usize, _timestep: f32) {
+        self.bar.set_length(total as u64);
+        self.bar.set_position(step as u64 + 1);
     }
 
     fn progress(&mut self, done: usize, total: usize) {
@@ -47,9 +46,9 @@ impl<B: KernelBackend> Observer<B> for Progress {
         self.bar.set_position(done as u64);
     }
 
-    fn latents(&mut self, latents: &Tensor<B, 5>) -> Result<(), VideoError> {
+    fn latents(&mut self, latents: &Latents) -> Result<(), VideoError> {
         match &self.latents {
-            Some(path) => Latents::from_tensor(latents.clone())?.write(path),
+            Some(path) => latents.write(path),
             None => Ok(()),
         }
     }

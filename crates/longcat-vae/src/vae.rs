@@ -14,7 +14,7 @@ use crate::encoder::Encoder;
 use crate::layers::CausalConv3d;
 use crate::stream::{DecodeChunks, EncodeStream};
 use crate::tiling::TileGrid;
-use crate::{Posterior, ChunkProgress, VaeError, VaeOptions, WanVaeConfig, canonical_names};
+use crate::{ChunkProgress, Posterior, VaeError, VaeOptions, WanVaeConfig, canonical_names};
 
 /// The Wan 2.1 video autoencoder.
 ///

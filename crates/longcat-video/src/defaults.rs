@@ -130,7 +130,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let write = |text: &str| std::fs::write(dir.path().join(FILE), text).unwrap();
         let read = || VideoDefaults::of_checkpoint(dir.path());
-        write(r#"{"size": "64x48", "sizes": "fixed", "frames": 17, "fps": 12.5, "cond_frames": 5}"#);
+        write(
+            r#"{"size": "64x48", "sizes": "fixed", "frames": 17, "fps": 12.5, "cond_frames": 5}"#,
+        );
         let defaults = read().unwrap();
         let size = VideoSize::new(64, 48);
         assert_eq!((defaults.size, defaults.fps), (size, 12.5));

@@ -31,7 +31,7 @@ pub use longcat_vae::{LatentDraw, Tiling};
 pub use noise::{NoisePurpose, NoiseSource, SeededNoise};
 pub use pipeline::{
     ContinuationRequest, Generated, ImageToVideoRequest, Observer, Pipeline, PipelineOptions,
-    RefineCondition, RefineRequest, Refined, Sampling, Silent, StepEvent,
-    TextToVideoRequest, refine_start,
+    RefineCondition, RefineRequest, Refined, Sampling, Silent, StepEvent, TextToVideoRequest,
+    refine_start,
 };
 pub use scheduler::{FlowMatchScheduler, Schedule, ScheduleMode};

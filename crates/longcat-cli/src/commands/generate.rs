@@ -2,15 +2,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use longcat_runtime::{DeviceTask, on_device};
-use longcat_video::media::{ReadOptions, read_image, read_video};
 use longcat_video::{
-    ContinuationRequest, ImageToVideoRequest, KernelBackend, Pipeline, PixelFrames, Posterior,
-    REFINEMENT_LORA, RefineRequest, Resolution, Sampling, SeededNoise, TextToVideoRequest,
-    VideoSize, bucket,
+    ContinuationRequest, ImageToVideoRequest, KernelBackend, Pipeline, PixelFrames,
+    REFINEMENT_LORA, RefineRequest, SeededNoise, TextToVideoRequest, VideoSize,
 };
 
-use crate::args::{Condition, Continue, ImageToVideo, Model, Output, Sampler, TextToVideo};
-use crate::session::{Defaults, Session, check_output, latents_only, sampling};
+use crate::args::{Condition, Continue, ImageToVideo, Output, Sampler, TextToVideo};
+use crate::session::{Session, check_output, latents_only, sampling};
 
 /// A command with the pictures it starts from, read before any model.
 struct WithPixels<A>(A, PixelFrames);
@@ -38,19 +36,14 @@ impl DeviceTask for TextToVideo {
         let made = session
             .pipeline
             .text_to_video(&request, &mut noise, &mut session.progress)?;
-        finish(
-            session,
-            made.latents,
-            &self.prompt,
-            &self.sampler,
-        )
+        finish(session, made.latents, &self.prompt, &self.sampler)
     }
 }
 
 pub fn image_to_video(args: ImageToVideo) -> Result<()> {
     check_output(&args.output)?;
     check_refine(&args.sampler, &args.output)?;
-    let image = PixelFrames::from_images(&[read_image(&args.image)?])?;
+    let image = PixelFrames::read_image(&args.image)?;
     on_device(args.model.device.first(), WithPixels(args, image))?
 }
 
@@ -72,12 +65,7 @@ impl DeviceTask for WithPixels<ImageToVideo> {
         let made = session
             .pipeline
             .image_to_video(&request, &mut noise, &mut session.progress)?;
-        finish(
-            session,
-            made.latents,
-            &args.prompt,
-            &args.sampler,
-        )
+        finish(session, made.latents, &args.prompt, &args.sampler)
     }
 }
 
@@ -107,12 +95,7 @@ impl DeviceTask for WithPixels<Continue> {
         let made = session
             .pipeline
             .continue_video(&request, &mut noise, &mut session.progress)?;
-        finish(
-            session,
-            made.latents,
-            &args.prompt,
-            &args.sampler,
-        )
+        finish(session, made.latents, &args.prompt, &args.sampler)
     }
 }
 

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use longcat_runtime::{DeviceTask, on_device};
-use longcat_video::{KernelBackend, LongVideo, PixelFrames, SeededNoise, TextToVideoRequest};
+use longcat_video::{KernelBackend, LongVideo, SeededNoise, TextToVideoRequest};
 
 use super::generate::continuation;
 use crate::args::Long;
@@ -47,16 +47,17 @@ impl DeviceTask for Long {
     fn run<B: KernelBackend>(self, device: B::Device) -> Result<()> {
         let mut session =
             Session::<B>::open(&self.model, self.sampler.distill, &self.output, &device)?;
+        let defaults = *session.pipeline.defaults();
         let segments = self.segments.unwrap_or(self.prompts.len());
         let prompt = |i: usize| self.prompts[i.min(self.prompts.len() - 1)].clone();
-        let size = self.size.unwrap_or(session.defaults.size);
-        let frames = self.frames.unwrap_or(session.defaults.frames);
+        let size = self.size.unwrap_or(defaults.size);
+        let frames = self.frames.unwrap_or(defaults.frames);
         let first = TextToVideoRequest {
-            prompts: vec![prompt(0)],
             negative_prompt: self.sampler.negative.clone(),
-            size,
-            frames,
+            size: Some(size),
+            frames: Some(frames),
             sampling: sampling(&self.sampler),
+            ..TextToVideoRequest::new(prompt(0))
         };
         let work = work_dir(&self);
         let settings = format!(
@@ -86,25 +87,20 @@ impl DeviceTask for Long {
                 _ => {
                     let request = continuation(
                         long.read(index - 1)?,
-                        size,
-                        vec![prompt(index)],
+                        Some(size),
+                        &prompt(index),
                         Some(frames),
                         &self.condition,
                         &self.sampler,
-                        &session.defaults,
                     );
                     pipeline.continue_video(&request, &mut noise, &mut session.progress)?
                 }
             };
-            let pixels = pipeline.decode(made.latents, &mut session.progress)?;
-            let clip = PixelFrames::from_tensor(pixels)?.swap_remove(0);
-            long.keep(index, &clip)?;
+            let clips = pipeline.decode(made.latents, &mut session.progress)?;
+            long.keep(index, &clips[0])?;
         }
-        let skip = self
-            .condition
-            .cond_frames
-            .unwrap_or(session.defaults.cond_frames);
-        let fps = session.defaults.fps;
+        let skip = self.condition.cond_frames.unwrap_or(defaults.cond_frames);
+        let fps = defaults.fps;
         session.write_segments(&long, segments, skip, fps)?;
         if self.work_dir.is_none() {
             remove(&work)?;

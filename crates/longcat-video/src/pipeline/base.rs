@@ -10,13 +10,15 @@ use longcat_text::TextEncoder;
 use longcat_vae::{ChunkProgress, LatentDraw, Tiling, VaeError, VaeOptions, WanVae, WanVaeConfig};
 use longcat_weights::ConfigError;
 
+use super::observer::{Follower, StepHook};
 use super::predict::Model;
 use super::request::{check_size, latent_frames};
-use super::{Observer, Sampling};
+use super::{Observer, Sampling, StepEvent};
 use crate::adapters::Adapters;
 use crate::checkpoint::Checkpoint;
 use crate::defaults::VideoDefaults;
 use crate::frames::PixelFrames;
+use crate::latents::Latents;
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::scheduler::{FlowMatchScheduler, Schedule};
 use crate::{VideoError, VideoSize};
@@ -68,6 +70,7 @@ pub struct Pipeline<B: KernelBackend> {
     /// A replica for each device, or none while it is not loaded.
     transformers: Vec<LongCatTransformer<B>>,
     vae: Option<WanVae<B>>,
+    step_hook: Option<StepHook<B>>,
 }
 
 /// The result of a run, before decoding.
@@ -124,6 +127,7 @@ impl<B: KernelBackend> Pipeline<B> {
             text_encoder: None,
             transformers: Vec::new(),
             vae: None,
+            step_hook: None,
         })
     }
 
@@ -162,6 +166,12 @@ impl<B: KernelBackend> Pipeline<B> {
         self.devices.extend_from_slice(others);
         self.transformers.clear();
         Ok(())
+    }
+
+    /// Calls `hook` with the tensors of every denoising step from now on, in the place of an earlier
+    /// hook. An [`Observer`] hears of steps without their tensors.
+    pub fn on_step(&mut self, hook: impl FnMut(&StepEvent<'_, B>) + Send + 'static) {
+        self.step_hook = Some(StepHook::new(hook));
     }
 
     /// The device that everything runs on, denoising perhaps not alone.
@@ -255,7 +265,7 @@ impl<B: KernelBackend> Pipeline<B> {
         &mut self,
         prompts: &[String],
         max_length: usize,
-        observer: &mut dyn Observer<B>,
+        observer: &mut dyn Observer,
     ) -> Result<TextCondition<B>, VideoError> {
         observer.stage("text");
         let encoder = match self.text_encoder.take() {
@@ -283,7 +293,7 @@ impl<B: KernelBackend> Pipeline<B> {
         prompts: &[String],
         negative: &str,
         sampling: &Sampling,
-        observer: &mut dyn Observer<B>,
+        observer: &mut dyn Observer,
     ) -> Result<EncodedText<B>, VideoError> {
         if prompts.is_empty() {
             return Err(VideoError::invalid("prompt", "at least one is needed"));
@@ -304,8 +314,8 @@ impl<B: KernelBackend> Pipeline<B> {
     /// Runs the transformer and hands the final latents to the observer.
     pub(crate) fn denoise(
         &mut self,
-        observer: &mut dyn Observer<B>,
-        run: impl FnOnce(&Model<'_, B>, &mut dyn Observer<B>) -> Result<Tensor<B, 5>, VideoError>,
+        observer: &mut dyn Observer,
+        run: impl FnOnce(&Model<'_, B>, &mut Follower<'_, B>) -> Result<Tensor<B, 5>, VideoError>,
     ) -> Result<Tensor<B, 5>, VideoError> {
         observer.stage("transformer");
         self.transformers()?;
@@ -314,8 +324,12 @@ impl<B: KernelBackend> Pipeline<B> {
             replicas: &self.transformers,
             devices: &self.devices,
         };
-        let latents = run(&model, observer)?;
-        observer.latents(&latents)?;
+        let mut follower = Follower {
+            observer: &mut *observer,
+            hook: self.step_hook.as_mut(),
+        };
+        let latents = run(&model, &mut follower)?;
+        observer.latents(&Latents::from_tensor(latents.clone())?)?;
         Ok(latents)
     }
 
@@ -327,7 +341,7 @@ impl<B: KernelBackend> Pipeline<B> {
         draw: LatentDraw,
         first_draw: u32,
         noise: &mut dyn NoiseSource,
-        observer: &mut dyn Observer<B>,
+        observer: &mut dyn Observer,
     ) -> Result<Tensor<B, 5>, VideoError> {
         observer.stage("encode");
         let device = self.device().clone();
@@ -356,7 +370,7 @@ impl<B: KernelBackend> Pipeline<B> {
     pub fn decode(
         &mut self,
         latents: Tensor<B, 5>,
-        observer: &mut dyn Observer<B>,
+        observer: &mut dyn Observer,
     ) -> Result<Vec<PixelFrames>, VideoError> {
         PixelFrames::from_tensor(self.decode_pixels(latents, observer)?)
     }
@@ -368,7 +382,7 @@ impl<B: KernelBackend> Pipeline<B> {
     pub fn decode_pixels(
         &mut self,
         latents: Tensor<B, 5>,
-        observer: &mut dyn Observer<B>,
+        observer: &mut dyn Observer,
     ) -> Result<Tensor<B, 5>, VideoError> {
         observer.stage("decode");
         if !self.options.keep_transformer {
@@ -407,9 +421,7 @@ impl<B: KernelBackend> Pipeline<B> {
 }
 
 /// Hands the VAE's progress to an observer, and its wish to stop to the VAE.
-fn follow<B: KernelBackend>(
-    observer: &mut dyn Observer<B>,
-) -> impl FnMut(ChunkProgress) -> ControlFlow<()> {
+fn follow(observer: &mut dyn Observer) -> impl FnMut(ChunkProgress) -> ControlFlow<()> {
     |progress| {
         observer.progress(progress.done, progress.total);
         match observer.cancelled() {

@@ -8,10 +8,10 @@ use super::denoise::Denoise;
 use super::predict::Conditions;
 use super::request::latent_frames;
 use super::{Generated, Observer, Pipeline, Sampling};
-use crate::{VideoError, VideoSize};
 use crate::frames::PixelFrames;
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::scheduler::ScheduleMode;
+use crate::{VideoError, VideoSize};
 
 /// What continuing a video needs.
 #[derive(Debug, Clone)]
@@ -78,7 +78,7 @@ impl<B: KernelBackend> Pipeline<B> {
         &mut self,
         request: &ContinuationRequest,
         noise: &mut dyn NoiseSource,
-        observer: &mut dyn Observer<B>,
+        observer: &mut dyn Observer,
     ) -> Result<Generated<B>, VideoError> {
         request.sampling.check()?;
         let given = request.video.len();

@@ -7,9 +7,9 @@ use longcat_vae::LatentDraw;
 use super::denoise::Denoise;
 use super::predict::Conditions;
 use super::{Generated, Observer, Pipeline, Sampling};
-use crate::{VideoError, VideoSize};
 use crate::frames::PixelFrames;
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
+use crate::{VideoError, VideoSize};
 
 /// What image-to-video needs.
 #[derive(Debug, Clone)]
@@ -55,7 +55,7 @@ impl<B: KernelBackend> Pipeline<B> {
         &mut self,
         request: &ImageToVideoRequest,
         noise: &mut dyn NoiseSource,
-        observer: &mut dyn Observer<B>,
+        observer: &mut dyn Observer,
     ) -> Result<Generated<B>, VideoError> {
         request.sampling.check()?;
         if request.image.len() != 1 {

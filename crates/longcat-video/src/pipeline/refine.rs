@@ -113,7 +113,7 @@ impl<B: KernelBackend> Pipeline<B> {
         &mut self,
         request: &RefineRequest,
         noise: &mut dyn NoiseSource,
-        observer: &mut dyn Observer<B>,
+        observer: &mut dyn Observer,
     ) -> Result<Refined<B>, VideoError> {
         let size = match request.size {
             Some(size) => size,
@@ -204,7 +204,7 @@ impl<B: KernelBackend> Pipeline<B> {
     pub fn decode_refined(
         &mut self,
         refined: &Refined<B>,
-        observer: &mut dyn Observer<B>,
+        observer: &mut dyn Observer,
     ) -> Result<PixelFrames, VideoError> {
         let pixels = self.decode_pixels(refined.generated.latents.clone(), observer)?;
         let pixels = pixels.narrow(2, refined.first_frame, refined.frames);

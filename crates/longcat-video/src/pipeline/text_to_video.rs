@@ -55,7 +55,7 @@ impl<B: KernelBackend> Pipeline<B> {
         &mut self,
         request: &TextToVideoRequest,
         noise: &mut dyn NoiseSource,
-        observer: &mut dyn Observer<B>,
+        observer: &mut dyn Observer,
     ) -> Result<Generated<B>, VideoError> {
         request.sampling.check()?;
         let [height, width] = self.latent_size(request.size.unwrap_or(self.defaults().size))?;
