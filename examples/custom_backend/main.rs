@@ -1,8 +1,8 @@
-//! A backend of one's own under the models, with one empty impl:
+//! A backend of one's own under the models, with two empty impls:
 //! `cargo run --release -p longcat-examples --example custom_backend`.
 //!
 //! [`Traced`] computes on the CPU like Burn's `Flex` and counts the calls it gets. The library has
-//! never heard of it; the one line below is all that it asks for. The heavy operations then run in
+//! never heard of it; the two lines below are all that it asks for. The heavy operations then run in
 //! their portable bodies, and the same seed makes the same video as on `Flex`, which has an
 //! attention kernel of its own.
 
@@ -10,7 +10,7 @@ use std::error::Error;
 
 use burn_flex::{Flex, FlexDevice};
 use longcat_builtin::builtin_checkpoint;
-use longcat_kernels::KernelBackend;
+use longcat_kernels::{KernelBackend, KernelDevice};
 use longcat_video::{
     CFG_STEP_LORA, Pipeline, PipelineOptions, Sampling, SeededNoise, Silent, TextToVideoRequest,
 };
@@ -19,6 +19,7 @@ mod traced;
 
 use traced::{Traced, calls};
 
+impl KernelDevice for Traced {}
 impl KernelBackend for Traced {}
 
 /// Latents of the two backends may differ by rounding, and by no more than this.

@@ -88,7 +88,7 @@ impl<B: KernelBackend> Observer for Recorder<B> {
 
 fn open<B: KernelBackend>(golden: &Golden, case: &Case, device: &B::Device) -> Pipeline<B> {
     let mut pipeline =
-        Pipeline::open(&golden.checkpoint(case), PipelineOptions::default(), device).unwrap();
+        Pipeline::open(golden.checkpoint(case), PipelineOptions::default(), device).unwrap();
     let mut chosen = Vec::new();
     for row in case.param("loras").as_array().unwrap() {
         let name = row["name"].as_str().unwrap();

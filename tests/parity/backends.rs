@@ -5,13 +5,13 @@
 use burn_flex::{Flex, FlexDevice};
 use burn_wgpu::{Wgpu, WgpuDevice};
 use longcat_builtin::builtin_checkpoint;
-use longcat_shapes::{Clip, psnr};
+use longcat_miniature::{RenderedClip, psnr};
 use longcat_video::{
     KernelBackend, Pipeline, PipelineOptions, Sampling, SeededNoise, Silent, TextToVideoRequest,
 };
 
 /// A video of the built-in model in 16 guided steps.
-fn video<B: KernelBackend>(device: &B::Device) -> Clip {
+fn video<B: KernelBackend>(device: &B::Device) -> RenderedClip {
     let checkpoint = builtin_checkpoint().unwrap();
     let options = PipelineOptions::default();
     let mut pipeline = Pipeline::<B>::open(&checkpoint, options, device).unwrap();
@@ -26,7 +26,7 @@ fn video<B: KernelBackend>(device: &B::Device) -> Clip {
         .text_to_video(&request, &mut SeededNoise::new(7), &mut Silent)
         .unwrap();
     let frames = pipeline.decode(made.latents, &mut Silent).unwrap();
-    Clip::new(64, 64, frames[0].as_bytes().to_vec()).unwrap()
+    RenderedClip::new(64, 64, frames[0].as_bytes().to_vec()).unwrap()
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod backend;
 pub mod cube;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod device;
 #[cfg(feature = "cpu")]
 mod flex;
 mod ops;
@@ -26,6 +27,7 @@ pub use cuda::{
     memory::{CudaMemory, cuda_device_count, cuda_device_starts, cuda_memory},
     transfers::nccl_problem,
 };
+pub use device::KernelDevice;
 pub use ops::bsa::{BsaParams, EmptySelection, bsa_attention};
 pub use ops::{
     BlockList, BlockRule, CdfRule, Conv3dOptions, LowRankPart, PatchGrid, Rotation,

@@ -1,102 +1,70 @@
-use std::path::Path;
+//! `longcat t2v`, `i2v` and `continue`.
 
 use anyhow::{Context, Result, bail};
-use longcat_runtime::{DeviceTask, on_device};
 use longcat_video::{
-    ContinuationRequest, ImageToVideoRequest, KernelBackend, Pipeline, PixelFrames,
-    REFINEMENT_LORA, RefineRequest, SeededNoise, TextToVideoRequest, VideoSize,
+    ContinuationRequest, ImageToVideoRequest, Latents, PixelFrames, REFINEMENT_LORA, RefineRequest,
+    SeededNoise, TextToVideoRequest, VideoSize,
 };
 
 use crate::args::{Condition, Continue, ImageToVideo, Output, Sampler, TextToVideo};
-use crate::session::{Session, check_output, latents_only, sampling};
+use crate::output::{check_output, latents_only};
+use crate::session::{Session, sampling};
 
-/// A command with the pictures it starts from, read before any model.
-struct WithPixels<A>(A, PixelFrames);
-
-pub fn text_to_video(args: TextToVideo) -> Result<()> {
+pub fn text_to_video(args: &TextToVideo) -> Result<()> {
     check_output(&args.output)?;
     check_refine(&args.sampler, &args.output)?;
-    on_device(args.model.device.first(), args)?
+    let mut session = Session::open(&args.model, args.sampler.distill, &args.output)?;
+    let request = TextToVideoRequest {
+        negative_prompt: args.sampler.negative.clone(),
+        size: args.size,
+        frames: args.frames,
+        sampling: sampling(&args.sampler),
+        ..TextToVideoRequest::new(&args.prompt)
+    };
+    let mut noise = SeededNoise::new(args.sampler.seed);
+    let latents = session
+        .pipeline
+        .text_to_video(&request, &mut noise, &mut session.bar)?;
+    finish(session, &latents, &args.prompt, &args.sampler)
 }
 
-impl DeviceTask for TextToVideo {
-    type Output = Result<()>;
-
-    fn run<B: KernelBackend>(self, device: B::Device) -> Result<()> {
-        let mut session =
-            Session::<B>::open(&self.model, self.sampler.distill, &self.output, &device)?;
-        let request = TextToVideoRequest {
-            negative_prompt: self.sampler.negative.clone(),
-            size: self.size,
-            frames: self.frames,
-            sampling: sampling(&self.sampler),
-            ..TextToVideoRequest::new(&self.prompt)
-        };
-        let mut noise = SeededNoise::new(self.sampler.seed);
-        let made = session
-            .pipeline
-            .text_to_video(&request, &mut noise, &mut session.progress)?;
-        finish(session, made.latents, &self.prompt, &self.sampler)
-    }
-}
-
-pub fn image_to_video(args: ImageToVideo) -> Result<()> {
+pub fn image_to_video(args: &ImageToVideo) -> Result<()> {
     check_output(&args.output)?;
     check_refine(&args.sampler, &args.output)?;
     let image = PixelFrames::read_image(&args.image)?;
-    on_device(args.model.device.first(), WithPixels(args, image))?
+    let mut session = Session::open(&args.model, args.sampler.distill, &args.output)?;
+    let request = ImageToVideoRequest {
+        size: args.size,
+        negative_prompt: args.sampler.negative.clone(),
+        frames: args.frames,
+        sampling: sampling(&args.sampler),
+        ..ImageToVideoRequest::new(image, &args.prompt)
+    };
+    let mut noise = SeededNoise::new(args.sampler.seed);
+    let latents = session
+        .pipeline
+        .image_to_video(&request, &mut noise, &mut session.bar)?;
+    finish(session, &latents, &args.prompt, &args.sampler)
 }
 
-impl DeviceTask for WithPixels<ImageToVideo> {
-    type Output = Result<()>;
-
-    fn run<B: KernelBackend>(self, device: B::Device) -> Result<()> {
-        let Self(args, image) = self;
-        let mut session =
-            Session::<B>::open(&args.model, args.sampler.distill, &args.output, &device)?;
-        let request = ImageToVideoRequest {
-            size: args.size,
-            negative_prompt: args.sampler.negative.clone(),
-            frames: args.frames,
-            sampling: sampling(&args.sampler),
-            ..ImageToVideoRequest::new(image, &args.prompt)
-        };
-        let mut noise = SeededNoise::new(args.sampler.seed);
-        let made = session
-            .pipeline
-            .image_to_video(&request, &mut noise, &mut session.progress)?;
-        finish(session, made.latents, &args.prompt, &args.sampler)
-    }
-}
-
-pub fn continue_video(args: Continue) -> Result<()> {
+pub fn continue_video(args: &Continue) -> Result<()> {
     check_output(&args.output)?;
     check_refine(&args.sampler, &args.output)?;
-    let video = read_frames(&args.video)?;
-    on_device(args.model.device.first(), WithPixels(args, video))?
-}
-
-impl DeviceTask for WithPixels<Continue> {
-    type Output = Result<()>;
-
-    fn run<B: KernelBackend>(self, device: B::Device) -> Result<()> {
-        let Self(args, video) = self;
-        let mut session =
-            Session::<B>::open(&args.model, args.sampler.distill, &args.output, &device)?;
-        let request = continuation(
-            video,
-            args.size,
-            &args.prompt,
-            args.frames,
-            &args.condition,
-            &args.sampler,
-        );
-        let mut noise = SeededNoise::new(args.sampler.seed);
-        let made = session
-            .pipeline
-            .continue_video(&request, &mut noise, &mut session.progress)?;
-        finish(session, made.latents, &args.prompt, &args.sampler)
-    }
+    let video = PixelFrames::read_video(&args.video)?;
+    let mut session = Session::open(&args.model, args.sampler.distill, &args.output)?;
+    let request = continuation(
+        video,
+        args.size,
+        &args.prompt,
+        args.frames,
+        &args.condition,
+        &args.sampler,
+    );
+    let mut noise = SeededNoise::new(args.sampler.seed);
+    let latents = session
+        .pipeline
+        .continue_video(&request, &mut noise, &mut session.bar)?;
+    finish(session, &latents, &args.prompt, &args.sampler)
 }
 
 /// A continuation request from the command line's settings.
@@ -121,13 +89,9 @@ pub fn continuation(
     }
 }
 
-pub fn read_frames(path: &Path) -> Result<PixelFrames> {
-    Ok(PixelFrames::read_video(path)?)
-}
-
 /// Refining starts from pixels: it cannot follow a run that stops at latents.
 fn check_refine(sampler: &Sampler, output: &Output) -> Result<()> {
-    if sampler.refine && latents_only(output) {
+    if sampler.refine && latents_only(&output.file) {
         bail!(
             "--refine needs a video output; use --save-latents for the latents of the first stage"
         );
@@ -136,29 +100,17 @@ fn check_refine(sampler: &Sampler, output: &Output) -> Result<()> {
 }
 
 /// Decodes, refines when asked to, and writes.
-fn finish<B: KernelBackend>(
-    mut session: Session<B>,
-    latents: burn::tensor::Tensor<B, 5>,
-    prompt: &str,
-    sampler: &Sampler,
-) -> Result<()> {
-    let fps = session.pipeline.defaults().fps;
+fn finish(mut session: Session, latents: &Latents, prompt: &str, sampler: &Sampler) -> Result<()> {
+    let fps = session.pipeline.checkpoint().defaults().fps;
     if !sampler.refine {
         return session.finish(latents, fps);
     }
-    let video = session
-        .pipeline
-        .decode(latents, &mut session.progress)?
-        .swap_remove(0);
+    let video = session.decode(latents)?;
     let request = RefineRequest::new(video, prompt);
     let mut noise = SeededNoise::new(sampler.seed);
-    let progress = &mut session.progress;
     let frames = session
         .pipeline
-        .with_refinement(|pipeline: &mut Pipeline<B>| {
-            let refined = pipeline.refine(&request, &mut noise, progress)?;
-            pipeline.decode_refined(&refined, progress)
-        });
-    let frames = frames.with_context(|| format!("refining with {REFINEMENT_LORA}"))?;
+        .refine(&request, &mut noise, &mut session.bar)
+        .with_context(|| format!("refining with {REFINEMENT_LORA}"))?;
     session.write(&frames, 2.0 * fps)
 }

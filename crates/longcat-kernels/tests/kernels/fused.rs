@@ -209,7 +209,7 @@ fn check_permuted<B: KernelBackend>(shape: [usize; 5], axes: [usize; 5]) {
             })
             .collect();
         let x = x.into_primitive().tensor();
-        let out = Tensor::<B, 5>::from_primitive(TensorPrimitive::Float(B::permuted(x, &axes)));
+        let out = Tensor::<B, 5>::from_primitive(TensorPrimitive::Float(B::permute(x, &axes)));
         assert_eq!(out.dims(), out_dims);
         assert_close(out, &expected, 1e-12);
     }
