@@ -5,14 +5,14 @@
 use burn_flex::{Flex, FlexDevice};
 use burn_wgpu::{Wgpu, WgpuDevice};
 use longcat_builtin::builtin_checkpoint;
-use longcat_shapes::{Clip, psnr};
+use longcat_miniature::{RenderedClip, psnr};
 use longcat_video::{
     KernelBackend, Pipeline, PipelineOptions, PixelFrames, Sampling, SeededNoise, Silent,
     TextToVideoRequest, VideoSize,
 };
 
 /// A video of the built-in model in 16 guided steps.
-fn video<B: KernelBackend>(device: &B::Device) -> Clip {
+fn video<B: KernelBackend>(device: &B::Device) -> RenderedClip {
     let checkpoint = builtin_checkpoint().unwrap();
     let options = PipelineOptions::default();
     let mut pipeline = Pipeline::<B>::open(&checkpoint, options, device).unwrap();
@@ -34,7 +34,7 @@ fn video<B: KernelBackend>(device: &B::Device) -> Clip {
         .unwrap();
     let pixels = pipeline.decode(made.latents, &mut Silent).unwrap();
     let frames = PixelFrames::from_tensor(pixels).unwrap().swap_remove(0);
-    Clip::new(64, 64, frames.as_bytes().to_vec()).unwrap()
+    RenderedClip::new(64, 64, frames.as_bytes().to_vec()).unwrap()
 }
 
 #[test]

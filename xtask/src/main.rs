@@ -1,13 +1,6 @@
 //! Project chores.
 
 mod bench;
-mod checkpoint;
-mod install;
-mod judge;
-mod shapes;
-mod train_for;
-
-use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -25,25 +18,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Write a small checkpoint in the official layout, with random weights and both adapters.
-    MakeCheckpoint {
-        /// Where to write it.
-        #[arg(long, value_name = "DIR")]
-        output: PathBuf,
-        /// Seed of the weights.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-    },
-    /// Write clips of moving shapes with captions.
-    MakeShapes(shapes::MakeShapes),
-    /// Train as a configuration says: an adapter, or a whole small model.
+    /// Train an adapter as a configuration says.
     TrainLora(longcat_cli::TrainLora),
-    /// Train for a given time: the number of steps is what fits in it.
-    TrainFor(train_for::TrainFor),
-    /// Put what a training run wrote into a checkpoint directory.
-    InstallPart(install::InstallPart),
-    /// Tell how often a model trained on shapes does what it should.
-    Judge(judge::Judge),
     /// Time operations and networks with random weights; one JSON object per line.
     #[command(subcommand)]
     Bench(Bench),
@@ -71,12 +47,7 @@ fn main() -> Result<()> {
     longcat_runtime::keep_freed_memory();
     longcat_runtime::set_up_gpu_runtime();
     match Cli::parse().command {
-        Command::MakeCheckpoint { output, seed } => checkpoint::write(&output, seed),
-        Command::MakeShapes(args) => args.run(),
         Command::TrainLora(args) => args.run(),
-        Command::TrainFor(args) => args.run(),
-        Command::InstallPart(args) => args.run(),
-        Command::Judge(args) => args.run(),
         Command::Bench(bench) => match bench {
             Bench::Attention(bench) => bench.run(),
             Bench::Dit(bench) => bench.run(),

@@ -111,6 +111,7 @@ pub trait DynPipeline: Send {
     /// The videos of normalised latents, one per sample of the batch.
     ///
     /// # Errors
+    /// [`VideoError::Invalid`] for latents of another VAE, before any weight is read;
     /// [`VideoError::Vae`].
     fn decode(
         &mut self,
@@ -204,10 +205,25 @@ impl<B: KernelBackend> DynPipeline for Pipeline<B> {
         latents: &Latents,
         observer: &mut dyn Observer,
     ) -> Result<Vec<PixelFrames>, VideoError> {
+        check_latents(latents, self.vae_config().z_dim)?;
         let latents = latents.to_tensor(self.device());
         let pixels = Pipeline::decode(self, latents, observer)?;
         PixelFrames::from_tensor(pixels)
     }
+}
+
+/// Whether latents are those of a VAE with so many channels.
+fn check_latents(latents: &Latents, channels: usize) -> Result<(), VideoError> {
+    let dims = latents.dims();
+    if dims[1] == channels && !dims.contains(&0) {
+        return Ok(());
+    }
+    Err(VideoError::Invalid {
+        what: "latents",
+        reason: format!(
+            "they have shape {dims:?}; the VAE of this checkpoint takes [B, {channels}, T, H, W]"
+        ),
+    })
 }
 
 /// Opens a checkpoint directory on a device, or on several CUDA devices that share the denoising.
