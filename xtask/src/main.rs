@@ -22,25 +22,7 @@ enum Command {
     TrainLora(longcat_cli::TrainLora),
     /// Time operations and networks with random weights; one JSON object per line.
     #[command(subcommand)]
-    Bench(Bench),
-}
-
-#[derive(Subcommand)]
-enum Bench {
-    /// Dense and block-sparse attention.
-    Attention(bench::Attention),
-    /// A forward pass of the transformer.
-    Dit(bench::Dit),
-    /// The linear layers of the released transformer.
-    Linear(bench::Linear),
-    /// Loading the transformer of an official directory.
-    Load(bench::Load),
-    /// Encoding a prompt.
-    Text(bench::Text),
-    /// An optimiser step of an adapter.
-    Train(bench::Train),
-    /// Decoding and encoding a clip.
-    Vae(bench::Vae),
+    Bench(bench::Bench),
 }
 
 fn main() -> Result<()> {
@@ -48,14 +30,6 @@ fn main() -> Result<()> {
     longcat_runtime::set_up_gpu_runtime();
     match Cli::parse().command {
         Command::TrainLora(args) => args.run(),
-        Command::Bench(bench) => match bench {
-            Bench::Attention(bench) => bench.run(),
-            Bench::Dit(bench) => bench.run(),
-            Bench::Linear(bench) => bench.run(),
-            Bench::Load(bench) => bench.run(),
-            Bench::Text(bench) => bench.run(),
-            Bench::Train(bench) => bench.run(),
-            Bench::Vae(bench) => bench.run(),
-        },
+        Command::Bench(bench) => bench.run(),
     }
 }
