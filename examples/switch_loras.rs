@@ -7,8 +7,8 @@ use longcat_builtin::builtin_checkpoint;
 use longcat_examples::{device, write};
 use longcat_runtime::{DeviceTask, on_device};
 use longcat_video::{
-    CFG_STEP_LORA, KernelBackend, Pipeline, PipelineOptions, PixelFrames, REFINEMENT_LORA,
-    Sampling, SeededNoise, Silent, TextToVideoRequest, VideoSize,
+    CFG_STEP_LORA, KernelBackend, Pipeline, PipelineOptions, REFINEMENT_LORA, Sampling,
+    SeededNoise, Silent, TextToVideoRequest,
 };
 
 struct Task;
@@ -24,14 +24,8 @@ impl DeviceTask for Task {
             pipeline.load_lora(name, &path)?;
         }
         let request = TextToVideoRequest {
-            prompts: vec!["a blue star rotates".into()],
-            negative_prompt: String::new(),
-            size: VideoSize {
-                width: 64,
-                height: 64,
-            },
-            frames: 17,
             sampling: Sampling::distilled(),
+            ..TextToVideoRequest::new("a blue star rotates")
         };
         let choices: [(&str, &[(&str, f64)]); 3] = [
             ("plain.mp4", &[]),
@@ -41,8 +35,8 @@ impl DeviceTask for Task {
         for (path, chosen) in choices {
             pipeline.use_loras(chosen)?;
             let made = pipeline.text_to_video(&request, &mut SeededNoise::new(0), &mut Silent)?;
-            let pixels = pipeline.decode(made.latents, &mut Silent)?;
-            write(path, &PixelFrames::from_tensor(pixels)?[0])?;
+            let videos = pipeline.decode(made.latents, &mut Silent)?;
+            write(path, &videos[0])?;
         }
         Ok(())
     }

@@ -7,8 +7,7 @@ use longcat_builtin::builtin_checkpoint;
 use longcat_examples::{device, write};
 use longcat_runtime::{DeviceTask, on_device};
 use longcat_video::{
-    KernelBackend, Pipeline, PipelineOptions, PixelFrames, Sampling, SeededNoise, Silent,
-    TextToVideoRequest, VideoSize,
+    KernelBackend, Pipeline, PipelineOptions, SeededNoise, Silent, TextToVideoRequest,
 };
 
 struct Task;
@@ -19,19 +18,10 @@ impl DeviceTask for Task {
     fn run<B: KernelBackend>(self, device: B::Device) -> Self::Output {
         let root = builtin_checkpoint()?;
         let mut pipeline = Pipeline::<B>::open(&root, PipelineOptions::default(), &device)?;
-        let request = TextToVideoRequest {
-            prompts: vec!["a red circle moves right".into()],
-            negative_prompt: String::new(),
-            size: VideoSize {
-                width: 64,
-                height: 64,
-            },
-            frames: 17,
-            sampling: Sampling::standard(),
-        };
+        let request = TextToVideoRequest::new("a red circle moves right");
         let made = pipeline.text_to_video(&request, &mut SeededNoise::new(0), &mut Silent)?;
-        let pixels = pipeline.decode(made.latents, &mut Silent)?;
-        write("circle.mp4", &PixelFrames::from_tensor(pixels)?[0])
+        let videos = pipeline.decode(made.latents, &mut Silent)?;
+        write("circle.mp4", &videos[0])
     }
 }
 

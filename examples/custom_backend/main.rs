@@ -13,7 +13,6 @@ use longcat_builtin::builtin_checkpoint;
 use longcat_kernels::{KernelBackend, KernelDevice};
 use longcat_video::{
     CFG_STEP_LORA, Pipeline, PipelineOptions, Sampling, SeededNoise, Silent, TextToVideoRequest,
-    VideoSize,
 };
 
 mod traced;
@@ -34,17 +33,11 @@ fn latents<B: KernelBackend>(device: &B::Device) -> Result<Vec<f32>, Box<dyn Err
     pipeline.load_lora(CFG_STEP_LORA, &adapter)?;
     pipeline.use_loras(&[(CFG_STEP_LORA, 1.0)])?;
     let request = TextToVideoRequest {
-        prompts: vec!["a red circle moves right".into()],
-        negative_prompt: String::new(),
-        size: VideoSize {
-            width: 64,
-            height: 64,
-        },
-        frames: 17,
         sampling: Sampling {
             steps: 4,
             ..Sampling::distilled()
         },
+        ..TextToVideoRequest::new("a red circle moves right")
     };
     let made = pipeline.text_to_video(&request, &mut SeededNoise::new(0), &mut Silent)?;
     Ok(made.latents.into_data().to_vec()?)

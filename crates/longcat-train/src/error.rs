@@ -99,13 +99,19 @@ pub enum TrainError {
     Lora(#[from] LoraError),
     /// Checkpoint directory, VAE or text encoder.
     #[error(transparent)]
-    Video(#[from] VideoError),
+    Video(Box<VideoError>),
     /// Video and image files.
     #[error(transparent)]
     Media(#[from] MediaError),
     /// Weight files.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+}
+
+impl From<VideoError> for TrainError {
+    fn from(error: VideoError) -> Self {
+        Self::Video(Box::new(error))
+    }
 }
 
 impl TrainError {

@@ -54,9 +54,8 @@ pub use cache::{
 };
 pub use config::{
     CacheConfig, CheckpointConfig, ConditionShares, DataConfig, LoopConfig, LoraConfig, Mode,
-    ModelConfig, NoiseLevels, Objective, OptimizerSection, ParseSampleFormatError, PosteriorChoice,
-    Precision, SampleConfig, SampleFormat, ScheduleKind, TrainConfig, ValidationConfig,
-    read_config,
+    ModelConfig, NoiseLevels, Objective, OptimizerSection, ParseSampleFormatError, Precision,
+    SampleConfig, SampleFormat, ScheduleKind, TrainConfig, ValidationConfig, read_config,
 };
 pub use data::{CaptionedClip, Condition, Media, scan};
 pub use error::TrainError;

@@ -11,8 +11,10 @@ mod sections;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
-use longcat_lora::NewAdapter;
+use longcat_lora::{Fused, NewAdapter};
+use longcat_vae::LatentDraw;
 use longcat_video::VideoSize;
+use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 pub use objective::{ConditionShares, NoiseLevels, Objective};
@@ -131,24 +133,13 @@ pub struct DataConfig {
     pub skip_broken: bool,
 }
 
-/// How latents are taken from the VAE's posterior.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PosteriorChoice {
-    /// A new sample every time.
-    #[default]
-    Sample,
-    /// The mean.
-    Mode,
-}
-
 /// `[cache]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct CacheConfig {
     /// Folder of the cache.
     pub path: PathBuf,
     /// How latents are taken from the VAE's posterior.
-    pub posterior: PosteriorChoice,
+    pub posterior: LatentDraw,
     /// Text tokens per caption.
     pub text_length: usize,
     /// Type of the text encoder's weights.
@@ -164,6 +155,26 @@ pub struct LoraConfig {
     pub start_from: Option<PathBuf>,
     /// Share of input features that a step leaves out of every adapted layer.
     pub dropout: f64,
+}
+
+impl LoraConfig {
+    /// A new adapter of this rank on the layers that the released `cfg_step_lora` adapts, with the
+    /// scale 1.
+    pub fn of_rank(rank: usize) -> Self {
+        let compile = |pattern| Regex::new(pattern).expect("the default patterns are valid");
+        Self {
+            adapter: NewAdapter {
+                rank,
+                alpha: rank as f64,
+                rslora: false,
+                targets: DEFAULT_TARGETS.map(compile).into(),
+                exclude: Vec::new(),
+                fused: Fused::Parts,
+            },
+            start_from: None,
+            dropout: 0.0,
+        }
+    }
 }
 
 impl TrainConfig {

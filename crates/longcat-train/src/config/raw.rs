@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use longcat_lora::Fused;
+use longcat_vae::LatentDraw;
 use serde::{Deserialize, Serialize};
 
-use super::{LoopConfig, Mode, PosteriorChoice, Precision, ScheduleKind};
+use super::{LoopConfig, Mode, Precision, ScheduleKind};
 
 /// A configuration file. What keys mean is said in `examples/train/lora.toml`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -66,7 +67,7 @@ impl Default for RawData {
 pub(super) struct RawCache {
     /// Empty: `cache` in the output folder.
     pub path: PathBuf,
-    pub posterior: PosteriorChoice,
+    pub posterior: LatentDraw,
     pub text_length: usize,
     pub text_precision: Precision,
 }
@@ -75,7 +76,7 @@ impl Default for RawCache {
     fn default() -> Self {
         Self {
             path: PathBuf::new(),
-            posterior: PosteriorChoice::Sample,
+            posterior: LatentDraw::Sample,
             text_length: 512,
             text_precision: Precision::F32,
         }

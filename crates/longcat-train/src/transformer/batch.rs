@@ -3,12 +3,13 @@
 use burn::tensor::TensorData;
 use longcat_dit::TextCondition;
 use longcat_kernels::KernelBackend;
+use longcat_vae::LatentDraw;
 use longcat_weights::upload;
 use rayon::prelude::*;
 
 use super::teacher::Teacher;
 use crate::cache::{Entry, Latents};
-use crate::config::{ConditionShares, NoiseLevels, Objective, PosteriorChoice, TrainConfig};
+use crate::config::{ConditionShares, NoiseLevels, Objective, TrainConfig};
 use crate::data::Condition;
 use crate::sampling::{Draw, Purpose, normals, stream};
 use crate::{Batch, TrainError};
@@ -22,7 +23,7 @@ pub(super) struct Draws {
     conditions: ConditionShares,
     /// Share of noise that refining begins with.
     threshold: Option<f32>,
-    posterior: PosteriorChoice,
+    posterior: LatentDraw,
     /// Noise levels to choose from; empty where any level may come.
     levels: Vec<f32>,
 }
@@ -128,8 +129,8 @@ impl Draws {
         let latents = entry.read()?;
         let mean = latents.mean.iter::<f32>();
         let x0 = match self.posterior {
-            PosteriorChoice::Mode => mean.collect(),
-            PosteriorChoice::Sample => mean
+            LatentDraw::Mode => mean.collect(),
+            LatentDraw::Sample => mean
                 .zip(latents.deviation.iter::<f32>())
                 .zip(&draw.posterior)
                 .map(|((mean, deviation), noise)| mean + deviation * noise)

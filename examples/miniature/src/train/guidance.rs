@@ -41,9 +41,9 @@ impl<B: TrainBackend> BatchTransform<B> for GuidedTarget {
 /// The guidance of a batch.
 pub(super) struct Guidance<B: KernelBackend> {
     /// The empty caption, as often as there are samples.
-    empty: TextCondition<B>,
+    pub empty: TextCondition<B>,
     /// Guidance scale per sample, `[B]`: 1 where the caption was left out.
-    scale: Tensor<B, 1>,
+    pub scale: Tensor<B, 1>,
 }
 
 impl<B: KernelBackend> Guidance<B> {

@@ -1,39 +1,42 @@
-use anyhow::Result;
+//! Encoding a prompt.
+
 use burn::tensor::{Bool, Int, Tensor, TensorData};
-use clap::Args;
 use longcat_kernels::KernelBackend;
-use longcat_runtime::{DeviceTask, on_device};
 use longcat_text::{Umt5Config, Umt5Encoder};
 use longcat_weights::cast_module;
 use serde_json::json;
 
 use super::timing::Timing;
+use super::{Bench, BenchError, Report, measure};
 
-/// `cargo xtask bench text`.
-#[derive(Debug, Args)]
+/// Encoding a prompt.
+#[derive(Debug, Clone)]
 pub struct Text {
     /// Padded length of the prompt.
-    #[arg(long, default_value_t = 512)]
-    tokens: usize,
+    pub tokens: usize,
     /// Number of blocks.
-    #[arg(long, default_value_t = 24)]
-    depth: usize,
-    #[command(flatten)]
-    timing: Timing,
+    pub depth: usize,
+    /// How often, and where.
+    pub timing: Timing,
 }
 
 impl Text {
     /// Measures encoding of one prompt by an encoder of the released width (UMT5-XXL).
-    pub fn run(self) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`BenchError`] for settings that cannot work, and when the device fails.
+    pub fn run(&self, report: Report<'_>) -> Result<(), BenchError> {
         self.timing.check()?;
-        on_device(self.timing.device, self)?
+        measure(self.timing.device, self, report)
     }
 }
 
-impl DeviceTask for Text {
-    type Output = Result<()>;
-
-    fn run<B: KernelBackend>(self, device: B::Device) -> Result<()> {
+impl Bench for Text {
+    fn measure<B: KernelBackend>(
+        &self,
+        device: B::Device,
+        report: Report<'_>,
+    ) -> Result<(), BenchError> {
         let config = Umt5Config {
             vocab_size: 256_384,
             d_model: 4096,
@@ -62,7 +65,7 @@ impl DeviceTask for Text {
             "first_milliseconds": times.first, "milliseconds": times.median,
             "memory_bytes": self.timing.memory_taken(),
         });
-        println!("{result}");
+        report(result);
         Ok(())
     }
 }

@@ -1,14 +1,15 @@
-use anyhow::{Result, bail};
+//! Transformers with random weights.
+
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Distribution, Tensor};
-use clap::{Args, ValueEnum};
 use longcat_dit::{DitConfig, LongCatTransformer, TextCondition};
 use longcat_kernels::{BsaParams, EmptySelection, KernelBackend};
 
-use super::timing::Timing;
+use super::BenchError;
+use super::timing::{Timing, sync};
 
 /// Sizes of a measurement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preset {
     /// Hidden 512, 8 heads, 8×32×32 latents, 2,048 tokens, fp32.
     Small,
@@ -21,31 +22,29 @@ pub enum Preset {
 }
 
 /// A transformer to measure.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone)]
 pub struct Network {
     /// Sizes.
-    #[arg(long, value_enum, default_value = "small")]
     pub preset: Preset,
     /// Number of blocks.
-    #[arg(long, default_value_t = 4)]
     pub depth: usize,
-    #[command(flatten)]
+    /// How often, and where.
     pub timing: Timing,
 }
 
 impl Network {
-    pub fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<(), BenchError> {
         self.timing.check()?;
         if self.depth == 0 {
-            bail!("--depth must be positive");
+            return Err(BenchError::Setting("--depth must be positive"));
         }
         if self.preset != Preset::Small && self.timing.dtype() == DType::F32 {
-            bail!("the released width is for cuda");
+            return Err(BenchError::Setting("the released width is for cuda"));
         }
         Ok(())
     }
 
-    pub fn config(&self) -> DitConfig {
+    pub(super) fn config(&self) -> DitConfig {
         let released = DitConfig {
             depth: self.depth,
             // The official `dit/config.json`.
@@ -72,7 +71,7 @@ impl Network {
     }
 
     /// Latent frames, height and width.
-    pub fn latent_grid(&self) -> [usize; 3] {
+    pub(super) fn latent_grid(&self) -> [usize; 3] {
         match self.preset {
             Preset::Small => [8, 32, 32],
             Preset::Generate => [24, 60, 104],
@@ -81,20 +80,23 @@ impl Network {
         }
     }
 
-    pub fn tokens(&self) -> usize {
+    pub(super) fn tokens(&self) -> usize {
         self.latent_grid().iter().product::<usize>() / 4
     }
 
-    pub fn model<B: KernelBackend>(&self, device: &B::Device) -> Result<LongCatTransformer<B>> {
+    pub(super) fn model<B: KernelBackend>(
+        &self,
+        device: &B::Device,
+    ) -> Result<LongCatTransformer<B>, BenchError> {
         let model = LongCatTransformer::new(&self.config(), device).cast(self.timing.dtype());
         // Random weights are drawn in f32, which a checkpoint is never loaded in. Only work that is
         // done frees the last of them.
-        B::sync(device)?;
+        sync::<B>(device)?;
         B::memory_cleanup(device);
         Ok(model)
     }
 
-    pub fn text<B: Backend>(&self, device: &B::Device, samples: usize) -> TextCondition<B> {
+    pub(super) fn text<B: Backend>(&self, device: &B::Device, samples: usize) -> TextCondition<B> {
         let shape = [samples, 256, self.config().caption_channels];
         TextCondition {
             embeds: Tensor::random(shape, Distribution::Normal(0.0, 1.0), device),
@@ -102,7 +104,7 @@ impl Network {
         }
     }
 
-    pub fn latents<B: Backend>(&self, device: &B::Device) -> Tensor<B, 5> {
+    pub(super) fn latents<B: Backend>(&self, device: &B::Device) -> Tensor<B, 5> {
         let [t, h, w] = self.latent_grid();
         let shape = [1, self.config().in_channels, t, h, w];
         Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)

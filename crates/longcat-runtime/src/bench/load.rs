@@ -1,46 +1,50 @@
+//! Loading a transformer.
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
 use burn::tensor::{DType, TensorData};
 use burn_flex::{Flex, FlexDevice};
-use clap::Args;
 use longcat_dit::{DitConfig, LongCatTransformer};
 use longcat_kernels::KernelBackend;
-use longcat_runtime::{DeviceTask, on_device};
 use longcat_weights::{NamedTensor, collect_module, write_atomic, write_safetensors};
 use serde_json::json;
 
 use super::network::Network;
+use super::{Bench, BenchError, Report, measure};
 
-/// `cargo xtask bench load`.
-#[derive(Debug, Args)]
+/// Loading a transformer.
+#[derive(Debug, Clone)]
 pub struct Load {
     /// An official `dit/` directory. Where there is none, one with random weights of the preset and
     /// depth is written, in shards of four blocks; the released depth takes 27 GB.
-    #[arg(value_name = "DIR")]
-    directory: PathBuf,
-    #[command(flatten)]
-    network: Network,
+    pub directory: PathBuf,
+    /// The transformer.
+    pub network: Network,
 }
 
 impl Load {
     /// Measures loading a transformer from the page cache (after the first run).
-    pub fn run(self) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`BenchError`] for settings that cannot work, and when the device fails.
+    pub fn run(&self, report: Report<'_>) -> Result<(), BenchError> {
         self.network.check()?;
         if !self.directory.exists() {
             write_checkpoint(&self.directory, &self.network)?;
         }
-        on_device(self.network.timing.device, self)?
+        measure(self.network.timing.device, self, report)
     }
 }
 
-impl DeviceTask for Load {
-    type Output = Result<()>;
-
-    fn run<B: KernelBackend>(self, device: B::Device) -> Result<()> {
+impl Bench for Load {
+    fn measure<B: KernelBackend>(
+        &self,
+        device: B::Device,
+        report: Report<'_>,
+    ) -> Result<(), BenchError> {
         let timing = &self.network.timing;
         let dtype = Some(timing.dtype());
         let times = timing.time::<B>(&device, || {
@@ -54,17 +58,22 @@ impl DeviceTask for Load {
             "gigabytes_per_second": bytes as f64 / times.median / 1e6,
             "memory_bytes": timing.memory_taken(),
         });
-        println!("{result}");
+        report(result);
         Ok(())
     }
 }
 
-fn weight_bytes(directory: &Path) -> Result<u64> {
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> BenchError + use<> {
+    let path = path.to_path_buf();
+    |cause| BenchError::Io { path, cause }
+}
+
+fn weight_bytes(directory: &Path) -> Result<u64, BenchError> {
     let mut bytes = 0;
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
+    for entry in fs::read_dir(directory).map_err(io(directory))? {
+        let entry = entry.map_err(io(directory))?;
         if entry.path().extension().is_some_and(|e| e == "safetensors") {
-            bytes += entry.metadata()?.len();
+            bytes += entry.metadata().map_err(io(directory))?.len();
         }
     }
     Ok(bytes)
@@ -72,7 +81,7 @@ fn weight_bytes(directory: &Path) -> Result<u64> {
 
 /// Random bf16 weights in the official layout. All blocks hold the same values, which nothing that
 /// is measured depends on, so that a full-size checkpoint is written in seconds.
-fn write_checkpoint(directory: &Path, network: &Network) -> Result<()> {
+fn write_checkpoint(directory: &Path, network: &Network) -> Result<(), BenchError> {
     const BLOCKS_PER_SHARD: usize = 4;
     let started = Instant::now();
     let config = network.config();
@@ -92,12 +101,14 @@ fn write_checkpoint(directory: &Path, network: &Network) -> Result<()> {
         })
         .partition(|tensor| tensor.name.starts_with("blocks.0."));
     if blocks.is_empty() {
-        bail!("the transformer has no tensors named blocks.0.*");
+        return Err(BenchError::Setting(
+            "the transformer has no tensors named blocks.0.*",
+        ));
     }
-    fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
+    fs::create_dir_all(directory).map_err(io(directory))?;
     let shards = config.depth.div_ceil(BLOCKS_PER_SHARD) + 1;
     let mut map = BTreeMap::new();
-    let mut write = |index: usize, tensors: &[NamedTensor]| -> Result<()> {
+    let mut write = |index: usize, tensors: &[NamedTensor]| -> Result<(), BenchError> {
         let file = format!(
             "diffusion_pytorch_model-{:05}-of-{shards:05}.safetensors",
             index + 1

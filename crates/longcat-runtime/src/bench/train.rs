@@ -1,48 +1,48 @@
-use anyhow::Result;
+//! An optimiser step of an adapter.
+
 use burn::backend::Autodiff;
 use burn::module::{AutodiffModule, Module};
 use burn::tensor::{DType, Tensor};
-use clap::Args;
 use longcat_dit::LongCatTransformer;
 use longcat_kernels::KernelBackend;
-use longcat_runtime::{DeviceTask, on_device};
 use longcat_train::{Batch, LoraConfig, LoraOptimizer, OptimizerConfig, TrainStep, attach_adapter};
 use serde_json::json;
 
 use super::network::Network;
+use super::{Bench, BenchError, Report, measure};
 
-/// `cargo xtask bench train`.
-#[derive(Debug, Args)]
+/// An optimiser step of an adapter.
+#[derive(Debug, Clone)]
 pub struct Train {
-    #[command(flatten)]
-    network: Network,
+    /// The transformer.
+    pub network: Network,
     /// Rank of the adapter on the seven kinds of layers of `cfg_step_lora`.
-    #[arg(long, default_value_t = 64)]
-    lora_rank: usize,
+    pub lora_rank: usize,
     /// One graph over all blocks instead of checkpoints.
-    #[arg(long)]
-    no_checkpointing: bool,
+    pub no_checkpointing: bool,
 }
 
 impl Train {
     /// Measures an optimiser step of an adapter.
-    pub fn run(self) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`BenchError`] for settings that cannot work, and when the device fails.
+    pub fn run(&self, report: Report<'_>) -> Result<(), BenchError> {
         self.network.check()?;
-        on_device(self.network.timing.device, self)?
+        measure(self.network.timing.device, self, report)
     }
 }
 
-impl DeviceTask for Train {
-    type Output = Result<()>;
-
-    fn run<B: KernelBackend>(self, device: B::Device) -> Result<()> {
+impl Bench for Train {
+    fn measure<B: KernelBackend>(
+        &self,
+        device: B::Device,
+        report: Report<'_>,
+    ) -> Result<(), BenchError> {
         let network = &self.network;
         let model = LongCatTransformer::<Autodiff<B>>::from_inner(network.model::<B>(&device)?);
         let mut model = Some(model.no_grad());
-        let config = LoraConfig {
-            rank: self.lora_rank,
-            ..LoraConfig::default()
-        };
+        let config = LoraConfig::of_rank(self.lora_rank);
         if let Some(model) = &mut model {
             attach_adapter(model, &config, DType::F32, 0)?;
         }
@@ -76,7 +76,7 @@ impl DeviceTask for Train {
             "checkpointing": step.checkpointed, "first_milliseconds": times.first,
             "milliseconds": times.median, "memory_bytes": network.timing.memory_taken(),
         });
-        println!("{result}");
+        report(result);
         Ok(())
     }
 }

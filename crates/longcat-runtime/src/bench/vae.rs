@@ -1,49 +1,49 @@
+//! Decoding and encoding of a clip.
+
 use std::ops::ControlFlow;
 
-use anyhow::Result;
 use burn::tensor::{Distribution, Tensor};
-use clap::Args;
 use longcat_kernels::KernelBackend;
-use longcat_runtime::{DeviceTask, on_device};
 use longcat_vae::{Tiling, VaeOptions, WanVae, WanVaeConfig};
 use serde_json::json;
 
 use super::timing::Timing;
+use super::{Bench, BenchError, Report, measure};
 
-/// `cargo xtask bench vae`.
-#[derive(Debug, Args)]
+/// Decoding and encoding of a clip.
+#[derive(Debug, Clone)]
 pub struct Vae {
     /// Height and width of the pictures.
-    #[arg(long, value_delimiter = ',', default_values_t = [480, 832])]
-    size: Vec<usize>,
+    pub size: [usize; 2],
     /// Frames of the clip, 4n + 1.
-    #[arg(long, default_value_t = 93)]
-    frames: usize,
+    pub frames: usize,
     /// Channels at full resolution: those of the release.
-    #[arg(long, default_value_t = 96)]
-    width: usize,
+    pub width: usize,
     /// Latent frames that pass through the network at once.
-    #[arg(long, default_value_t = 1)]
-    chunk: usize,
+    pub chunk: usize,
     /// Works on overlapping tiles.
-    #[arg(long)]
-    tiled: bool,
-    #[command(flatten)]
-    timing: Timing,
+    pub tiled: bool,
+    /// How often, and where.
+    pub timing: Timing,
 }
 
 impl Vae {
     /// Measures decoding and encoding of one clip.
-    pub fn run(self) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`BenchError`] for settings that cannot work, and when the device fails.
+    pub fn run(&self, report: Report<'_>) -> Result<(), BenchError> {
         self.timing.check()?;
-        on_device(self.timing.device, self)?
+        measure(self.timing.device, self, report)
     }
 }
 
-impl DeviceTask for Vae {
-    type Output = Result<()>;
-
-    fn run<B: KernelBackend>(self, device: B::Device) -> Result<()> {
+impl Bench for Vae {
+    fn measure<B: KernelBackend>(
+        &self,
+        device: B::Device,
+        report: Report<'_>,
+    ) -> Result<(), BenchError> {
         let config = WanVaeConfig {
             base_dim: self.width,
             decoder_base_dim: self.width,
@@ -55,7 +55,7 @@ impl DeviceTask for Vae {
             tiling: self.tiled.then(Tiling::default),
             ..VaeOptions::default()
         };
-        let [height, width] = [self.size[0], self.size[1]];
+        let [height, width] = self.size;
         let latent_shape = [
             1,
             config.z_dim,
@@ -88,7 +88,7 @@ impl DeviceTask for Vae {
                 "first_milliseconds": times.first, "milliseconds": times.median,
                 "memory_bytes": memory,
             });
-            println!("{result}");
+            report(result);
         }
         Ok(())
     }

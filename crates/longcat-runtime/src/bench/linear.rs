@@ -1,40 +1,43 @@
-use anyhow::Result;
+//! The linear layers of the released transformer.
+
 use burn::tensor::{Distribution, Tensor};
-use clap::Args;
 use longcat_kernels::{KernelBackend, linear};
-use longcat_runtime::{DeviceTask, on_device};
 use serde_json::json;
 
 use super::timing::Timing;
+use super::{Bench, BenchError, Report, measure};
 
 /// Fused qkv; attention output; feed-forward in and out.
 const SHAPES: [(usize, usize); 4] = [(4096, 12288), (4096, 4096), (4096, 11008), (11008, 4096)];
 
-/// `cargo xtask bench linear`.
-#[derive(Debug, Args)]
+/// The linear layers of the released transformer.
+#[derive(Debug, Clone)]
 pub struct Linear {
     /// Rows of the input: the tokens of 480p and 93 frames.
-    #[arg(long, default_value_t = 37_440)]
-    rows: usize,
+    pub rows: usize,
     /// Calls per measured run.
-    #[arg(long, default_value_t = 50)]
-    calls: usize,
-    #[command(flatten)]
-    timing: Timing,
+    pub calls: usize,
+    /// How often, and where.
+    pub timing: Timing,
 }
 
 impl Linear {
     /// Measures the linear layers of the released transformer, with and without bias.
-    pub fn run(self) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`BenchError`] for settings that cannot work, and when the device fails.
+    pub fn run(&self, report: Report<'_>) -> Result<(), BenchError> {
         self.timing.check()?;
-        on_device(self.timing.device, self)?
+        measure(self.timing.device, self, report)
     }
 }
 
-impl DeviceTask for Linear {
-    type Output = Result<()>;
-
-    fn run<B: KernelBackend>(self, device: B::Device) -> Result<()> {
+impl Bench for Linear {
+    fn measure<B: KernelBackend>(
+        &self,
+        device: B::Device,
+        report: Report<'_>,
+    ) -> Result<(), BenchError> {
         let (dtype, rows) = (self.timing.dtype(), self.rows);
         let uniform = Distribution::Uniform(-1.0, 1.0);
         for (inner, out) in SHAPES {
@@ -55,7 +58,7 @@ impl DeviceTask for Linear {
                     "rows": rows, "in": inner, "out": out, "kind": kind,
                     "milliseconds": milliseconds, "tflops": operations / milliseconds / 1e9,
                 });
-                println!("{result}");
+                report(result);
             }
         }
         Ok(())

@@ -1,52 +1,52 @@
-use anyhow::Result;
+//! A forward pass of the transformer.
+
 use burn::tensor::{DType, Tensor};
-use clap::Args;
 use longcat_dit::{LongCatTransformer, ParallelTransformer, forward_samples};
 use longcat_kernels::KernelBackend;
-use longcat_runtime::{DeviceList, DeviceTask, on_device};
 use longcat_train::{LoraConfig, attach_adapter};
 use serde_json::json;
 
 use super::network::Network;
+use super::{Bench, BenchError, Report, measure};
+use crate::DeviceList;
 
-/// `cargo xtask bench dit`.
-#[derive(Debug, Args)]
+/// A forward pass of the transformer.
+#[derive(Debug, Clone)]
 pub struct Dit {
-    #[command(flatten)]
-    network: Network,
+    /// The transformer, on the first device of `share` if there is one.
+    pub network: Network,
     /// Rank of an adapter on the seven kinds of layers of `cfg_step_lora`; 0 for none.
-    #[arg(long, default_value_t = 0)]
-    lora_rank: usize,
-    /// Devices that share the work instead of --device: cuda:0,cuda:1.
-    #[arg(long, value_name = "DEVICES", conflicts_with = "device")]
-    share: Option<DeviceList>,
+    pub lora_rank: usize,
+    /// Devices that share the work .
+    pub share: Option<DeviceList>,
     /// Two samples, as under guidance; devices that share take whole samples.
-    #[arg(long)]
-    guided: bool,
+    pub guided: bool,
 }
 
 impl Dit {
     /// Measures a forward pass of the transformer.
-    pub fn run(mut self) -> Result<()> {
-        if let Some(devices) = &self.share {
-            self.network.timing.device = devices.first();
-        }
+    ///
+    /// # Errors
+    /// [`BenchError`] for settings that cannot work, and when the device fails.
+    pub fn run(&self, report: Report<'_>) -> Result<(), BenchError> {
         self.network.check()?;
-        on_device(self.network.timing.device, self)?
+        measure(self.network.timing.device, self, report)
     }
 }
 
-impl DeviceTask for Dit {
-    type Output = Result<()>;
-
-    fn run<B: KernelBackend>(self, device: B::Device) -> Result<()> {
+impl Bench for Dit {
+    fn measure<B: KernelBackend>(
+        &self,
+        device: B::Device,
+        report: Report<'_>,
+    ) -> Result<(), BenchError> {
         let network = &self.network;
         let mut devices = vec![device.clone()];
         if let Some(list) = &self.share {
             devices.extend(list.others::<B>(&device)?);
         }
         let replicas = devices.iter().map(|device| self.model::<B>(device));
-        let replicas = replicas.collect::<Result<Vec<_>>>()?;
+        let replicas = replicas.collect::<Result<Vec<_>, BenchError>>()?;
         let [frames, _, _] = network.latent_grid();
         let samples = 1 + usize::from(self.guided);
         let latents = network.latents::<B>(&device).repeat_dim(0, samples);
@@ -71,7 +71,7 @@ impl DeviceTask for Dit {
             "milliseconds": times.median, "milliseconds_per_block": times.median / network.depth as f64,
             "memory_bytes": network.timing.memory_taken(),
         });
-        println!("{result}");
+        report(result);
         Ok(())
     }
 }
@@ -85,13 +85,13 @@ impl Dit {
     }
 
     /// The transformer, with its adapter if there is to be one.
-    fn model<B: KernelBackend>(&self, device: &B::Device) -> Result<LongCatTransformer<B>> {
+    fn model<B: KernelBackend>(
+        &self,
+        device: &B::Device,
+    ) -> Result<LongCatTransformer<B>, BenchError> {
         let mut model = self.network.model::<B>(device)?;
         if self.lora_rank > 0 {
-            let config = LoraConfig {
-                rank: self.lora_rank,
-                ..LoraConfig::default()
-            };
+            let config = LoraConfig::of_rank(self.lora_rank);
             attach_adapter(&mut model, &config, self.network.timing.dtype(), 0)?;
         }
         Ok(model)

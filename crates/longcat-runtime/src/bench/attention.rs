@@ -1,41 +1,42 @@
-use anyhow::{Result, bail};
+//! Attention operations.
+
 use burn::tensor::backend::Backend;
 use burn::tensor::{Distribution, Tensor, TensorPrimitive};
-use clap::Args;
 use longcat_kernels::{BsaParams, EmptySelection, KernelBackend, bsa_attention};
-use longcat_runtime::{DeviceTask, on_device};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::timing::{Times, Timing};
+use super::{Bench, BenchError, Report, measure};
 
-/// `cargo xtask bench attention`.
-#[derive(Debug, Args)]
+/// Attention operations.
+#[derive(Debug, Clone)]
 pub struct Attention {
     /// Tokens of dense attention, forward and backward: those of 480p and 93 frames.
-    #[arg(long, default_value_t = 37_440)]
-    tokens: usize,
+    pub tokens: usize,
     /// Token grid T,H,W of block-sparse attention with selection, chunks of 4×4×4 and a sparsity of
     /// 0.9375: that of the released refine stage.
-    #[arg(long, value_delimiter = ',', default_values_t = [48, 44, 80])]
-    grid: Vec<usize>,
+    pub grid: [usize; 3],
     /// Heads.
-    #[arg(long, default_value_t = 32)]
-    heads: usize,
+    pub heads: usize,
     /// Width of a head.
-    #[arg(long, default_value_t = 128)]
-    head_dim: usize,
-    #[command(flatten)]
-    timing: Timing,
+    pub head_dim: usize,
+    /// How often, and where.
+    pub timing: Timing,
 }
 
 impl Attention {
     /// Measures dense attention forward and backward, and block-sparse attention forward.
-    pub fn run(self) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`BenchError`] for settings that cannot work, and when the device fails.
+    pub fn run(&self, report: Report<'_>) -> Result<(), BenchError> {
         self.timing.check()?;
-        if self.grid.len() != 3 || self.grid.contains(&0) {
-            bail!("--grid takes three positive numbers, T,H,W");
+        if self.grid.contains(&0) {
+            return Err(BenchError::Setting(
+                "--grid takes three positive numbers, T,H,W",
+            ));
         }
-        on_device(self.timing.device, self)?
+        measure(self.timing.device, self, report)
     }
 
     fn normal<B: Backend>(&self, tokens: usize, device: &B::Device) -> Tensor<B, 4> {
@@ -44,17 +45,20 @@ impl Attention {
             .cast(self.timing.dtype())
     }
 
-    fn report(&self, operation: &str, tokens: usize, operations: f64, times: Times) {
-        let result = json!({
+    fn result(&self, operation: &str, tokens: usize, operations: f64, times: Times) -> Value {
+        json!({
             "operation": operation, "device": self.timing.device.to_string(),
             "tokens": tokens, "heads": self.heads, "head_dim": self.head_dim,
             "first_milliseconds": times.first, "milliseconds": times.median,
             "tflops": operations / times.median / 1e9,
-        });
-        println!("{result}");
+        })
     }
 
-    fn dense<B: KernelBackend>(&self, device: &B::Device) -> Result<()> {
+    fn dense<B: KernelBackend>(
+        &self,
+        device: &B::Device,
+        report: Report<'_>,
+    ) -> Result<(), BenchError> {
         let raw = |x: &Tensor<B, 4>| x.clone().into_primitive().tensor();
         let [q, k, v, d_out] = [(); 4].map(|()| self.normal::<B>(self.tokens, device));
         let scale = (self.head_dim as f64).powf(-0.5);
@@ -64,7 +68,7 @@ impl Attention {
             forward();
             Ok(())
         })?;
-        self.report("attention forward", self.tokens, operations, times);
+        report(self.result("attention forward", self.tokens, operations, times));
 
         let (out, lse) = forward();
         let out: Tensor<B, 4> = Tensor::from_primitive(TensorPrimitive::Float(out));
@@ -81,13 +85,17 @@ impl Attention {
             );
             Ok(())
         })?;
-        self.report("attention backward", self.tokens, 2.5 * operations, times);
+        report(self.result("attention backward", self.tokens, 2.5 * operations, times));
         Ok(())
     }
 
     /// Effective operations are those of the kept pairs of tokens.
-    fn sparse<B: KernelBackend>(&self, device: &B::Device) -> Result<()> {
-        let grid = [self.grid[0], self.grid[1], self.grid[2]];
+    fn sparse<B: KernelBackend>(
+        &self,
+        device: &B::Device,
+        report: Report<'_>,
+    ) -> Result<(), BenchError> {
+        let grid = self.grid;
         let tokens: usize = grid.iter().product();
         let sparsity = 0.9375;
         let params = BsaParams {
@@ -104,16 +112,18 @@ impl Attention {
             Ok(())
         })?;
         let operations = 4.0 * (tokens * kept * self.heads * self.head_dim) as f64;
-        self.report("block-sparse attention forward", tokens, operations, times);
+        report(self.result("block-sparse attention forward", tokens, operations, times));
         Ok(())
     }
 }
 
-impl DeviceTask for Attention {
-    type Output = Result<()>;
-
-    fn run<B: KernelBackend>(self, device: B::Device) -> Result<()> {
-        self.dense::<B>(&device)?;
-        self.sparse::<B>(&device)
+impl Bench for Attention {
+    fn measure<B: KernelBackend>(
+        &self,
+        device: B::Device,
+        report: Report<'_>,
+    ) -> Result<(), BenchError> {
+        self.dense::<B>(&device, report)?;
+        self.sparse::<B>(&device, report)
     }
 }

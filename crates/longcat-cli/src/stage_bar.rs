@@ -1,3 +1,5 @@
+//! Progress of a run on a terminal.
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -5,14 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use indicatif::{ProgressBar, ProgressStyle};
 use longcat_video::{Latents, Observer, VideoError};
 
-/// Progress on stderr, latents to a file, and Ctrl-C.
-pub struct Progress {
+/// A progress bar for each stage on stderr, latents to a file, and Ctrl-C.
+pub struct StageBar {
     bar: ProgressBar,
     interrupt: Arc<AtomicBool>,
     latents: Option<PathBuf>,
 }
 
-impl Progress {
+impl StageBar {
     pub fn new(interrupt: Arc<AtomicBool>, latents: Option<PathBuf>) -> Self {
         let style = ProgressStyle::with_template("{prefix:12} {wide_bar} {pos}/{len} {eta} {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -28,7 +30,7 @@ impl Progress {
     }
 }
 
-impl Observer for Progress {
+impl Observer for StageBar {
     fn stage(&mut self, name: &'static str) {
         self.bar.reset();
         self.bar.set_length(1);
