@@ -1,33 +1,41 @@
-//! A picture becomes the first frame of a video:
-//! `cargo run --release -p longcat-examples --example image_to_video -- cpu first.png`.
+//! A picture becomes the first frame of a video.
 
 use std::error::Error;
+use std::path::PathBuf;
 
-use longcat_builtin::builtin_checkpoint;
-use longcat_examples::{device, write};
-use longcat_runtime::{DeviceTask, on_device};
-use longcat_video::{
-    ImageToVideoRequest, KernelBackend, Pipeline, PipelineOptions, PixelFrames, SeededNoise, Silent,
-};
+use clap::Parser;
+use longcat_examples::Common;
+use longcat_runtime::{RuntimeOptions, open_pipeline};
+use longcat_video::media::read_image;
+use longcat_video::{ImageToVideoRequest, PixelFrames, Sampling, SeededNoise, Silent};
 
-struct Task(PixelFrames);
-
-impl DeviceTask for Task {
-    type Output = Result<(), Box<dyn Error>>;
-
-    fn run<B: KernelBackend>(self, device: B::Device) -> Self::Output {
-        let root = builtin_checkpoint()?;
-        let mut pipeline = Pipeline::<B>::open(&root, PipelineOptions::default(), &device)?;
-        let request = ImageToVideoRequest::new(self.0, "a red circle moves right");
-        let made = pipeline.image_to_video(&request, &mut SeededNoise::new(0), &mut Silent)?;
-        let videos = pipeline.decode(made.latents, &mut Silent)?;
-        write("from_image.mp4", &videos[0])
-    }
+#[derive(Parser)]
+struct Args {
+    /// The picture.
+    image: PathBuf,
+    /// What the video shows.
+    #[arg(default_value = "a red circle moves right")]
+    prompt: String,
+    #[command(flatten)]
+    common: Common,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let path = std::env::args()
-        .nth(2)
-        .ok_or("name a device and a picture")?;
-    on_device(device()?, Task(PixelFrames::read_image(path)?))?
+    let args = Args::parse();
+    let common = &args.common;
+    let image = PixelFrames::from_images(&[read_image(&args.image)?])?;
+    let root = common.checkpoint()?;
+    let mut pipeline = open_pipeline(&common.devices(), &root, &RuntimeOptions::default())?;
+    // The picture is brought to the size of the checkpoint that is nearest in shape.
+    let request = ImageToVideoRequest {
+        sampling: common.sampling(Sampling::standard()),
+        ..ImageToVideoRequest::new(image, args.prompt)
+    };
+    let latents = pipeline.image_to_video(&request, &mut SeededNoise::new(0), &mut Silent)?;
+    let video = &pipeline.decode(&latents, &mut Silent)?[0];
+    common.write(
+        "from_image.mp4",
+        video,
+        pipeline.checkpoint().defaults().fps,
+    )
 }

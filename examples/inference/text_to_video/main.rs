@@ -1,30 +1,30 @@
-//! A prompt to a video with the built-in model, on any compiled backend:
-//! `cargo run --release -p longcat-examples --example text_to_video -- cpu`.
+//! A prompt becomes a video.
 
 use std::error::Error;
 
-use longcat_builtin::builtin_checkpoint;
-use longcat_examples::{device, write};
-use longcat_runtime::{DeviceTask, on_device};
-use longcat_video::{
-    KernelBackend, Pipeline, PipelineOptions, SeededNoise, Silent, TextToVideoRequest,
-};
+use clap::Parser;
+use longcat_examples::Common;
+use longcat_runtime::{RuntimeOptions, open_pipeline};
+use longcat_video::{Sampling, SeededNoise, Silent, TextToVideoRequest};
 
-struct Task;
-
-impl DeviceTask for Task {
-    type Output = Result<(), Box<dyn Error>>;
-
-    fn run<B: KernelBackend>(self, device: B::Device) -> Self::Output {
-        let root = builtin_checkpoint()?;
-        let mut pipeline = Pipeline::<B>::open(&root, PipelineOptions::default(), &device)?;
-        let request = TextToVideoRequest::new("a red circle moves right");
-        let made = pipeline.text_to_video(&request, &mut SeededNoise::new(0), &mut Silent)?;
-        let videos = pipeline.decode(made.latents, &mut Silent)?;
-        write("circle.mp4", &videos[0])
-    }
+#[derive(Parser)]
+struct Args {
+    /// What the video shows.
+    #[arg(default_value = "a red circle moves right")]
+    prompt: String,
+    #[command(flatten)]
+    common: Common,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    on_device(device()?, Task)?
+    let Args { prompt, common } = Args::parse();
+    let root = common.checkpoint()?;
+    let mut pipeline = open_pipeline(&common.devices(), &root, &RuntimeOptions::default())?;
+    let request = TextToVideoRequest {
+        sampling: common.sampling(Sampling::standard()),
+        ..TextToVideoRequest::new(prompt)
+    };
+    let latents = pipeline.text_to_video(&request, &mut SeededNoise::new(0), &mut Silent)?;
+    let video = &pipeline.decode(&latents, &mut Silent)?[0];
+    common.write("circle.mp4", video, pipeline.checkpoint().defaults().fps)
 }
