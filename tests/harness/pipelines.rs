@@ -1,11 +1,12 @@
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 use burn::tensor::{DType, Tensor, TensorData};
 use longcat_kernels::KernelBackend;
 use longcat_video::{
-    ContinuationRequest, Generated, ImageToVideoRequest, NoisePurpose, NoiseSource, Observer,
-    Pipeline, PipelineOptions, PixelFrames, Posterior, RefineCondition, RefineRequest, Sampling,
-    StepEvent, TextToVideoRequest, VideoSize,
+    ContinuationRequest, Generated, ImageToVideoRequest, LatentDraw, Latents, NoisePurpose,
+    NoiseSource, Observer, Pipeline, PipelineOptions, PixelFrames, RefineCondition, RefineRequest,
+    Sampling, StepEvent, TextToVideoRequest, VideoSize,
 };
 
 use crate::vae::unit_frames;
@@ -43,34 +44,43 @@ impl NoiseSource for GivenNoise {
     }
 }
 
-/// Keeps what the cases expect of every step.
-struct Recorder<B: KernelBackend> {
+/// What the cases expect of the steps.
+struct Steps<B: KernelBackend> {
     initial: Option<Tensor<B, 5>>,
     first_prediction: Option<Tensor<B, 5>>,
-    steps: Vec<Tensor<B, 5>>,
-    kept: Option<Tensor<B, 5>>,
+    latents: Vec<Tensor<B, 5>>,
 }
 
-impl<B: KernelBackend> Recorder<B> {
-    fn new() -> Self {
-        Self {
-            initial: None,
-            first_prediction: None,
-            steps: Vec::new(),
-            kept: None,
-        }
-    }
-}
-
-impl<B: KernelBackend> Observer<B> for Recorder<B> {
-    fn step(&mut self, event: &StepEvent<'_, B>) {
+impl<B: KernelBackend> Steps<B> {
+    fn keep(&mut self, event: &StepEvent<'_, B>) {
         self.initial.get_or_insert_with(|| event.input.clone());
         self.first_prediction
             .get_or_insert_with(|| event.prediction.clone());
-        self.steps.push(event.latents.clone());
+        self.latents.push(event.latents.clone());
     }
+}
 
-    fn latents(&mut self, latents: &Tensor<B, 5>) -> Result<(), longcat_video::VideoError> {
+/// Keeps what the cases expect of a run.
+struct Recorder<B: KernelBackend> {
+    steps: Arc<Mutex<Steps<B>>>,
+    kept: Option<Latents>,
+}
+
+impl<B: KernelBackend> Recorder<B> {
+    fn of(pipeline: &mut Pipeline<B>) -> Self {
+        let steps = Arc::new(Mutex::new(Steps {
+            initial: None,
+            first_prediction: None,
+            latents: Vec::new(),
+        }));
+        let hook = steps.clone();
+        pipeline.on_step(move |event| hook.lock().unwrap().keep(event));
+        Self { steps, kept: None }
+    }
+}
+
+impl<B: KernelBackend> Observer for Recorder<B> {
+    fn latents(&mut self, latents: &Latents) -> Result<(), longcat_video::VideoError> {
         self.kept = Some(latents.clone());
         Ok(())
     }
@@ -78,7 +88,7 @@ impl<B: KernelBackend> Observer<B> for Recorder<B> {
 
 fn open<B: KernelBackend>(golden: &Golden, case: &Case, device: &B::Device) -> Pipeline<B> {
     let mut pipeline =
-        Pipeline::open(&golden.checkpoint(case), PipelineOptions::default(), device).unwrap();
+        Pipeline::open(golden.checkpoint(case), PipelineOptions::default(), device).unwrap();
     let mut chosen = Vec::new();
     for row in case.param("loras").as_array().unwrap() {
         let name = row["name"].as_str().unwrap();
@@ -130,10 +140,10 @@ fn size(case: &Case) -> VideoSize {
     }
 }
 
-fn posterior(case: &Case) -> Posterior {
+fn latent_draw(case: &Case) -> LatentDraw {
     match case.param("posterior").as_str() {
-        Some("mode") => Posterior::Mode,
-        _ => Posterior::Sample,
+        Some("mode") => LatentDraw::Mode,
+        _ => LatentDraw::Sample,
     }
 }
 
@@ -160,13 +170,16 @@ fn compare<B: KernelBackend>(
     case.check("prompt_attention_mask", TensorData::new(mask, shape));
     case.check("timesteps", vector(&generated.schedule.timesteps));
     case.check("sigmas", vector(&generated.schedule.sigmas));
-    case.check_tensor("initial_latents", recorder.initial.unwrap());
-    case.check_tensor("dit_out_step0", recorder.first_prediction.unwrap());
-    case.check_tensor::<B, 6>("step_latents", Tensor::stack(recorder.steps, 0));
+    let mut steps = recorder.steps.lock().unwrap();
+    case.check_tensor("initial_latents", steps.initial.take().unwrap());
+    case.check_tensor("dit_out_step0", steps.first_prediction.take().unwrap());
+    let step_latents = std::mem::take(&mut steps.latents);
+    case.check_tensor::<B, 6>("step_latents", Tensor::stack(step_latents, 0));
     let kept = recorder
         .kept
         .expect("latents are handed out before decoding");
-    assert_eq!(kept.into_data(), generated.latents.clone().into_data());
+    let latents = Latents::from_tensor(generated.latents.clone()).unwrap();
+    assert_eq!(kept, latents);
     case.check_tensor("latents", generated.latents);
     case.check_tensor("frames", unit_frames(video.cast(DType::F32)));
 }
@@ -180,16 +193,16 @@ pub(crate) fn text_to_video<B: KernelBackend>(
     let request = TextToVideoRequest {
         prompts: prompts(case),
         negative_prompt: negative(case),
-        size: size(case),
-        frames: case.usize_param("num_frames"),
+        size: Some(size(case)),
+        frames: Some(case.usize_param("num_frames")),
         sampling: sampling(case),
     };
-    let mut recorder = Recorder::new();
+    let mut recorder = Recorder::of(&mut pipeline);
     let made = pipeline
         .text_to_video(&request, &mut GivenNoise::new(case), &mut recorder)
         .unwrap();
     let video = pipeline
-        .decode(made.latents.clone(), &mut recorder)
+        .decode_pixels(made.latents.clone(), &mut recorder)
         .unwrap();
     compare(case, made, recorder, video);
 }
@@ -202,18 +215,19 @@ pub(crate) fn image_to_video<B: KernelBackend>(
     let mut pipeline = open::<B>(golden, case, device);
     let request = ImageToVideoRequest {
         image: pixels(case, "image"),
+        size: Some(size(case)),
         prompts: prompts(case),
         negative_prompt: negative(case),
-        frames: case.usize_param("num_frames"),
+        frames: Some(case.usize_param("num_frames")),
         sampling: sampling(case),
-        posterior: posterior(case),
+        latent_draw: latent_draw(case),
     };
-    let mut recorder = Recorder::new();
+    let mut recorder = Recorder::of(&mut pipeline);
     let made = pipeline
         .image_to_video(&request, &mut GivenNoise::new(case), &mut recorder)
         .unwrap();
     let video = pipeline
-        .decode(made.latents.clone(), &mut recorder)
+        .decode_pixels(made.latents.clone(), &mut recorder)
         .unwrap();
     compare(case, made, recorder, video);
 }
@@ -222,22 +236,23 @@ pub(crate) fn continuation<B: KernelBackend>(golden: &Golden, case: &mut Case, d
     let mut pipeline = open::<B>(golden, case, device);
     let request = ContinuationRequest {
         video: pixels(case, "video"),
+        size: Some(size(case)),
         prompts: prompts(case),
         negative_prompt: negative(case),
-        frames: case.usize_param("num_frames"),
-        cond_frames: case.usize_param("num_cond_frames"),
+        frames: Some(case.usize_param("num_frames")),
+        cond_frames: Some(case.usize_param("num_cond_frames")),
         sampling: sampling(case),
-        posterior: posterior(case),
+        latent_draw: latent_draw(case),
         kv_cache: case.flag("use_kv_cache"),
         offload_kv_cache: false,
-        enhance_hf: case.flag("enhance_hf"),
+        enhance_hf: Some(case.flag("enhance_hf")),
     };
-    let mut recorder = Recorder::new();
+    let mut recorder = Recorder::of(&mut pipeline);
     let made = pipeline
         .continue_video(&request, &mut GivenNoise::new(case), &mut recorder)
         .unwrap();
     let video = pipeline
-        .decode(made.latents.clone(), &mut recorder)
+        .decode_pixels(made.latents.clone(), &mut recorder)
         .unwrap();
     compare(case, made, recorder, video);
 }
@@ -252,18 +267,21 @@ pub(crate) fn refine<B: KernelBackend>(golden: &Golden, case: &mut Case, device:
     let request = RefineRequest {
         video: pixels(case, "stage1_video"),
         prompt: prompts(case).remove(0),
-        size: size(case),
+        size: Some(size(case)),
         spatial_only: case.flag("spatial_refine_only"),
         condition,
         steps: case.usize_param("num_inference_steps"),
         threshold: case.param("t_thresh").as_f64().unwrap() as f32,
         max_sequence_length: case.usize_param("max_sequence_length"),
-        posterior: posterior(case),
+        latent_draw: latent_draw(case),
     };
-    let mut recorder = Recorder::new();
+    let mut recorder = Recorder::of(&mut pipeline);
     let refined = pipeline
         .refine(&request, &mut GivenNoise::new(case), &mut recorder)
         .unwrap();
-    let video = pipeline.decode_refined(&refined, &mut recorder).unwrap();
+    let video = pipeline
+        .decode_pixels(refined.generated.latents.clone(), &mut recorder)
+        .unwrap()
+        .narrow(2, refined.first_frame, refined.frames);
     compare(case, refined.generated, recorder, video);
 }

@@ -1,44 +1,39 @@
-//! The extension trait.
+//! The trait of the operations that models ask of a backend.
 
 use std::ops::Range;
 
-use burn::tensor::{DType, backend::Backend};
 use burn_backend::tensor::{FloatTensor, IntTensor};
 
-use crate::{BlockList, BlockRule, Conv3dOptions, LowRankPart, PatchGrid, portable};
+use crate::{BlockList, BlockRule, Conv3dOptions, KernelDevice, LowRankPart, PatchGrid, portable};
 
 /// A backend that runs the models' heavy operations.
 ///
-/// Every method has a portable body made of Burn tensor operations. Overrides must compute the
-/// same function; dtypes, shapes and strides are whatever the caller has, so an override checks
-/// what it supports and falls back to [`portable`] for the rest.
-pub trait KernelBackend: Backend {
-    /// The inner dimension of matrix products is filled up with zeros to a multiple of this.
-    ///
-    /// The double-buffered products without tensor cores of cubek 0.2, which autotune may choose on
-    /// any cubecl device, are wrong where it is an odd multiple of 8 (8, 24, 40, ...).
-    const INNER_MULTIPLE: usize = 1;
-
-    /// Bytes of patches that a convolution gathers before it multiplies them.
-    fn patch_bytes(_device: &Self::Device) -> usize {
-        64 << 20
-    }
-
-    /// Orders what `device` is given from now on behind everything it was given before, transfers to
-    /// and from other devices included. Nothing waits on the host.
-    ///
-    /// Transfers between CUDA devices run on a stream of their own, which cubecl 0.10 lets neither
-    /// wait for earlier readers of the memory that a tensor arrives in, nor hold back later writers
-    /// of the memory that one is sent from. Called before and after, this does both.
-    fn order_transfers(_device: &Self::Device) {}
-
-    /// A row of floats on `device`, `[bytes.len() / size of dtype]`, for their bytes (little endian).
-    ///
-    /// The bytes are read before this returns, by this thread: several threads upload at once.
-    fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
-        portable::float_from_bytes::<Self>(bytes, dtype, device)
-    }
-
+/// Every method has a portable body made of Burn tensor operations, so that
+/// `impl KernelBackend for MyBackend {}` is enough. Overrides must compute the same function;
+/// dtypes, shapes and strides are whatever the caller has, so an override checks what it supports
+/// and falls back to the function of the same name in [`portable`] for the rest.
+///
+/// # Names
+/// - An operation `f` that models call as a function of tensors is the method `f_forward` (Burn's
+///   [`Backend`](burn::tensor::backend::Backend) has methods `linear`, `attention`, `layer_norm` and
+///   `conv3d` of its own).
+/// - The gradients of its float inputs, if one call computes them all, are `f_backward`; the gradient
+///   of one input is `f_<input>_backward`. They are not differentiable themselves.
+/// - A step that bodies of these are made of has a name without such an ending: [`conv3d_matrix`],
+///   [`conv3d_patches`], [`select_blocks`], [`permute`], [`block_sums`], [`column_sums`],
+///   [`softmax_with_lse`].
+///
+/// A portable body, and a backend's kernel where it is a function of its own, has the name of the
+/// method.
+///
+/// [`conv3d_matrix`]: Self::conv3d_matrix
+/// [`conv3d_patches`]: Self::conv3d_patches
+/// [`select_blocks`]: Self::select_blocks
+/// [`permute`]: Self::permute
+/// [`block_sums`]: Self::block_sums
+/// [`column_sums`]: Self::column_sums
+/// [`softmax_with_lse`]: Self::softmax_with_lse
+pub trait KernelBackend: KernelDevice {
     /// `x · weightᵀ + bias`.
     ///
     /// `x` is `[..., in]` of rank 2 or more, `weight` `[out, in]`, `bias` `[out]`; all of one float
@@ -48,7 +43,22 @@ pub trait KernelBackend: Backend {
         weight: FloatTensor<Self>,
         bias: Option<FloatTensor<Self>>,
     ) -> FloatTensor<Self> {
-        portable::linear::<Self>(x, weight, bias)
+        portable::linear_forward::<Self>(x, weight, bias)
+    }
+
+    /// `a · bᵀ`, see [`matmul_nt`](crate::matmul_nt).
+    fn matmul_nt_forward(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::matmul_nt_forward::<Self>(a, b)
+    }
+
+    /// `y` plus, for every part, its share of `hidden` times its matrix in its own columns; see
+    /// [`add_low_rank`](crate::add_low_rank).
+    fn add_low_rank_forward(
+        y: FloatTensor<Self>,
+        hidden: FloatTensor<Self>,
+        parts: Vec<LowRankPart<Self>>,
+    ) -> FloatTensor<Self> {
+        portable::add_low_rank_forward::<Self>(y, hidden, parts)
     }
 
     /// `softmax(q · kᵀ * scale) · v`, over all keys or over the listed key blocks.
@@ -101,53 +111,86 @@ pub trait KernelBackend: Backend {
         portable::select_blocks::<Self>(scores, rule)
     }
 
+    /// The softmax of `scores · scale` `[B, H, M, N]` over the last dimension, in the same dtype, and
+    /// the natural logarithm of the sums of exponentials, `[B, H, M]`.
+    fn softmax_with_lse(
+        scores: FloatTensor<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        portable::softmax_with_lse::<Self>(scores, scale)
+    }
+
     /// `norm(x) · weight + bias` over the last dimension, see [`layer_norm`](crate::layer_norm).
     ///
     /// `x` is `[.., C]`; `weight` and `bias` are `[G, C]` in f32 and serve `G` equal runs of rows.
-    fn grouped_layer_norm(
+    fn layer_norm_forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         epsilon: f64,
     ) -> FloatTensor<Self> {
-        portable::layer_norm::<Self>(x, weight, bias, epsilon)
+        portable::layer_norm_forward::<Self>(x, weight, bias, epsilon)
     }
 
-    /// The gradient of [`grouped_layer_norm`](Self::grouped_layer_norm) in `x`, in its shape and
+    /// The gradient of [`layer_norm_forward`](Self::layer_norm_forward) in `x`, in its shape and
     /// dtype, for the gradient `d_out` of the output. Not differentiable itself.
-    fn layer_norm_backward(
+    fn layer_norm_x_backward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         d_out: FloatTensor<Self>,
         epsilon: f64,
     ) -> FloatTensor<Self> {
-        portable::layer_norm_backward::<Self>(x, weight, d_out, epsilon)
+        portable::layer_norm_x_backward::<Self>(x, weight, d_out, epsilon)
+    }
+
+    /// Rows scaled to a root mean square of 1, then by channel; see [`rms_norm`](crate::rms_norm).
+    fn rms_norm_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        silu: bool,
+    ) -> FloatTensor<Self> {
+        portable::rms_norm_forward::<Self>(x, weight, silu)
+    }
+
+    /// The gradients of [`rms_norm_forward`](Self::rms_norm_forward) in `x` (its shape and dtype)
+    /// and `weight` (`[C]` in f32), for the gradient `d_out` of the output. Not differentiable itself.
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        d_out: FloatTensor<Self>,
+        silu: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        portable::rms_norm_backward::<Self>(x, weight, d_out, silu)
     }
 
     /// `x + gate · y`, see [`gated_residual`](crate::gated_residual).
     ///
     /// `x` and `y` are `[.., C]`; `gate` is `[G, C]` in f32 and serves `G` equal runs of rows.
-    fn gated_residual(
+    fn gated_residual_forward(
         x: FloatTensor<Self>,
         y: FloatTensor<Self>,
         gate: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        portable::gated_residual::<Self>(x, y, gate)
+        portable::gated_residual_forward::<Self>(x, y, gate)
     }
 
-    /// `gate · y`, the gradient of `y` in [`gated_residual`](Self::gated_residual) if `y` is the
-    /// gradient of its output; in the shape and dtype of `y`. Not differentiable.
-    fn gated(y: FloatTensor<Self>, gate: FloatTensor<Self>) -> FloatTensor<Self> {
-        portable::gated::<Self>(y, gate)
+    /// The gradient of [`gated_residual_forward`](Self::gated_residual_forward) in `y`, `gate · d_out`,
+    /// in the shape and dtype of the gradient `d_out` of the output (which is that in `x`). Not
+    /// differentiable itself.
+    fn gated_residual_y_backward(
+        d_out: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        portable::gated_residual_y_backward::<Self>(d_out, gate)
     }
 
     /// `silu(a) · b`, see [`silu_mul`](crate::silu_mul). Shapes and dtypes are equal.
-    fn silu_mul(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
-        portable::silu_mul::<Self>(a, b)
+    fn silu_mul_forward(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::silu_mul_forward::<Self>(a, b)
     }
 
-    /// The gradients of [`silu_mul`](Self::silu_mul) in `a` and `b`, in their shape and dtype, for the
-    /// gradient `d_out` of the output. Not differentiable itself.
+    /// The gradients of [`silu_mul_forward`](Self::silu_mul_forward) in `a` and `b`, in their shape and
+    /// dtype, for the gradient `d_out` of the output. Not differentiable itself.
     fn silu_mul_backward(
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
@@ -160,52 +203,38 @@ pub trait KernelBackend: Backend {
     /// [`split_heads`](crate::split_heads).
     ///
     /// `norm` is a weight `[D]` and epsilon, `rotation` cosines and sines `[T, D / 2]`, all in f32.
-    fn split_heads(
+    fn split_heads_forward(
         x: FloatTensor<Self>,
         part: usize,
         norm: Option<(FloatTensor<Self>, f64)>,
         rotation: Option<(FloatTensor<Self>, FloatTensor<Self>)>,
     ) -> FloatTensor<Self> {
-        portable::split_heads::<Self>(x, part, norm, rotation)
+        portable::split_heads_forward::<Self>(x, part, norm, rotation)
     }
 
-    /// The gradient of [`split_heads`](Self::split_heads) in the part that was taken, `[B, T, H, D]`
-    /// in the dtype of `x`, for the gradient `d_out` `[B, H, T, D]`. Not differentiable itself.
-    fn split_heads_backward(
+    /// The gradient of [`split_heads_forward`](Self::split_heads_forward) in the part of `x` that was
+    /// taken, `[B, T, H, D]` in the dtype of `x`, for the gradient `d_out` `[B, H, T, D]`. Not
+    /// differentiable itself.
+    fn split_heads_x_backward(
         x: FloatTensor<Self>,
         part: usize,
         norm: Option<(FloatTensor<Self>, f64)>,
         rotation: Option<(FloatTensor<Self>, FloatTensor<Self>)>,
         d_out: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        portable::split_heads_backward::<Self>(x, part, norm, rotation, d_out)
+        portable::split_heads_x_backward::<Self>(x, part, norm, rotation, d_out)
     }
 
-    /// The gradient of [`split_heads`](Self::split_heads) in the weight of its norm, `[D]` in f32, for
-    /// the gradient `d_out` `[B, H, T, D]`. Not differentiable itself.
-    fn head_norm_backward(
+    /// The gradient of [`split_heads_forward`](Self::split_heads_forward) in the weight of its norm,
+    /// `[D]` in f32, for the gradient `d_out` `[B, H, T, D]`. Not differentiable itself.
+    fn split_heads_weight_backward(
         x: FloatTensor<Self>,
         part: usize,
         norm: (FloatTensor<Self>, f64),
         rotation: Option<(FloatTensor<Self>, FloatTensor<Self>)>,
         d_out: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        portable::head_norm_backward::<Self>(x, part, norm, rotation, d_out)
-    }
-
-    /// `y` plus, for every part, its share of `hidden` times its matrix in its own columns; see
-    /// [`add_low_rank`](crate::add_low_rank).
-    fn add_low_rank(
-        y: FloatTensor<Self>,
-        hidden: FloatTensor<Self>,
-        parts: Vec<LowRankPart<Self>>,
-    ) -> FloatTensor<Self> {
-        portable::add_low_rank::<Self>(y, hidden, parts)
-    }
-
-    /// `q · kᵀ`, see [`matmul_nt`](crate::matmul_nt).
-    fn matmul_nt(q: FloatTensor<Self>, k: FloatTensor<Self>) -> FloatTensor<Self> {
-        portable::matmul_nt::<Self>(q, k)
+        portable::split_heads_weight_backward::<Self>(x, part, norm, rotation, d_out)
     }
 
     /// A convolution, channels last; see [`conv3d`](crate::conv3d).
@@ -215,7 +244,7 @@ pub trait KernelBackend: Backend {
         bias: FloatTensor<Self>,
         options: Conv3dOptions,
     ) -> FloatTensor<Self> {
-        portable::conv3d::<Self>(x, weight, bias, options)
+        portable::conv3d_forward::<Self>(x, weight, bias, options)
     }
 
     /// The patches of some lines of a convolution's output: `[lines · W', columns]` for `x`
@@ -231,16 +260,17 @@ pub trait KernelBackend: Backend {
 
     /// A convolution's weight `[O, C, kt, kh, kw]` as the matrix that its patches are multiplied with:
     /// `[O, taps · C]`, columns filled up with zeros to a multiple of
-    /// [`INNER_MULTIPLE`](Self::INNER_MULTIPLE) and rows to one of at most 8. `mirrored` is the weight
-    /// of the transposed convolution, `[C, taps · O]` with the taps in reverse. Not differentiable.
+    /// [`INNER_MULTIPLE`](KernelDevice::INNER_MULTIPLE) and rows to one of at most 8. `mirrored` is the
+    /// weight of the transposed convolution, `[C, taps · O]` with the taps in reverse. Not
+    /// differentiable.
     fn conv3d_matrix(weight: FloatTensor<Self>, mirrored: bool) -> FloatTensor<Self> {
         portable::conv3d_matrix::<Self>(weight, mirrored)
     }
 
     /// `x` with its dimensions in the order `axes`. Where the backend has a kernel for it, the result
     /// lies in memory in that order, which saves its reader a slower copy.
-    fn permuted(x: FloatTensor<Self>, axes: &[usize]) -> FloatTensor<Self> {
-        Self::float_permute(x, axes)
+    fn permute(x: FloatTensor<Self>, axes: &[usize]) -> FloatTensor<Self> {
+        portable::permute::<Self>(x, axes)
     }
 
     /// Sums of runs of `block` rows of `[R · block, C]`, `[R, C]` in f32 (f64 for f64). Not
@@ -253,30 +283,5 @@ pub trait KernelBackend: Backend {
     /// differentiable.
     fn column_sums(x: FloatTensor<Self>) -> FloatTensor<Self> {
         portable::column_sums::<Self>(x)
-    }
-
-    /// The softmax of `scores · scale` `[B, H, M, N]` over the last dimension, in the same dtype, and
-    /// the natural logarithm of the sums of exponentials, `[B, H, M]`.
-    fn softmax_with_lse(
-        scores: FloatTensor<Self>,
-        scale: f64,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        portable::softmax_with_lse::<Self>(scores, scale)
-    }
-
-    /// Rows scaled to a root mean square of 1, then by channel; see [`rms_norm`](crate::rms_norm).
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, silu: bool) -> FloatTensor<Self> {
-        portable::rms_norm::<Self>(x, weight, silu)
-    }
-
-    /// The gradients of [`rms_norm`](Self::rms_norm) in `x` (its shape and dtype) and `weight`
-    /// (`[C]` in f32), for the gradient `d_out` of the output. Not differentiable itself.
-    fn rms_norm_backward(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        d_out: FloatTensor<Self>,
-        silu: bool,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        portable::rms_norm_backward::<Self>(x, weight, d_out, silu)
     }
 }

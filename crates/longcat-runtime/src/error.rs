@@ -1,8 +1,10 @@
 //! What can go wrong on a device.
 
+use burn::tensor::DType;
+use longcat_train::TrainError;
 use longcat_video::VideoError;
 
-use crate::DeviceSpec;
+use crate::{DeviceList, DeviceSpec};
 
 /// What can go wrong between a device and a result.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +40,24 @@ pub enum RuntimeError {
         /// What is missing.
         reason: String,
     },
+    /// The device has no arithmetic of this dtype.
+    #[error("{devices} cannot compute in {dtype:?}; `longcat devices` lists what it can")]
+    Dtype {
+        /// The device or devices.
+        devices: DeviceList,
+        /// The dtype.
+        dtype: DType,
+    },
+    /// Training.
+    #[error(transparent)]
+    Train(Box<TrainError>),
     /// Checkpoint, request or models.
     #[error(transparent)]
     Video(#[from] VideoError),
+}
+
+impl From<TrainError> for RuntimeError {
+    fn from(error: TrainError) -> Self {
+        Self::Train(Box::new(error))
+    }
 }

@@ -12,6 +12,8 @@
 
 #[cfg(feature = "wgpu")]
 mod adapters;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod cuda;
 mod device;
 mod device_list;
@@ -20,6 +22,9 @@ mod dispatch;
 mod error;
 mod gpu_runtime;
 mod memory;
+mod options;
+mod pipeline;
+mod train;
 
 pub use cuda::{cublas_problem, cudnn_problem, set_cublas_enabled};
 pub use device::{DeviceSpec, ParseDeviceError};
@@ -29,3 +34,8 @@ pub use dispatch::{DeviceTask, on_device};
 pub use error::RuntimeError;
 pub use gpu_runtime::set_up_gpu_runtime;
 pub use memory::keep_freed_memory;
+pub use options::RuntimeOptions;
+pub use pipeline::{DynPipeline, open_pipeline};
+pub use train::train_lora;
+
+pub use burn::tensor::DType;

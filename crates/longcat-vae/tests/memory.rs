@@ -1,4 +1,5 @@
-//! Memory does not grow with the length of a clip. Alone in its program, which it measures.
+//! Memory does not grow with the length of a clip. A program of its own with this one test: it counts
+//! what the whole process allocates, which other tests would do meanwhile.
 #![allow(clippy::unwrap_used)]
 
 use std::alloc::{GlobalAlloc, Layout, System};

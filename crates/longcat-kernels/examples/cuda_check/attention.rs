@@ -110,7 +110,7 @@ fn token_mask(list: &BlockList<Gpu>) -> Tensor<Gpu, 4, Bool> {
 
 /// A product per head in f32, by cuBLASLt where it is there: tuning Burn's takes minutes.
 fn product(a: Quad, b: Quad) -> Quad {
-    float(Gpu::matmul_nt(raw(a), raw(b.swap_dims(2, 3))))
+    float(Gpu::matmul_nt_forward(raw(a), raw(b.swap_dims(2, 3))))
 }
 
 /// `[out, lse, dq, dk, dv]`, every matrix in full.

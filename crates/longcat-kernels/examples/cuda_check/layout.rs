@@ -21,7 +21,7 @@ pub(crate) fn run(device: &Device) -> bool {
             x.clone().cast(DType::F32).into_data(),
             (&Default::default(), DType::F32),
         );
-        let found = float::<Gpu, 5>(Gpu::permuted(raw(x.clone()), &axes));
+        let found = float::<Gpu, 5>(Gpu::permute(raw(x.clone()), &axes));
         let wanted = host.clone().permute(axes.map(|axis| axis as isize));
         let permuted = error(found, wanted);
 

@@ -72,7 +72,7 @@ fn low_rank<B: KernelBackend>(device: &B::Device) -> Vec<f32> {
 fn products<B: KernelBackend>(device: &B::Device) -> Vec<f32> {
     let q = numbers::<B, 4>([2, 3, 45, 64], device);
     let k = numbers::<B, 4>([2, 3, 77, 64], device);
-    let scores: Tensor<B, 4> = float(B::matmul_nt(raw(q), raw(k)));
+    let scores: Tensor<B, 4> = float(B::matmul_nt_forward(raw(q), raw(k)));
     scores.into_data().to_vec().expect("f32 data")
 }
 

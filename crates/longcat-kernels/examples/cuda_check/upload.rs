@@ -3,7 +3,7 @@
 use std::thread;
 
 use burn::tensor::{DType, Distribution, Tensor};
-use longcat_kernels::KernelBackend;
+use longcat_kernels::KernelDevice;
 
 use crate::{Device, Gpu, float};
 

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 #[cfg(feature = "cuda")]
 use burn::tensor::DType;
-use burn_backend::ops::FloatTensorOps;
 use burn_backend::tensor::{FloatTensor, IntTensor};
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 
@@ -12,9 +11,9 @@ use super::attention::{self, Backward};
 use super::{conv, norm, permute};
 #[cfg(feature = "cuda")]
 use crate::Conv3dOptions;
-use crate::{BlockList, BlockRule, KernelBackend, LowRankPart, PatchGrid, portable};
+use crate::{BlockList, BlockRule, KernelBackend, KernelDevice, LowRankPart, PatchGrid, portable};
 
-impl<R, F, I, BT> KernelBackend for CubeBackend<R, F, I, BT>
+impl<R, F, I, BT> KernelDevice for CubeBackend<R, F, I, BT>
 where
     R: CubeRuntime,
     F: FloatElement,
@@ -42,6 +41,38 @@ where
         crate::cuda::upload::try_upload(bytes, dtype, device)
             .unwrap_or_else(|| portable::float_from_bytes::<Self>(bytes, dtype, device))
     }
+}
+
+/// Methods with a kernel for some tensors, and the portable body for all others. Float tensors come
+/// first.
+macro_rules! where_supported {
+    ($(fn $name:ident($($x:ident),+ $(; $($arg:ident: $ty:ty),+)?) -> $out:ty = $kernels:ident;)+) => {$(
+        fn $name($($x: FloatTensor<Self>,)+ $($($arg: $ty,)+)?) -> $out {
+            $kernels::$name($(&$x,)+ $($($arg,)+)?)
+                .unwrap_or_else(|| portable::$name::<Self>($($x,)+ $($($arg,)+)?))
+        }
+    )+};
+}
+
+impl<R, F, I, BT> KernelBackend for CubeBackend<R, F, I, BT>
+where
+    R: CubeRuntime,
+    F: FloatElement,
+    I: IntElement,
+    BT: BoolElement,
+{
+    where_supported! {
+        fn layer_norm_forward(x, weight, bias; epsilon: f64) -> FloatTensor<Self> = norm;
+        fn layer_norm_x_backward(x, weight, d_out; epsilon: f64) -> FloatTensor<Self> = norm;
+        fn rms_norm_forward(x, weight; silu: bool) -> FloatTensor<Self> = norm;
+        fn gated_residual_forward(x, y, gate) -> FloatTensor<Self> = norm;
+        fn silu_mul_forward(a, b) -> FloatTensor<Self> = norm;
+        fn block_sums(x; block: usize) -> FloatTensor<Self> = norm;
+        fn column_sums(x) -> FloatTensor<Self> = norm;
+        fn softmax_with_lse(scores; scale: f64) -> (FloatTensor<Self>, FloatTensor<Self>) = norm;
+        fn permute(x; axes: &[usize]) -> FloatTensor<Self> = permute;
+        fn select_blocks(scores; rule: BlockRule) -> (IntTensor<Self>, IntTensor<Self>) = attention;
+    }
 
     #[cfg(feature = "cuda")]
     fn conv3d_forward(
@@ -52,7 +83,7 @@ where
     ) -> FloatTensor<Self> {
         match crate::cuda::cudnn::try_conv3d(&x, &weight, &options) {
             Some(y) => portable::add_bias::<Self>(y, bias),
-            None => portable::conv3d::<Self>(x, weight, bias, options),
+            None => portable::conv3d_forward::<Self>(x, weight, bias, options),
         }
     }
 
@@ -61,39 +92,13 @@ where
         grid: &PatchGrid,
         lines: Range<usize>,
     ) -> FloatTensor<Self> {
-        conv::patches(&x, grid, lines.clone(), Self::INNER_MULTIPLE)
+        conv::conv3d_patches(&x, grid, lines.clone(), Self::INNER_MULTIPLE)
             .unwrap_or_else(|| portable::conv3d_patches::<Self>(x, grid, lines))
     }
 
     fn conv3d_matrix(weight: FloatTensor<Self>, mirrored: bool) -> FloatTensor<Self> {
-        conv::matrix(&weight, mirrored, Self::INNER_MULTIPLE)
+        conv::conv3d_matrix(&weight, mirrored, Self::INNER_MULTIPLE)
             .unwrap_or_else(|| portable::conv3d_matrix::<Self>(weight, mirrored))
-    }
-
-    fn permuted(x: FloatTensor<Self>, axes: &[usize]) -> FloatTensor<Self> {
-        permute::permuted(&x, axes)
-            .unwrap_or_else(|| <Self as FloatTensorOps<Self>>::float_permute(x, axes))
-    }
-
-    fn block_sums(x: FloatTensor<Self>, block: usize) -> FloatTensor<Self> {
-        norm::block_sums(&x, block).unwrap_or_else(|| portable::block_sums::<Self>(x, block))
-    }
-
-    fn column_sums(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        norm::column_sums(&x).unwrap_or_else(|| portable::column_sums::<Self>(x))
-    }
-
-    fn softmax_with_lse(
-        scores: FloatTensor<Self>,
-        scale: f64,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        norm::softmax_with_lse(&scores, scale)
-            .unwrap_or_else(|| portable::softmax_with_lse::<Self>(scores, scale))
-    }
-
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, silu: bool) -> FloatTensor<Self> {
-        norm::rms_norm(&x, &weight, silu)
-            .unwrap_or_else(|| portable::rms_norm::<Self>(x, weight, silu))
     }
 
     fn rms_norm_backward(
@@ -117,7 +122,7 @@ where
         if let Some(y) = crate::cuda::cublas::try_linear(&x, &weight, bias.as_ref()) {
             return y;
         }
-        portable::linear::<Self>(x, weight, bias)
+        portable::linear_forward::<Self>(x, weight, bias)
     }
 
     fn attention_forward(
@@ -155,37 +160,6 @@ where
         })
     }
 
-    fn select_blocks(
-        scores: FloatTensor<Self>,
-        rule: BlockRule,
-    ) -> (IntTensor<Self>, IntTensor<Self>) {
-        attention::select_blocks(&scores, &rule)
-            .unwrap_or_else(|| portable::select_blocks::<Self>(scores, rule))
-    }
-
-    fn grouped_layer_norm(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        epsilon: f64,
-    ) -> FloatTensor<Self> {
-        norm::layer_norm(&x, &weight, &bias, epsilon)
-            .unwrap_or_else(|| portable::layer_norm::<Self>(x, weight, bias, epsilon))
-    }
-
-    fn gated_residual(
-        x: FloatTensor<Self>,
-        y: FloatTensor<Self>,
-        gate: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        norm::gated_residual(&x, &y, &gate)
-            .unwrap_or_else(|| portable::gated_residual::<Self>(x, y, gate))
-    }
-
-    fn silu_mul(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
-        norm::silu_mul(&a, &b).unwrap_or_else(|| portable::silu_mul::<Self>(a, b))
-    }
-
     fn silu_mul_backward(
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
@@ -197,7 +171,7 @@ where
         }
     }
 
-    fn split_heads(
+    fn split_heads_forward(
         x: FloatTensor<Self>,
         part: usize,
         norm: Option<(FloatTensor<Self>, f64)>,
@@ -205,21 +179,11 @@ where
     ) -> FloatTensor<Self> {
         let weight = norm.as_ref().map(|(weight, epsilon)| (weight, *epsilon));
         let tables = rotation.as_ref().map(|(cos, sin)| (cos, sin));
-        norm::split_heads(&x, part, weight, tables)
-            .unwrap_or_else(|| portable::split_heads::<Self>(x, part, norm, rotation))
+        norm::split_heads_forward(&x, part, weight, tables)
+            .unwrap_or_else(|| portable::split_heads_forward::<Self>(x, part, norm, rotation))
     }
 
-    fn layer_norm_backward(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        d_out: FloatTensor<Self>,
-        epsilon: f64,
-    ) -> FloatTensor<Self> {
-        norm::layer_norm_backward(&x, &weight, &d_out, epsilon)
-            .unwrap_or_else(|| portable::layer_norm_backward::<Self>(x, weight, d_out, epsilon))
-    }
-
-    fn split_heads_backward(
+    fn split_heads_x_backward(
         x: FloatTensor<Self>,
         part: usize,
         norm: Option<(FloatTensor<Self>, f64)>,
@@ -228,12 +192,12 @@ where
     ) -> FloatTensor<Self> {
         let weight = norm.as_ref().map(|(weight, epsilon)| (weight, *epsilon));
         let tables = rotation.as_ref().map(|(cos, sin)| (cos, sin));
-        norm::split_heads_backward(&x, part, weight, tables, &d_out).unwrap_or_else(|| {
-            portable::split_heads_backward::<Self>(x, part, norm, rotation, d_out)
+        norm::split_heads_x_backward(&x, part, weight, tables, &d_out).unwrap_or_else(|| {
+            portable::split_heads_x_backward::<Self>(x, part, norm, rotation, d_out)
         })
     }
 
-    fn head_norm_backward(
+    fn split_heads_weight_backward(
         x: FloatTensor<Self>,
         part: usize,
         norm: (FloatTensor<Self>, f64),
@@ -241,13 +205,13 @@ where
         d_out: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         let tables = rotation.as_ref().map(|(cos, sin)| (cos, sin));
-        match norm::head_norm_terms(&x, part, (&norm.0, norm.1), tables, &d_out) {
+        match norm::split_heads_weight_terms(&x, part, (&norm.0, norm.1), tables, &d_out) {
             Some(terms) => Self::column_sums(terms),
-            None => portable::head_norm_backward::<Self>(x, part, norm, rotation, d_out),
+            None => portable::split_heads_weight_backward::<Self>(x, part, norm, rotation, d_out),
         }
     }
 
-    fn add_low_rank(
+    fn add_low_rank_forward(
         y: FloatTensor<Self>,
         hidden: FloatTensor<Self>,
         parts: Vec<LowRankPart<Self>>,
@@ -262,14 +226,14 @@ where
                 return y;
             }
         }
-        portable::add_low_rank::<Self>(y, hidden, parts)
+        portable::add_low_rank_forward::<Self>(y, hidden, parts)
     }
 
-    fn matmul_nt(q: FloatTensor<Self>, k: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn matmul_nt_forward(q: FloatTensor<Self>, k: FloatTensor<Self>) -> FloatTensor<Self> {
         #[cfg(feature = "cuda")]
         if let Some(scores) = crate::cuda::cublas::try_matmul_nt(&q, &k) {
             return scores;
         }
-        portable::matmul_nt::<Self>(q, k)
+        portable::matmul_nt_forward::<Self>(q, k)
     }
 }

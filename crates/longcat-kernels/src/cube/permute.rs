@@ -9,8 +9,8 @@ use super::launch::{UNITS, count_cubes, like, supported, vector_sizes};
 /// The most dimensions that are left when those that stay together are taken as one.
 const MOST: usize = 8;
 
-/// See `KernelBackend::permuted`; `None` where the last dimension is not contiguous.
-pub(crate) fn permuted<R: CubeRuntime>(x: &CubeTensor<R>, axes: &[usize]) -> Option<CubeTensor<R>> {
+/// See `KernelBackend::permute`; `None` where the last dimension is not contiguous.
+pub(crate) fn permute<R: CubeRuntime>(x: &CubeTensor<R>, axes: &[usize]) -> Option<CubeTensor<R>> {
     if !supported(x) {
         return None;
     }
@@ -22,7 +22,7 @@ pub(crate) fn permuted<R: CubeRuntime>(x: &CubeTensor<R>, axes: &[usize]) -> Opt
     let reach: usize = dims.iter().map(|(size, step)| (size - 1) * step).sum();
     // SAFETY: units beyond the last vector end before any access; the order covers the input exactly.
     unsafe {
-        permute::launch_unchecked::<R>(
+        permute_kernel::launch_unchecked::<R>(
             &x.client,
             count_cubes(x, vectors.div_ceil(UNITS as usize)),
             CubeDim::new_1d(UNITS),
@@ -96,7 +96,7 @@ impl Order {
 
 /// A unit copies one vector.
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn permute<F: Float, N: Size>(
+fn permute_kernel<F: Float, N: Size>(
     x: &Array<Vector<F, N>>,
     out: &mut Array<Vector<F, N>>,
     vectors: usize,

@@ -29,7 +29,7 @@ pub fn nccl_problem() -> Option<String> {
     Some(format!("several GPUs need NCCL: {problem}"))
 }
 
-/// [`KernelBackend::order_transfers`](crate::KernelBackend::order_transfers); `false` if the driver
+/// [`KernelDevice::order_transfers`](crate::KernelDevice::order_transfers); `false` if the driver
 /// cannot. Does nothing on devices of other runtimes.
 pub(crate) fn order<D: 'static>(device: &D) -> bool {
     let Some(device) = (device as &dyn Any).downcast_ref::<CudaDevice>() else {

@@ -9,7 +9,8 @@ use crate::portable::{from_float, into_float};
 
 /// `x + gate · y`.
 ///
-/// `x` and `y` are `[.., C]` of one dtype; `gate` is `[G, C]` in f32, grouped as in [`layer_norm`](crate::layer_norm).
+/// `x` and `y` are `[.., C]` of one dtype; `gate` is `[G, C]` in f32, grouped as in
+/// [`layer_norm`](crate::layer_norm).
 ///
 /// # Panics
 /// If the shapes differ, or the groups do not divide the rows.
@@ -20,7 +21,7 @@ pub fn gated_residual<B: KernelBackend, const D: usize>(
 ) -> Tensor<B, D> {
     assert_eq!(x.dims(), y.dims(), "gated_residual: shapes of x and y");
     assert_groups("gated_residual", x.dims(), gate.dims());
-    from_float(B::gated_residual(
+    from_float(B::gated_residual_forward(
         into_float(x),
         into_float(y),
         into_float(gate),
@@ -36,7 +37,7 @@ pub fn silu_mul<B: KernelBackend, const D: usize>(
     b: Tensor<B, D>,
 ) -> Tensor<B, D> {
     assert_eq!(a.dims(), b.dims(), "silu_mul: shapes of a and b");
-    from_float(B::silu_mul(into_float(a), into_float(b)))
+    from_float(B::silu_mul_forward(into_float(a), into_float(b)))
 }
 
 /// Panics unless the rows of a table `[groups, C]` divide those of `[.., C]`.

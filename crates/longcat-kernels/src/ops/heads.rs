@@ -42,7 +42,7 @@ pub fn split_heads<B: KernelBackend>(
             );
         }
     }
-    from_float(B::split_heads(
+    from_float(B::split_heads_forward(
         into_float(x),
         part,
         norm.map(|(weight, epsilon)| (into_float(weight), epsilon)),
@@ -56,10 +56,10 @@ pub fn merge_heads<B: KernelBackend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
     permuted(x, [0, 2, 1, 3]).reshape([b, n, heads * d])
 }
 
-/// `x` with its dimensions in the order `axes`; see [`KernelBackend::permuted`].
+/// `x` with its dimensions in the order `axes`; see [`KernelBackend::permute`].
 pub(crate) fn permuted<B: KernelBackend, const D: usize>(
     x: Tensor<B, D>,
     axes: [usize; D],
 ) -> Tensor<B, D> {
-    from_float(B::permuted(into_float(x), &axes))
+    from_float(B::permute(into_float(x), &axes))
 }

@@ -40,7 +40,7 @@ pub fn linear<B: KernelBackend, const D: usize>(
 /// `a · bᵀ` over the last two dimensions: `[B, H, M, D]` and `[B, H, N, D]` of one float dtype to
 /// `[B, H, M, N]`. Products of f32 are f32 throughout, also where Burn's own would take TF32.
 pub fn matmul_nt<B: KernelBackend>(a: Tensor<B, 4>, b: Tensor<B, 4>) -> Tensor<B, 4> {
-    Tensor::from_primitive(TensorPrimitive::Float(B::matmul_nt(
+    Tensor::from_primitive(TensorPrimitive::Float(B::matmul_nt_forward(
         a.into_primitive().tensor(),
         b.into_primitive().tensor(),
     )))

@@ -36,5 +36,9 @@ pub fn add_low_rank<B: KernelBackend, const D: usize>(
             start,
         })
         .collect();
-    from_float(B::add_low_rank(into_float(y), into_float(hidden), parts))
+    from_float(B::add_low_rank_forward(
+        into_float(y),
+        into_float(hidden),
+        parts,
+    ))
 }

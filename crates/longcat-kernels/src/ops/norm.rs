@@ -22,7 +22,7 @@ pub fn layer_norm<B: KernelBackend, const D: usize>(
 ) -> Tensor<B, D> {
     assert_groups("layer_norm", x.dims(), weight.dims());
     assert_groups("layer_norm", x.dims(), bias.dims());
-    from_float(B::grouped_layer_norm(
+    from_float(B::layer_norm_forward(
         into_float(x),
         into_float(weight),
         into_float(bias),
@@ -53,5 +53,5 @@ pub fn rms_norm<B: KernelBackend, const D: usize>(
         "rms_norm: weight for {:?}",
         x.dims()
     );
-    from_float(B::rms_norm(into_float(x), into_float(weight), silu))
+    from_float(B::rms_norm_forward(into_float(x), into_float(weight), silu))
 }

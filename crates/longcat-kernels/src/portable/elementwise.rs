@@ -6,8 +6,8 @@ use burn_backend::{TensorMetadata, tensor::FloatTensor};
 use super::groups::{finish, grouped, table};
 use super::{accumulator, to_dtype};
 
-/// See [`KernelBackend::gated_residual`](crate::KernelBackend::gated_residual).
-pub fn gated_residual<B: Backend>(
+/// See [`KernelBackend::gated_residual_forward`](crate::KernelBackend::gated_residual_forward).
+pub fn gated_residual_forward<B: Backend>(
     x: FloatTensor<B>,
     y: FloatTensor<B>,
     gate: FloatTensor<B>,
@@ -18,16 +18,19 @@ pub fn gated_residual<B: Backend>(
     finish(grouped::<B>(x, groups) + y, shape, dtype)
 }
 
-/// See [`KernelBackend::gated`](crate::KernelBackend::gated).
-pub fn gated<B: Backend>(y: FloatTensor<B>, gate: FloatTensor<B>) -> FloatTensor<B> {
-    let (shape, dtype) = (y.shape(), y.dtype());
+/// See [`KernelBackend::gated_residual_y_backward`](crate::KernelBackend::gated_residual_y_backward).
+pub fn gated_residual_y_backward<B: Backend>(
+    d_out: FloatTensor<B>,
+    gate: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let (shape, dtype) = (d_out.shape(), d_out.dtype());
     let groups = gate.shape()[0];
-    let gated = grouped::<B>(y, groups) * table::<B>(gate, accumulator(dtype));
-    finish(gated, shape, dtype)
+    let d_y = grouped::<B>(d_out, groups) * table::<B>(gate, accumulator(dtype));
+    finish(d_y, shape, dtype)
 }
 
-/// See [`KernelBackend::silu_mul`](crate::KernelBackend::silu_mul).
-pub fn silu_mul<B: Backend>(a: FloatTensor<B>, b: FloatTensor<B>) -> FloatTensor<B> {
+/// See [`KernelBackend::silu_mul_forward`](crate::KernelBackend::silu_mul_forward).
+pub fn silu_mul_forward<B: Backend>(a: FloatTensor<B>, b: FloatTensor<B>) -> FloatTensor<B> {
     let (shape, dtype) = (a.shape(), a.dtype());
     let a = grouped::<B>(a, 1);
     let gate = to_dtype(to_dtype(a.clone() * sigmoid(a), dtype), accumulator(dtype));

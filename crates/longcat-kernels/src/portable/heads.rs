@@ -7,8 +7,13 @@ use super::groups::product_sums;
 use super::{accumulator, from_float, into_float, to_dtype};
 use crate::KernelBackend;
 
-/// See [`KernelBackend::split_heads`](crate::KernelBackend::split_heads).
-pub fn split_heads<B: Backend>(
+/// See [`KernelBackend::permute`].
+pub fn permute<B: Backend>(x: FloatTensor<B>, axes: &[usize]) -> FloatTensor<B> {
+    B::float_permute(x, axes)
+}
+
+/// See [`KernelBackend::split_heads_forward`](crate::KernelBackend::split_heads_forward).
+pub fn split_heads_forward<B: Backend>(
     x: FloatTensor<B>,
     part: usize,
     norm: Option<(FloatTensor<B>, f64)>,
@@ -33,8 +38,8 @@ pub fn split_heads<B: Backend>(
     into_float(x)
 }
 
-/// See [`KernelBackend::split_heads_backward`](crate::KernelBackend::split_heads_backward).
-pub fn split_heads_backward<B: Backend>(
+/// See [`KernelBackend::split_heads_x_backward`](crate::KernelBackend::split_heads_x_backward).
+pub fn split_heads_x_backward<B: Backend>(
     x: FloatTensor<B>,
     part: usize,
     norm: Option<(FloatTensor<B>, f64)>,
@@ -63,11 +68,11 @@ pub fn split_heads_backward<B: Backend>(
     into_float(to_dtype(g.swap_dims(1, 2), dtype))
 }
 
-/// See [`KernelBackend::head_norm_backward`](crate::KernelBackend::head_norm_backward).
+/// See [`KernelBackend::split_heads_weight_backward`](crate::KernelBackend::split_heads_weight_backward).
 ///
 /// The gradient of the norm's weight in [`split_heads`]: the normed heads times the gradient
 /// turned back, summed by channel.
-pub fn head_norm_backward<B: KernelBackend>(
+pub fn split_heads_weight_backward<B: KernelBackend>(
     x: FloatTensor<B>,
     part: usize,
     (weight, epsilon): (FloatTensor<B>, f64),
@@ -75,7 +80,7 @@ pub fn head_norm_backward<B: KernelBackend>(
     d_out: FloatTensor<B>,
 ) -> FloatTensor<B> {
     let ones = into_float(from_float::<B, 1>(weight).ones_like());
-    let normed = B::split_heads(x, part, Some((ones, epsilon)), None);
+    let normed = B::split_heads_forward(x, part, Some((ones, epsilon)), None);
     let dtype = accumulator(normed.dtype());
     let mut g: Tensor<B, 4> = to_dtype(from_float(d_out), dtype);
     if let Some((cos, sin)) = rotation {

@@ -7,7 +7,7 @@ use super::{from_float, into_float, matmul};
 use crate::KernelBackend;
 
 /// See [`KernelBackend::linear_forward`](crate::KernelBackend::linear_forward).
-pub fn linear<B: KernelBackend>(
+pub fn linear_forward<B: KernelBackend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     bias: Option<FloatTensor<B>>,

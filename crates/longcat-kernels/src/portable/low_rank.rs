@@ -6,8 +6,8 @@ use burn_backend::{Shape, TensorMetadata, tensor::FloatTensor};
 use super::{from_float, into_float};
 use crate::{KernelBackend, LowRankPart, linear};
 
-/// See [`KernelBackend::add_low_rank`].
-pub fn add_low_rank<B: KernelBackend>(
+/// See [`KernelBackend::add_low_rank_forward`].
+pub fn add_low_rank_forward<B: KernelBackend>(
     y: FloatTensor<B>,
     hidden: FloatTensor<B>,
     parts: Vec<LowRankPart<B>>,

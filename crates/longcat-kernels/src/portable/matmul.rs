@@ -8,7 +8,7 @@ use crate::KernelBackend;
 
 /// `lhs · rhs` over the last two dimensions.
 ///
-/// Zeros fill the inner dimension up to a multiple of [`KernelBackend::INNER_MULTIPLE`]; under
+/// Zeros fill the inner dimension up to a multiple of [`KernelDevice::INNER_MULTIPLE`]; under
 /// autodiff also the other two, which are inner dimensions of the backward pass.
 pub fn matmul<B: KernelBackend, const D: usize>(
     lhs: Tensor<B, D>,
@@ -26,13 +26,13 @@ pub fn matmul<B: KernelBackend, const D: usize>(
         .narrow(column, 0, columns)
 }
 
-/// See [`KernelBackend::matmul_nt`].
-pub fn matmul_nt<B: KernelBackend>(q: FloatTensor<B>, k: FloatTensor<B>) -> FloatTensor<B> {
+/// See [`KernelBackend::matmul_nt_forward`].
+pub fn matmul_nt_forward<B: KernelBackend>(q: FloatTensor<B>, k: FloatTensor<B>) -> FloatTensor<B> {
     let (q, k): (Tensor<B, 4>, Tensor<B, 4>) = (from_float(q), from_float(k));
     into_float(matmul(q, k.swap_dims(2, 3)))
 }
 
-/// `dim` filled up with zeros to a multiple of [`KernelBackend::INNER_MULTIPLE`].
+/// `dim` filled up with zeros to a multiple of [`KernelDevice::INNER_MULTIPLE`].
 fn padded<B: KernelBackend, const D: usize>(x: Tensor<B, D>, dim: usize) -> Tensor<B, D> {
     let size = x.dims()[dim].next_multiple_of(B::INNER_MULTIPLE);
     filled(x, dim, size)

@@ -24,16 +24,20 @@ pub use attention_backward::attention_backward;
 pub(crate) use blocks::{list_to_mask, mask_to_list};
 #[cfg(feature = "cuda")]
 pub(crate) use conv3d::add_bias;
-pub use conv3d::{conv3d, conv3d_matrix, conv3d_patches};
+pub use conv3d::{conv3d_forward, conv3d_matrix, conv3d_patches};
 pub(crate) use conv3d::{conv3d_weight_backward, conv3d_x_backward};
-pub use elementwise::{gated, gated_residual, silu_mul, silu_mul_backward};
+pub use elementwise::{
+    gated_residual_forward, gated_residual_y_backward, silu_mul_backward, silu_mul_forward,
+};
 pub(crate) use groups::{group_sums, product_sums};
-pub use heads::{head_norm_backward, split_heads, split_heads_backward};
-pub use linear::linear;
-pub use low_rank::add_low_rank;
+pub use heads::{
+    permute, split_heads_forward, split_heads_weight_backward, split_heads_x_backward,
+};
+pub use linear::linear_forward;
+pub use low_rank::add_low_rank_forward;
 pub(crate) use matmul::filled;
-pub use matmul::{matmul, matmul_nt};
-pub use norm::{layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};
+pub use matmul::{matmul, matmul_nt_forward};
+pub use norm::{layer_norm_forward, layer_norm_x_backward, rms_norm_backward, rms_norm_forward};
 pub use select::select_blocks;
 pub use sums::{block_sums, column_sums, softmax_with_lse};
 pub use upload::float_from_bytes;

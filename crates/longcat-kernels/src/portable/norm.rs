@@ -7,8 +7,8 @@ use super::groups::{finish, grouped, table};
 use super::{accumulator, from_float, into_float, to_dtype};
 use crate::ops::MIN_SQUARED_NORM;
 
-/// See [`KernelBackend::grouped_layer_norm`](crate::KernelBackend::grouped_layer_norm).
-pub fn layer_norm<B: Backend>(
+/// See [`KernelBackend::layer_norm_forward`](crate::KernelBackend::layer_norm_forward).
+pub fn layer_norm_forward<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     bias: FloatTensor<B>,
@@ -23,11 +23,11 @@ pub fn layer_norm<B: Backend>(
     finish(y, shape, dtype)
 }
 
-/// See [`KernelBackend::layer_norm_backward`](crate::KernelBackend::layer_norm_backward).
+/// See [`KernelBackend::layer_norm_x_backward`](crate::KernelBackend::layer_norm_x_backward).
 ///
 /// With x̂ the normalised row and g = weight · d_out:
 /// dx = (g − mean(g) − x̂ · mean(g · x̂)) / deviation.
-pub fn layer_norm_backward<B: Backend>(
+pub fn layer_norm_x_backward<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     d_out: FloatTensor<B>,
@@ -45,8 +45,8 @@ pub fn layer_norm_backward<B: Backend>(
     finish(dx, shape, dtype)
 }
 
-/// See [`KernelBackend::rms_norm`](crate::KernelBackend::rms_norm).
-pub fn rms_norm<B: Backend>(
+/// See [`KernelBackend::rms_norm_forward`](crate::KernelBackend::rms_norm_forward).
+pub fn rms_norm_forward<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     silu: bool,

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, TensorData, backend::Backend};
 use burn_backend::tensor::FloatTensor;
 
-/// See [`KernelBackend::float_from_bytes`](crate::KernelBackend::float_from_bytes).
+/// See [`KernelDevice::float_from_bytes`](crate::KernelDevice::float_from_bytes).
 pub fn float_from_bytes<B: Backend>(
     bytes: &[u8],
     dtype: DType,

@@ -1,3 +1,5 @@
+//! The models of a checkpoint on their devices.
+
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -5,14 +7,18 @@ use burn::tensor::{DType, Tensor};
 use longcat_dit::{DitConfig, DitError, LongCatTransformer, TextCondition};
 use longcat_kernels::KernelBackend;
 use longcat_text::TextEncoder;
-use longcat_vae::{Progress, Tiling, VaeError, VaeOptions, WanVae, WanVaeConfig};
+use longcat_vae::{ChunkProgress, LatentDraw, Tiling, VaeError, VaeOptions, WanVae, WanVaeConfig};
 use longcat_weights::ConfigError;
 
+use super::observer::{Follower, StepHook};
 use super::predict::Model;
-use super::request::check_size;
-use super::{Observer, Posterior, Sampling};
+use super::request::{check_size, latent_frames};
+use super::{Observer, Sampling, StepEvent};
 use crate::adapters::Adapters;
 use crate::checkpoint::Checkpoint;
+use crate::defaults::VideoDefaults;
+use crate::frames::PixelFrames;
+use crate::latents::Latents;
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::scheduler::{FlowMatchScheduler, Schedule};
 use crate::{VideoError, VideoSize};
@@ -64,6 +70,7 @@ pub struct Pipeline<B: KernelBackend> {
     /// A replica for each device, or none while it is not loaded.
     transformers: Vec<LongCatTransformer<B>>,
     vae: Option<WanVae<B>>,
+    step_hook: Option<StepHook<B>>,
 }
 
 /// The result of a run, before decoding.
@@ -89,10 +96,11 @@ impl<B: KernelBackend> Pipeline<B> {
     /// # Errors
     /// [`VideoError`] names the part, file and key.
     pub fn open(
-        root: &Path,
+        root: impl AsRef<Path>,
         options: PipelineOptions,
         device: &B::Device,
     ) -> Result<Self, VideoError> {
+        let root = root.as_ref();
         let checkpoint = Checkpoint::open(root)?;
         let transformer_config = checkpoint.transformer_config()?;
         let vae_config = checkpoint.vae_config()?;
@@ -119,12 +127,18 @@ impl<B: KernelBackend> Pipeline<B> {
             text_encoder: None,
             transformers: Vec::new(),
             vae: None,
+            step_hook: None,
         })
     }
 
     /// The checkpoint directory.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
+    }
+
+    /// Size, length and rate of its videos where a request leaves them open.
+    pub fn defaults(&self) -> &VideoDefaults {
+        self.checkpoint.defaults()
     }
 
     /// How the pipeline treats its components.
@@ -152,6 +166,12 @@ impl<B: KernelBackend> Pipeline<B> {
         self.devices.extend_from_slice(others);
         self.transformers.clear();
         Ok(())
+    }
+
+    /// Calls `hook` with the tensors of every denoising step from now on, in the place of an earlier
+    /// hook. An [`Observer`] hears of steps without their tensors.
+    pub fn on_step(&mut self, hook: impl FnMut(&StepEvent<'_, B>) + Send + 'static) {
+        self.step_hook = Some(StepHook::new(hook));
     }
 
     /// The device that everything runs on, denoising perhaps not alone.
@@ -219,6 +239,24 @@ impl<B: KernelBackend> Pipeline<B> {
         Ok([size.height / factor, size.width / factor])
     }
 
+    /// The size that a request asks for, or the one nearest in shape to the given picture.
+    pub(crate) fn size_for(
+        &self,
+        asked: Option<VideoSize>,
+        given: &PixelFrames,
+    ) -> Result<VideoSize, VideoError> {
+        match asked {
+            Some(size) => Ok(size),
+            None => self.defaults().size_for(given.size()),
+        }
+    }
+
+    /// Latent frames of a video of as many frames as a request says.
+    pub(crate) fn latent_frames(&self, frames: Option<usize>) -> Result<usize, VideoError> {
+        let frames = frames.unwrap_or(self.defaults().frames);
+        latent_frames("frames", frames, &self.vae_config)
+    }
+
     /// Encodes prompts; the text encoder leaves the device afterwards unless it is to be kept.
     ///
     /// # Errors
@@ -227,7 +265,7 @@ impl<B: KernelBackend> Pipeline<B> {
         &mut self,
         prompts: &[String],
         max_length: usize,
-        observer: &mut dyn Observer<B>,
+        observer: &mut dyn Observer,
     ) -> Result<TextCondition<B>, VideoError> {
         observer.stage("text");
         let encoder = match self.text_encoder.take() {
@@ -255,7 +293,7 @@ impl<B: KernelBackend> Pipeline<B> {
         prompts: &[String],
         negative: &str,
         sampling: &Sampling,
-        observer: &mut dyn Observer<B>,
+        observer: &mut dyn Observer,
     ) -> Result<EncodedText<B>, VideoError> {
         if prompts.is_empty() {
             return Err(VideoError::invalid("prompt", "at least one is needed"));
@@ -276,8 +314,8 @@ impl<B: KernelBackend> Pipeline<B> {
     /// Runs the transformer and hands the final latents to the observer.
     pub(crate) fn denoise(
         &mut self,
-        observer: &mut dyn Observer<B>,
-        run: impl FnOnce(&Model<'_, B>, &mut dyn Observer<B>) -> Result<Tensor<B, 5>, VideoError>,
+        observer: &mut dyn Observer,
+        run: impl FnOnce(&Model<'_, B>, &mut Follower<'_, B>) -> Result<Tensor<B, 5>, VideoError>,
     ) -> Result<Tensor<B, 5>, VideoError> {
         observer.stage("transformer");
         self.transformers()?;
@@ -286,8 +324,12 @@ impl<B: KernelBackend> Pipeline<B> {
             replicas: &self.transformers,
             devices: &self.devices,
         };
-        let latents = run(&model, observer)?;
-        observer.latents(&latents)?;
+        let mut follower = Follower {
+            observer: &mut *observer,
+            hook: self.step_hook.as_mut(),
+        };
+        let latents = run(&model, &mut follower)?;
+        observer.latents(&Latents::from_tensor(latents.clone())?)?;
         Ok(latents)
     }
 
@@ -296,10 +338,10 @@ impl<B: KernelBackend> Pipeline<B> {
         &mut self,
         clip: Tensor<B, 5>,
         batch: usize,
-        posterior: Posterior,
+        draw: LatentDraw,
         first_draw: u32,
         noise: &mut dyn NoiseSource,
-        observer: &mut dyn Observer<B>,
+        observer: &mut dyn Observer,
     ) -> Result<Tensor<B, 5>, VideoError> {
         observer.stage("encode");
         let device = self.device().clone();
@@ -308,9 +350,9 @@ impl<B: KernelBackend> Pipeline<B> {
         let encoded = vae
             .encode_with(clip, &options, &mut follow(observer))
             .map_err(cancelled)?;
-        let latents = match posterior {
-            Posterior::Mode => encoded.mean.repeat_dim(0, batch),
-            Posterior::Sample => {
+        let latents = match draw {
+            LatentDraw::Mode => encoded.mean.repeat_dim(0, batch),
+            LatentDraw::Sample => {
                 let mut shape = encoded.mean.dims();
                 shape[0] = batch;
                 let purpose = NoisePurpose::Posterior(first_draw);
@@ -321,14 +363,26 @@ impl<B: KernelBackend> Pipeline<B> {
         Ok(vae.normalize(latents).cast(DType::F32))
     }
 
-    /// Pixels `[B, 3, F, H, W]` in [-1, 1] from normalised latents.
+    /// The videos of a batch from normalised latents `[B, C, T, H, W]`.
     ///
     /// # Errors
-    /// [`VideoError::Vae`].
+    /// [`VideoError::Vae`], [`VideoError::Device`].
     pub fn decode(
         &mut self,
         latents: Tensor<B, 5>,
-        observer: &mut dyn Observer<B>,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<PixelFrames>, VideoError> {
+        PixelFrames::from_tensor(self.decode_pixels(latents, observer)?)
+    }
+
+    /// Pixels `[B, 3, F, H, W]` in [-1, 1] from normalised latents `[B, C, T, H, W]`.
+    ///
+    /// # Errors
+    /// [`VideoError::Vae`].
+    pub fn decode_pixels(
+        &mut self,
+        latents: Tensor<B, 5>,
+        observer: &mut dyn Observer,
     ) -> Result<Tensor<B, 5>, VideoError> {
         observer.stage("decode");
         if !self.options.keep_transformer {
@@ -367,9 +421,7 @@ impl<B: KernelBackend> Pipeline<B> {
 }
 
 /// Hands the VAE's progress to an observer, and its wish to stop to the VAE.
-fn follow<B: KernelBackend>(
-    observer: &mut dyn Observer<B>,
-) -> impl FnMut(Progress) -> ControlFlow<()> {
+fn follow(observer: &mut dyn Observer) -> impl FnMut(ChunkProgress) -> ControlFlow<()> {
     |progress| {
         observer.progress(progress.done, progress.total);
         match observer.cancelled() {

@@ -1,10 +1,13 @@
+//! The denoising loop.
+
 use burn::tensor::{ElementConversion, Tensor};
 use longcat_kernels::KernelBackend;
 
 use super::predict::{Conditions, Model};
 use crate::VideoError;
 use crate::guidance::cfg_zero;
-use crate::pipeline::{Observer, StepEvent};
+use crate::pipeline::StepEvent;
+use crate::pipeline::observer::Follower;
 use crate::scheduler::Schedule;
 
 /// One denoising run.
@@ -24,10 +27,10 @@ impl<B: KernelBackend> Denoise<'_, B> {
     pub(crate) fn run(
         &self,
         mut latents: Tensor<B, 5>,
-        observer: &mut dyn Observer<B>,
+        follower: &mut Follower<'_, B>,
     ) -> Result<Tensor<B, 5>, VideoError> {
         for step in 0..self.schedule.len() {
-            if observer.cancelled() {
+            if follower.observer.cancelled() {
                 return Err(VideoError::Cancelled);
             }
             let timestep = self.schedule.timesteps[step];
@@ -43,7 +46,7 @@ impl<B: KernelBackend> Denoise<'_, B> {
             // The model predicts x0 − noise, Euler steps go along noise − x0.
             let velocity = prediction.neg();
             let next = self.advance(latents.clone(), velocity, step);
-            observer.step(&StepEvent {
+            follower.step(&StepEvent {
                 step,
                 total: self.schedule.len(),
                 timestep,

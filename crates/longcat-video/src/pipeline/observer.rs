@@ -1,7 +1,50 @@
+//! Following a run, and stopping it.
+
+use std::fmt;
+
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
-/// One finished denoising step.
+use crate::VideoError;
+use crate::latents::Latents;
+
+/// Follows a run and can stop it, on whatever backend it is.
+///
+/// All methods have an empty default.
+pub trait Observer {
+    /// A stage of the run begins ("text", "transformer", "denoise", "decode", …).
+    fn stage(&mut self, _name: &'static str) {}
+
+    /// Denoising step `step` (from 0) of `total`, which started from `timestep` (1000 to 0), is
+    /// finished: queued on the device, not necessarily computed.
+    fn step(&mut self, _step: usize, _total: usize, _timestep: f32) {}
+
+    /// Part `done` of `total` of the current stage is finished.
+    fn progress(&mut self, _done: usize, _total: usize) {}
+
+    /// Final latents, before they are decoded: a caller that keeps them loses nothing if decoding
+    /// fails.
+    ///
+    /// # Errors
+    /// An error ends the run and reaches the caller.
+    fn latents(&mut self, _latents: &Latents) -> Result<(), VideoError> {
+        Ok(())
+    }
+
+    /// Whether the run should stop; asked before every step.
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// Follows nothing.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Silent;
+
+impl Observer for Silent {}
+
+/// One finished denoising step with its tensors, for
+/// [`Pipeline::on_step`](crate::Pipeline::on_step). Reading one of them waits for the device.
 #[derive(Debug)]
 pub struct StepEvent<'a, B: Backend> {
     /// Index of the step, from 0.
@@ -18,36 +61,34 @@ pub struct StepEvent<'a, B: Backend> {
     pub latents: &'a Tensor<B, 5>,
 }
 
-/// Follows a run and can stop it.
-///
-/// All methods have an empty default. Reading a tensor of an event waits for the device.
-pub trait Observer<B: Backend> {
-    /// A stage of the run begins ("text", "transformer", "denoise", "decode", …).
-    fn stage(&mut self, _name: &'static str) {}
+/// What is called with the tensors of every step.
+pub(crate) struct StepHook<B: Backend>(Box<Hook<B>>);
 
-    /// A denoising step is finished (queued on the device, not necessarily computed).
-    fn step(&mut self, _event: &StepEvent<'_, B>) {}
+type Hook<B> = dyn FnMut(&StepEvent<'_, B>) + Send;
 
-    /// Part `done` of `total` of the current stage is finished.
-    fn progress(&mut self, _done: usize, _total: usize) {}
-
-    /// Final latents, before they are decoded: a caller that keeps them loses nothing if decoding
-    /// fails.
-    ///
-    /// # Errors
-    /// An error ends the run and reaches the caller.
-    fn latents(&mut self, _latents: &Tensor<B, 5>) -> Result<(), crate::VideoError> {
-        Ok(())
-    }
-
-    /// Whether the run should stop; asked before every step.
-    fn cancelled(&self) -> bool {
-        false
+impl<B: Backend> StepHook<B> {
+    pub(crate) fn new(hook: impl FnMut(&StepEvent<'_, B>) + Send + 'static) -> Self {
+        Self(Box::new(hook))
     }
 }
 
-/// Follows nothing.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Silent;
+impl<B: Backend> fmt::Debug for StepHook<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StepHook")
+    }
+}
 
-impl<B: Backend> Observer<B> for Silent {}
+/// Who hears of denoising steps.
+pub(crate) struct Follower<'a, B: Backend> {
+    pub observer: &'a mut dyn Observer,
+    pub hook: Option<&'a mut StepHook<B>>,
+}
+
+impl<B: Backend> Follower<'_, B> {
+    pub(crate) fn step(&mut self, event: &StepEvent<'_, B>) {
+        self.observer.step(event.step, event.total, event.timestep);
+        if let Some(StepHook(hook)) = &mut self.hook {
+            hook(event);
+        }
+    }
+}

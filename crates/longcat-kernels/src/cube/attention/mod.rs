@@ -77,7 +77,7 @@ pub(super) fn backward<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolE
 
 pub(super) fn select_blocks<R: CubeRuntime>(
     scores: &CubeTensor<R>,
-    rule: &BlockRule,
+    rule: BlockRule,
 ) -> Option<(CubeTensor<R>, CubeTensor<R>)> {
     if rule.cdf.is_some() {
         return None;

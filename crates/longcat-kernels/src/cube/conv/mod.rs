@@ -16,7 +16,7 @@ use crate::ops::matrix_shape;
 use kernels::Steps;
 
 /// See `KernelBackend::conv3d_patches`; `multiple` is what their columns are filled up to.
-pub(crate) fn patches<R: CubeRuntime>(
+pub(crate) fn conv3d_patches<R: CubeRuntime>(
     x: &CubeTensor<R>,
     grid: &PatchGrid,
     lines: Range<usize>,
@@ -89,7 +89,7 @@ pub(crate) fn patches<R: CubeRuntime>(
 }
 
 /// See `KernelBackend::conv3d_matrix`; `multiple` is what its columns are filled up to.
-pub(crate) fn matrix<R: CubeRuntime>(
+pub(crate) fn conv3d_matrix<R: CubeRuntime>(
     weight: &CubeTensor<R>,
     mirrored: bool,
     multiple: usize,

@@ -12,7 +12,7 @@ use crate::cube::launch::{
 };
 use crate::ops::MIN_SQUARED_NORM;
 
-/// What both directions of [`rms_norm`] are launched with: the vector size and the cut.
+/// What both directions of [`rms_norm_forward`] are launched with: the vector size and the cut.
 fn rms_cut<R: CubeRuntime>(x: &CubeTensor<R>, weight: &CubeTensor<R>) -> Option<(usize, RmsCut)> {
     /// Vectors that a unit takes.
     const VECTORS_PER_UNIT: usize = 4;
@@ -32,8 +32,8 @@ fn rms_cut<R: CubeRuntime>(x: &CubeTensor<R>, weight: &CubeTensor<R>) -> Option<
     (bytes <= most).then_some((vector, cut))
 }
 
-/// See `KernelBackend::rms_norm`.
-pub(crate) fn rms_norm<R: CubeRuntime>(
+/// See `KernelBackend::rms_norm_forward`.
+pub(crate) fn rms_norm_forward<R: CubeRuntime>(
     x: &CubeTensor<R>,
     weight: &CubeTensor<R>,
     silu: bool,
@@ -64,7 +64,7 @@ pub(crate) fn rms_norm<R: CubeRuntime>(
     Some(out)
 }
 
-/// The gradient in `x` of [`rms_norm`], and in f32 the products whose sums over rows are the
+/// The gradient in `x` of [`rms_norm_forward`], and in f32 the products whose sums over rows are the
 /// gradient in `weight`.
 pub(crate) fn rms_norm_backward<R: CubeRuntime>(
     x: &CubeTensor<R>,
@@ -104,7 +104,7 @@ pub(crate) fn rms_norm_backward<R: CubeRuntime>(
     Some((d_x, products))
 }
 
-/// How the rows of [`rms_norm`] are cut: a cube reads `rows` of `width` vectors each as one run of
+/// How the rows of [`rms_norm_forward`] are cut: a cube reads `rows` of `width` vectors each as one run of
 /// memory, because rows are too short for a plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct RmsCut {
@@ -227,7 +227,7 @@ fn rms_norm_kernel<F: Float, N: Size>(
     }
 }
 
-/// The gradient of [`rms_norm`] in `x`, and the terms whose sums over rows are that in `weight`; see
+/// The gradient of [`rms_norm_forward`] in `x`, and the terms whose sums over rows are that in `weight`; see
 /// the portable body for the formulas.
 #[cube(launch_unchecked, address_type = "dynamic")]
 fn rms_norm_backward_kernel<F: Float, N: Size>(

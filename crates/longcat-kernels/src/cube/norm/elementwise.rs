@@ -8,8 +8,8 @@ use cubecl::prelude::*;
 use super::{groups, kernels};
 use crate::cube::launch::{UNITS, count_cubes, like, rows_and_width, supported, vector_sizes};
 
-/// See `KernelBackend::gated_residual`.
-pub(crate) fn gated_residual<R: CubeRuntime>(
+/// See `KernelBackend::gated_residual_forward`.
+pub(crate) fn gated_residual_forward<R: CubeRuntime>(
     x: &CubeTensor<R>,
     y: &CubeTensor<R>,
     gate: &CubeTensor<R>,
@@ -50,7 +50,7 @@ pub(crate) fn gated_residual<R: CubeRuntime>(
     Some(out)
 }
 
-/// What [`silu_mul`] and its gradients are launched with.
+/// What [`silu_mul_forward`] and its gradients are launched with.
 pub(crate) struct Elements {
     count: usize,
     vector: usize,
@@ -76,8 +76,8 @@ impl Elements {
     }
 }
 
-/// See `KernelBackend::silu_mul`.
-pub(crate) fn silu_mul<R: CubeRuntime>(
+/// See `KernelBackend::silu_mul_forward`.
+pub(crate) fn silu_mul_forward<R: CubeRuntime>(
     a: &CubeTensor<R>,
     b: &CubeTensor<R>,
 ) -> Option<CubeTensor<R>> {

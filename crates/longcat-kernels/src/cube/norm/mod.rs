@@ -18,9 +18,11 @@ use cubecl::prelude::*;
 use super::launch::{count_cubes, like, plane_size, rows_and_width, supported, vector_sizes};
 use kernels::RowCut;
 
-pub(crate) use channels::{rms_norm, rms_norm_backward};
-pub(crate) use elementwise::{Elements, gated_residual, silu_mul, silu_mul_backward};
-pub(crate) use heads::{head_norm_terms, split_heads, split_heads_backward};
+pub(crate) use channels::{rms_norm_backward, rms_norm_forward};
+pub(crate) use elementwise::{
+    Elements, gated_residual_forward, silu_mul_backward, silu_mul_forward,
+};
+pub(crate) use heads::{split_heads_forward, split_heads_weight_terms, split_heads_x_backward};
 pub(crate) use reductions::{block_sums, column_sums, softmax_with_lse};
 
 /// The most vectors that a unit keeps in registers; with more, few cubes fit on a multiprocessor.
@@ -59,8 +61,8 @@ fn groups<R: CubeRuntime>(table: &CubeTensor<R>, rows: usize, width: usize) -> O
     fits.then_some(count)
 }
 
-/// See `KernelBackend::grouped_layer_norm`.
-pub(crate) fn layer_norm<R: CubeRuntime>(
+/// See `KernelBackend::layer_norm_forward`.
+pub(crate) fn layer_norm_forward<R: CubeRuntime>(
     x: &CubeTensor<R>,
     weight: &CubeTensor<R>,
     bias: &CubeTensor<R>,
@@ -96,8 +98,8 @@ pub(crate) fn layer_norm<R: CubeRuntime>(
     Some(out)
 }
 
-/// See `KernelBackend::layer_norm_backward`.
-pub(crate) fn layer_norm_backward<R: CubeRuntime>(
+/// See `KernelBackend::layer_norm_x_backward`.
+pub(crate) fn layer_norm_x_backward<R: CubeRuntime>(
     x: &CubeTensor<R>,
     weight: &CubeTensor<R>,
     d_out: &CubeTensor<R>,
@@ -111,7 +113,7 @@ pub(crate) fn layer_norm_backward<R: CubeRuntime>(
     let (vector, cut) = row_cut(x, width)?;
     let x = into_contiguous(x.clone());
     let d_x = like(&x, x.meta.shape().clone());
-    // SAFETY: as for `layer_norm`.
+    // SAFETY: as for `layer_norm_forward`.
     unsafe {
         kernels::layer_norm_backward::launch_unchecked::<R>(
             &x.client,

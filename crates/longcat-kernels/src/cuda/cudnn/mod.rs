@@ -112,7 +112,7 @@ fn conv3d(x: &Cuda, weight: &Cuda, options: &Conv3dOptions) -> Option<Cuda> {
         true => into_contiguous(x.clone()),
         false => enlarge(x, given, options)?,
     };
-    let weight = conv::matrix(weight, false, CHANNELS)?;
+    let weight = conv::conv3d_matrix(weight, false, CHANNELS)?;
     let y = like(&x, Shape::new(problem.y));
     ENGINES.submit([&x, &weight, &y], move |engine, [x, weight, y]| {
         // SAFETY: the context is current; `problem` was read off these tensors, and `y` is new.
@@ -150,6 +150,6 @@ fn enlarge(x: &Cuda, enlarged: [usize; 5], options: &Conv3dOptions) -> Option<Cu
         repeat: options.upsample,
         spread: [1; 3],
     };
-    let rows = conv::patches(x, &grid, 0..grid.lines(), CHANNELS)?;
+    let rows = conv::conv3d_patches(x, &grid, 0..grid.lines(), CHANNELS)?;
     Some(reshape(rows, Shape::new([batch, t, h, w, channels])))
 }

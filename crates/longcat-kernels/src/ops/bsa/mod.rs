@@ -100,7 +100,7 @@ impl Groups {
     ) -> BlockList<B> {
         let means = |group: &Regroup, x: &Tensor<B, 4>| group.mean(x.clone().detach());
         let [q_means, k_means] = [means(&self.q, q), means(&self.k, k)].map(portable::into_float);
-        let scores = B::matmul_nt(q_means, k_means);
+        let scores = B::matmul_nt_forward(q_means, k_means);
         let rule = params.rule(self.k.blocks(), q.dims()[3]);
         let (indices, counts) = B::select_blocks(scores, rule);
         BlockList {

@@ -23,7 +23,7 @@ fn dims<const D: usize>(shape: &Shape) -> [usize; D] {
 }
 
 /// See [`KernelBackend::conv3d_forward`].
-pub fn conv3d<B: KernelBackend>(
+pub fn conv3d_forward<B: KernelBackend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     bias: FloatTensor<B>,
@@ -144,7 +144,7 @@ fn product<B: KernelBackend>(
     into_float(y)
 }
 
-/// The lines of the output, in runs whose patches take at most [`KernelBackend::patch_bytes`].
+/// The lines of the output, in runs whose patches take at most [`KernelDevice::patch_bytes`].
 fn chunks<B: KernelBackend>(
     grid: &PatchGrid,
     x: &FloatTensor<B>,

@@ -8,11 +8,8 @@ use burn_autodiff::{
 };
 use burn_backend::tensor::FloatTensor;
 
-use super::constant;
+use super::{Tracked, constant, inner};
 use crate::{BlockList, KernelBackend};
-
-/// A tensor in autodiff's graph.
-type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
 
 #[derive(Debug)]
 struct AttentionBackward;
@@ -59,13 +56,14 @@ impl<B: KernelBackend> Backward<B, 3> for AttentionBackward {
     }
 }
 
-pub(super) fn forward<B: KernelBackend, C: CheckpointStrategy>(
+pub(super) fn attention_forward<B: KernelBackend, C: CheckpointStrategy>(
     q: Tracked<B, C>,
     k: Tracked<B, C>,
     v: Tracked<B, C>,
-    blocks: Option<BlockList<B>>,
+    blocks: Option<BlockList<Autodiff<B, C>>>,
     scale: f64,
 ) -> (Tracked<B, C>, Tracked<B, C>) {
+    let blocks = blocks.map(inner);
     match AttentionBackward
         .prepare::<C>([q.node.clone(), k.node.clone(), v.node.clone()])
         .compute_bound()

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, s};
 use burn_autodiff::{
-    Autodiff, NodeId,
+    NodeId,
     checkpoint::{
         base::Checkpointer,
         strategy::{CheckpointStrategy, NoCheckpointing},
@@ -12,11 +12,10 @@ use burn_autodiff::{
 };
 use burn_backend::{TensorMetadata, tensor::FloatTensor};
 
-use super::constant;
+use super::{Tracked, constant, step};
 use crate::KernelBackend;
 use crate::portable::{from_float, into_float};
 
-type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
 type Norm<B> = (FloatTensor<B>, f64);
 type Rotation<B> = (FloatTensor<B>, FloatTensor<B>);
 
@@ -43,7 +42,7 @@ impl<B: KernelBackend> SplitHeadsState<B> {
     ) -> FloatTensor<B> {
         let (shape, part) = (x.shape(), self.part);
         let (dtype, device) = (x.dtype(), B::float_device(&x));
-        let own = B::split_heads_backward(x, part, self.norm, self.rotation, d_out);
+        let own = B::split_heads_x_backward(x, part, self.norm, self.rotation, d_out);
         let own = from_float::<B, 4>(own).unsqueeze_dim::<5>(2);
         let (d_x, own) = match d_x.map(from_float::<B, 5>) {
             Some(d_x) => (d_x.clone(), d_x.narrow(2, part, 1) + own),
@@ -56,7 +55,9 @@ impl<B: KernelBackend> SplitHeadsState<B> {
     /// The gradient in the weight of the norm.
     fn d_weight(&self, x: FloatTensor<B>, d_out: FloatTensor<B>) -> Option<FloatTensor<B>> {
         let (norm, rotation) = (self.norm.clone()?, self.rotation.clone());
-        Some(B::head_norm_backward(x, self.part, norm, rotation, d_out))
+        Some(B::split_heads_weight_backward(
+            x, self.part, norm, rotation, d_out,
+        ))
     }
 }
 
@@ -91,7 +92,7 @@ impl<B: KernelBackend, const N: usize> Backward<B, N> for SplitHeadsBackward {
     }
 }
 
-pub(super) fn split_heads<B: KernelBackend, C: CheckpointStrategy>(
+pub(super) fn split_heads_forward<B: KernelBackend, C: CheckpointStrategy>(
     x: Tracked<B, C>,
     part: usize,
     norm: Option<(Tracked<B, C>, f64)>,
@@ -99,35 +100,29 @@ pub(super) fn split_heads<B: KernelBackend, C: CheckpointStrategy>(
 ) -> Tracked<B, C> {
     let rotation = rotation.map(|(cos, sin)| (cos.primitive, sin.primitive));
     // The number of parents is part of the step's type, hence the two arms.
-    macro_rules! step {
-        ([$($node:expr),*], $norm:expr) => {{
-            let norm: Option<Norm<B>> = $norm;
-            match Backward::<B, _>::prepare::<C>(
+    macro_rules! split_heads {
+        ([$($parent:expr),+], $norm:expr) => {
+            step!(
                 SplitHeadsBackward,
-                [x.node.clone() $(, $node)*],
+                [$($parent),+],
+                |prep| SplitHeadsState {
+                    x: prep.checkpoint(&x),
+                    part,
+                    norm: $norm.clone(),
+                    rotation: rotation.clone(),
+                },
+                B::split_heads_forward(x.primitive, part, $norm, rotation)
             )
-            .compute_bound()
-            .stateful()
-            {
-                OpsKind::Tracked(mut prep) => {
-                    let state = SplitHeadsState {
-                        x: prep.checkpoint(&x),
-                        part,
-                        norm: norm.clone(),
-                        rotation: rotation.clone(),
-                    };
-                    prep.finish(state, B::split_heads(x.primitive, part, norm, rotation))
-                }
-                OpsKind::UnTracked(prep) => {
-                    prep.finish(B::split_heads(x.primitive, part, norm, rotation))
-                }
-            }
-        }};
+        };
     }
     match norm {
-        None => step!([], None),
+        None => {
+            let norm: Option<Norm<B>> = None;
+            split_heads!([x], norm)
+        }
         Some((weight, epsilon)) => {
-            step!([weight.node.clone()], Some((weight.primitive, epsilon)))
+            let norm = Some((weight.primitive, epsilon));
+            split_heads!([x, weight], norm)
         }
     }
 }

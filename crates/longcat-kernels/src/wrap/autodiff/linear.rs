@@ -2,14 +2,14 @@
 
 use burn::tensor::Tensor;
 use burn_autodiff::{
-    Autodiff, NodeId,
+    NodeId,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
     ops::{Backward, Ops, OpsKind},
 };
 use burn_backend::{Shape, TensorMetadata, tensor::FloatTensor};
 
-use super::{d_bias, register};
+use super::{Tracked, d_bias, register, step};
 use crate::KernelBackend;
 use crate::portable::{from_float, into_float};
 
@@ -88,37 +88,28 @@ impl<B: KernelBackend> Backward<B, 3> for LinearBackward {
     }
 }
 
-pub(super) fn linear<B: KernelBackend, C: CheckpointStrategy>(
-    x: FloatTensor<Autodiff<B, C>>,
-    weight: FloatTensor<Autodiff<B, C>>,
-    bias: Option<FloatTensor<Autodiff<B, C>>>,
-) -> FloatTensor<Autodiff<B, C>> {
+pub(super) fn linear_forward<B: KernelBackend, C: CheckpointStrategy>(
+    x: Tracked<B, C>,
+    weight: Tracked<B, C>,
+    bias: Option<Tracked<B, C>>,
+) -> Tracked<B, C> {
     // The number of parents is part of the step's type, hence the two arms.
-    macro_rules! step {
-        ([$($node:expr),*], $bias:expr) => {
-            match Backward::<B, _>::prepare::<C>(
+    macro_rules! linear {
+        ([$($parent:expr),+], $bias:expr) => {
+            step!(
                 LinearBackward,
-                [x.node.clone(), weight.node.clone() $(, $node)*],
+                [$($parent),+],
+                |prep| State {
+                    x: weight.is_tracked().then(|| prep.checkpoint(&x)),
+                    weight: x.is_tracked().then(|| prep.checkpoint(&weight)),
+                    x_shape: x.primitive.shape(),
+                },
+                B::linear_forward(x.primitive, weight.primitive, $bias)
             )
-            .compute_bound()
-            .stateful()
-            {
-                OpsKind::Tracked(mut prep) => {
-                    let state = State {
-                        x: weight.is_tracked().then(|| prep.checkpoint(&x)),
-                        weight: x.is_tracked().then(|| prep.checkpoint(&weight)),
-                        x_shape: x.primitive.shape(),
-                    };
-                    prep.finish(state, B::linear_forward(x.primitive, weight.primitive, $bias))
-                }
-                OpsKind::UnTracked(prep) => {
-                    prep.finish(B::linear_forward(x.primitive, weight.primitive, $bias))
-                }
-            }
         };
     }
     match bias {
-        None => step!([], None),
-        Some(bias) => step!([bias.node.clone()], Some(bias.primitive)),
+        None => linear!([x, weight], None),
+        Some(bias) => linear!([x, weight, bias], Some(bias.primitive)),
     }
 }

@@ -1,8 +1,8 @@
 //! [`KernelBackend`] under Burn's autodiff, with hand-written backward steps.
 
 mod attention;
-mod conv;
-mod fused;
+mod conv3d;
+mod elementwise;
 mod heads;
 mod linear;
 mod norm;
@@ -15,9 +15,12 @@ use burn_backend::TensorMetadata;
 use burn_backend::tensor::{FloatTensor, IntTensor};
 
 use crate::portable::{from_float, into_float, to_dtype};
-use crate::{BlockList, BlockRule, Conv3dOptions, KernelBackend, portable};
+use crate::{BlockList, BlockRule, Conv3dOptions, KernelBackend, KernelDevice, portable};
 
-impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
+/// A tensor that autodiff may track.
+type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
+
+impl<B: KernelBackend, C: CheckpointStrategy> KernelDevice for Autodiff<B, C> {
     const INNER_MULTIPLE: usize = B::INNER_MULTIPLE;
 
     fn patch_bytes(device: &Self::Device) -> usize {
@@ -31,52 +34,50 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
     fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
         constant::<B, C>(B::float_from_bytes(bytes, dtype, device))
     }
+}
 
-    fn conv3d_forward(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        options: Conv3dOptions,
-    ) -> FloatTensor<Self> {
-        conv::conv3d::<B, C>(x, weight, bias, options)
-    }
-
-    fn block_sums(x: FloatTensor<Self>, block: usize) -> FloatTensor<Self> {
-        constant::<B, C>(B::block_sums(x.primitive, block))
-    }
-
-    /// Differentiable, unlike those of other backends.
-    fn softmax_with_lse(
-        scores: FloatTensor<Self>,
-        scale: f64,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if scores.is_tracked() {
-            return portable::softmax_with_lse::<Self>(scores, scale);
+/// Methods that are steps of autodiff's graph, each the function of the same name in a module.
+macro_rules! steps {
+    ($(fn $name:ident($($arg:ident: $ty:ty),+ $(,)?) -> $out:ty = $steps:ident;)+) => {$(
+        fn $name($($arg: $ty),+) -> $out {
+            $steps::$name::<B, C>($($arg),+)
         }
-        let (weights, lse) = B::softmax_with_lse(scores.primitive, scale);
-        (constant::<B, C>(weights), constant::<B, C>(lse))
-    }
+    )+};
+}
 
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, silu: bool) -> FloatTensor<Self> {
-        norm::rms_norm::<B, C>(x, weight, silu)
-    }
+type Norm<B, C> = (Tracked<B, C>, f64);
+type Rotation<B, C> = (Tracked<B, C>, Tracked<B, C>);
 
-    fn linear_forward(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: Option<FloatTensor<Self>>,
-    ) -> FloatTensor<Self> {
-        linear::linear::<B, C>(x, weight, bias)
-    }
+impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
+    steps! {
+        fn linear_forward(
+            x: Tracked<B, C>, weight: Tracked<B, C>, bias: Option<Tracked<B, C>>,
+        ) -> Tracked<B, C> = linear;
 
-    fn attention_forward(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        blocks: Option<BlockList<Self>>,
-        scale: f64,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        attention::forward::<B, C>(q, k, v, blocks.map(inner), scale)
+        fn attention_forward(
+            q: Tracked<B, C>, k: Tracked<B, C>, v: Tracked<B, C>,
+            blocks: Option<BlockList<Self>>, scale: f64,
+        ) -> (Tracked<B, C>, Tracked<B, C>) = attention;
+
+        fn layer_norm_forward(
+            x: Tracked<B, C>, weight: Tracked<B, C>, bias: Tracked<B, C>, epsilon: f64,
+        ) -> Tracked<B, C> = norm;
+
+        fn rms_norm_forward(x: Tracked<B, C>, weight: Tracked<B, C>, silu: bool)
+            -> Tracked<B, C> = norm;
+
+        fn gated_residual_forward(x: Tracked<B, C>, y: Tracked<B, C>, gate: Tracked<B, C>)
+            -> Tracked<B, C> = elementwise;
+
+        fn silu_mul_forward(a: Tracked<B, C>, b: Tracked<B, C>) -> Tracked<B, C> = elementwise;
+
+        fn split_heads_forward(
+            x: Tracked<B, C>, part: usize, norm: Option<Norm<B, C>>, rotation: Option<Rotation<B, C>>,
+        ) -> Tracked<B, C> = heads;
+
+        fn conv3d_forward(
+            x: Tracked<B, C>, weight: Tracked<B, C>, bias: Tracked<B, C>, options: Conv3dOptions,
+        ) -> Tracked<B, C> = conv3d;
     }
 
     fn attention_backward(
@@ -113,43 +114,48 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         B::select_blocks(scores.primitive, rule)
     }
 
-    fn matmul_nt(q: FloatTensor<Self>, k: FloatTensor<Self>) -> FloatTensor<Self> {
-        if q.is_tracked() || k.is_tracked() {
-            return portable::matmul_nt::<Self>(q, k);
+    fn block_sums(x: FloatTensor<Self>, block: usize) -> FloatTensor<Self> {
+        constant::<B, C>(B::block_sums(x.primitive, block))
+    }
+
+    /// Differentiable, unlike those of other backends.
+    fn softmax_with_lse(
+        scores: FloatTensor<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if scores.is_tracked() {
+            return portable::softmax_with_lse::<Self>(scores, scale);
         }
-        constant::<B, C>(B::matmul_nt(q.primitive, k.primitive))
+        let (weights, lse) = B::softmax_with_lse(scores.primitive, scale);
+        (constant::<B, C>(weights), constant::<B, C>(lse))
     }
 
-    fn grouped_layer_norm(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        epsilon: f64,
-    ) -> FloatTensor<Self> {
-        norm::layer_norm::<B, C>(x, weight, bias, epsilon)
-    }
-
-    fn gated_residual(
-        x: FloatTensor<Self>,
-        y: FloatTensor<Self>,
-        gate: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        fused::gated_residual::<B, C>(x, y, gate)
-    }
-
-    fn silu_mul(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
-        fused::silu_mul::<B, C>(a, b)
-    }
-
-    fn split_heads(
-        x: FloatTensor<Self>,
-        part: usize,
-        norm: Option<(FloatTensor<Self>, f64)>,
-        rotation: Option<(FloatTensor<Self>, FloatTensor<Self>)>,
-    ) -> FloatTensor<Self> {
-        heads::split_heads::<B, C>(x, part, norm, rotation)
+    fn matmul_nt_forward(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        if a.is_tracked() || b.is_tracked() {
+            return portable::matmul_nt_forward::<Self>(a, b);
+        }
+        constant::<B, C>(B::matmul_nt_forward(a.primitive, b.primitive))
     }
 }
+
+/// Runs `$forward` as a step of the graph whose parents are the given tensors. Where one of them is
+/// tracked, the step keeps `$state`, in whose expression `$prep` keeps tensors for the backward pass.
+macro_rules! step {
+    ($step:expr, [$($parent:expr),+], |$prep:ident| $state:expr, $forward:expr) => {
+        match Backward::<B, _>::prepare::<C>($step, [$($parent.node.clone()),+])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(mut $prep) => {
+                let state = $state;
+                $prep.finish(state, $forward)
+            }
+            OpsKind::UnTracked(prep) => prep.finish($forward),
+        }
+    };
+}
+
+use step;
 
 /// Hands gradients to the parents that are tracked.
 fn register<B: KernelBackend, S, const N: usize>(
@@ -172,9 +178,7 @@ fn d_bias<B: KernelBackend>(d_out: FloatTensor<B>) -> FloatTensor<B> {
 }
 
 /// A tensor that autodiff does not track.
-fn constant<B: KernelBackend, C: CheckpointStrategy>(
-    tensor: FloatTensor<B>,
-) -> FloatTensor<Autodiff<B, C>> {
+fn constant<B: KernelBackend, C: CheckpointStrategy>(tensor: FloatTensor<B>) -> Tracked<B, C> {
     <Autodiff<B, C> as burn::tensor::backend::AutodiffBackend>::from_inner(tensor)
 }
 

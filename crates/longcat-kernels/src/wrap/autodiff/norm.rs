@@ -1,18 +1,16 @@
 //! The norms, with gradients of input and tables; those of the tables only where they are tracked.
 
 use burn_autodiff::{
-    Autodiff, NodeId,
+    NodeId,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
     ops::{Backward, Ops, OpsKind},
 };
 use burn_backend::{TensorMetadata, tensor::FloatTensor};
 
-use super::register;
+use super::{Tracked, register, step};
 use crate::KernelBackend;
 use crate::portable::{from_float, group_sums, into_float, product_sums};
-
-type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
 
 #[derive(Debug)]
 struct LayerNormBackward;
@@ -41,7 +39,7 @@ impl<B: KernelBackend> Backward<B, 3> for LayerNormBackward {
         if let Some(node) = d_weight {
             let ones = from_float::<B, 2>(weight.clone()).ones_like();
             let zeros = into_float(ones.zeros_like());
-            let normed = B::grouped_layer_norm(x.clone(), into_float(ones), zeros, epsilon);
+            let normed = B::layer_norm_forward(x.clone(), into_float(ones), zeros, epsilon);
             let sums = product_sums::<B>(d_out.clone(), normed, groups);
             grads.register::<B>(node.id, sums);
         }
@@ -49,37 +47,28 @@ impl<B: KernelBackend> Backward<B, 3> for LayerNormBackward {
             grads.register::<B>(node.id, group_sums::<B>(d_out.clone(), groups));
         }
         if let Some(node) = d_x {
-            let d_x = B::layer_norm_backward(x, weight, d_out, epsilon);
+            let d_x = B::layer_norm_x_backward(x, weight, d_out, epsilon);
             grads.register::<B>(node.id, d_x);
         }
     }
 }
 
-pub(super) fn layer_norm<B: KernelBackend, C: CheckpointStrategy>(
+pub(super) fn layer_norm_forward<B: KernelBackend, C: CheckpointStrategy>(
     x: Tracked<B, C>,
     weight: Tracked<B, C>,
     bias: Tracked<B, C>,
     epsilon: f64,
 ) -> Tracked<B, C> {
-    let nodes = [x.node.clone(), weight.node.clone(), bias.node.clone()];
-    let step = LayerNormBackward.prepare::<C>(nodes);
-    match step.compute_bound().stateful() {
-        OpsKind::Tracked(mut prep) => {
-            let state = LayerNormState {
-                x: prep.checkpoint(&x),
-                weight: weight.primitive.clone(),
-                epsilon,
-            };
-            let out = B::grouped_layer_norm(x.primitive, weight.primitive, bias.primitive, epsilon);
-            prep.finish(state, out)
-        }
-        OpsKind::UnTracked(prep) => prep.finish(B::grouped_layer_norm(
-            x.primitive,
-            weight.primitive,
-            bias.primitive,
+    step!(
+        LayerNormBackward,
+        [x, weight, bias],
+        |prep| LayerNormState {
+            x: prep.checkpoint(&x),
+            weight: weight.primitive.clone(),
             epsilon,
-        )),
-    }
+        },
+        B::layer_norm_forward(x.primitive, weight.primitive, bias.primitive, epsilon)
+    )
 }
 
 #[derive(Debug)]
@@ -104,20 +93,15 @@ impl<B: KernelBackend> Backward<B, 2> for RmsNormBackward {
     }
 }
 
-pub(super) fn rms_norm<B: KernelBackend, C: CheckpointStrategy>(
+pub(super) fn rms_norm_forward<B: KernelBackend, C: CheckpointStrategy>(
     x: Tracked<B, C>,
     weight: Tracked<B, C>,
     silu: bool,
 ) -> Tracked<B, C> {
-    match RmsNormBackward
-        .prepare::<C>([x.node.clone(), weight.node.clone()])
-        .compute_bound()
-        .stateful()
-    {
-        OpsKind::Tracked(mut prep) => {
-            let state = (prep.checkpoint(&x), prep.checkpoint(&weight), silu);
-            prep.finish(state, B::rms_norm(x.primitive, weight.primitive, silu))
-        }
-        OpsKind::UnTracked(prep) => prep.finish(B::rms_norm(x.primitive, weight.primitive, silu)),
-    }
+    step!(
+        RmsNormBackward,
+        [x, weight],
+        |prep| (prep.checkpoint(&x), prep.checkpoint(&weight), silu),
+        B::rms_norm_forward(x.primitive, weight.primitive, silu)
+    )
 }

@@ -12,7 +12,7 @@ use super::MAX_VECTORS;
 use crate::cube::launch::{UNITS, count_cubes, like, like_in, plane_size, supported, vector_sizes};
 use kernels::SplitStep;
 
-/// What [`split_heads`] and its gradients are launched with.
+/// What [`split_heads_forward`] and its gradients are launched with.
 struct Split<R: CubeRuntime> {
     vector: usize,
     step: SplitStep,
@@ -102,8 +102,8 @@ impl<R: CubeRuntime> Split<R> {
     }
 }
 
-/// See `KernelBackend::split_heads`.
-pub(crate) fn split_heads<R: CubeRuntime>(
+/// See `KernelBackend::split_heads_forward`.
+pub(crate) fn split_heads_forward<R: CubeRuntime>(
     x: &CubeTensor<R>,
     part: usize,
     norm: Option<(&CubeTensor<R>, f64)>,
@@ -140,8 +140,8 @@ pub(crate) fn split_heads<R: CubeRuntime>(
     Some(out)
 }
 
-/// See `KernelBackend::split_heads_backward`.
-pub(crate) fn split_heads_backward<R: CubeRuntime>(
+/// See `KernelBackend::split_heads_x_backward`.
+pub(crate) fn split_heads_x_backward<R: CubeRuntime>(
     x: &CubeTensor<R>,
     part: usize,
     norm: Option<(&CubeTensor<R>, f64)>,
@@ -180,8 +180,8 @@ pub(crate) fn split_heads_backward<R: CubeRuntime>(
     Some(d_x)
 }
 
-/// Rows in f32 whose sums by column are the result of `KernelBackend::head_norm_backward`.
-pub(crate) fn head_norm_terms<R: CubeRuntime>(
+/// Rows in f32 whose sums by column are the result of `KernelBackend::split_heads_weight_backward`.
+pub(crate) fn split_heads_weight_terms<R: CubeRuntime>(
     x: &CubeTensor<R>,
     part: usize,
     norm: (&CubeTensor<R>, f64),

@@ -1,0 +1,37 @@
+//! The trait for what the kernels need to know of, and ask of, a backend's devices.
+
+use burn::tensor::{DType, backend::Backend};
+use burn_backend::tensor::FloatTensor;
+
+use crate::portable;
+
+/// A backend whose devices the kernels and models know: sizes that suit them, uploads, transfers.
+///
+/// The defaults are right for any backend: `impl KernelDevice for MyBackend {}` is enough.
+pub trait KernelDevice: Backend {
+    /// The inner dimension of matrix products is filled up with zeros to a multiple of this.
+    ///
+    /// The double-buffered products without tensor cores of cubek 0.2, which autotune may choose on
+    /// any cubecl device, are wrong where it is an odd multiple of 8 (8, 24, 40, ...).
+    const INNER_MULTIPLE: usize = 1;
+
+    /// Bytes of patches that a convolution gathers before it multiplies them.
+    fn patch_bytes(_device: &Self::Device) -> usize {
+        64 << 20
+    }
+
+    /// Orders what `device` is given from now on behind everything it was given before, transfers to
+    /// and from other devices included. Nothing waits on the host.
+    ///
+    /// Transfers between CUDA devices run on a stream of their own, which cubecl 0.10 lets neither
+    /// wait for earlier readers of the memory that a tensor arrives in, nor hold back later writers
+    /// of the memory that one is sent from. Called before and after, this does both.
+    fn order_transfers(_device: &Self::Device) {}
+
+    /// A row of floats on `device`, `[bytes.len() / size of dtype]`, for their bytes (little endian).
+    ///
+    /// The bytes are read before this returns, by this thread: several threads upload at once.
+    fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
+        portable::float_from_bytes::<Self>(bytes, dtype, device)
+    }
+}

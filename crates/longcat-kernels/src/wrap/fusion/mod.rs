@@ -1,0 +1,190 @@
+//! [`KernelBackend`] under Burn's fusion: each method is one custom operation on the stream, so that
+//! the wrapped backend's own kernels run.
+
+mod argument;
+mod call;
+
+use std::ops::Range;
+
+use burn::tensor::DType;
+use burn_backend::{
+    Shape, TensorMetadata, get_device_settings, ops::FloatTensorOps, tensor::FloatTensor,
+};
+use burn_fusion::{Fusion, FusionBackend, NoOp, get_client, stream::OperationStreams};
+use burn_ir::{InitOperationIr, OperationIr, OperationOutput};
+
+use crate::ops::{matrix_shape, output_shape};
+use crate::portable::accumulator;
+use crate::{
+    BlockList, BlockRule, Conv3dOptions, KernelBackend, KernelDevice, LowRankPart, PatchGrid,
+};
+use argument::Argument;
+use call::{Output, on_stream, register};
+
+impl<B: FusionBackend + KernelBackend> KernelDevice for Fusion<B> {
+    const INNER_MULTIPLE: usize = B::INNER_MULTIPLE;
+
+    fn patch_bytes(device: &Self::Device) -> usize {
+        B::patch_bytes(device)
+    }
+
+    fn order_transfers(device: &Self::Device) {
+        // What waits in the stream came before.
+        let device = device.clone();
+        get_client::<B>(&device).sync(move || B::order_transfers(&device));
+    }
+
+    fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
+        let client = get_client::<B>(device);
+        let tensor = B::float_from_bytes(bytes, dtype, device);
+        let shape = tensor.shape();
+        let handle = B::float_tensor_handle(tensor);
+        let desc = InitOperationIr::create(shape, dtype, || client.register_tensor_handle(handle));
+        // What is registered with its handle has nothing left to execute.
+        client
+            .register(
+                OperationStreams::default(),
+                OperationIr::Init(desc),
+                NoOp::<B>::new(),
+            )
+            .output()
+    }
+}
+
+type Float<B> = FloatTensor<Fusion<B>>;
+type Norm<B> = (Float<B>, f64);
+type Rotation<B> = (Float<B>, Float<B>);
+
+impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
+    on_stream! {
+        fn linear_forward(x: Float<B>, weight: Float<B>, bias: Option<Float<B>>) -> (
+            y: Float = (with_last(x.shape(), Some(weight.shape()[0])), x.dtype()),
+        );
+
+        fn attention_forward(
+            q: Float<B>, k: Float<B>, v: Float<B>, blocks: Option<BlockList<Self>>, scale: f64,
+        ) -> (
+            out: Float = like(&q),
+            lse: Float = (with_last(q.shape(), None), DType::F32),
+        );
+
+        fn attention_backward(
+            q: Float<B>, k: Float<B>, v: Float<B>, out: Float<B>, lse: Float<B>, d_out: Float<B>,
+            blocks: Option<BlockList<Self>>, scale: f64,
+        ) -> (dq: Float = like(&q), dk: Float = like(&k), dv: Float = like(&v));
+
+        fn select_blocks(scores: Float<B>, rule: BlockRule) -> (
+            indices: Int = (
+                with_last(scores.shape(), Some(rule.width(scores.shape()[3]))),
+                int_dtype::<B>(&scores),
+            ),
+            counts: Int = (with_last(scores.shape(), None), int_dtype::<B>(&scores)),
+        );
+
+        fn layer_norm_forward(x: Float<B>, weight: Float<B>, bias: Float<B>, epsilon: f64)
+            -> (y: Float = like(&x));
+
+        fn layer_norm_x_backward(x: Float<B>, weight: Float<B>, d_out: Float<B>, epsilon: f64)
+            -> (d_x: Float = like(&x));
+
+        fn rms_norm_forward(x: Float<B>, weight: Float<B>, silu: bool) -> (y: Float = like(&x));
+
+        fn rms_norm_backward(x: Float<B>, weight: Float<B>, d_out: Float<B>, silu: bool)
+            -> (d_x: Float = like(&x), d_weight: Float = like(&weight));
+
+        fn gated_residual_forward(x: Float<B>, y: Float<B>, gate: Float<B>)
+            -> (out: Float = like(&x));
+
+        fn silu_mul_forward(a: Float<B>, b: Float<B>) -> (out: Float = like(&a));
+
+        fn silu_mul_backward(a: Float<B>, b: Float<B>, d_out: Float<B>)
+            -> (d_a: Float = like(&a), d_b: Float = like(&a));
+
+        fn split_heads_forward(
+            x: Float<B>, part: usize, norm: Option<Norm<B>>, rotation: Option<Rotation<B>>,
+        ) -> (out: Float = of_heads(&x, [0, 3, 1, 4]));
+
+        fn split_heads_x_backward(
+            x: Float<B>, part: usize, norm: Option<Norm<B>>, rotation: Option<Rotation<B>>,
+            d_out: Float<B>,
+        ) -> (d_x: Float = of_heads(&x, [0, 1, 3, 4]));
+
+        fn split_heads_weight_backward(
+            x: Float<B>, part: usize, norm: Norm<B>, rotation: Option<Rotation<B>>, d_out: Float<B>,
+        ) -> (d_weight: Float = (norm.0.shape(), accumulator(x.dtype())));
+
+        fn add_low_rank_forward(y: Float<B>, hidden: Float<B>, parts: Vec<LowRankPart<Self>>)
+            -> (out: Float = like(&y));
+
+        fn matmul_nt_forward(a: Float<B>, b: Float<B>)
+            -> (out: Float = (with_last(a.shape(), Some(b.shape()[2])), a.dtype()));
+
+        fn conv3d_forward(x: Float<B>, weight: Float<B>, bias: Float<B>, options: Conv3dOptions) -> (
+            y: Float = (
+                output_shape(x.shape().dims(), weight.shape().dims(), &options).into(),
+                x.dtype(),
+            ),
+        );
+
+        fn conv3d_patches(x: Float<B>, grid: &PatchGrid, lines: Range<usize>) -> (
+            patches: Float = (
+                Shape::new([
+                    (lines.end - lines.start) * grid.output[2],
+                    grid.padded_columns(B::INNER_MULTIPLE),
+                ]),
+                x.dtype(),
+            ),
+        );
+
+        fn conv3d_matrix(weight: Float<B>, mirrored: bool) -> (
+            matrix: Float = (
+                matrix_shape(weight.shape().dims(), mirrored, B::INNER_MULTIPLE).into(),
+                weight.dtype(),
+            ),
+        );
+
+        fn permute(x: Float<B>, axes: &[usize])
+            -> (y: Float = (axes.iter().map(|axis| x.shape()[*axis]).collect(), x.dtype()));
+
+        fn block_sums(x: Float<B>, block: usize) -> (
+            sums: Float = (
+                Shape::new([x.shape()[0] / block, x.shape()[1]]),
+                accumulator(x.dtype()),
+            ),
+        );
+
+        fn column_sums(x: Float<B>) -> (
+            sums: Float = (Shape::new([x.shape()[x.shape().num_dims() - 1]]), accumulator(x.dtype())),
+        );
+
+        fn softmax_with_lse(scores: Float<B>, scale: f64) -> (
+            weights: Float = like(&scores),
+            lse: Float = (with_last(scores.shape(), None), scores.dtype()),
+        );
+    }
+}
+
+/// The shape and dtype of `x`.
+fn like<T: TensorMetadata>(x: &T) -> (Shape, DType) {
+    (x.shape(), x.dtype())
+}
+
+/// Some dimensions of fused heads `[B, T, parts, H, D]`, and their dtype.
+fn of_heads<T: TensorMetadata>(x: &T, dims: [usize; 4]) -> (Shape, DType) {
+    let shape = x.shape();
+    (Shape::new(dims.map(|dim| shape[dim])), x.dtype())
+}
+
+/// `shape` with its last dimension replaced, or dropped.
+fn with_last(shape: Shape, last: Option<usize>) -> Shape {
+    let mut dims: Vec<usize> = shape.iter().copied().collect();
+    dims.pop();
+    dims.extend(last);
+    Shape::from(dims)
+}
+
+/// The default integer dtype of the device of `x`.
+fn int_dtype<B: FusionBackend>(x: &Float<B>) -> DType {
+    let device = <Fusion<B> as FloatTensorOps<Fusion<B>>>::float_device(x);
+    get_device_settings::<Fusion<B>>(&device).int_dtype.into()
+}

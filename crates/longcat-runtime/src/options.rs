@@ -1,0 +1,61 @@
+//! How pipelines are opened on a device.
+
+use burn::tensor::DType;
+use longcat_video::{PipelineOptions, Tiling};
+
+use crate::DeviceSpec;
+
+/// How a pipeline is opened; what is not said is as the device likes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RuntimeOptions {
+    /// Dtype of transformer and text encoder; [`DeviceSpec::default_dtype`] without it.
+    pub dtype: Option<DType>,
+    /// Keep the text encoder on the device after prompts are encoded, for programs that make many
+    /// videos.
+    pub keep_text_encoder: bool,
+    /// Drop the transformer before frames are encoded or decoded, so that only one model is on the
+    /// device at a time.
+    pub low_memory: bool,
+    /// Encode and decode large pictures tile by tile: less memory, a slightly different result.
+    pub tiling: Option<Tiling>,
+}
+
+impl RuntimeOptions {
+    /// The options of a pipeline on a device of this kind.
+    pub fn on(&self, device: DeviceSpec) -> PipelineOptions {
+        let dtype = self.dtype.unwrap_or(device.default_dtype());
+        PipelineOptions {
+            dtype,
+            // bf16 as the reference has it, where that is fast; f16 is too narrow for the VAE.
+            vae_dtype: match (dtype, device) {
+                (DType::BF16, DeviceSpec::Cuda(_)) => DType::BF16,
+                _ => DType::F32,
+            },
+            keep_text_encoder: self.keep_text_encoder,
+            keep_transformer: !self.low_memory,
+            tiling: self.tiling,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_vae_computes_in_bf16_on_cuda_alone() {
+        let dtypes = |dtype, device| {
+            let options = RuntimeOptions {
+                dtype,
+                ..RuntimeOptions::default()
+            };
+            let options = options.on(device);
+            (options.dtype, options.vae_dtype)
+        };
+        let (f32, f16, bf16) = (DType::F32, DType::F16, DType::BF16);
+        assert_eq!(dtypes(None, DeviceSpec::Cpu), (f32, f32));
+        assert_eq!(dtypes(None, DeviceSpec::Cuda(0)), (bf16, bf16));
+        assert_eq!(dtypes(Some(f16), DeviceSpec::Cuda(0)), (f16, f32));
+        assert_eq!(dtypes(Some(bf16), DeviceSpec::Wgpu(None)), (bf16, f32));
+    }
+}

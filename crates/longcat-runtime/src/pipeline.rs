@@ -1,0 +1,267 @@
+//! Pipelines without their backend in the type.
+
+use std::path::Path;
+
+use burn::tensor::DType;
+use longcat_kernels::KernelBackend;
+use longcat_video::{
+    Checkpoint, ContinuationRequest, ImageToVideoRequest, Latents, LoraStatus, NoiseSource,
+    Observer, Pipeline, PipelineOptions, PixelFrames, RefineRequest, TextToVideoRequest,
+    VideoError,
+};
+
+use crate::{DeviceList, DeviceTask, RuntimeError, RuntimeOptions, on_device};
+
+/// A [`Pipeline`] on whatever backend its device needs.
+///
+/// Latents and pictures cross on the host. Every method does what that of [`Pipeline`] does and fails
+/// as it does.
+pub trait DynPipeline: Send {
+    /// The checkpoint directory.
+    fn checkpoint(&self) -> &Checkpoint;
+
+    /// How the pipeline treats its components.
+    fn options(&self) -> &PipelineOptions;
+
+    /// Reads an adapter of any supported format under a nickname, switched off.
+    ///
+    /// # Errors
+    /// [`VideoError::Lora`] names file, key and shapes; nothing changes then.
+    fn load_lora(&mut self, name: &str, path: &Path) -> Result<(), VideoError>;
+
+    /// Enables exactly these adapters with these strengths, without any reload.
+    ///
+    /// # Errors
+    /// [`VideoError::Lora`] for a nickname that is not loaded, [`VideoError::Invalid`] for a strength
+    /// that is not finite.
+    fn use_loras(&mut self, chosen: &[(&str, f64)]) -> Result<(), VideoError>;
+
+    /// Merges the enabled adapters into the base weights, which makes them cost nothing per step.
+    ///
+    /// # Errors
+    /// [`VideoError::Lora`]; loading the transformer can fail too.
+    fn merge_loras(&mut self) -> Result<(), VideoError>;
+
+    /// Undoes [`Self::merge_loras`] bit for bit, by reading the weights from the checkpoint again.
+    ///
+    /// # Errors
+    /// [`VideoError::Weights`] and [`VideoError::Lora`].
+    fn unmerge_loras(&mut self) -> Result<(), VideoError>;
+
+    /// Forgets an adapter.
+    ///
+    /// # Errors
+    /// [`VideoError::Lora`] for a nickname that is not loaded.
+    fn unload_lora(&mut self, name: &str) -> Result<(), VideoError>;
+
+    /// The adapters, in the order in which they were loaded.
+    fn loras(&self) -> Vec<LoraStatus>;
+
+    /// Switches block-sparse attention on or off.
+    ///
+    /// # Errors
+    /// [`VideoError::Dit`] when the checkpoint has no parameters for it.
+    fn set_bsa(&mut self, enabled: bool) -> Result<(), VideoError>;
+
+    /// Makes videos from prompts; normalised latents `[B, C, T, H, W]`.
+    ///
+    /// # Errors
+    /// [`VideoError`]: a request that cannot work is refused before any model is loaded.
+    fn text_to_video(
+        &mut self,
+        request: &TextToVideoRequest,
+        noise: &mut dyn NoiseSource,
+        observer: &mut dyn Observer,
+    ) -> Result<Latents, VideoError>;
+
+    /// Makes videos that begin with a picture.
+    ///
+    /// # Errors
+    /// As [`Self::text_to_video`].
+    fn image_to_video(
+        &mut self,
+        request: &ImageToVideoRequest,
+        noise: &mut dyn NoiseSource,
+        observer: &mut dyn Observer,
+    ) -> Result<Latents, VideoError>;
+
+    /// Continues a video. The result begins with the condition frames.
+    ///
+    /// # Errors
+    /// As [`Self::text_to_video`].
+    fn continue_video(
+        &mut self,
+        request: &ContinuationRequest,
+        noise: &mut dyn NoiseSource,
+        observer: &mut dyn Observer,
+    ) -> Result<Latents, VideoError>;
+
+    /// Refines a video with the checkpoint's refinement adapter and block-sparse attention; both are
+    /// as before afterwards.
+    ///
+    /// # Errors
+    /// As [`Self::text_to_video`], and [`VideoError::MissingComponent`] without that adapter.
+    fn refine(
+        &mut self,
+        request: &RefineRequest,
+        noise: &mut dyn NoiseSource,
+        observer: &mut dyn Observer,
+    ) -> Result<PixelFrames, VideoError>;
+
+    /// The videos of normalised latents, one per sample of the batch.
+    ///
+    /// # Errors
+    /// [`VideoError::Invalid`] for latents of another VAE, before any weight is read;
+    /// [`VideoError::Vae`].
+    fn decode(
+        &mut self,
+        latents: &Latents,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<PixelFrames>, VideoError>;
+}
+
+impl<B: KernelBackend> DynPipeline for Pipeline<B> {
+    fn checkpoint(&self) -> &Checkpoint {
+        Pipeline::checkpoint(self)
+    }
+
+    fn options(&self) -> &PipelineOptions {
+        Pipeline::options(self)
+    }
+
+    fn load_lora(&mut self, name: &str, path: &Path) -> Result<(), VideoError> {
+        Pipeline::load_lora(self, name, path)
+    }
+
+    fn use_loras(&mut self, chosen: &[(&str, f64)]) -> Result<(), VideoError> {
+        Pipeline::use_loras(self, chosen)
+    }
+
+    fn merge_loras(&mut self) -> Result<(), VideoError> {
+        Pipeline::merge_loras(self)
+    }
+
+    fn unmerge_loras(&mut self) -> Result<(), VideoError> {
+        Pipeline::unmerge_loras(self)
+    }
+
+    fn unload_lora(&mut self, name: &str) -> Result<(), VideoError> {
+        Pipeline::unload_lora(self, name)
+    }
+
+    fn loras(&self) -> Vec<LoraStatus> {
+        Pipeline::loras(self)
+    }
+
+    fn set_bsa(&mut self, enabled: bool) -> Result<(), VideoError> {
+        Pipeline::set_bsa(self, enabled)
+    }
+
+    fn text_to_video(
+        &mut self,
+        request: &TextToVideoRequest,
+        noise: &mut dyn NoiseSource,
+        observer: &mut dyn Observer,
+    ) -> Result<Latents, VideoError> {
+        let made = Pipeline::text_to_video(self, request, noise, observer)?;
+        Latents::from_tensor(made.latents)
+    }
+
+    fn image_to_video(
+        &mut self,
+        request: &ImageToVideoRequest,
+        noise: &mut dyn NoiseSource,
+        observer: &mut dyn Observer,
+    ) -> Result<Latents, VideoError> {
+        let made = Pipeline::image_to_video(self, request, noise, observer)?;
+        Latents::from_tensor(made.latents)
+    }
+
+    fn continue_video(
+        &mut self,
+        request: &ContinuationRequest,
+        noise: &mut dyn NoiseSource,
+        observer: &mut dyn Observer,
+    ) -> Result<Latents, VideoError> {
+        let made = Pipeline::continue_video(self, request, noise, observer)?;
+        Latents::from_tensor(made.latents)
+    }
+
+    fn refine(
+        &mut self,
+        request: &RefineRequest,
+        noise: &mut dyn NoiseSource,
+        observer: &mut dyn Observer,
+    ) -> Result<PixelFrames, VideoError> {
+        self.with_refinement(|pipeline| {
+            let refined = Pipeline::refine(pipeline, request, noise, observer)?;
+            pipeline.decode_refined(&refined, observer)
+        })
+    }
+
+    fn decode(
+        &mut self,
+        latents: &Latents,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<PixelFrames>, VideoError> {
+        check_latents(latents, self.vae_config().z_dim)?;
+        let latents = latents.to_tensor(self.device());
+        Pipeline::decode(self, latents, observer)
+    }
+}
+
+/// Whether latents are those of a VAE with so many channels.
+fn check_latents(latents: &Latents, channels: usize) -> Result<(), VideoError> {
+    let dims = latents.dims();
+    if dims[1] == channels && !dims.contains(&0) {
+        return Ok(());
+    }
+    Err(VideoError::Invalid {
+        what: "latents",
+        reason: format!(
+            "they have shape {dims:?}; the VAE of this checkpoint takes [B, {channels}, T, H, W]"
+        ),
+    })
+}
+
+/// Opens a checkpoint directory on a device, or on several CUDA devices that share the denoising.
+///
+/// # Errors
+/// [`RuntimeError`] when a device cannot be used or cannot compute in the dtype;
+/// [`RuntimeError::Video`] names the part, file and key of a checkpoint that cannot be opened.
+pub fn open_pipeline(
+    devices: &DeviceList,
+    root: &Path,
+    options: &RuntimeOptions,
+) -> Result<Box<dyn DynPipeline>, RuntimeError> {
+    let options = options.on(devices.first());
+    let task = Open {
+        devices,
+        root,
+        options,
+    };
+    on_device(devices.first(), task)?
+}
+
+struct Open<'a> {
+    devices: &'a DeviceList,
+    root: &'a Path,
+    options: PipelineOptions,
+}
+
+impl DeviceTask for Open<'_> {
+    type Output = Result<Box<dyn DynPipeline>, RuntimeError>;
+
+    fn run<B: KernelBackend>(self, device: B::Device) -> Self::Output {
+        let dtype: DType = self.options.dtype;
+        if !B::supports_dtype(&device, dtype) {
+            return Err(RuntimeError::Dtype {
+                devices: self.devices.clone(),
+                dtype,
+            });
+        }
+        let mut pipeline = Pipeline::<B>::open(self.root, self.options, &device)?;
+        pipeline.denoise_on(&self.devices.others::<B>(&device)?)?;
+        Ok(Box::new(pipeline))
+    }
+}

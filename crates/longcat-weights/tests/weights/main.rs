@@ -1,0 +1,4 @@
+//! Tests of the whole crate through its public interface.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod strict_loading;
