@@ -1,13 +1,16 @@
-//! `cargo xtask bench`: timings of `longcat_runtime::bench`, one JSON object per line.
+//! What `cargo xtask bench` builds and runs: timings of `longcat_runtime::bench` with random weights, one
+//! JSON object per line.
 
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use longcat_runtime::{DeviceList, DeviceSpec, bench, set_cublas_enabled};
 
-#[derive(Subcommand)]
-pub enum Bench {
+/// Times operations and networks with random weights; one JSON object per line.
+#[derive(Parser)]
+#[command(name = "cargo xtask bench", arg_required_else_help = true)]
+enum Bench {
     /// Dense and block-sparse attention.
     Attention(Attention),
     /// A forward pass of the transformer.
@@ -26,7 +29,7 @@ pub enum Bench {
 
 /// What every measurement takes.
 #[derive(Args)]
-pub struct Timing {
+struct Timing {
     /// Runs after the first, which is reported by itself; their median is reported.
     #[arg(long, default_value_t = 5)]
     repeats: usize,
@@ -77,7 +80,7 @@ impl From<Preset> for bench::Preset {
 
 /// A transformer to measure.
 #[derive(Args)]
-pub struct Network {
+struct Network {
     /// Sizes.
     #[arg(long, value_enum, default_value = "small")]
     preset: Preset,
@@ -99,7 +102,7 @@ impl From<Network> for bench::Network {
 }
 
 #[derive(Args)]
-pub struct Attention {
+struct Attention {
     /// Tokens of dense attention, forward and backward: those of 480p and 93 frames.
     #[arg(long, default_value_t = 37_440)]
     tokens: usize,
@@ -118,7 +121,7 @@ pub struct Attention {
 }
 
 #[derive(Args)]
-pub struct Dit {
+struct Dit {
     #[command(flatten)]
     network: Network,
     /// Rank of an adapter on the seven kinds of layers of `cfg_step_lora`; 0 for none.
@@ -133,7 +136,7 @@ pub struct Dit {
 }
 
 #[derive(Args)]
-pub struct Linear {
+struct Linear {
     /// Rows of the input: the tokens of 480p and 93 frames.
     #[arg(long, default_value_t = 37_440)]
     rows: usize,
@@ -145,7 +148,7 @@ pub struct Linear {
 }
 
 #[derive(Args)]
-pub struct Load {
+struct Load {
     /// An official `dit/` directory. Where there is none, one with random weights of the preset and
     /// depth is written, in shards of four blocks; the released depth takes 27 GB.
     #[arg(value_name = "DIR")]
@@ -155,7 +158,7 @@ pub struct Load {
 }
 
 #[derive(Args)]
-pub struct Text {
+struct Text {
     /// Padded length of the prompt.
     #[arg(long, default_value_t = 512)]
     tokens: usize,
@@ -167,7 +170,7 @@ pub struct Text {
 }
 
 #[derive(Args)]
-pub struct Train {
+struct Train {
     #[command(flatten)]
     network: Network,
     /// Rank of the adapter on the seven kinds of layers of `cfg_step_lora`.
@@ -179,7 +182,7 @@ pub struct Train {
 }
 
 #[derive(Args)]
-pub struct Vae {
+struct Vae {
     /// Height and width of the pictures.
     #[arg(long, value_delimiter = ',', default_values_t = [480, 832])]
     size: Vec<usize>,
@@ -268,4 +271,10 @@ impl Bench {
         };
         Ok(done?)
     }
+}
+
+fn main() -> Result<()> {
+    longcat_runtime::keep_freed_memory();
+    longcat_runtime::set_up_gpu_runtime();
+    Bench::parse().run()
 }
