@@ -72,3 +72,8 @@ pub use transformer::{
     ADAPTER, BatchSamples, BatchTransform, EncodedCaptions, EncodedText, RunInfo, TransformerTask,
     attach_adapter,
 };
+
+/// The Rust code of the README is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -236,6 +236,35 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_file_holds_every_key_with_its_default() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/train/lora.toml");
+        read_config(&file).unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let mut documented: Table = toml::from_str(&text).unwrap();
+        let mut defaults = Table::try_from(RawConfig::default()).unwrap();
+        // Those without a default, and those of a released checkpoint on CUDA.
+        for (section, key) in [
+            ("", "output"),
+            ("data", "path"),
+            ("model", "checkpoint"),
+            ("model", "precision"),
+        ] {
+            for table in [&mut documented, &mut defaults] {
+                let table = match section {
+                    "" => table,
+                    section => table[section].as_table_mut().unwrap(),
+                };
+                assert!(table.remove(key).is_some(), "{section}.{key}");
+            }
+        }
+        assert_eq!(documented, defaults);
+        for line in text.lines().filter(|line| line.contains(" = ")) {
+            let explained = line.contains('#') || line.starts_with("targets");
+            assert!(explained, "{line} has no explanation");
+        }
+    }
+
+    #[test]
     fn keys_of_the_laboratory_say_where_they_are() {
         for (extra, key) in [
             ("[vae]\nkl_weight = 1e-6", "vae"),

@@ -71,14 +71,14 @@ pub(super) fn plain<B: TrainBackend>(
         context,
     } = embed(model, objective, &text)?;
     // Gradients of what all blocks share are summed block by block, as with checkpoints.
-    let own = |context: &BlockContext<B>| match trained.embedding {
+    let detached = |context: &BlockContext<B>| match trained.embedding {
         true => map_shared(context, |x| x * 1.0, |x| x * 1.0),
         false => context.clone(),
     };
     for block in model.blocks() {
-        tokens = block.forward(tokens, &own(&context));
+        tokens = block.forward(tokens, &detached(&context));
     }
-    let out = model.head(tokens, &own(&context));
+    let out = model.head(tokens, &detached(&context));
     let loss = loss(&out, objective);
     let mut gradients = Gradients::default();
     let found = loss.backward();

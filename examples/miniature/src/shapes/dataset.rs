@@ -36,7 +36,7 @@ impl Default for DatasetOptions {
     /// [`Raster::default`].
     fn default() -> Self {
         Self {
-            shapes: Shape::TAUGHT.to_vec(),
+            shapes: Shape::USUAL.to_vec(),
             two_objects: 0.25,
             seconds: Raster::default().seconds(),
         }
@@ -107,7 +107,7 @@ impl ShapesDataset {
 /// Whether [`Split::Train`] never has an object of this shape, colour and motion.
 ///
 /// A sum rather than a hash: with factors prime to ten, no two held-out combinations share two of
-/// the words (motions ten apart excepted), so that every pair of words is taught.
+/// the words (motions ten apart excepted), so that every pair of words is trained.
 pub fn is_held_out(shape: Shape, colour: Colour, motion: Motion) -> bool {
     (shape as u64 + 3 * colour as u64 + 7 * motion as u64).is_multiple_of(HELD_OUT_OF)
 }

@@ -14,7 +14,7 @@ const SEED: u64 = 0x6c6f_6e67_6361_7436;
 /// do shapes and colours; combinations are those of `split`.
 ///
 /// The scene of a sample is one that fits its caption; its first frame serves image-to-video.
-/// [`Shape::TAUGHT`] gives the usual prompts, `&[Shape::Heart]` those of the new concept.
+/// [`Shape::USUAL`] gives the usual prompts, `&[Shape::Heart]` those of the new concept.
 ///
 /// # Panics
 /// If `shapes` is empty.

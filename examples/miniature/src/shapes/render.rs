@@ -57,7 +57,7 @@ impl Scene {
     }
 
     /// As [`Self::render`], but in the first `frames` frames every outline is bent out of shape, by up
-    /// to a quarter of its radius: what a model makes of its own mistakes can be taught with such
+    /// to a quarter of its radius: what a model makes of its mistakes can be trained with such
     /// clips. A function of `seed`.
     pub fn render_dented(&self, raster: &Raster, frames: usize, seed: u64) -> RenderedClip {
         self.draw(raster, frames, |object| Dent::random(seed, object))

@@ -138,7 +138,7 @@ words!(
 
 impl Shape {
     /// Those of the usual data set: all but [`Shape::Heart`].
-    pub const TAUGHT: &[Self] = &[
+    pub const USUAL: &[Self] = &[
         Self::Circle,
         Self::Square,
         Self::Triangle,

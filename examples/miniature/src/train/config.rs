@@ -1,4 +1,4 @@
-//! The configuration: that of the product, with a section of the laboratory's own.
+//! The configuration: that of the product, with a section of the laboratory's lab.
 
 use std::path::Path;
 
@@ -124,35 +124,35 @@ impl MiniatureConfig {
 
     /// What cannot work, by key.
     fn check(&self) -> Result<(), (&'static str, &'static str)> {
-        let own = &self.laboratory;
+        let lab = &self.laboratory;
         for (key, scale) in [
-            ("guidance", own.guidance),
-            ("model_guidance", own.model_guidance),
+            ("guidance", lab.guidance),
+            ("model_guidance", lab.model_guidance),
         ] {
             if !(scale.is_finite() && scale >= 1.0) {
                 return Err((key, "must be 1 or above"));
             }
         }
-        if !(0.0..=1.0).contains(&own.model_continuation) {
+        if !(0.0..=1.0).contains(&lab.model_continuation) {
             return Err(("model_continuation", "must be a share, 0 to 1"));
         }
-        if own.guidance > 1.0 && self.run.caption_dropout == 0.0 {
+        if lab.guidance > 1.0 && self.run.caption_dropout == 0.0 {
             let reason = "needs predictions without caption; set objective.caption_dropout above 0";
             return Err(("guidance", reason));
         }
-        if own.guidance > 1.0 && matches!(self.run.objective, Objective::Distill { .. }) {
+        if lab.guidance > 1.0 && matches!(self.run.objective, Objective::Distill { .. }) {
             let reason = "what is distilled is used without guidance; leave it at 1";
             return Err(("guidance", reason));
         }
-        if own.train_text_encoder && self.run.mode != Mode::Full {
+        if lab.train_text_encoder && self.run.mode != Mode::Full {
             let reason = "the text encoder is trained with a whole transformer, mode = \"full\"";
             return Err(("train_text_encoder", reason));
         }
-        match &own.vae {
-            None if own.random_weights && self.run.mode == Mode::Lora => {
+        match &lab.vae {
+            None if lab.random_weights && self.run.mode == Mode::Lora => {
                 Err(("random_weights", "an adapter needs the weights it adapts"))
             }
-            Some(vae) if vae.decoder_only && own.random_weights => {
+            Some(vae) if vae.decoder_only && lab.random_weights => {
                 Err(("vae.decoder_only", "needs a trained encoder"))
             }
             Some(vae) if !(vae.kl_weight >= 0.0 && vae.kl_weight.is_finite()) => {

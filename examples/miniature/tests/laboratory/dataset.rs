@@ -45,7 +45,7 @@ fn splits_share_no_combination() {
 #[test]
 fn a_tenth_is_held_out_and_every_word_is_taught() {
     let mut all = Vec::new();
-    for &shape in Shape::TAUGHT {
+    for &shape in Shape::USUAL {
         for &colour in Colour::ALL {
             for &motion in Motion::ALL {
                 if motion != Motion::Rotating || shape.shows_rotation() {
@@ -54,14 +54,14 @@ fn a_tenth_is_held_out_and_every_word_is_taught() {
             }
         }
     }
-    let (held_out, taught): (Vec<_>, Vec<_>) =
+    let (held_out, trained): (Vec<_>, Vec<_>) =
         all.iter().partition(|(s, c, m)| is_held_out(*s, *c, *m));
     let share = held_out.len() as f64 / all.len() as f64;
     assert!((0.08..0.12).contains(&share), "{share}");
     // Two of the words have been seen together, only the third is new.
     for (shape, colour, motion) in held_out {
         let with =
-            |f: &dyn Fn(&(Shape, Colour, Motion)) -> bool| taught.iter().filter(|t| f(t)).count();
+            |f: &dyn Fn(&(Shape, Colour, Motion)) -> bool| trained.iter().filter(|t| f(t)).count();
         assert!(with(&|t| t.0 == shape && t.1 == colour) >= 9);
         assert!(with(&|t| t.0 == shape && t.2 == motion) >= 7);
         assert!(with(&|t| t.1 == colour && t.2 == motion) >= 2);
@@ -266,8 +266,8 @@ fn a_refined_raster_shows_the_same_from_first_to_last_moment() {
 #[test]
 fn prompts_are_fixed_and_cover_all_words() {
     for split in [Split::Train, Split::HeldOut] {
-        let all = prompts(split, Shape::TAUGHT, JUDGED_PROMPTS);
-        assert_eq!(all, prompts(split, Shape::TAUGHT, JUDGED_PROMPTS));
+        let all = prompts(split, Shape::USUAL, JUDGED_PROMPTS);
+        assert_eq!(all, prompts(split, Shape::USUAL, JUDGED_PROMPTS));
         let objects: Vec<_> = all.iter().flat_map(triples).collect();
         assert_eq!(objects.len(), JUDGED_PROMPTS);
         let held_out = split == Split::HeldOut;
@@ -276,7 +276,7 @@ fn prompts_are_fixed_and_cover_all_words() {
                 .iter()
                 .all(|(s, c, m)| is_held_out(*s, *c, *m) == held_out)
         );
-        for shape in Shape::TAUGHT {
+        for shape in Shape::USUAL {
             assert!(
                 objects.iter().filter(|o| o.0 == *shape).count() >= 10,
                 "{shape}"

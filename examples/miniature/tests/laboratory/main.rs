@@ -5,5 +5,6 @@ mod clips;
 mod dataset;
 mod model;
 mod overfit;
+mod recipes;
 mod spoil;
 mod training;

@@ -128,7 +128,7 @@ impl Judge {
         };
         let shapes = match self.heart {
             true => &[Shape::Heart],
-            false => Shape::TAUGHT,
+            false => Shape::USUAL,
         };
         longcat_miniature::prompts(split, shapes, self.count)
     }

@@ -107,12 +107,12 @@ pub(super) fn teacher<B: KernelBackend>(args: &Judge, pipeline: &mut Pipeline<B>
             let videos = pipeline.decode(made.latents, &mut Silent)?;
             videos.iter().map(clip).collect()
         };
-        let taught = make(Sampling::standard(), false)?;
+        let teacher = make(Sampling::standard(), false)?;
         let adapted = make(Sampling::distilled(), true)?;
         let plain = make(Sampling::distilled(), false)?;
-        for (i, taught) in taught.iter().enumerate() {
-            with.push(psnr(taught, &adapted[i])?);
-            without.push(psnr(taught, &plain[i])?);
+        for (i, teacher) in teacher.iter().enumerate() {
+            with.push(psnr(teacher, &adapted[i])?);
+            without.push(psnr(teacher, &plain[i])?);
         }
         eprintln!("{} of {} videos", with.len(), args.count);
     }
