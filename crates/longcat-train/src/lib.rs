@@ -50,7 +50,7 @@ mod transformer;
 pub use backend::TrainBackend;
 pub use bar::Bar;
 pub use cache::{
-    Entry, LatentDataset, Latents, TextTable, encode_clips, encode_texts, fingerprint,
+    CachedLatents, Entry, LatentDataset, TextTable, encode_clips, encode_texts, fingerprint,
 };
 pub use config::{
     CacheConfig, CheckpointConfig, ConditionShares, DataConfig, LoopConfig, LoraConfig, Mode,

@@ -37,7 +37,7 @@ pub struct LatentDataset {
 
 /// What is kept of a clip, normalised for the transformer, `[C, T, H, W]` each.
 #[derive(Debug, Clone)]
-pub struct Latents {
+pub struct CachedLatents {
     /// Mean of the posterior.
     pub mean: TensorData,
     /// Its standard deviation.
@@ -51,9 +51,9 @@ impl Entry {
     ///
     /// # Errors
     /// [`TrainError::Weights`].
-    pub fn read(&self) -> Result<Latents, TrainError> {
+    pub fn read(&self) -> Result<CachedLatents, TrainError> {
         let files = WeightFiles::open(&self.latents)?;
-        Ok(Latents {
+        Ok(CachedLatents {
             mean: files.tensor_data("mean")?,
             deviation: files.tensor_data("deviation")?,
             source: match files.info("source") {

@@ -9,6 +9,6 @@ mod encode;
 mod key;
 mod latents;
 
-pub use dataset::{Entry, LatentDataset, Latents, TextTable};
+pub use dataset::{CachedLatents, Entry, LatentDataset, TextTable};
 pub use encode::{encode_clips, encode_texts};
 pub use key::fingerprint;

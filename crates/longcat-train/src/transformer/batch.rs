@@ -8,7 +8,7 @@ use longcat_weights::upload;
 use rayon::prelude::*;
 
 use super::teacher::Teacher;
-use crate::cache::{Entry, Latents};
+use crate::cache::{CachedLatents, Entry};
 use crate::config::{ConditionShares, NoiseLevels, Objective, TrainConfig};
 use crate::data::Condition;
 use crate::sampling::{Draw, Purpose, normals, stream};
@@ -157,7 +157,7 @@ impl Draws {
     /// Refining goes along the line from e = (1 − θ)·upsampled + θ·noise at time θ to x0 at time 0.
     /// That is flow matching between x0 and the point at which the line would be at time 1, for
     /// times up to θ.
-    fn refine(&self, sample: &mut Sample, latents: &Latents) {
+    fn refine(&self, sample: &mut Sample, latents: &CachedLatents) {
         let (Some(end), Some(source)) = (self.threshold, latents.source.as_ref()) else {
             return;
         };
@@ -269,7 +269,7 @@ mod tests {
                 sigma: drawn_sigma,
                 condition: 1.0,
             };
-            let latents = Latents {
+            let latents = CachedLatents {
                 mean: values(clean),
                 deviation: values(0.0),
                 source: Some(values(upsampled)),
