@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::TensorData;
 use longcat_weights::{NamedTensor, WeightFiles, write_atomic, write_safetensors};
 
-use crate::frames::PixelFrames;
+use crate::frames::{PixelFrames, write_clips};
 use crate::{VideoError, VideoSize};
 
 const SETTINGS: &str = "settings.txt";
@@ -130,6 +130,16 @@ impl LongVideo {
                 _ => segment.tail(segment.len().saturating_sub(self.cond_frames)),
             })
         })
+    }
+
+    /// Writes the video (.mp4, .gif, .webp, or a folder of PNG files) at `fps` frames per second, one
+    /// segment in memory at a time.
+    ///
+    /// # Errors
+    /// As [`Self::clips`], and [`VideoError::Media`] as
+    /// [`create_video`](longcat_media::create_video).
+    pub fn write_video(&self, path: impl AsRef<Path>, fps: f64) -> Result<(), VideoError> {
+        write_clips(self.clips(), path.as_ref(), fps)
     }
 
     /// Removes the work folder.
