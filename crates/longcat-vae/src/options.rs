@@ -1,3 +1,5 @@
+//! How a clip is cut into chunks and tiles, and progress over them.
+
 use crate::VaeError;
 
 /// How a clip is cut for encoding and decoding.

@@ -1,3 +1,5 @@
+//! The Gaussian that the encoder predicts.
+
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
 

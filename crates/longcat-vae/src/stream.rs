@@ -1,3 +1,5 @@
+//! Clips that come and go chunk by chunk.
+
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use longcat_kernels::KernelBackend;
