@@ -1,9 +1,12 @@
+//! The command line.
+
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use longcat_runtime::DeviceList;
+use longcat_runtime::{DType, DeviceList};
 use longcat_video::VideoSize;
+
+use crate::lora_arg::LoraArg;
 
 /// Videos from prompts, images and videos with LongCat-Video, and tools for its LoRA adapters.
 #[derive(Debug, Parser)]
@@ -25,6 +28,8 @@ pub enum Command {
     Long(Long),
     /// Refine a video: more pixels and twice the frame rate.
     Refine(Refine),
+    /// Turn latents of --save-latents into a video.
+    Decode(Decode),
     /// Look into, convert and merge LoRA adapters.
     #[command(subcommand)]
     Lora(Lora),
@@ -34,18 +39,32 @@ pub enum Command {
     Devices(Devices),
 }
 
-/// Which models, where.
+/// Which checkpoint, where.
 #[derive(Debug, Args, Clone)]
-pub struct Model {
+pub struct Place {
     /// Checkpoint directory; a small built-in one without it.
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
-    /// Where to run: cpu, wgpu[:i] or cuda[:i]; cuda:0,cuda:1 share the denoising.
-    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
-    pub device: DeviceList,
+    /// Where to run: cpu, wgpu[:i] or cuda[:i]; cuda:0,cuda:1 share the denoising. The best device
+    /// there is without it.
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<DeviceList>,
     /// Type of the weights; bf16 on cuda and f32 elsewhere without it.
     #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,
+    /// Encode and decode pictures above 256x256 tile by tile, with less memory.
+    #[arg(long)]
+    pub vae_tiling: bool,
+    /// On cuda, multiply with Burn's own kernels instead of cuBLASLt.
+    #[arg(long)]
+    pub no_cublas: bool,
+}
+
+/// Which models, where.
+#[derive(Debug, Args, Clone)]
+pub struct Model {
+    #[command(flatten)]
+    pub place: Place,
     /// A LoRA adapter of any format, with its strength; may be repeated.
     #[arg(long = "lora", value_name = "PATH[=STRENGTH]")]
     pub loras: Vec<LoraArg>,
@@ -55,12 +74,6 @@ pub struct Model {
     /// Drop each model after use, so that only one is on the device at a time.
     #[arg(long)]
     pub low_memory: bool,
-    /// Encode and decode pictures above 256x256 tile by tile, with less memory.
-    #[arg(long)]
-    pub vae_tiling: bool,
-    /// On cuda, multiply with Burn's own kernels instead of cuBLASLt.
-    #[arg(long)]
-    pub no_cublas: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -68,6 +81,16 @@ pub enum Dtype {
     F32,
     F16,
     Bf16,
+}
+
+impl From<Dtype> for DType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::F16 => Self::F16,
+            Dtype::Bf16 => Self::BF16,
+        }
+    }
 }
 
 /// How to sample.
@@ -101,6 +124,16 @@ pub struct Sampler {
 /// What to write.
 #[derive(Debug, Args, Clone)]
 pub struct Output {
+    /// Also write the latents, before they are decoded.
+    #[arg(long, value_name = "FILE")]
+    pub save_latents: Option<PathBuf>,
+    #[command(flatten)]
+    pub file: OutputFile,
+}
+
+/// The file to write.
+#[derive(Debug, Args, Clone)]
+pub struct OutputFile {
     /// Video file: .mp4, .gif, .webp, or a folder for PNG frames; latents with .safetensors.
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
@@ -110,9 +143,6 @@ pub struct Output {
     /// Quality of the video file, 0 to 100.
     #[arg(long, default_value_t = 75, value_name = "Q", value_parser = clap::value_parser!(u8).range(0..=100))]
     pub quality: u8,
-    /// Also write the latents, before they are decoded.
-    #[arg(long, value_name = "FILE")]
-    pub save_latents: Option<PathBuf>,
     /// Replace files that exist.
     #[arg(short = 'y', long)]
     pub overwrite: bool,
@@ -260,6 +290,16 @@ pub struct Refine {
     pub output: Output,
 }
 
+#[derive(Debug, Args)]
+pub struct Decode {
+    /// Latents that another command wrote.
+    pub latents: PathBuf,
+    #[command(flatten)]
+    pub place: Place,
+    #[command(flatten)]
+    pub output: OutputFile,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Lora {
     /// Show format, ranks, scales, targets, metadata and problems of an adapter.
@@ -323,38 +363,6 @@ pub struct Devices {
     pub json: bool,
 }
 
-/// `PATH` or `PATH=STRENGTH`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LoraArg {
-    pub path: PathBuf,
-    pub strength: f64,
-}
-
-impl FromStr for LoraArg {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        // A path may hold an equals sign: only a number after the last one is a strength.
-        let parsed = text
-            .rsplit_once('=')
-            .map(|(path, strength)| (path, strength.parse::<f64>()));
-        match parsed {
-            Some((path, Ok(strength))) if strength.is_finite() => Ok(Self {
-                path: path.into(),
-                strength,
-            }),
-            Some((_, Ok(strength))) => Err(format!("the strength {strength} is not finite")),
-            Some((_, Err(_))) if !std::path::Path::new(text).exists() => {
-                Err("the part after = is not a number".into())
-            }
-            _ => Ok(Self {
-                path: text.into(),
-                strength: 1.0,
-            }),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -363,14 +371,5 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn adapters_take_a_strength_after_the_last_equals_sign() {
-        let parsed = |text: &str| text.parse::<LoraArg>().map(|l| (l.path, l.strength));
-        assert_eq!(parsed("a.safetensors"), Ok(("a.safetensors".into(), 1.0)));
-        assert_eq!(parsed("r=8/a=0.5"), Ok(("r=8/a".into(), 0.5)));
-        assert!(parsed("a=nan").is_err());
-        assert!(parsed("a=strong").is_err());
     }
 }

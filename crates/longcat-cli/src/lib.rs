@@ -1,7 +1,9 @@
 //! What the `longcat` command shares with `cargo xtask`.
 
+mod device;
 mod interrupt;
 mod train_lora;
 
+pub use device::device_or_best;
 pub use interrupt::interrupt;
 pub use train_lora::TrainLora;

@@ -2,24 +2,29 @@
 
 mod args;
 mod commands;
-mod progress;
+mod lora_arg;
+mod output;
 mod session;
+mod stage_bar;
 
 use std::process::ExitCode;
 
 use args::{Cli, Command};
 use clap::Parser;
+use longcat_runtime::RuntimeError;
+use longcat_video::VideoError;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     longcat_runtime::keep_freed_memory();
     longcat_runtime::set_up_gpu_runtime();
     let result = match cli.command {
-        Command::T2v(args) => commands::generate::text_to_video(args),
-        Command::I2v(args) => commands::generate::image_to_video(args),
-        Command::Continue(args) => commands::generate::continue_video(args),
-        Command::Long(args) => commands::long::run(args),
-        Command::Refine(args) => commands::refine::run(args),
+        Command::T2v(args) => commands::generate::text_to_video(&args),
+        Command::I2v(args) => commands::generate::image_to_video(&args),
+        Command::Continue(args) => commands::generate::continue_video(&args),
+        Command::Long(args) => commands::long::run(&args),
+        Command::Refine(args) => commands::refine::run(&args),
+        Command::Decode(args) => commands::decode::run(&args),
         Command::Lora(args) => commands::lora::run(args),
         Command::TrainLora(args) => args.run(),
         Command::Devices(args) => commands::devices::run(&args),
@@ -28,11 +33,16 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            // As clap does for arguments it cannot read: the request itself is at fault.
-            let bad_request = error
-                .downcast_ref::<longcat_video::VideoError>()
-                .is_some_and(|e| matches!(e, longcat_video::VideoError::Invalid { .. }));
-            ExitCode::from(if bad_request { 2 } else { 1 })
+            ExitCode::from(if is_bad_request(&error) { 2 } else { 1 })
         }
     }
+}
+
+/// Whether the request itself is at fault: that ends as clap does for arguments it cannot read.
+fn is_bad_request(error: &anyhow::Error) -> bool {
+    let error = match error.downcast_ref() {
+        Some(RuntimeError::Video(error)) => Some(error),
+        _ => error.downcast_ref(),
+    };
+    matches!(error, Some(VideoError::Invalid { .. }))
 }

@@ -1,135 +1,41 @@
+//! A pipeline on a device, with where its results go.
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
-use burn::tensor::{DType, Tensor};
+use anyhow::{Context, Result};
 use longcat_builtin::builtin_checkpoint;
-use longcat_runtime::DeviceSpec;
-use longcat_video::media::{OutputFormat, VideoSpec, VideoWriter, WriteOptions, create_video};
-use longcat_video::{
-    CFG_STEP_LORA, KernelBackend, Latents, LongVideo, Pipeline, PipelineOptions, PixelFrames,
-    Sampling, Tiling, VideoSize,
-};
-use serde::Serialize;
+use longcat_cli::device_or_best;
+use longcat_runtime::{DeviceSpec, DynPipeline, RuntimeOptions, open_pipeline};
+use longcat_video::{CFG_STEP_LORA, Latents, PixelFrames, Sampling, Tiling};
 
-use crate::args::{Dtype, Model, Output, Sampler};
-use crate::progress::Progress;
-
-/// Size, frames and rate when the command line says nothing.
-#[derive(Debug, Clone, Copy)]
-pub struct Defaults {
-    pub size: VideoSize,
-    pub frames: usize,
-    pub fps: f64,
-    pub cond_frames: usize,
-}
-
-const RELEASED: Defaults = Defaults {
-    size: VideoSize {
-        width: 832,
-        height: 480,
-    },
-    frames: 93,
-    fps: 15.0,
-    cond_frames: 13,
-};
-
-const BUILT_IN: Defaults = Defaults {
-    size: VideoSize {
-        width: 64,
-        height: 64,
-    },
-    frames: 17,
-    fps: 15.0,
-    cond_frames: 5,
-};
+use crate::args::{Model, Output, OutputFile, Place, Sampler};
+use crate::output::{Writer, latents_only};
+use crate::stage_bar::StageBar;
 
 /// A model on a device, with where its results go.
-pub struct Session<B: KernelBackend> {
-    pub pipeline: Pipeline<B>,
-    pub defaults: Defaults,
-    pub progress: Progress,
-    output: Output,
+pub struct Session {
+    pub pipeline: Box<dyn DynPipeline>,
+    pub bar: StageBar,
+    output: OutputFile,
+    save_latents: Option<PathBuf>,
     started: Instant,
-}
-
-/// The files of a run are known to be writable and of a known kind before any model is read.
-pub fn check_output(output: &Output) -> Result<()> {
-    if !latents_only(output) {
-        OutputFormat::from_path(&output.output)?;
-    }
-    for path in [Some(&output.output), output.save_latents.as_ref()]
-        .into_iter()
-        .flatten()
-    {
-        check_writable(path, output.overwrite)?;
-    }
-    Ok(())
-}
-
-pub fn check_writable(path: &Path, overwrite: bool) -> Result<()> {
-    if path.exists() && !overwrite {
-        bail!(
-            "{} exists; name another file or add --overwrite (-y)",
-            path.display()
-        );
-    }
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    if !parent.is_dir() {
-        bail!("{} is not a folder; make it first", parent.display());
-    }
-    Ok(())
 }
 
 pub fn checkpoint_dir(model: Option<&Path>) -> Result<PathBuf> {
     match model {
         Some(dir) => Ok(dir.to_path_buf()),
-        None => Ok(builtin_checkpoint().context("unpacking the built-in model")?),
+        None => builtin_checkpoint().context("unpacking the built-in model"),
     }
 }
 
-impl<B: KernelBackend> Session<B> {
+impl Session {
     /// Opens the checkpoint and its adapters.
-    pub fn open(model: &Model, distill: bool, output: &Output, device: &B::Device) -> Result<Self> {
-        let dtype = match model.dtype {
-            Some(Dtype::F32) => DType::F32,
-            Some(Dtype::F16) => DType::F16,
-            Some(Dtype::Bf16) => DType::BF16,
-            None => model.device.first().default_dtype(),
-        };
-        if !B::supports_dtype(device, dtype) {
-            bail!(
-                "{} cannot compute in {dtype:?}; `longcat devices` lists what it can",
-                model.device
-            );
-        }
-        longcat_runtime::set_cublas_enabled(!model.no_cublas);
-        if matches!(model.device.first(), DeviceSpec::Cuda(_)) {
-            let problems = [
-                longcat_runtime::cublas_problem(),
-                longcat_runtime::cudnn_problem(),
-            ];
-            for problem in problems.into_iter().flatten() {
-                eprintln!("warning: {problem}");
-            }
-        }
-        let options = PipelineOptions {
-            dtype,
-            // bf16 as the reference has it, where that is fast; f16 is too narrow for the VAE.
-            vae_dtype: match (dtype, model.device.first()) {
-                (DType::BF16, DeviceSpec::Cuda(_)) => DType::BF16,
-                _ => DType::F32,
-            },
-            keep_text_encoder: false,
-            keep_transformer: !model.low_memory,
-            tiling: model.vae_tiling.then(Tiling::default),
-        };
-        let root = checkpoint_dir(model.model.as_deref())?;
-        let mut pipeline = Pipeline::open(&root, options, device)?;
-        pipeline.denoise_on(&model.device.others::<B>(device)?)?;
+    pub fn open(model: &Model, distill: bool, output: &Output) -> Result<Self> {
+        let save_latents = output.save_latents.clone();
+        let mut session =
+            Self::without_adapters(&model.place, model.low_memory, &output.file, save_latents)?;
+        let pipeline = &mut session.pipeline;
         let mut chosen = Vec::new();
         if distill {
             let path = pipeline.checkpoint().bundled_lora(CFG_STEP_LORA)?;
@@ -146,128 +52,74 @@ impl<B: KernelBackend> Session<B> {
         if model.merge {
             pipeline.merge_loras()?;
         }
+        Ok(session)
+    }
+
+    /// Opens the checkpoint for a command that uses no adapters.
+    pub fn without_adapters(
+        place: &Place,
+        low_memory: bool,
+        output: &OutputFile,
+        save_latents: Option<PathBuf>,
+    ) -> Result<Self> {
+        let devices = device_or_best(place.device.clone());
+        longcat_runtime::set_cublas_enabled(!place.no_cublas);
+        if matches!(devices.first(), DeviceSpec::Cuda(_)) {
+            let problems = [
+                longcat_runtime::cublas_problem(),
+                longcat_runtime::cudnn_problem(),
+            ];
+            for problem in problems.into_iter().flatten() {
+                eprintln!("warning: {problem}");
+            }
+        }
+        let options = RuntimeOptions {
+            dtype: place.dtype.map(Into::into),
+            low_memory,
+            tiling: place.vae_tiling.then(Tiling::default),
+            ..RuntimeOptions::default()
+        };
+        let root = checkpoint_dir(place.model.as_deref())?;
+        let pipeline = open_pipeline(&devices, &root, &options)?;
         let interrupt = longcat_cli::interrupt()?;
         Ok(Self {
             pipeline,
-            defaults: if model.model.is_some() {
-                RELEASED
-            } else {
-                BUILT_IN
-            },
-            progress: Progress::new(interrupt, output.save_latents.clone()),
+            bar: StageBar::new(interrupt, save_latents.clone()),
             output: output.clone(),
+            save_latents,
             started: Instant::now(),
         })
     }
 
     /// Decodes latents, unless latents are all that is asked for, and writes the result.
-    pub fn finish(&mut self, latents: Tensor<B, 5>, fps: f64) -> Result<()> {
+    pub fn finish(&mut self, latents: &Latents, fps: f64) -> Result<()> {
         if latents_only(&self.output) {
-            Latents::from_tensor(latents)?.write(&self.output.output)?;
-            return self.report(None, fps);
+            latents.write(&self.output.output)?;
+            return self.writer(fps).report(None);
         }
-        let pixels = self.pipeline.decode(latents, &mut self.progress)?;
-        let frames = PixelFrames::from_tensor(pixels)?.swap_remove(0);
+        let frames = self.decode(latents)?;
         self.write(&frames, fps)
     }
 
+    /// The video of latents.
+    pub fn decode(&mut self, latents: &Latents) -> Result<PixelFrames> {
+        let mut videos = self.pipeline.decode(latents, &mut self.bar)?;
+        Ok(videos.swap_remove(0))
+    }
+
     /// Writes frames and says so.
-    pub fn write(&mut self, frames: &PixelFrames, fps: f64) -> Result<()> {
-        let fps = self.output.fps.unwrap_or(fps);
-        let mut writer = self.writer(frames.size(), fps)?;
-        for frame in frames.frames() {
-            writer.push(frame)?;
-        }
-        writer.finish()?;
-        self.report(Some((frames.size(), frames.len())), fps)
+    pub fn write(&self, frames: &PixelFrames, fps: f64) -> Result<()> {
+        let mut writer = self.writer(fps);
+        writer.push(frames, 0)?;
+        writer.finish()
     }
 
-    /// Writes the segments of a long video one after another, without the `skip` frames in which
-    /// each repeats the end of the one before.
-    pub fn write_segments(
-        &mut self,
-        long: &LongVideo,
-        segments: usize,
-        skip: usize,
-        fps: f64,
-    ) -> Result<()> {
-        let fps = self.output.fps.unwrap_or(fps);
-        let first = long.read(0)?;
-        let size = first.size();
-        let mut writer = self.writer(size, fps)?;
-        let mut total = 0;
-        for index in 0..segments {
-            let clip = long.read(index)?;
-            for frame in clip.frames().skip(if index == 0 { 0 } else { skip }) {
-                writer.push(frame)?;
-                total += 1;
-            }
-        }
-        writer.finish()?;
-        self.report(Some((size, total)), fps)
+    /// Writes the result, at `fps` if the command line says no other rate.
+    pub fn writer(&self, fps: f64) -> Writer<'_> {
+        self.bar.finish();
+        let latents = self.save_latents.as_deref();
+        Writer::new(&self.output, latents, fps, self.started)
     }
-
-    fn writer(&self, size: VideoSize, fps: f64) -> Result<Box<dyn VideoWriter>> {
-        let spec = VideoSpec {
-            width: u32::try_from(size.width)?,
-            height: u32::try_from(size.height)?,
-            fps,
-        };
-        let options = WriteOptions {
-            quality: self.output.quality,
-        };
-        Ok(create_video(&self.output.output, spec, &options)?)
-    }
-
-    fn report(&self, video: Option<(VideoSize, usize)>, fps: f64) -> Result<()> {
-        self.progress.finish();
-        let result = Written {
-            output: &self.output.output,
-            latents: self.output.save_latents.as_deref(),
-            width: video.map(|(size, _)| size.width),
-            height: video.map(|(size, _)| size.height),
-            frames: video.map(|(_, frames)| frames),
-            fps: video.map(|_| fps),
-            seconds: self.started.elapsed().as_secs_f64(),
-        };
-        if self.output.json {
-            println!("{}", serde_json::to_string_pretty(&result)?);
-        } else {
-            let what = match (result.frames, result.width, result.height) {
-                (Some(n), Some(w), Some(h)) => {
-                    // Some files keep durations in milliseconds.
-                    let fps = (fps * 100.0).round() / 100.0;
-                    format!("{n} frames of {w}x{h} at {fps} fps")
-                }
-                _ => "latents".into(),
-            };
-            println!(
-                "{}: {what}, {:.1} s",
-                self.output.output.display(),
-                result.seconds
-            );
-        }
-        Ok(())
-    }
-}
-
-/// Whether the run ends at latents.
-pub fn latents_only(output: &Output) -> bool {
-    output
-        .output
-        .extension()
-        .is_some_and(|e| e == "safetensors")
-}
-
-#[derive(Serialize)]
-struct Written<'a> {
-    output: &'a Path,
-    latents: Option<&'a Path>,
-    width: Option<usize>,
-    height: Option<usize>,
-    frames: Option<usize>,
-    fps: Option<f64>,
-    seconds: f64,
 }
 
 /// The sampling settings of a command line.

@@ -1,15 +1,15 @@
-use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+//! `longcat train-lora`, which is also `cargo xtask train-lora`.
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
 use longcat_builtin::builtin_checkpoint;
-use longcat_runtime::{DeviceSpec, DeviceTask, on_device};
-use longcat_train::{Bar, Observer, Outcome, Quiet, TrainError};
-use longcat_video::KernelBackend;
+use longcat_runtime::{DeviceSpec, train_lora};
+use longcat_train::{Bar, Observer, Quiet};
 use serde_json::json;
 
-use crate::interrupt;
+use crate::{device_or_best, interrupt};
 
 /// Arguments of `longcat train-lora` and `cargo xtask train-lora`.
 #[derive(Debug, Args)]
@@ -17,9 +17,9 @@ pub struct TrainLora {
     /// The run: data, adapter, optimiser and what to write (docs/training.md).
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Where to run: cpu, wgpu[:i] or cuda[:i].
-    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
-    pub device: DeviceSpec,
+    /// Where to run: cpu, wgpu[:i] or cuda[:i]. The best device there is without it.
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<DeviceSpec>,
     /// Print the result as JSON and nothing else.
     #[arg(long)]
     pub json: bool,
@@ -32,6 +32,7 @@ impl TrainLora {
     /// Names the key, file or clip that is at fault.
     pub fn run(&self) -> Result<()> {
         let stop = interrupt()?;
+        let device = device_or_best(self.device);
         let mut bar = Bar::default();
         let mut quiet = Quiet;
         let observer: &mut dyn Observer = if self.json { &mut quiet } else { &mut bar };
@@ -39,15 +40,7 @@ impl TrainLora {
         let builtin = builtin_checkpoint()
             .inspect_err(|e| eprintln!("warning: unpacking the built-in model: {e}"))
             .ok();
-        let outcome = on_device(
-            self.device,
-            Run {
-                args: self,
-                builtin: builtin.as_deref(),
-                observer,
-                stop: &stop,
-            },
-        )??;
+        let outcome = train_lora(device, &self.config, builtin.as_deref(), observer, &stop)?;
         if self.json {
             let result = json!({
                 "step": outcome.step,
@@ -63,26 +56,5 @@ impl TrainLora {
             );
         }
         Ok(())
-    }
-}
-
-struct Run<'a> {
-    args: &'a TrainLora,
-    builtin: Option<&'a Path>,
-    observer: &'a mut dyn Observer,
-    stop: &'a AtomicBool,
-}
-
-impl DeviceTask for Run<'_> {
-    type Output = Result<Outcome, TrainError>;
-
-    fn run<B: KernelBackend>(self, device: B::Device) -> Self::Output {
-        longcat_train::run::<B>(
-            &self.args.config,
-            self.builtin,
-            &device,
-            self.observer,
-            self.stop,
-        )
     }
 }

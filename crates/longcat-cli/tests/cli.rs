@@ -263,6 +263,55 @@ fn an_adapter_too_strong_for_any_picture_is_no_black_video() {
 }
 
 #[test]
+fn latents_are_decoded_to_the_video_that_the_run_would_have_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let steps = ["--steps", "2", "--guidance", "1", "--frames", "5"];
+    let run = |output: &str| {
+        succeed(
+            dir.path(),
+            &[&["t2v", "a ring", "-o", output], &steps[..]].concat(),
+        )
+    };
+    run("whole.mp4");
+    run("latents.safetensors");
+    succeed(
+        dir.path(),
+        &["decode", "latents.safetensors", "-o", "decoded.mp4"],
+    );
+    let bytes = |name: &str| fs::read(dir.path().join(name)).unwrap();
+    assert_eq!(bytes("whole.mp4"), bytes("decoded.mp4"));
+
+    // Two channels, where the VAE has sixteen.
+    let header = r#"{"latents":{"dtype":"F32","shape":[1,2,1,1,1],"data_offsets":[0,8]}} "#;
+    let mut other = (header.len() as u64).to_le_bytes().to_vec();
+    other.extend_from_slice(header.as_bytes());
+    other.extend_from_slice(&[0; 8]);
+    fs::write(dir.path().join("other.safetensors"), other).unwrap();
+    let message = fail(
+        dir.path(),
+        2,
+        &["decode", "other.safetensors", "-o", "a.mp4"],
+    );
+    assert!(message.contains("[1, 2, 1, 1, 1]"), "{message}");
+    let adapter = golden("checkpoints/tiny/lora/cfg_step_lora.safetensors");
+    let adapter = adapter.to_str().unwrap();
+    let message = fail(dir.path(), 1, &["decode", adapter, "-o", "a.mp4"]);
+    assert!(message.contains("cfg_step_lora"), "{message}");
+    assert!(!dir.path().join("a.mp4").exists());
+}
+
+#[test]
+fn a_device_that_the_command_chose_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = "t2v ring -o a.mp4 --steps 1 --guidance 1 --frames 1";
+    let args: Vec<&str> = args.split(' ').collect();
+    let said = |args: &[&str]| String::from_utf8(longcat(dir.path(), args).stderr).unwrap();
+    assert!(said(&args).contains("running on "));
+    let asked = [&args[..], &["--device", "cpu", "-y"]].concat();
+    assert!(!said(&asked).contains("running on "));
+}
+
+#[test]
 fn adapters_are_inspected_converted_and_merged() {
     let dir = tempfile::tempdir().unwrap();
     let adapter = golden("checkpoints/tiny/lora/cfg_step_lora.safetensors");

@@ -46,6 +46,21 @@ pub trait KernelBackend: KernelDevice {
         portable::linear_forward::<Self>(x, weight, bias)
     }
 
+    /// `a · bᵀ`, see [`matmul_nt`](crate::matmul_nt).
+    fn matmul_nt_forward(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::matmul_nt_forward::<Self>(a, b)
+    }
+
+    /// `y` plus, for every part, its share of `hidden` times its matrix in its own columns; see
+    /// [`add_low_rank`](crate::add_low_rank).
+    fn add_low_rank_forward(
+        y: FloatTensor<Self>,
+        hidden: FloatTensor<Self>,
+        parts: Vec<LowRankPart<Self>>,
+    ) -> FloatTensor<Self> {
+        portable::add_low_rank_forward::<Self>(y, hidden, parts)
+    }
+
     /// `softmax(q · kᵀ * scale) · v`, over all keys or over the listed key blocks.
     ///
     /// `q` is `[B, H, Nq, D]`, `k` and `v` are `[B, H, Nk, D]`, of one float dtype. With `blocks`,
@@ -96,6 +111,15 @@ pub trait KernelBackend: KernelDevice {
         portable::select_blocks::<Self>(scores, rule)
     }
 
+    /// The softmax of `scores · scale` `[B, H, M, N]` over the last dimension, in the same dtype, and
+    /// the natural logarithm of the sums of exponentials, `[B, H, M]`.
+    fn softmax_with_lse(
+        scores: FloatTensor<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        portable::softmax_with_lse::<Self>(scores, scale)
+    }
+
     /// `norm(x) · weight + bias` over the last dimension, see [`layer_norm`](crate::layer_norm).
     ///
     /// `x` is `[.., C]`; `weight` and `bias` are `[G, C]` in f32 and serve `G` equal runs of rows.
@@ -108,7 +132,7 @@ pub trait KernelBackend: KernelDevice {
         portable::layer_norm_forward::<Self>(x, weight, bias, epsilon)
     }
 
-    /// The gradient of [`grouped_layer_norm`](Self::layer_norm_forward) in `x`, in its shape and
+    /// The gradient of [`layer_norm_forward`](Self::layer_norm_forward) in `x`, in its shape and
     /// dtype, for the gradient `d_out` of the output. Not differentiable itself.
     fn layer_norm_x_backward(
         x: FloatTensor<Self>,
@@ -117,6 +141,26 @@ pub trait KernelBackend: KernelDevice {
         epsilon: f64,
     ) -> FloatTensor<Self> {
         portable::layer_norm_x_backward::<Self>(x, weight, d_out, epsilon)
+    }
+
+    /// Rows scaled to a root mean square of 1, then by channel; see [`rms_norm`](crate::rms_norm).
+    fn rms_norm_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        silu: bool,
+    ) -> FloatTensor<Self> {
+        portable::rms_norm_forward::<Self>(x, weight, silu)
+    }
+
+    /// The gradients of [`rms_norm_forward`](Self::rms_norm_forward) in `x` (its shape and dtype)
+    /// and `weight` (`[C]` in f32), for the gradient `d_out` of the output. Not differentiable itself.
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        d_out: FloatTensor<Self>,
+        silu: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        portable::rms_norm_backward::<Self>(x, weight, d_out, silu)
     }
 
     /// `x + gate · y`, see [`gated_residual`](crate::gated_residual).
@@ -130,13 +174,14 @@ pub trait KernelBackend: KernelDevice {
         portable::gated_residual_forward::<Self>(x, y, gate)
     }
 
-    /// `gate · y`, the gradient of `y` in [`gated_residual`](Self::gated_residual_forward) if `y` is the
-    /// gradient of its output; in the shape and dtype of `y`. Not differentiable.
+    /// The gradient of [`gated_residual_forward`](Self::gated_residual_forward) in `y`, `gate · d_out`,
+    /// in the shape and dtype of the gradient `d_out` of the output (which is that in `x`). Not
+    /// differentiable itself.
     fn gated_residual_y_backward(
-        y: FloatTensor<Self>,
+        d_out: FloatTensor<Self>,
         gate: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        portable::gated_residual_y_backward::<Self>(y, gate)
+        portable::gated_residual_y_backward::<Self>(d_out, gate)
     }
 
     /// `silu(a) · b`, see [`silu_mul`](crate::silu_mul). Shapes and dtypes are equal.
@@ -144,8 +189,8 @@ pub trait KernelBackend: KernelDevice {
         portable::silu_mul_forward::<Self>(a, b)
     }
 
-    /// The gradients of [`silu_mul`](Self::silu_mul_forward) in `a` and `b`, in their shape and dtype, for the
-    /// gradient `d_out` of the output. Not differentiable itself.
+    /// The gradients of [`silu_mul_forward`](Self::silu_mul_forward) in `a` and `b`, in their shape and
+    /// dtype, for the gradient `d_out` of the output. Not differentiable itself.
     fn silu_mul_backward(
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
@@ -167,8 +212,9 @@ pub trait KernelBackend: KernelDevice {
         portable::split_heads_forward::<Self>(x, part, norm, rotation)
     }
 
-    /// The gradient of [`split_heads`](Self::split_heads_forward) in the part that was taken, `[B, T, H, D]`
-    /// in the dtype of `x`, for the gradient `d_out` `[B, H, T, D]`. Not differentiable itself.
+    /// The gradient of [`split_heads_forward`](Self::split_heads_forward) in the part of `x` that was
+    /// taken, `[B, T, H, D]` in the dtype of `x`, for the gradient `d_out` `[B, H, T, D]`. Not
+    /// differentiable itself.
     fn split_heads_x_backward(
         x: FloatTensor<Self>,
         part: usize,
@@ -179,8 +225,8 @@ pub trait KernelBackend: KernelDevice {
         portable::split_heads_x_backward::<Self>(x, part, norm, rotation, d_out)
     }
 
-    /// The gradient of [`split_heads`](Self::split_heads_forward) in the weight of its norm, `[D]` in f32, for
-    /// the gradient `d_out` `[B, H, T, D]`. Not differentiable itself.
+    /// The gradient of [`split_heads_forward`](Self::split_heads_forward) in the weight of its norm,
+    /// `[D]` in f32, for the gradient `d_out` `[B, H, T, D]`. Not differentiable itself.
     fn split_heads_weight_backward(
         x: FloatTensor<Self>,
         part: usize,
@@ -189,21 +235,6 @@ pub trait KernelBackend: KernelDevice {
         d_out: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         portable::split_heads_weight_backward::<Self>(x, part, norm, rotation, d_out)
-    }
-
-    /// `y` plus, for every part, its share of `hidden` times its matrix in its own columns; see
-    /// [`add_low_rank`](crate::add_low_rank).
-    fn add_low_rank_forward(
-        y: FloatTensor<Self>,
-        hidden: FloatTensor<Self>,
-        parts: Vec<LowRankPart<Self>>,
-    ) -> FloatTensor<Self> {
-        portable::add_low_rank_forward::<Self>(y, hidden, parts)
-    }
-
-    /// `a · bᵀ`, see [`matmul_nt`](crate::matmul_nt).
-    fn matmul_nt_forward(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
-        portable::matmul_nt_forward::<Self>(a, b)
     }
 
     /// A convolution, channels last; see [`conv3d`](crate::conv3d).
@@ -229,8 +260,9 @@ pub trait KernelBackend: KernelDevice {
 
     /// A convolution's weight `[O, C, kt, kh, kw]` as the matrix that its patches are multiplied with:
     /// `[O, taps · C]`, columns filled up with zeros to a multiple of
-    /// [`INNER_MULTIPLE`](KernelDevice::INNER_MULTIPLE) and rows to one of at most 8. `mirrored` is the weight
-    /// of the transposed convolution, `[C, taps · O]` with the taps in reverse. Not differentiable.
+    /// [`INNER_MULTIPLE`](KernelDevice::INNER_MULTIPLE) and rows to one of at most 8. `mirrored` is the
+    /// weight of the transposed convolution, `[C, taps · O]` with the taps in reverse. Not
+    /// differentiable.
     fn conv3d_matrix(weight: FloatTensor<Self>, mirrored: bool) -> FloatTensor<Self> {
         portable::conv3d_matrix::<Self>(weight, mirrored)
     }
@@ -251,34 +283,5 @@ pub trait KernelBackend: KernelDevice {
     /// differentiable.
     fn column_sums(x: FloatTensor<Self>) -> FloatTensor<Self> {
         portable::column_sums::<Self>(x)
-    }
-
-    /// The softmax of `scores · scale` `[B, H, M, N]` over the last dimension, in the same dtype, and
-    /// the natural logarithm of the sums of exponentials, `[B, H, M]`.
-    fn softmax_with_lse(
-        scores: FloatTensor<Self>,
-        scale: f64,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        portable::softmax_with_lse::<Self>(scores, scale)
-    }
-
-    /// Rows scaled to a root mean square of 1, then by channel; see [`rms_norm`](crate::rms_norm).
-    fn rms_norm_forward(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        silu: bool,
-    ) -> FloatTensor<Self> {
-        portable::rms_norm_forward::<Self>(x, weight, silu)
-    }
-
-    /// The gradients of [`rms_norm`](Self::rms_norm_forward) in `x` (its shape and dtype) and `weight`
-    /// (`[C]` in f32), for the gradient `d_out` of the output. Not differentiable itself.
-    fn rms_norm_backward(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        d_out: FloatTensor<Self>,
-        silu: bool,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        portable::rms_norm_backward::<Self>(x, weight, d_out, silu)
     }
 }

@@ -1,9 +1,39 @@
 //! Attention, block-sparse attention and linear kernels for Burn backends.
 //!
-//! [`KernelBackend`] is the one trait the models ask of a backend beyond Burn's own. All its
-//! methods have portable bodies, so that `impl KernelBackend for MyBackend {}` is enough; backends
-//! with faster kernels override them. Models call the tensor-level functions: [`linear`],
-//! [`attention`], [`bsa_attention`].
+//! Models call functions of tensors, such as [`linear`], [`attention`], [`bsa_attention`] and
+//! [`conv3d`], which are differentiable under Burn's autodiff:
+//!
+#![cfg_attr(feature = "cpu", doc = "```")]
+#![cfg_attr(not(feature = "cpu"), doc = "```ignore")]
+//! use burn::tensor::Tensor;
+//! use burn_flex::Flex;
+//! use longcat_kernels::attention;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let device = Default::default();
+//! // One batch, one head, two tokens of two channels.
+//! let keys = Tensor::<Flex, 4>::from_floats([[[[1.0, 0.0], [0.0, 1.0]]]], &device);
+//! let values = Tensor::from_floats([[[[1.0, 2.0], [3.0, 4.0]]]], &device);
+//! // A query of zeros sees all keys alike: its output is the mean of the values.
+//! let queries = Tensor::zeros([1, 1, 1, 2], &device);
+//! let out = attention(queries, keys, values, 0.5_f64.sqrt());
+//! assert_eq!(out.dims(), [1, 1, 1, 2]);
+//! let out: Vec<f32> = out.into_data().to_vec()?;
+//! assert!((out[0] - 2.0).abs() < 1e-6 && (out[1] - 3.0).abs() < 1e-6);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! They ask for a [`KernelBackend`], a Burn backend that runs the models' heavy operations. All its
+//! methods have portable bodies, and so have those of [`KernelDevice`], so that two empty impls make
+//! any backend one; those with faster kernels override methods. Burn's Flex (feature `cpu`), wgpu and
+//! CUDA are such backends, and [`Autodiff`](burn_autodiff::Autodiff) and fusion of one are, too.
+//!
+//! - `ops`: what models call, re-exported here. [`bsa`] has block-sparse attention.
+//! - [`portable`]: the default bodies, for overrides to fall back to.
+//! - `flex`, `cube`, `cuda`: kernels for the CPU, for cubecl's runtimes, and what runs on CUDA beside
+//!   cubecl.
+//! - `wrap`: autodiff and fusion.
 
 mod backend;
 #[cfg(feature = "cubecl")]

@@ -111,6 +111,7 @@ pub trait DynPipeline: Send {
     /// The videos of normalised latents, one per sample of the batch.
     ///
     /// # Errors
+    /// [`VideoError::Invalid`] for latents of another VAE, before any weight is read;
     /// [`VideoError::Vae`].
     fn decode(
         &mut self,
@@ -194,8 +195,7 @@ impl<B: KernelBackend> DynPipeline for Pipeline<B> {
     ) -> Result<PixelFrames, VideoError> {
         self.with_refinement(|pipeline| {
             let refined = Pipeline::refine(pipeline, request, noise, observer)?;
-            let pixels = pipeline.decode_refined(&refined, observer)?;
-            Ok(PixelFrames::from_tensor(pixels)?.swap_remove(0))
+            pipeline.decode_refined(&refined, observer)
         })
     }
 
@@ -204,10 +204,24 @@ impl<B: KernelBackend> DynPipeline for Pipeline<B> {
         latents: &Latents,
         observer: &mut dyn Observer,
     ) -> Result<Vec<PixelFrames>, VideoError> {
+        check_latents(latents, self.vae_config().z_dim)?;
         let latents = latents.to_tensor(self.device());
-        let pixels = Pipeline::decode(self, latents, observer)?;
-        PixelFrames::from_tensor(pixels)
+        Pipeline::decode(self, latents, observer)
     }
+}
+
+/// Whether latents are those of a VAE with so many channels.
+fn check_latents(latents: &Latents, channels: usize) -> Result<(), VideoError> {
+    let dims = latents.dims();
+    if dims[1] == channels && !dims.contains(&0) {
+        return Ok(());
+    }
+    Err(VideoError::Invalid {
+        what: "latents",
+        reason: format!(
+            "they have shape {dims:?}; the VAE of this checkpoint takes [B, {channels}, T, H, W]"
+        ),
+    })
 }
 
 /// Opens a checkpoint directory on a device, or on several CUDA devices that share the denoising.

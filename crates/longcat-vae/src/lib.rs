@@ -2,10 +2,11 @@
 //!
 //! - [`WanVae`]: pixels to latents and back, loaded from an official `vae/` directory;
 //! - [`WanVaeConfig`]: the keys of `vae/config.json`;
-//! - [`Posterior`]: the Gaussian that the encoder predicts;
+//! - [`Posterior`], [`LatentDraw`]: the Gaussian that the encoder predicts, and which latent is taken
+//!   from it;
 //! - [`DecodeChunks`], [`EncodeStream`]: a clip chunk by chunk, in memory that does not grow with its
 //!   length;
-//! - [`VaeOptions`], [`Tiling`], [`Progress`]: how a clip is cut, and what is reported meanwhile.
+//! - [`VaeOptions`], [`Tiling`], [`ChunkProgress`]: how a clip is cut, and what is reported meanwhile.
 //!
 //! Source: `AutoencoderKLWan` of diffusers.
 //!
@@ -62,7 +63,7 @@ mod vae;
 pub use config::WanVaeConfig;
 pub use error::VaeError;
 pub use names::{canonical_names, internal_names};
-pub use options::{Progress, Tiling, VaeOptions};
-pub use posterior::Posterior;
+pub use options::{ChunkProgress, Tiling, VaeOptions};
+pub use posterior::{LatentDraw, Posterior};
 pub use stream::{DecodeChunks, EncodeStream};
 pub use vae::WanVae;

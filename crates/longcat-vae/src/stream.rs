@@ -1,4 +1,4 @@
-//! Clips that come and go chunk by chunk.
+//! Encoding and decoding chunk by chunk, in memory that does not grow with the length.
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;

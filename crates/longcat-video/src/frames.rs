@@ -1,12 +1,16 @@
 //! Pixels on the host and on the device.
 
+use std::path::Path;
+
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use image::RgbImage;
 use image::imageops::FilterType;
 use longcat_weights::upload;
 
-use crate::media::VideoFrames;
+use crate::media::{
+    ReadOptions, VideoFrames, VideoSpec, WriteOptions, create_video, read_image, read_video,
+};
 use crate::{VideoError, VideoSize};
 
 /// Frames as 8-bit RGB, `[F, H, W, 3]`.
@@ -46,7 +50,41 @@ impl PixelFrames {
         })
     }
 
-    /// The frames of a video file.
+    /// Reads a picture.
+    ///
+    /// # Errors
+    /// [`VideoError::Media`], as [`read_image`].
+    pub fn read_image(path: impl AsRef<Path>) -> Result<Self, VideoError> {
+        Self::from_images(&[read_image(path.as_ref())?])
+    }
+
+    /// Reads the frames of a video file or of a folder of pictures.
+    ///
+    /// # Errors
+    /// [`VideoError::Media`], as [`read_video`].
+    pub fn read_video(path: impl AsRef<Path>) -> Result<Self, VideoError> {
+        Self::from_video(read_video(path.as_ref(), &ReadOptions::default())?)
+    }
+
+    /// Writes a video file (.mp4, .gif, .webp, or a folder of PNG files) of `fps` frames per second.
+    ///
+    /// # Errors
+    /// [`VideoError::Media`], as [`create_video`].
+    pub fn write_video(&self, path: impl AsRef<Path>, fps: f64) -> Result<(), VideoError> {
+        let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
+        let spec = VideoSpec {
+            width: side(self.size.width),
+            height: side(self.size.height),
+            fps,
+        };
+        let mut writer = create_video(path.as_ref(), spec, &WriteOptions::default())?;
+        for frame in self.frames() {
+            writer.push(frame)?;
+        }
+        Ok(writer.finish()?)
+    }
+
+    /// The frames of a video file that was read.
     ///
     /// # Errors
     /// [`VideoError::Invalid`] without frames.

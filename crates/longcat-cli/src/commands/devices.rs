@@ -1,3 +1,5 @@
+//! `longcat devices`.
+
 use anyhow::Result;
 
 use crate::args::Devices;

@@ -1,17 +1,19 @@
+//! `longcat long`.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use longcat_runtime::{DeviceTask, on_device};
-use longcat_video::{KernelBackend, LongVideo, PixelFrames, SeededNoise, TextToVideoRequest};
+use longcat_video::{LongVideo, SeededNoise, TextToVideoRequest};
 
 use super::generate::continuation;
 use crate::args::Long;
-use crate::session::{Session, check_output, latents_only, sampling};
+use crate::output::{check_output, latents_only};
+use crate::session::{Session, sampling};
 
-pub fn run(args: Long) -> Result<()> {
+pub fn run(args: &Long) -> Result<()> {
     check_output(&args.output)?;
-    if latents_only(&args.output) {
+    if latents_only(&args.output.file) {
         bail!("a long video cannot be written as latents; name a video file");
     }
     if args.sampler.refine {
@@ -24,93 +26,83 @@ pub fn run(args: Long) -> Result<()> {
             args.prompts.len()
         );
     }
-    on_device(args.model.device.first(), args)?
+    make(args, segments)
 }
 
 /// Beside the output, so that a stopped run is found again by the same command.
 fn work_dir(args: &Long) -> PathBuf {
     args.work_dir.clone().unwrap_or_else(|| {
-        let mut name = args
-            .output
-            .output
-            .file_name()
-            .unwrap_or_default()
-            .to_os_string();
+        let output = &args.output.file.output;
+        let mut name = output.file_name().unwrap_or_default().to_os_string();
         name.push(".segments");
-        args.output.output.with_file_name(name)
+        output.with_file_name(name)
     })
 }
 
-impl DeviceTask for Long {
-    type Output = Result<()>;
-
-    fn run<B: KernelBackend>(self, device: B::Device) -> Result<()> {
-        let mut session =
-            Session::<B>::open(&self.model, self.sampler.distill, &self.output, &device)?;
-        let segments = self.segments.unwrap_or(self.prompts.len());
-        let prompt = |i: usize| self.prompts[i.min(self.prompts.len() - 1)].clone();
-        let size = self.size.unwrap_or(session.defaults.size);
-        let frames = self.frames.unwrap_or(session.defaults.frames);
-        let first = TextToVideoRequest {
-            prompts: vec![prompt(0)],
-            negative_prompt: self.sampler.negative.clone(),
-            size,
-            frames,
-            sampling: sampling(&self.sampler),
-        };
-        let work = work_dir(&self);
-        let settings = format!(
-            "{:?}",
-            (
-                &first,
-                &self.condition,
-                &self.prompts,
-                self.sampler.seed,
-                &self.model.loras,
-                &self.model.dtype,
-                &self.model.model,
-                &self.sampler
-            )
-        );
-        let long = LongVideo::open(&work, &settings)?;
-        for index in 0..segments {
-            if long.has(index) {
-                eprintln!("segment {} of {segments} is there already", index + 1);
-                continue;
+fn make(args: &Long, segments: usize) -> Result<()> {
+    let mut session = Session::open(&args.model, args.sampler.distill, &args.output)?;
+    let prompt = |i: usize| args.prompts[i.min(args.prompts.len() - 1)].clone();
+    let defaults = *session.pipeline.checkpoint().defaults();
+    let size = args.size.unwrap_or(defaults.size);
+    let frames = args.frames.unwrap_or(defaults.frames);
+    let first = TextToVideoRequest {
+        negative_prompt: args.sampler.negative.clone(),
+        size: Some(size),
+        frames: Some(frames),
+        sampling: sampling(&args.sampler),
+        ..TextToVideoRequest::new(prompt(0))
+    };
+    let work = work_dir(args);
+    let settings = format!(
+        "{:?}",
+        (
+            &first,
+            &args.condition,
+            &args.prompts,
+            args.sampler.seed,
+            &args.model.loras,
+            &args.model.place.dtype,
+            &args.model.place.model,
+            &args.sampler
+        )
+    );
+    let long = LongVideo::open(&work, &settings)?;
+    for index in 0..segments {
+        if long.has(index) {
+            eprintln!("segment {} of {segments} is there already", index + 1);
+            continue;
+        }
+        eprintln!("segment {} of {segments}", index + 1);
+        let mut noise = SeededNoise::new(args.sampler.seed.wrapping_add(index as u64));
+        let pipeline = &mut session.pipeline;
+        let latents = match index {
+            0 => pipeline.text_to_video(&first, &mut noise, &mut session.bar)?,
+            _ => {
+                let request = continuation(
+                    long.read(index - 1)?,
+                    Some(size),
+                    &prompt(index),
+                    Some(frames),
+                    &args.condition,
+                    &args.sampler,
+                );
+                pipeline.continue_video(&request, &mut noise, &mut session.bar)?
             }
-            eprintln!("segment {} of {segments}", index + 1);
-            let mut noise = SeededNoise::new(self.sampler.seed.wrapping_add(index as u64));
-            let pipeline = &mut session.pipeline;
-            let made = match index {
-                0 => pipeline.text_to_video(&first, &mut noise, &mut session.progress)?,
-                _ => {
-                    let request = continuation(
-                        long.read(index - 1)?,
-                        size,
-                        vec![prompt(index)],
-                        Some(frames),
-                        &self.condition,
-                        &self.sampler,
-                        &session.defaults,
-                    );
-                    pipeline.continue_video(&request, &mut noise, &mut session.progress)?
-                }
-            };
-            let pixels = pipeline.decode(made.latents, &mut session.progress)?;
-            let clip = PixelFrames::from_tensor(pixels)?.swap_remove(0);
-            long.keep(index, &clip)?;
-        }
-        let skip = self
-            .condition
-            .cond_frames
-            .unwrap_or(session.defaults.cond_frames);
-        let fps = session.defaults.fps;
-        session.write_segments(&long, segments, skip, fps)?;
-        if self.work_dir.is_none() {
-            remove(&work)?;
-        }
-        Ok(())
+        };
+        long.keep(index, &session.decode(&latents)?)?;
     }
+    let skip = args.condition.cond_frames.unwrap_or(defaults.cond_frames);
+    let mut writer = session.writer(defaults.fps);
+    for index in 0..segments {
+        // Each repeats the end of the one before.
+        let repeated = if index == 0 { 0 } else { skip };
+        writer.push(&long.read(index)?, repeated)?;
+    }
+    writer.finish()?;
+    if args.work_dir.is_none() {
+        remove(&work)?;
+    }
+    Ok(())
 }
 
 fn remove(work: &Path) -> Result<()> {

@@ -1,10 +1,13 @@
+//! `longcat lora`: adapters without a device.
+
 use anyhow::Result;
 use longcat_dit::{canonical_names, lora_targets};
 use longcat_lora::{Adapter, AdapterReport, Format, WriteOptions, merge_into_checkpoint};
 use serde_json::json;
 
 use crate::args::{Lora, LoraConvert, LoraInspect, LoraMerge};
-use crate::session::{check_writable, checkpoint_dir};
+use crate::output::check_writable;
+use crate::session::checkpoint_dir;
 
 pub fn run(command: Lora) -> Result<()> {
     match command {

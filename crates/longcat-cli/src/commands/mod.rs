@@ -1,3 +1,6 @@
+//! The commands.
+
+pub mod decode;
 pub mod devices;
 pub mod generate;
 pub mod long;

@@ -1,39 +1,45 @@
+//! `longcat refine`.
+
 use std::path::Path;
 
 use anyhow::Result;
-use longcat_runtime::{DeviceTask, on_device};
-use longcat_video::media::{ReadOptions, read_image, read_video};
-use longcat_video::{KernelBackend, PixelFrames, RefineCondition, SeededNoise};
+use longcat_video::media::{ReadOptions, read_video};
+use longcat_video::{PixelFrames, RefineCondition, RefineRequest, SeededNoise};
 
-use super::generate::{read_frames, refine_request, refined_size};
 use crate::args::Refine;
-use crate::session::{Session, check_output};
+use crate::output::check_output;
+use crate::session::Session;
 
 /// Frame rate of files that state none (a folder of pictures).
 const DEFAULT_FPS: f64 = 15.0;
 
-pub fn run(args: Refine) -> Result<()> {
+pub fn run(args: &Refine) -> Result<()> {
     check_output(&args.output)?;
     let read = read_video(&args.video, &ReadOptions::default())?;
-    let task = RefineTask {
-        fps: if read.fps() > 0.0 {
-            read.fps()
-        } else {
-            DEFAULT_FPS
-        },
-        video: PixelFrames::from_video(read)?,
-        condition: args.condition.as_deref().map(read_condition).transpose()?,
-        args,
+    let fps = match read.fps() > 0.0 {
+        true => read.fps(),
+        false => DEFAULT_FPS,
     };
-    on_device(task.args.model.device.first(), task)?
-}
-
-/// The command with the pictures it starts from, read before any model.
-struct RefineTask {
-    args: Refine,
-    video: PixelFrames,
-    fps: f64,
-    condition: Option<PixelFrames>,
+    let video = PixelFrames::from_video(read)?;
+    let condition = args.condition.as_deref().map(read_condition).transpose()?;
+    let mut session = Session::open(&args.model, false, &args.output)?;
+    let request = RefineRequest {
+        size: args.size,
+        spatial_only: args.spatial_only,
+        steps: args.steps,
+        threshold: args.threshold,
+        condition: condition.map(|pixels| RefineCondition {
+            pixels,
+            frames: args.cond_frames,
+        }),
+        ..RefineRequest::new(video, &args.prompt)
+    };
+    let mut noise = SeededNoise::new(args.seed);
+    let frames = session
+        .pipeline
+        .refine(&request, &mut noise, &mut session.bar)?;
+    let factor = if args.spatial_only { 1.0 } else { 2.0 };
+    session.write(&frames, factor * fps)
 }
 
 fn read_condition(path: &Path) -> Result<PixelFrames> {
@@ -41,39 +47,8 @@ fn read_condition(path: &Path) -> Result<PixelFrames> {
         .extension()
         .and_then(|e| e.to_str())
         .is_some_and(|e| ["png", "jpg", "jpeg", "bmp"].contains(&e.to_lowercase().as_str()));
-    if picture {
-        return Ok(PixelFrames::from_images(&[read_image(path)?])?);
-    }
-    read_frames(path)
-}
-
-impl DeviceTask for RefineTask {
-    type Output = Result<()>;
-
-    fn run<B: KernelBackend>(self, device: B::Device) -> Result<()> {
-        let args = self.args;
-        let mut session = Session::<B>::open(&args.model, false, &args.output, &device)?;
-        let built_in = args.model.model.is_none();
-        let size = refined_size(args.size, self.video.size(), built_in)?;
-        let mut request = refine_request(self.video, args.prompt.clone(), size);
-        request.spatial_only = args.spatial_only;
-        request.steps = args.steps;
-        request.threshold = args.threshold;
-        request.condition = self.condition.map(|pixels| RefineCondition {
-            pixels: pixels.resized(size),
-            frames: args.cond_frames,
-        });
-        let mut noise = SeededNoise::new(args.seed);
-        let progress = &mut session.progress;
-        let frames = session
-            .pipeline
-            .with_refinement(|pipeline| {
-                let refined = pipeline.refine(&request, &mut noise, progress)?;
-                let pixels = pipeline.decode_refined(&refined, progress)?;
-                PixelFrames::from_tensor(pixels)
-            })?
-            .swap_remove(0);
-        let factor = if args.spatial_only { 1.0 } else { 2.0 };
-        session.write(&frames, factor * self.fps)
-    }
+    Ok(match picture {
+        true => PixelFrames::read_image(path)?,
+        false => PixelFrames::read_video(path)?,
+    })
 }

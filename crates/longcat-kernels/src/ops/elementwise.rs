@@ -9,7 +9,8 @@ use crate::portable::{from_float, into_float};
 
 /// `x + gate · y`.
 ///
-/// `x` and `y` are `[.., C]` of one dtype; `gate` is `[G, C]` in f32, grouped as in [`layer_norm`](crate::layer_norm).
+/// `x` and `y` are `[.., C]` of one dtype; `gate` is `[G, C]` in f32, grouped as in
+/// [`layer_norm`](crate::layer_norm).
 ///
 /// # Panics
 /// If the shapes differ, or the groups do not divide the rows.

@@ -20,13 +20,13 @@ pub fn gated_residual_forward<B: Backend>(
 
 /// See [`KernelBackend::gated_residual_y_backward`](crate::KernelBackend::gated_residual_y_backward).
 pub fn gated_residual_y_backward<B: Backend>(
-    y: FloatTensor<B>,
+    d_out: FloatTensor<B>,
     gate: FloatTensor<B>,
 ) -> FloatTensor<B> {
-    let (shape, dtype) = (y.shape(), y.dtype());
+    let (shape, dtype) = (d_out.shape(), d_out.dtype());
     let groups = gate.shape()[0];
-    let gated = grouped::<B>(y, groups) * table::<B>(gate, accumulator(dtype));
-    finish(gated, shape, dtype)
+    let d_y = grouped::<B>(d_out, groups) * table::<B>(gate, accumulator(dtype));
+    finish(d_y, shape, dtype)
 }
 
 /// See [`KernelBackend::silu_mul_forward`](crate::KernelBackend::silu_mul_forward).

@@ -4,10 +4,13 @@
 
 #[cfg(feature = "cpu")]
 mod conv;
+mod docs;
 #[cfg(feature = "cpu")]
 mod fused;
 #[cfg(feature = "cpu")]
 mod golden;
+#[cfg(feature = "cpu")]
+mod memory;
 #[cfg(feature = "cpu")]
 mod properties;
 #[cfg(feature = "cpu")]

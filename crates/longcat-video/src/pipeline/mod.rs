@@ -15,5 +15,5 @@ pub use continuation::ContinuationRequest;
 pub use image_to_video::ImageToVideoRequest;
 pub use observer::{Observer, Silent, StepEvent};
 pub use refine::{RefineCondition, RefineRequest, Refined, refine_start};
-pub use request::{Posterior, Sampling};
+pub use request::Sampling;
 pub use text_to_video::TextToVideoRequest;

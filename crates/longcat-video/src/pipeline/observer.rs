@@ -1,4 +1,4 @@
-//! What a run tells while it works.
+//! Following a run, and stopping it.
 
 use std::fmt;
 
@@ -62,7 +62,9 @@ pub struct StepEvent<'a, B: Backend> {
 }
 
 /// What is called with the tensors of every step.
-pub(crate) struct StepHook<B: Backend>(Box<dyn FnMut(&StepEvent<'_, B>) + Send>);
+pub(crate) struct StepHook<B: Backend>(Box<Hook<B>>);
+
+type Hook<B> = dyn FnMut(&StepEvent<'_, B>) + Send;
 
 impl<B: Backend> StepHook<B> {
     pub(crate) fn new(hook: impl FnMut(&StepEvent<'_, B>) + Send + 'static) -> Self {

@@ -1,3 +1,5 @@
+//! Kernels that gather the patches of a convolution and lay out its weight.
+
 // Kernels have no `is_multiple_of`.
 #![allow(clippy::manual_is_multiple_of)]
 

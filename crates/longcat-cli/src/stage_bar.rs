@@ -1,0 +1,61 @@
+//! Progress of a run on a terminal.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use longcat_video::{Latents, Observer, VideoError};
+
+/// A progress bar for each stage on stderr, latents to a file, and Ctrl-C.
+pub struct StageBar {
+    bar: ProgressBar,
+    interrupt: Arc<AtomicBool>,
+    latents: Option<PathBuf>,
+}
+
+impl StageBar {
+    pub fn new(interrupt: Arc<AtomicBool>, latents: Option<PathBuf>) -> Self {
+        let style = ProgressStyle::with_template("{prefix:12} {wide_bar} {pos}/{len} {eta} {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        Self {
+            bar: ProgressBar::no_length().with_style(style),
+            interrupt,
+            latents,
+        }
+    }
+
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Observer for StageBar {
+    fn stage(&mut self, name: &'static str) {
+        self.bar.reset();
+        self.bar.set_length(1);
+        self.bar.set_prefix(name);
+        self.bar.tick();
+    }
+
+    fn step(&mut self, step: usize, total: usize, _timestep: f32) {
+        self.bar.set_length(total as u64);
+        self.bar.set_position(step as u64 + 1);
+    }
+
+    fn progress(&mut self, done: usize, total: usize) {
+        self.bar.set_length(total as u64);
+        self.bar.set_position(done as u64);
+    }
+
+    fn latents(&mut self, latents: &Latents) -> Result<(), VideoError> {
+        match &self.latents {
+            Some(path) => latents.write(path),
+            None => Ok(()),
+        }
+    }
+
+    fn cancelled(&self) -> bool {
+        self.interrupt.load(Ordering::SeqCst)
+    }
+}
