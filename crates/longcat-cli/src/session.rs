@@ -110,7 +110,7 @@ impl Session {
     /// Writes frames and says so.
     pub fn write(&self, frames: &PixelFrames, fps: f64) -> Result<()> {
         let mut writer = self.writer(fps);
-        writer.push(frames, 0)?;
+        writer.push(frames)?;
         writer.finish()
     }
 

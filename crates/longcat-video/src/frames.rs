@@ -1,5 +1,6 @@
 //! Pixels on the host and on the device.
 
+use std::borrow::Borrow;
 use std::path::Path;
 
 use burn::tensor::backend::Backend;
@@ -71,17 +72,7 @@ impl PixelFrames {
     /// # Errors
     /// [`VideoError::Media`], as [`create_video`].
     pub fn write_video(&self, path: impl AsRef<Path>, fps: f64) -> Result<(), VideoError> {
-        let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
-        let spec = VideoSpec {
-            width: side(self.size.width),
-            height: side(self.size.height),
-            fps,
-        };
-        let mut writer = create_video(path.as_ref(), spec, &WriteOptions::default())?;
-        for frame in self.frames() {
-            writer.push(frame)?;
-        }
-        Ok(writer.finish()?)
+        write_clips([Ok(self)].into_iter(), path.as_ref(), fps)
     }
 
     /// The frames of a video file that was read.
@@ -233,6 +224,38 @@ impl PixelFrames {
 
     fn frame_bytes(&self) -> usize {
         self.size.width * self.size.height * 3
+    }
+}
+
+/// Writes clips of one size one after another into one video file.
+pub(crate) fn write_clips<C: Borrow<PixelFrames>>(
+    clips: impl Iterator<Item = Result<C, VideoError>>,
+    path: &Path,
+    fps: f64,
+) -> Result<(), VideoError> {
+    let mut writer = None;
+    for clip in clips {
+        let clip = clip?;
+        let clip = clip.borrow();
+        let writer = match &mut writer {
+            Some(writer) => writer,
+            none => {
+                let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
+                let spec = VideoSpec {
+                    width: side(clip.size.width),
+                    height: side(clip.size.height),
+                    fps,
+                };
+                none.insert(create_video(path, spec, &WriteOptions::default())?)
+            }
+        };
+        for frame in clip.frames() {
+            writer.push(frame)?;
+        }
+    }
+    match writer {
+        Some(writer) => Ok(writer.finish()?),
+        None => Err(VideoError::invalid("frames", "there are none")),
     }
 }
 

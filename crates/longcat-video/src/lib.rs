@@ -30,8 +30,8 @@ pub use longcat_media::VideoSize;
 pub use longcat_vae::{LatentDraw, Tiling};
 pub use noise::{NoisePurpose, NoiseSource, SeededNoise};
 pub use pipeline::{
-    ContinuationRequest, Generated, ImageToVideoRequest, Observer, Pipeline, PipelineOptions,
-    RefineCondition, RefineRequest, Refined, Sampling, Silent, StepEvent, TextToVideoRequest,
-    refine_start,
+    ContinuationRequest, Generated, ImageToVideoRequest, LongVideoRequest, Observer, Pipeline,
+    PipelineOptions, RefineCondition, RefineRequest, Refined, Sampling, Silent, StepEvent,
+    TextToVideoRequest, refine_start,
 };
 pub use scheduler::{FlowMatchScheduler, Schedule, ScheduleMode};

@@ -3,10 +3,10 @@
 use anyhow::{Context, Result, bail};
 use longcat_video::{
     ContinuationRequest, ImageToVideoRequest, Latents, PixelFrames, REFINEMENT_LORA, RefineRequest,
-    SeededNoise, TextToVideoRequest, VideoSize,
+    SeededNoise, TextToVideoRequest,
 };
 
-use crate::args::{Condition, Continue, ImageToVideo, Output, Sampler, TextToVideo};
+use crate::args::{Continue, ImageToVideo, Output, Sampler, TextToVideo};
 use crate::output::{check_output, latents_only};
 use crate::session::{Session, sampling};
 
@@ -52,41 +52,23 @@ pub fn continue_video(args: &Continue) -> Result<()> {
     check_refine(&args.sampler, &args.output)?;
     let video = PixelFrames::read_video(&args.video)?;
     let mut session = Session::open(&args.model, args.sampler.distill, &args.output)?;
-    let request = continuation(
-        video,
-        args.size,
-        &args.prompt,
-        args.frames,
-        &args.condition,
-        &args.sampler,
-    );
+    let condition = &args.condition;
+    let request = ContinuationRequest {
+        size: args.size,
+        negative_prompt: args.sampler.negative.clone(),
+        frames: args.frames,
+        cond_frames: condition.cond_frames,
+        sampling: sampling(&args.sampler),
+        kv_cache: !condition.no_kv_cache,
+        offload_kv_cache: condition.offload_kv_cache,
+        enhance_hf: condition.no_enhance_hf.then_some(false),
+        ..ContinuationRequest::new(video, &args.prompt)
+    };
     let mut noise = SeededNoise::new(args.sampler.seed);
     let latents = session
         .pipeline
         .continue_video(&request, &mut noise, &mut session.bar)?;
     finish(session, &latents, &args.prompt, &args.sampler)
-}
-
-/// A continuation request from the command line's settings.
-pub fn continuation(
-    video: PixelFrames,
-    size: Option<VideoSize>,
-    prompt: &str,
-    frames: Option<usize>,
-    condition: &Condition,
-    sampler: &Sampler,
-) -> ContinuationRequest {
-    ContinuationRequest {
-        size,
-        negative_prompt: sampler.negative.clone(),
-        frames,
-        cond_frames: condition.cond_frames,
-        sampling: sampling(sampler),
-        kv_cache: !condition.no_kv_cache,
-        offload_kv_cache: condition.offload_kv_cache,
-        enhance_hf: condition.no_enhance_hf.then_some(false),
-        ..ContinuationRequest::new(video, prompt)
-    }
 }
 
 /// Refining starts from pixels: it cannot follow a run that stops at latents.

@@ -64,10 +64,29 @@ impl ContinuationRequest {
 
 impl<B: KernelBackend> Pipeline<B> {
     /// The checkpoint's number of condition frames, or the most that a shorter video has.
-    fn cond_frames_of(&self, given: usize) -> usize {
+    pub(crate) fn cond_frames_of(&self, given: usize) -> usize {
         let group = self.vae_config().scale_factor_temporal;
         let most = given.min(self.defaults().cond_frames);
         most.saturating_sub(1) / group * group + 1
+    }
+
+    /// Latent frames of a video and of the condition frames that it begins with.
+    pub(crate) fn condition_latents(
+        &self,
+        frames: usize,
+        cond_frames: usize,
+    ) -> Result<[usize; 2], VideoError> {
+        let total = latent_frames("frames", frames, self.vae_config())?;
+        let num_cond = latent_frames("condition frames", cond_frames, self.vae_config())?;
+        if num_cond >= total {
+            return Err(VideoError::invalid(
+                "frames",
+                format!(
+                    "{frames} frames leave nothing to make after {cond_frames} condition frames"
+                ),
+            ));
+        }
+        Ok([total, num_cond])
     }
 
     /// Continues a video. The result begins with the condition frames.
@@ -106,17 +125,8 @@ impl<B: KernelBackend> Pipeline<B> {
         };
         let size = self.size_for(request.size, &request.video)?;
         let [height, width] = self.latent_size(size)?;
-        let frames = self.latent_frames(request.frames)?;
-        let num_cond = latent_frames("condition frames", cond_frames, self.vae_config())?;
-        if num_cond >= frames {
-            return Err(VideoError::invalid(
-                "frames",
-                format!(
-                    "{} frames leave nothing to make after {cond_frames} condition frames",
-                    request.frames.unwrap_or(self.defaults().frames)
-                ),
-            ));
-        }
+        let frames = request.frames.unwrap_or(self.defaults().frames);
+        let [frames, num_cond] = self.condition_latents(frames, cond_frames)?;
         let schedule = self.scheduler().schedule(request.sampling.steps, mode)?;
         let text = self.encode_for(
             &request.prompts,

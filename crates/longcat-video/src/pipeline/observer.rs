@@ -15,6 +15,10 @@ pub trait Observer {
     /// A stage of the run begins ("text", "transformer", "denoise", "decode", …).
     fn stage(&mut self, _name: &'static str) {}
 
+    /// Segment `index` (from 0) of the `total` of a long video begins, or is `finished` already by an
+    /// earlier run.
+    fn segment(&mut self, _index: usize, _total: usize, _finished: bool) {}
+
     /// Denoising step `step` (from 0) of `total`, which started from `timestep` (1000 to 0), is
     /// finished: queued on the device, not necessarily computed.
     fn step(&mut self, _step: usize, _total: usize, _timestep: f32) {}
