@@ -140,7 +140,7 @@ impl PixelFrames {
     }
 
     /// The last `count` frames (all, if there are fewer).
-    pub fn tail(&self, count: usize) -> Self {
+    pub(crate) fn tail(&self, count: usize) -> Self {
         let skip = self.len().saturating_sub(count) * self.frame_bytes();
         Self {
             data: self.data[skip..].to_vec(),
@@ -149,7 +149,7 @@ impl PixelFrames {
     }
 
     /// All frames resized (Lanczos, as the official pipelines prepare conditions).
-    pub fn resized(&self, size: VideoSize) -> Self {
+    pub(crate) fn resized(&self, size: VideoSize) -> Self {
         if size == self.size {
             return self.clone();
         }
