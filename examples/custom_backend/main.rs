@@ -1,5 +1,5 @@
 //! A backend of one's own under the models, with two empty impls:
-//! `cargo run --release -p longcat-examples --example custom_backend`.
+//! `cargo run --release -p longcat-examples --bin custom_backend`.
 //!
 //! [`Traced`] computes on the CPU like Burn's `Flex` and counts the calls it gets. The library has
 //! never heard of it; the two lines below are all that it asks for. The heavy operations then run in
@@ -8,12 +8,12 @@
 
 use std::error::Error;
 
-use burn_flex::{Flex, FlexDevice};
+use burn_flex::FlexDevice;
 use longcat_builtin::builtin_checkpoint;
 use longcat_kernels::{KernelBackend, KernelDevice};
+use longcat_runtime::{DeviceSpec, DynPipeline, RuntimeOptions, open_pipeline};
 use longcat_video::{
     CFG_STEP_LORA, Pipeline, PipelineOptions, Sampling, SeededNoise, Silent, TextToVideoRequest,
-    VideoSize,
 };
 
 mod traced;
@@ -27,33 +27,33 @@ impl KernelBackend for Traced {}
 const TOLERANCE: f32 = 1e-3;
 
 /// The latents of a short distilled video.
-fn latents<B: KernelBackend>(device: &B::Device) -> Result<Vec<f32>, Box<dyn Error>> {
-    let root = builtin_checkpoint()?;
-    let mut pipeline = Pipeline::<B>::open(&root, PipelineOptions::default(), device)?;
+fn latents(pipeline: &mut dyn DynPipeline) -> Result<Vec<f32>, Box<dyn Error>> {
     let adapter = pipeline.checkpoint().bundled_lora(CFG_STEP_LORA)?;
     pipeline.load_lora(CFG_STEP_LORA, &adapter)?;
     pipeline.use_loras(&[(CFG_STEP_LORA, 1.0)])?;
     let request = TextToVideoRequest {
-        prompts: vec!["a red circle moves right".into()],
-        negative_prompt: String::new(),
-        size: VideoSize {
-            width: 64,
-            height: 64,
-        },
-        frames: 17,
         sampling: Sampling {
             steps: 4,
             ..Sampling::distilled()
         },
+        ..TextToVideoRequest::new("a red circle moves right")
     };
     let made = pipeline.text_to_video(&request, &mut SeededNoise::new(0), &mut Silent)?;
-    Ok(made.latents.into_data().to_vec()?)
+    Ok(made.values().to_vec())
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let ours = latents::<Traced>(&FlexDevice)?;
+    let root = builtin_checkpoint()?;
+    let options = PipelineOptions::default();
+    let ours = latents(&mut Pipeline::<Traced>::open(&root, options, &FlexDevice)?)?;
     let calls = calls();
-    let theirs = latents::<Flex>(&FlexDevice)?;
+    // Flex is compiled already, in the crate of the backends that are chosen at run time.
+    let options = RuntimeOptions::default();
+    let theirs = latents(&mut *open_pipeline(
+        &DeviceSpec::Cpu.into(),
+        &root,
+        &options,
+    )?)?;
 
     let differences = || ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs());
     let largest = differences().fold(0.0, f32::max);

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 use burn::tensor::{DType, Tensor, TensorData};
 use longcat_kernels::KernelBackend;
 use longcat_video::{
-    ContinuationRequest, Generated, ImageToVideoRequest, Latents, NoisePurpose, NoiseSource,
-    Observer, Pipeline, PipelineOptions, PixelFrames, Posterior, RefineCondition, RefineRequest,
+    ContinuationRequest, Generated, ImageToVideoRequest, LatentDraw, Latents, NoisePurpose,
+    NoiseSource, Observer, Pipeline, PipelineOptions, PixelFrames, RefineCondition, RefineRequest,
     Sampling, StepEvent, TextToVideoRequest, VideoSize,
 };
 
@@ -88,7 +88,7 @@ impl<B: KernelBackend> Observer for Recorder<B> {
 
 fn open<B: KernelBackend>(golden: &Golden, case: &Case, device: &B::Device) -> Pipeline<B> {
     let mut pipeline =
-        Pipeline::open(&golden.checkpoint(case), PipelineOptions::default(), device).unwrap();
+        Pipeline::open(golden.checkpoint(case), PipelineOptions::default(), device).unwrap();
     let mut chosen = Vec::new();
     for row in case.param("loras").as_array().unwrap() {
         let name = row["name"].as_str().unwrap();
@@ -140,10 +140,10 @@ fn size(case: &Case) -> VideoSize {
     }
 }
 
-fn posterior(case: &Case) -> Posterior {
+fn latent_draw(case: &Case) -> LatentDraw {
     match case.param("posterior").as_str() {
-        Some("mode") => Posterior::Mode,
-        _ => Posterior::Sample,
+        Some("mode") => LatentDraw::Mode,
+        _ => LatentDraw::Sample,
     }
 }
 
@@ -193,8 +193,8 @@ pub(crate) fn text_to_video<B: KernelBackend>(
     let request = TextToVideoRequest {
         prompts: prompts(case),
         negative_prompt: negative(case),
-        size: size(case),
-        frames: case.usize_param("num_frames"),
+        size: Some(size(case)),
+        frames: Some(case.usize_param("num_frames")),
         sampling: sampling(case),
     };
     let mut recorder = Recorder::of(&mut pipeline);
@@ -202,7 +202,7 @@ pub(crate) fn text_to_video<B: KernelBackend>(
         .text_to_video(&request, &mut GivenNoise::new(case), &mut recorder)
         .unwrap();
     let video = pipeline
-        .decode(made.latents.clone(), &mut recorder)
+        .decode_pixels(made.latents.clone(), &mut recorder)
         .unwrap();
     compare(case, made, recorder, video);
 }
@@ -215,18 +215,19 @@ pub(crate) fn image_to_video<B: KernelBackend>(
     let mut pipeline = open::<B>(golden, case, device);
     let request = ImageToVideoRequest {
         image: pixels(case, "image"),
+        size: Some(size(case)),
         prompts: prompts(case),
         negative_prompt: negative(case),
-        frames: case.usize_param("num_frames"),
+        frames: Some(case.usize_param("num_frames")),
         sampling: sampling(case),
-        posterior: posterior(case),
+        latent_draw: latent_draw(case),
     };
     let mut recorder = Recorder::of(&mut pipeline);
     let made = pipeline
         .image_to_video(&request, &mut GivenNoise::new(case), &mut recorder)
         .unwrap();
     let video = pipeline
-        .decode(made.latents.clone(), &mut recorder)
+        .decode_pixels(made.latents.clone(), &mut recorder)
         .unwrap();
     compare(case, made, recorder, video);
 }
@@ -235,22 +236,23 @@ pub(crate) fn continuation<B: KernelBackend>(golden: &Golden, case: &mut Case, d
     let mut pipeline = open::<B>(golden, case, device);
     let request = ContinuationRequest {
         video: pixels(case, "video"),
+        size: Some(size(case)),
         prompts: prompts(case),
         negative_prompt: negative(case),
-        frames: case.usize_param("num_frames"),
-        cond_frames: case.usize_param("num_cond_frames"),
+        frames: Some(case.usize_param("num_frames")),
+        cond_frames: Some(case.usize_param("num_cond_frames")),
         sampling: sampling(case),
-        posterior: posterior(case),
+        latent_draw: latent_draw(case),
         kv_cache: case.flag("use_kv_cache"),
         offload_kv_cache: false,
-        enhance_hf: case.flag("enhance_hf"),
+        enhance_hf: Some(case.flag("enhance_hf")),
     };
     let mut recorder = Recorder::of(&mut pipeline);
     let made = pipeline
         .continue_video(&request, &mut GivenNoise::new(case), &mut recorder)
         .unwrap();
     let video = pipeline
-        .decode(made.latents.clone(), &mut recorder)
+        .decode_pixels(made.latents.clone(), &mut recorder)
         .unwrap();
     compare(case, made, recorder, video);
 }
@@ -265,18 +267,21 @@ pub(crate) fn refine<B: KernelBackend>(golden: &Golden, case: &mut Case, device:
     let request = RefineRequest {
         video: pixels(case, "stage1_video"),
         prompt: prompts(case).remove(0),
-        size: size(case),
+        size: Some(size(case)),
         spatial_only: case.flag("spatial_refine_only"),
         condition,
         steps: case.usize_param("num_inference_steps"),
         threshold: case.param("t_thresh").as_f64().unwrap() as f32,
         max_sequence_length: case.usize_param("max_sequence_length"),
-        posterior: posterior(case),
+        latent_draw: latent_draw(case),
     };
     let mut recorder = Recorder::of(&mut pipeline);
     let refined = pipeline
         .refine(&request, &mut GivenNoise::new(case), &mut recorder)
         .unwrap();
-    let video = pipeline.decode_refined(&refined, &mut recorder).unwrap();
+    let video = pipeline
+        .decode_pixels(refined.generated.latents.clone(), &mut recorder)
+        .unwrap()
+        .narrow(2, refined.first_frame, refined.frames);
     compare(case, refined.generated, recorder, video);
 }

@@ -7,8 +7,7 @@ use burn_wgpu::{Wgpu, WgpuDevice};
 use longcat_builtin::builtin_checkpoint;
 use longcat_miniature::{RenderedClip, psnr};
 use longcat_video::{
-    KernelBackend, Pipeline, PipelineOptions, PixelFrames, Sampling, SeededNoise, Silent,
-    TextToVideoRequest, VideoSize,
+    KernelBackend, Pipeline, PipelineOptions, Sampling, SeededNoise, Silent, TextToVideoRequest,
 };
 
 /// A video of the built-in model in 16 guided steps.
@@ -17,24 +16,17 @@ fn video<B: KernelBackend>(device: &B::Device) -> RenderedClip {
     let options = PipelineOptions::default();
     let mut pipeline = Pipeline::<B>::open(&checkpoint, options, device).unwrap();
     let request = TextToVideoRequest {
-        prompts: vec!["a green star moves up on a black background".into()],
-        negative_prompt: String::new(),
-        size: VideoSize {
-            width: 64,
-            height: 64,
-        },
-        frames: 17,
         sampling: Sampling {
             steps: 16,
             ..Sampling::standard()
         },
+        ..TextToVideoRequest::new("a green star moves up on a black background")
     };
     let made = pipeline
         .text_to_video(&request, &mut SeededNoise::new(7), &mut Silent)
         .unwrap();
-    let pixels = pipeline.decode(made.latents, &mut Silent).unwrap();
-    let frames = PixelFrames::from_tensor(pixels).unwrap().swap_remove(0);
-    RenderedClip::new(64, 64, frames.as_bytes().to_vec()).unwrap()
+    let frames = pipeline.decode(made.latents, &mut Silent).unwrap();
+    RenderedClip::new(64, 64, frames[0].as_bytes().to_vec()).unwrap()
 }
 
 #[test]

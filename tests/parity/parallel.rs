@@ -4,13 +4,8 @@
 use burn::tensor::{Tensor, TensorData};
 use longcat_builtin::builtin_checkpoint;
 use longcat_video::{
-    ContinuationRequest, Generated, KernelBackend, Pipeline, PipelineOptions, PixelFrames,
-    Posterior, RefineRequest, Sampling, SeededNoise, Silent, TextToVideoRequest, VideoSize,
-};
-
-const SIZE: VideoSize = VideoSize {
-    width: 64,
-    height: 64,
+    ContinuationRequest, Generated, KernelBackend, LatentDraw, Pipeline, PipelineOptions,
+    PixelFrames, RefineRequest, Sampling, SeededNoise, Silent, TextToVideoRequest,
 };
 
 /// The built-in model on these devices.
@@ -42,10 +37,8 @@ fn prompts() -> Vec<String> {
 fn from_text<B: KernelBackend>(devices: &[B::Device], guidance: f64) -> Generated<B> {
     let request = TextToVideoRequest {
         prompts: prompts(),
-        negative_prompt: String::new(),
-        size: SIZE,
-        frames: 17,
         sampling: sampling(guidance),
+        ..TextToVideoRequest::new("")
     };
     pipeline::<B>(devices)
         .text_to_video(&request, &mut SeededNoise::new(7), &mut Silent)
@@ -57,8 +50,8 @@ fn frames<B: KernelBackend>(device: &B::Device) -> PixelFrames {
     let devices = [device.clone()];
     let made = from_text::<B>(&devices, 1.0);
     let first = made.latents.narrow(0, 0, 1);
-    let pixels = pipeline::<B>(&devices).decode(first, &mut Silent).unwrap();
-    PixelFrames::from_tensor(pixels).unwrap().swap_remove(0)
+    let mut frames = pipeline::<B>(&devices).decode(first, &mut Silent).unwrap();
+    frames.swap_remove(0)
 }
 
 /// Sums are taken in another order, nothing else differs.
@@ -88,16 +81,12 @@ fn shared_continuations<B: KernelBackend>(groups: &[Vec<B::Device>]) {
     let video = frames::<B>(&groups[0][0]);
     let go_on = |devices: &[B::Device], guidance: f64, kv_cache: bool| {
         let request = ContinuationRequest {
-            video: video.clone(),
             prompts: prompts(),
-            negative_prompt: String::new(),
-            frames: 17,
-            cond_frames: 5,
             sampling: sampling(guidance),
-            posterior: Posterior::Mode,
+            latent_draw: LatentDraw::Mode,
             kv_cache,
-            offload_kv_cache: false,
-            enhance_hf: false,
+            enhance_hf: Some(false),
+            ..ContinuationRequest::new(video.clone(), "")
         };
         let mut noise = SeededNoise::new(8);
         let made = pipeline::<B>(devices).continue_video(&request, &mut noise, &mut Silent);
@@ -123,18 +112,9 @@ fn shared_refining<B: KernelBackend>(groups: &[Vec<B::Device>]) {
     let video = frames::<B>(&groups[0][0]);
     let refine = |devices: &[B::Device]| {
         let request = RefineRequest {
-            video: video.clone(),
-            prompt: prompts().swap_remove(0),
-            size: VideoSize {
-                width: 128,
-                height: 128,
-            },
-            spatial_only: false,
-            condition: None,
             steps: 6,
-            threshold: 0.5,
-            max_sequence_length: 512,
-            posterior: Posterior::Mode,
+            latent_draw: LatentDraw::Mode,
+            ..RefineRequest::new(video.clone(), &prompts()[0])
         };
         let made = pipeline::<B>(devices).with_refinement(|pipeline| {
             pipeline.refine(&request, &mut SeededNoise::new(9), &mut Silent)

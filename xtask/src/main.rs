@@ -1,6 +1,10 @@
-//! Project chores.
+//! Chores of those who work on the code. It only starts other programs, so that it is built in seconds.
 
-mod bench;
+mod cargo;
+mod house;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -8,7 +12,7 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
-    about = "Project chores",
+    about = "Chores of those who work on the code",
     arg_required_else_help = true
 )]
 struct Cli {
@@ -18,44 +22,45 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Train an adapter as a configuration says.
-    TrainLora(longcat_cli::TrainLora),
-    /// Time operations and networks with random weights; one JSON object per line.
-    #[command(subcommand)]
-    Bench(Bench),
+    /// Formatting, the rules of the house, lints with every backend, each backend alone, and licences of
+    /// dependencies.
+    Check,
+    /// The tests that the README names; further arguments go to `cargo test`.
+    Test(Rest),
+    /// The documentation, without warnings.
+    Doc,
+    /// The packages of the published crates, each compiled from its package alone.
+    Package,
+    /// Time operations and networks with random weights (`cargo xtask bench --help`).
+    Bench(Rest),
+    /// Train an adapter: `longcat train-lora`.
+    TrainLora(Rest),
 }
 
-#[derive(Subcommand)]
-enum Bench {
-    /// Dense and block-sparse attention.
-    Attention(bench::Attention),
-    /// A forward pass of the transformer.
-    Dit(bench::Dit),
-    /// The linear layers of the released transformer.
-    Linear(bench::Linear),
-    /// Loading the transformer of an official directory.
-    Load(bench::Load),
-    /// Encoding a prompt.
-    Text(bench::Text),
-    /// An optimiser step of an adapter.
-    Train(bench::Train),
-    /// Decoding and encoding a clip.
-    Vae(bench::Vae),
+/// Arguments that go on to the program that is started.
+#[derive(clap::Args)]
+#[command(disable_help_flag = true)]
+struct Rest {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
 }
 
-fn main() -> Result<()> {
-    longcat_runtime::keep_freed_memory();
-    longcat_runtime::set_up_gpu_runtime();
+fn main() -> Result<ExitCode> {
     match Cli::parse().command {
-        Command::TrainLora(args) => args.run(),
-        Command::Bench(bench) => match bench {
-            Bench::Attention(bench) => bench.run(),
-            Bench::Dit(bench) => bench.run(),
-            Bench::Linear(bench) => bench.run(),
-            Bench::Load(bench) => bench.run(),
-            Bench::Text(bench) => bench.run(),
-            Bench::Train(bench) => bench.run(),
-            Bench::Vae(bench) => bench.run(),
-        },
+        Command::Check => {
+            cargo::run("fmt", &["--all", "--check"])?;
+            house::check()?;
+            cargo::lints()?;
+            cargo::backends_alone()?;
+            cargo::dependencies()?;
+        }
+        Command::Test(rest) => cargo::tests(&rest.args)?,
+        Command::Doc => cargo::documents()?,
+        Command::Package => cargo::packages()?,
+        Command::Bench(rest) => return cargo::program("xtask", "bench", &[], &rest.args),
+        Command::TrainLora(rest) => {
+            return cargo::program("longcat-cli", "longcat", &["train-lora"], &rest.args);
+        }
     }
+    Ok(ExitCode::SUCCESS)
 }

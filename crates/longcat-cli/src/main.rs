@@ -2,7 +2,6 @@
 
 mod args;
 mod commands;
-mod defaults;
 mod lora_arg;
 mod output;
 mod session;

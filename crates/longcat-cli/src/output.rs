@@ -80,8 +80,8 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Writes a clip without its first `skip` frames. The first clip says what size the video has.
-    pub fn push(&mut self, clip: &PixelFrames, skip: usize) -> Result<()> {
+    /// Writes a clip. The first one says what size the video has.
+    pub fn push(&mut self, clip: &PixelFrames) -> Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
             none => {
@@ -99,7 +99,7 @@ impl<'a> Writer<'a> {
                 )?)
             }
         };
-        for frame in clip.frames().skip(skip) {
+        for frame in clip.frames() {
             file.push(frame)?;
             self.frames += 1;
         }

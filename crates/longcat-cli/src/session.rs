@@ -10,14 +10,12 @@ use longcat_runtime::{DeviceSpec, DynPipeline, RuntimeOptions, open_pipeline};
 use longcat_video::{CFG_STEP_LORA, Latents, PixelFrames, Sampling, Tiling};
 
 use crate::args::{Model, Output, OutputFile, Place, Sampler};
-use crate::defaults::Defaults;
 use crate::output::{Writer, latents_only};
 use crate::stage_bar::StageBar;
 
 /// A model on a device, with where its results go.
 pub struct Session {
     pub pipeline: Box<dyn DynPipeline>,
-    pub defaults: Defaults,
     pub bar: StageBar,
     output: OutputFile,
     save_latents: Option<PathBuf>,
@@ -86,7 +84,6 @@ impl Session {
         let interrupt = longcat_cli::interrupt()?;
         Ok(Self {
             pipeline,
-            defaults: Defaults::of(place.model.as_deref()),
             bar: StageBar::new(interrupt, save_latents.clone()),
             output: output.clone(),
             save_latents,
@@ -113,7 +110,7 @@ impl Session {
     /// Writes frames and says so.
     pub fn write(&self, frames: &PixelFrames, fps: f64) -> Result<()> {
         let mut writer = self.writer(fps);
-        writer.push(frames, 0)?;
+        writer.push(frames)?;
         writer.finish()
     }
 

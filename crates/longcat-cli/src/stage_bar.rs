@@ -38,6 +38,15 @@ impl Observer for StageBar {
         self.bar.tick();
     }
 
+    fn segment(&mut self, index: usize, total: usize, finished: bool) {
+        let number = index + 1;
+        let text = match finished {
+            true => format!("segment {number} of {total} is there already"),
+            false => format!("segment {number} of {total}"),
+        };
+        self.bar.suspend(|| eprintln!("{text}"));
+    }
+
     fn step(&mut self, step: usize, total: usize, _timestep: f32) {
         self.bar.set_length(total as u64);
         self.bar.set_position(step as u64 + 1);

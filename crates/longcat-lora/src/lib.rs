@@ -25,7 +25,7 @@ pub use adapter::{Adapter, Block};
 pub use checkpoint::{MergeReport, merge_into_checkpoint};
 pub use error::{LoraError, UnsupportedKind};
 pub use format::{Format, UnknownFormat, WriteOptions};
-pub use fresh::{LoraTraining, NewAdapter};
+pub use fresh::{Fused, LoraTraining, NewAdapter};
 pub use host::LoraHost;
 pub use layer::{LoraBlock, LoraBranch, LoraLinear, LoraLinearConfig};
 pub use matrix::Matrix;

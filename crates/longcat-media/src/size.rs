@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Width and height in pixels; written `832x480`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VideoSize {
     /// Pixels per row.
     pub width: usize,

@@ -12,6 +12,8 @@
 
 #[cfg(feature = "wgpu")]
 mod adapters;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod cuda;
 mod device;
 mod device_list;

@@ -5,9 +5,9 @@ use std::path::Path;
 use burn::tensor::DType;
 use longcat_kernels::KernelBackend;
 use longcat_video::{
-    Checkpoint, ContinuationRequest, ImageToVideoRequest, Latents, LoraStatus, NoiseSource,
-    Observer, Pipeline, PipelineOptions, PixelFrames, RefineRequest, TextToVideoRequest,
-    VideoError,
+    Checkpoint, ContinuationRequest, ImageToVideoRequest, Latents, LongVideo, LongVideoRequest,
+    LoraStatus, NoiseSource, Observer, Pipeline, PipelineOptions, PixelFrames, RefineRequest,
+    TextToVideoRequest, VideoError,
 };
 
 use crate::{DeviceList, DeviceTask, RuntimeError, RuntimeOptions, on_device};
@@ -95,6 +95,18 @@ pub trait DynPipeline: Send {
         noise: &mut dyn NoiseSource,
         observer: &mut dyn Observer,
     ) -> Result<Latents, VideoError>;
+
+    /// Makes a long video, segment by segment in `work_dir`; a run that was stopped goes on there.
+    ///
+    /// # Errors
+    /// As [`Self::text_to_video`], and [`VideoError::Invalid`] when the folder holds segments of
+    /// another video.
+    fn long_video(
+        &mut self,
+        request: &LongVideoRequest,
+        work_dir: &Path,
+        observer: &mut dyn Observer,
+    ) -> Result<LongVideo, VideoError>;
 
     /// Refines a video with the checkpoint's refinement adapter and block-sparse attention; both are
     /// as before afterwards.
@@ -187,6 +199,15 @@ impl<B: KernelBackend> DynPipeline for Pipeline<B> {
         Latents::from_tensor(made.latents)
     }
 
+    fn long_video(
+        &mut self,
+        request: &LongVideoRequest,
+        work_dir: &Path,
+        observer: &mut dyn Observer,
+    ) -> Result<LongVideo, VideoError> {
+        Pipeline::long_video(self, request, work_dir, observer)
+    }
+
     fn refine(
         &mut self,
         request: &RefineRequest,
@@ -195,8 +216,7 @@ impl<B: KernelBackend> DynPipeline for Pipeline<B> {
     ) -> Result<PixelFrames, VideoError> {
         self.with_refinement(|pipeline| {
             let refined = Pipeline::refine(pipeline, request, noise, observer)?;
-            let pixels = pipeline.decode_refined(&refined, observer)?;
-            Ok(PixelFrames::from_tensor(pixels)?.swap_remove(0))
+            pipeline.decode_refined(&refined, observer)
         })
     }
 
@@ -207,8 +227,7 @@ impl<B: KernelBackend> DynPipeline for Pipeline<B> {
     ) -> Result<Vec<PixelFrames>, VideoError> {
         check_latents(latents, self.vae_config().z_dim)?;
         let latents = latents.to_tensor(self.device());
-        let pixels = Pipeline::decode(self, latents, observer)?;
-        PixelFrames::from_tensor(pixels)
+        Pipeline::decode(self, latents, observer)
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! - [`WanVae`]: pixels to latents and back, loaded from an official `vae/` directory;
 //! - [`WanVaeConfig`]: the keys of `vae/config.json`;
-//! - [`Posterior`]: what the encoder predicts;
+//! - [`Posterior`], [`LatentDraw`]: what the encoder predicts, and how latents are taken from it;
 //! - [`DecodeChunks`], [`EncodeStream`]: clip by clip, in memory that does not grow with the length;
-//! - [`VaeOptions`], [`Tiling`], [`Progress`]: how a clip is cut, and what is told meanwhile.
+//! - [`VaeOptions`], [`Tiling`], [`ChunkProgress`]: how a clip is cut, and what is told meanwhile.
 
 mod blocks;
 mod cache;
@@ -24,7 +24,7 @@ mod vae;
 pub use config::WanVaeConfig;
 pub use error::VaeError;
 pub use names::{canonical_names, internal_names};
-pub use options::{Progress, Tiling, VaeOptions};
-pub use posterior::Posterior;
+pub use options::{ChunkProgress, Tiling, VaeOptions};
+pub use posterior::{LatentDraw, Posterior};
 pub use stream::{DecodeChunks, EncodeStream};
 pub use vae::WanVae;

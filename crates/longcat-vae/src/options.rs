@@ -1,3 +1,5 @@
+//! How a clip is cut for encoding and decoding, and how far it has come.
+
 use crate::VaeError;
 
 /// How a clip is cut for encoding and decoding.
@@ -85,7 +87,7 @@ impl Tiling {
 
 /// How far an encoding or decoding has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
+pub struct ChunkProgress {
     /// Chunks done, over all tiles.
     pub done: usize,
     /// Chunks in all.

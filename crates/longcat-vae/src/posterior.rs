@@ -1,5 +1,19 @@
+//! What the encoder predicts, and how latents are taken from it.
+
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// How latents are taken from a [`Posterior`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LatentDraw {
+    /// A sample, as the official pipelines do.
+    #[default]
+    Sample,
+    /// The mode, which is the mean of a Gaussian.
+    Mode,
+}
 
 /// The diagonal Gaussian that the encoder predicts, over latents that are not normalised.
 #[derive(Debug, Clone)]

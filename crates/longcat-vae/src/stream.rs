@@ -1,3 +1,5 @@
+//! Encoding and decoding chunk by chunk, in memory that does not grow with the length.
+
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use longcat_kernels::KernelBackend;

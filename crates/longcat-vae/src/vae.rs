@@ -14,7 +14,7 @@ use crate::encoder::Encoder;
 use crate::layers::CausalConv3d;
 use crate::stream::{DecodeChunks, EncodeStream};
 use crate::tiling::TileGrid;
-use crate::{Posterior, Progress, VaeError, VaeOptions, WanVaeConfig, canonical_names};
+use crate::{ChunkProgress, Posterior, VaeError, VaeOptions, WanVaeConfig, canonical_names};
 
 /// The Wan 2.1 video autoencoder.
 ///
@@ -140,7 +140,7 @@ impl<B: KernelBackend> WanVae<B> {
         &self,
         video: Tensor<B, 5>,
         options: &VaeOptions,
-        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+        progress: &mut dyn FnMut(ChunkProgress) -> ControlFlow<()>,
     ) -> Result<Posterior<B>, VaeError> {
         let grid = self.pixel_grid(video.dims(), options)?;
         let latents = self.config.latent_frames(video.dims()[2]);
@@ -203,7 +203,7 @@ impl<B: KernelBackend> WanVae<B> {
         &self,
         latents: Tensor<B, 5>,
         options: &VaeOptions,
-        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+        progress: &mut dyn FnMut(ChunkProgress) -> ControlFlow<()>,
     ) -> Result<Tensor<B, 5>, VaeError> {
         let grid = self.latent_grid(latents.dims(), options)?;
         let whole = VaeOptions {
@@ -317,13 +317,13 @@ fn channels_first<B: Backend>(x: Tensor<B, 5>) -> Tensor<B, 5> {
 
 /// Tells a callback about one chunk after another.
 struct Count<'a> {
-    progress: Progress,
-    callback: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
+    progress: ChunkProgress,
+    callback: &'a mut dyn FnMut(ChunkProgress) -> ControlFlow<()>,
 }
 
 impl<'a> Count<'a> {
-    fn new(total: usize, callback: &'a mut dyn FnMut(Progress) -> ControlFlow<()>) -> Self {
-        let progress = Progress { done: 0, total };
+    fn new(total: usize, callback: &'a mut dyn FnMut(ChunkProgress) -> ControlFlow<()>) -> Self {
+        let progress = ChunkProgress { done: 0, total };
         Self { progress, callback }
     }
 

@@ -3,7 +3,7 @@
 //! Adapter files are read and checked against the transformer's config when they are named, long
 //! before any weight is loaded; they are put on the transformer when it is.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
 use burn::tensor::backend::Backend;
@@ -24,6 +24,7 @@ pub const REFINEMENT_LORA: &str = "refinement_lora";
 #[derive(Debug, Clone)]
 struct Loaded {
     name: String,
+    path: PathBuf,
     adapter: Adapter,
     strength: f64,
     enabled: bool,
@@ -88,6 +89,8 @@ impl Loaded {
 pub struct LoraStatus {
     /// The nickname.
     pub name: String,
+    /// The file or directory it was read from.
+    pub path: PathBuf,
     /// Factor on the adapter's own scale.
     pub strength: f64,
     /// Whether it takes part.
@@ -111,6 +114,7 @@ impl<B: KernelBackend> Pipeline<B> {
         check_fit(&shapes, &adapter)?;
         let loaded = Loaded {
             name: name.to_string(),
+            path: path.to_path_buf(),
             adapter,
             strength: 1.0,
             enabled: false,
@@ -218,6 +222,7 @@ impl<B: KernelBackend> Pipeline<B> {
     pub fn loras(&self) -> Vec<LoraStatus> {
         let status = |l: &Loaded| LoraStatus {
             name: l.name.clone(),
+            path: l.path.clone(),
             strength: l.strength,
             enabled: l.enabled,
         };

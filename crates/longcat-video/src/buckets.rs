@@ -7,7 +7,7 @@ use crate::{VideoError, VideoSize};
 
 /// A class of sizes of about the same number of pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resolution {
+pub(crate) enum Resolution {
     /// About 480 × 832.
     P480,
     /// About 720 × 1280.
@@ -59,7 +59,7 @@ const P720_BY_64: Buckets = &[
 ///
 /// # Errors
 /// [`VideoError::Invalid`] for another multiple or an empty picture.
-pub fn bucket(
+pub(crate) fn bucket(
     resolution: Resolution,
     given: VideoSize,
     multiple: usize,

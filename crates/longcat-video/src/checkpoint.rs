@@ -10,23 +10,27 @@ use longcat_vae::{WanVae, WanVaeConfig};
 use longcat_weights::WeightFiles;
 
 use crate::VideoError;
+use crate::defaults::VideoDefaults;
 use crate::scheduler::FlowMatchScheduler;
 
 /// A checkpoint directory in the official layout, or in FastVideo's converted one (`transformer/`).
 ///
-/// Opening checks that the parts are there; every part is read when it is loaded.
+/// Opening checks that the parts are there and reads the [`VideoDefaults`]; every part is read when it
+/// is loaded.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     root: PathBuf,
     transformer: PathBuf,
     fastvideo: bool,
+    defaults: VideoDefaults,
 }
 
 impl Checkpoint {
     /// Opens a checkpoint directory.
     ///
     /// # Errors
-    /// [`VideoError::MissingComponent`] names the folder that is not there.
+    /// [`VideoError::MissingComponent`] names the folder that is not there, [`VideoError::Config`]
+    /// what is wrong in a `longcat.json`.
     pub fn open(root: &Path) -> Result<Self, VideoError> {
         let missing = |component: &str| VideoError::MissingComponent {
             path: root.to_path_buf(),
@@ -48,12 +52,18 @@ impl Checkpoint {
             root: root.to_path_buf(),
             transformer,
             fastvideo,
+            defaults: VideoDefaults::of_checkpoint(root)?,
         })
     }
 
     /// The directory.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Size, length and rate of the videos it makes.
+    pub fn defaults(&self) -> &VideoDefaults {
+        &self.defaults
     }
 
     /// The folder of the transformer.

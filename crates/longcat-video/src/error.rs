@@ -1,3 +1,5 @@
+//! What can go wrong between a request and a video.
+
 use std::path::PathBuf;
 
 use longcat_dit::DitError;

@@ -1,12 +1,17 @@
 //! Pixels on the host and on the device.
 
+use std::borrow::Borrow;
+use std::path::Path;
+
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use image::RgbImage;
 use image::imageops::FilterType;
 use longcat_weights::upload;
 
-use crate::media::VideoFrames;
+use crate::media::{
+    ReadOptions, VideoFrames, VideoSpec, WriteOptions, create_video, read_image, read_video,
+};
 use crate::{VideoError, VideoSize};
 
 /// Frames as 8-bit RGB, `[F, H, W, 3]`.
@@ -46,7 +51,31 @@ impl PixelFrames {
         })
     }
 
-    /// The frames of a video file.
+    /// Reads a picture.
+    ///
+    /// # Errors
+    /// [`VideoError::Media`], as [`read_image`].
+    pub fn read_image(path: impl AsRef<Path>) -> Result<Self, VideoError> {
+        Self::from_images(&[read_image(path.as_ref())?])
+    }
+
+    /// Reads the frames of a video file or of a folder of pictures.
+    ///
+    /// # Errors
+    /// [`VideoError::Media`], as [`read_video`].
+    pub fn read_video(path: impl AsRef<Path>) -> Result<Self, VideoError> {
+        Self::from_video(read_video(path.as_ref(), &ReadOptions::default())?)
+    }
+
+    /// Writes a video file (.mp4, .gif, .webp, or a folder of PNG files) of `fps` frames per second.
+    ///
+    /// # Errors
+    /// [`VideoError::Media`], as [`create_video`].
+    pub fn write_video(&self, path: impl AsRef<Path>, fps: f64) -> Result<(), VideoError> {
+        write_clips([Ok(self)].into_iter(), path.as_ref(), fps)
+    }
+
+    /// The frames of a video file that was read.
     ///
     /// # Errors
     /// [`VideoError::Invalid`] without frames.
@@ -195,6 +224,38 @@ impl PixelFrames {
 
     fn frame_bytes(&self) -> usize {
         self.size.width * self.size.height * 3
+    }
+}
+
+/// Writes clips of one size one after another into one video file.
+pub(crate) fn write_clips<C: Borrow<PixelFrames>>(
+    clips: impl Iterator<Item = Result<C, VideoError>>,
+    path: &Path,
+    fps: f64,
+) -> Result<(), VideoError> {
+    let mut writer = None;
+    for clip in clips {
+        let clip = clip?;
+        let clip = clip.borrow();
+        let writer = match &mut writer {
+            Some(writer) => writer,
+            none => {
+                let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
+                let spec = VideoSpec {
+                    width: side(clip.size.width),
+                    height: side(clip.size.height),
+                    fps,
+                };
+                none.insert(create_video(path, spec, &WriteOptions::default())?)
+            }
+        };
+        for frame in clip.frames() {
+            writer.push(frame)?;
+        }
+    }
+    match writer {
+        Some(writer) => Ok(writer.finish()?),
+        None => Err(VideoError::invalid("frames", "there are none")),
     }
 }
 

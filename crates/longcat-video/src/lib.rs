@@ -6,6 +6,7 @@
 mod adapters;
 mod buckets;
 mod checkpoint;
+mod defaults;
 mod error;
 mod frames;
 mod guidance;
@@ -16,8 +17,8 @@ mod pipeline;
 mod scheduler;
 
 pub use adapters::{CFG_STEP_LORA, LoraStatus, REFINEMENT_LORA};
-pub use buckets::{Resolution, bucket};
 pub use checkpoint::Checkpoint;
+pub use defaults::{TrainedSizes, VideoDefaults};
 pub use error::VideoError;
 pub use frames::PixelFrames;
 pub use guidance::cfg_zero;
@@ -26,11 +27,11 @@ pub use long_video::LongVideo;
 pub use longcat_kernels::KernelBackend;
 pub use longcat_media as media;
 pub use longcat_media::VideoSize;
-pub use longcat_vae::Tiling;
+pub use longcat_vae::{LatentDraw, Tiling};
 pub use noise::{NoisePurpose, NoiseSource, SeededNoise};
 pub use pipeline::{
-    ContinuationRequest, Generated, ImageToVideoRequest, Observer, Pipeline, PipelineOptions,
-    Posterior, RefineCondition, RefineRequest, Refined, Sampling, Silent, StepEvent,
+    ContinuationRequest, Generated, ImageToVideoRequest, LongVideoRequest, Observer, Pipeline,
+    PipelineOptions, RefineCondition, RefineRequest, Refined, Sampling, Silent, StepEvent,
     TextToVideoRequest, refine_start,
 };
 pub use scheduler::{FlowMatchScheduler, Schedule, ScheduleMode};

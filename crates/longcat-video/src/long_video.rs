@@ -1,4 +1,4 @@
-//! Long videos: finished segments on disk, so that a stopped run goes on where it was.
+//! A long video on disk: its finished segments, so that a stopped run goes on where it was.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,22 +7,19 @@ use std::path::{Path, PathBuf};
 use burn::tensor::TensorData;
 use longcat_weights::{NamedTensor, WeightFiles, write_atomic, write_safetensors};
 
-use crate::frames::PixelFrames;
+use crate::frames::{PixelFrames, write_clips};
 use crate::{VideoError, VideoSize};
 
 const SETTINGS: &str = "settings.txt";
 const KEY: &str = "frames";
 
 /// The folder of a long video's finished segments.
-///
-/// Every segment is conditioned on the frames that were kept of the one before it, so a resumed run
-/// and an uninterrupted one give the same video. Memory does not grow with the number of segments.
 #[derive(Debug, Clone)]
-pub struct LongVideo {
+pub(crate) struct SegmentFolder {
     dir: PathBuf,
 }
 
-impl LongVideo {
+impl SegmentFolder {
     /// Opens the folder, or makes it.
     ///
     /// `settings` describes everything that the segments depend on.
@@ -30,7 +27,7 @@ impl LongVideo {
     /// # Errors
     /// [`VideoError::Invalid`] when the folder holds segments of other settings;
     /// [`VideoError::Io`].
-    pub fn open(dir: &Path, settings: &str) -> Result<Self, VideoError> {
+    pub(crate) fn open(dir: &Path, settings: &str) -> Result<Self, VideoError> {
         fs::create_dir_all(dir).map_err(|e| VideoError::io(dir, e))?;
         let file = dir.join(SETTINGS);
         match fs::read_to_string(&file) {
@@ -60,7 +57,7 @@ impl LongVideo {
     }
 
     /// Whether a segment is finished. Files appear under their name only when they are whole.
-    pub fn has(&self, index: usize) -> bool {
+    pub(crate) fn has(&self, index: usize) -> bool {
         self.file(index).is_file()
     }
 
@@ -68,7 +65,7 @@ impl LongVideo {
     ///
     /// # Errors
     /// [`VideoError::Weights`] when it cannot be written.
-    pub fn keep(&self, index: usize, clip: &PixelFrames) -> Result<(), VideoError> {
+    pub(crate) fn keep(&self, index: usize, clip: &PixelFrames) -> Result<(), VideoError> {
         let VideoSize { width, height } = clip.size();
         let data = TensorData::new(clip.as_bytes().to_vec(), [clip.len(), height, width, 3]);
         let tensor = NamedTensor {
@@ -83,7 +80,7 @@ impl LongVideo {
     ///
     /// # Errors
     /// [`VideoError::Weights`] when it is not there or damaged.
-    pub fn read(&self, index: usize) -> Result<PixelFrames, VideoError> {
+    pub(crate) fn read(&self, index: usize) -> Result<PixelFrames, VideoError> {
         let path = self.file(index);
         let files = WeightFiles::open(&path)?;
         let shape = files.info(KEY).map(|i| i.shape).unwrap_or_default();
@@ -100,31 +97,99 @@ impl LongVideo {
     }
 }
 
+/// A finished long video, segment by segment in its work folder.
+///
+/// Made by [`Pipeline::long_video`](crate::Pipeline::long_video).
+#[derive(Debug, Clone)]
+pub struct LongVideo {
+    folder: SegmentFolder,
+    segments: usize,
+    cond_frames: usize,
+}
+
+impl LongVideo {
+    /// Every segment but the first begins with the last `cond_frames` frames of the one before.
+    pub(crate) fn new(folder: SegmentFolder, segments: usize, cond_frames: usize) -> Self {
+        Self {
+            folder,
+            segments,
+            cond_frames,
+        }
+    }
+
+    /// The frames of the video, read segment by segment; what a segment repeats of the one before it
+    /// is left out.
+    ///
+    /// # Errors
+    /// [`VideoError::Weights`] for a segment that is gone or damaged.
+    pub fn clips(&self) -> impl Iterator<Item = Result<PixelFrames, VideoError>> + '_ {
+        (0..self.segments).map(|index| {
+            let segment = self.folder.read(index)?;
+            Ok(match index {
+                0 => segment,
+                _ => segment.tail(segment.len().saturating_sub(self.cond_frames)),
+            })
+        })
+    }
+
+    /// Writes the video (.mp4, .gif, .webp, or a folder of PNG files) at `fps` frames per second, one
+    /// segment in memory at a time.
+    ///
+    /// # Errors
+    /// As [`Self::clips`], and [`VideoError::Media`] as
+    /// [`create_video`](longcat_media::create_video).
+    pub fn write_video(&self, path: impl AsRef<Path>, fps: f64) -> Result<(), VideoError> {
+        write_clips(self.clips(), path.as_ref(), fps)
+    }
+
+    /// Removes the work folder.
+    ///
+    /// # Errors
+    /// [`VideoError::Io`].
+    pub fn remove(self) -> Result<(), VideoError> {
+        let dir = self.folder.dir;
+        fs::remove_dir_all(&dir).map_err(|e| VideoError::io(dir, e))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn clip(bytes: std::ops::Range<u8>) -> PixelFrames {
+        PixelFrames::from_bytes(bytes.collect(), VideoSize::new(2, 1)).unwrap()
+    }
+
     #[test]
     fn segments_come_back_and_other_settings_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let work = dir.path().join("work");
-        let long = LongVideo::open(&work, "a").unwrap();
-        let size = VideoSize {
-            width: 2,
-            height: 1,
-        };
-        let clip = PixelFrames::from_bytes((0..18).collect(), size).unwrap();
-        assert!(!long.has(0));
-        long.keep(0, &clip).unwrap();
+        let folder = SegmentFolder::open(&work, "a").unwrap();
+        assert!(!folder.has(0));
+        folder.keep(0, &clip(0..18)).unwrap();
 
-        let again = LongVideo::open(&work, "a").unwrap();
+        let again = SegmentFolder::open(&work, "a").unwrap();
         assert!(again.has(0) && !again.has(1));
-        assert_eq!(again.read(0).unwrap(), clip);
-        let error = LongVideo::open(&work, "b").unwrap_err().to_string();
+        assert_eq!(again.read(0).unwrap(), clip(0..18));
+        let error = SegmentFolder::open(&work, "b").unwrap_err().to_string();
         assert!(
             error.contains("work") && error.contains("other settings"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn repeated_frames_are_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = dir.path().join("work");
+        let folder = SegmentFolder::open(&work, "a").unwrap();
+        folder.keep(0, &clip(0..18)).unwrap();
+        folder.keep(1, &clip(12..30)).unwrap();
+        let video = LongVideo::new(folder, 2, 1);
+        let clips: Vec<PixelFrames> = video.clips().map(Result::unwrap).collect();
+        assert_eq!(clips, [clip(0..18), clip(18..30)]);
+        video.remove().unwrap();
+        assert!(!work.exists());
     }
 }

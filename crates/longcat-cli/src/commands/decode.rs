@@ -24,6 +24,6 @@ pub fn run(args: &Decode) -> Result<()> {
         );
     }
     let mut session = Session::without_adapters(&args.place, false, &args.output, None)?;
-    let fps = session.defaults.fps;
+    let fps = session.pipeline.checkpoint().defaults().fps;
     session.finish(&latents, fps)
 }

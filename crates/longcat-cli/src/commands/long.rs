@@ -1,12 +1,10 @@
 //! `longcat long`.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
-use longcat_video::{LongVideo, SeededNoise, TextToVideoRequest};
+use anyhow::{Result, bail};
+use longcat_video::LongVideoRequest;
 
-use super::generate::continuation;
 use crate::args::Long;
 use crate::output::{check_output, latents_only};
 use crate::session::{Session, sampling};
@@ -19,14 +17,32 @@ pub fn run(args: &Long) -> Result<()> {
     if args.sampler.refine {
         bail!("--refine: refine the finished long video with `longcat refine`");
     }
-    let segments = args.segments.unwrap_or(args.prompts.len());
-    if segments == 0 || (args.prompts.len() > 1 && args.prompts.len() != segments) {
-        bail!(
-            "{} prompts for {segments} segments: give one prompt, or one per segment",
-            args.prompts.len()
-        );
+    let request = LongVideoRequest {
+        segments: args.segments.unwrap_or(args.prompts.len()),
+        negative_prompt: args.sampler.negative.clone(),
+        size: args.size,
+        frames: args.frames,
+        cond_frames: args.condition.cond_frames,
+        sampling: sampling(&args.sampler),
+        kv_cache: !args.condition.no_kv_cache,
+        offload_kv_cache: args.condition.offload_kv_cache,
+        enhance_hf: args.condition.no_enhance_hf.then_some(false),
+        seed: args.sampler.seed,
+        ..LongVideoRequest::new(&args.prompts)
+    };
+    let mut session = Session::open(&args.model, args.sampler.distill, &args.output)?;
+    let video = session
+        .pipeline
+        .long_video(&request, &work_dir(args), &mut session.bar)?;
+    let mut writer = session.writer(session.pipeline.checkpoint().defaults().fps);
+    for clip in video.clips() {
+        writer.push(&clip?)?;
     }
-    make(args, segments)
+    writer.finish()?;
+    if args.work_dir.is_none() {
+        video.remove()?;
+    }
+    Ok(())
 }
 
 /// Beside the output, so that a stopped run is found again by the same command.
@@ -37,77 +53,4 @@ fn work_dir(args: &Long) -> PathBuf {
         name.push(".segments");
         output.with_file_name(name)
     })
-}
-
-fn make(args: &Long, segments: usize) -> Result<()> {
-    let mut session = Session::open(&args.model, args.sampler.distill, &args.output)?;
-    let prompt = |i: usize| args.prompts[i.min(args.prompts.len() - 1)].clone();
-    let size = args.size.unwrap_or(session.defaults.size);
-    let frames = args.frames.unwrap_or(session.defaults.frames);
-    let first = TextToVideoRequest {
-        prompts: vec![prompt(0)],
-        negative_prompt: args.sampler.negative.clone(),
-        size,
-        frames,
-        sampling: sampling(&args.sampler),
-    };
-    let work = work_dir(args);
-    let settings = format!(
-        "{:?}",
-        (
-            &first,
-            &args.condition,
-            &args.prompts,
-            args.sampler.seed,
-            &args.model.loras,
-            &args.model.place.dtype,
-            &args.model.place.model,
-            &args.sampler
-        )
-    );
-    let long = LongVideo::open(&work, &settings)?;
-    for index in 0..segments {
-        if long.has(index) {
-            eprintln!("segment {} of {segments} is there already", index + 1);
-            continue;
-        }
-        eprintln!("segment {} of {segments}", index + 1);
-        let mut noise = SeededNoise::new(args.sampler.seed.wrapping_add(index as u64));
-        let pipeline = &mut session.pipeline;
-        let latents = match index {
-            0 => pipeline.text_to_video(&first, &mut noise, &mut session.bar)?,
-            _ => {
-                let request = continuation(
-                    long.read(index - 1)?,
-                    size,
-                    vec![prompt(index)],
-                    Some(frames),
-                    &args.condition,
-                    &args.sampler,
-                    &session.defaults,
-                );
-                pipeline.continue_video(&request, &mut noise, &mut session.bar)?
-            }
-        };
-        long.keep(index, &session.decode(&latents)?)?;
-    }
-    let skip = args
-        .condition
-        .cond_frames
-        .unwrap_or(session.defaults.cond_frames);
-    let mut writer = session.writer(session.defaults.fps);
-    for index in 0..segments {
-        // Each repeats the end of the one before.
-        let repeated = if index == 0 { 0 } else { skip };
-        writer.push(&long.read(index)?, repeated)?;
-    }
-    writer.finish()?;
-    if args.work_dir.is_none() {
-        remove(&work)?;
-    }
-    Ok(())
-}
-
-fn remove(work: &Path) -> Result<()> {
-    fs::remove_dir_all(work).with_context(|| format!("removing {}", work.display()))
 }

@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use anyhow::Result;
-use longcat_video::media::{ReadOptions, read_image, read_video};
-use longcat_video::{PixelFrames, RefineCondition, SeededNoise};
+use longcat_video::media::{ReadOptions, read_video};
+use longcat_video::{PixelFrames, RefineCondition, RefineRequest, SeededNoise};
 
-use super::generate::{read_frames, refine_request};
 use crate::args::Refine;
 use crate::output::check_output;
 use crate::session::Session;
@@ -24,18 +23,17 @@ pub fn run(args: &Refine) -> Result<()> {
     let video = PixelFrames::from_video(read)?;
     let condition = args.condition.as_deref().map(read_condition).transpose()?;
     let mut session = Session::open(&args.model, false, &args.output)?;
-    let size = match args.size {
-        Some(size) => size,
-        None => session.defaults.refined_size_for(video.size())?,
+    let request = RefineRequest {
+        size: args.size,
+        spatial_only: args.spatial_only,
+        steps: args.steps,
+        threshold: args.threshold,
+        condition: condition.map(|pixels| RefineCondition {
+            pixels,
+            frames: args.cond_frames,
+        }),
+        ..RefineRequest::new(video, &args.prompt)
     };
-    let mut request = refine_request(video, args.prompt.clone(), size);
-    request.spatial_only = args.spatial_only;
-    request.steps = args.steps;
-    request.threshold = args.threshold;
-    request.condition = condition.map(|pixels| RefineCondition {
-        pixels: pixels.resized(size),
-        frames: args.cond_frames,
-    });
     let mut noise = SeededNoise::new(args.seed);
     let frames = session
         .pipeline
@@ -49,8 +47,8 @@ fn read_condition(path: &Path) -> Result<PixelFrames> {
         .extension()
         .and_then(|e| e.to_str())
         .is_some_and(|e| ["png", "jpg", "jpeg", "bmp"].contains(&e.to_lowercase().as_str()));
-    if picture {
-        return Ok(PixelFrames::from_images(&[read_image(path)?])?);
-    }
-    read_frames(path)
+    Ok(match picture {
+        true => PixelFrames::read_image(path)?,
+        false => PixelFrames::read_video(path)?,
+    })
 }

@@ -4,12 +4,12 @@ use std::ops::{ControlFlow, Range};
 
 use burn::tensor::{DType, Tensor};
 use burn_flex::{Flex, FlexDevice};
-use longcat_vae::{Progress, Tiling, VaeError, VaeOptions, WanVae};
+use longcat_vae::{ChunkProgress, Tiling, VaeError, VaeOptions, WanVae};
 
 use crate::draws::random;
 use crate::golden::{cases, relative_error, values};
 
-fn go_on(_: Progress) -> ControlFlow<()> {
+fn go_on(_: ChunkProgress) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
@@ -153,7 +153,7 @@ fn frames_that_arrive_one_by_one_are_tiled_the_same() {
 fn progress_counts_every_chunk_of_every_tile_and_may_stop() {
     let (vae, options) = (tiny(), tiles(32, 24));
     let mut seen = Vec::new();
-    let mut watch = |progress: Progress| {
+    let mut watch = |progress: ChunkProgress| {
         seen.push((progress.done, progress.total));
         ControlFlow::Continue(())
     };
@@ -164,7 +164,7 @@ fn progress_counts_every_chunk_of_every_tile_and_may_stop() {
     let all: Vec<_> = (1..=12).map(|done| (done, 12)).collect();
     assert_eq!(seen, all);
 
-    let mut stop = |progress: Progress| match progress.done {
+    let mut stop = |progress: ChunkProgress| match progress.done {
         2 => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
     };

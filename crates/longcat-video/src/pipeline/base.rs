@@ -1,3 +1,5 @@
+//! The models of a checkpoint on their devices.
+
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -5,15 +7,17 @@ use burn::tensor::{DType, Tensor};
 use longcat_dit::{DitConfig, DitError, LongCatTransformer, TextCondition};
 use longcat_kernels::KernelBackend;
 use longcat_text::TextEncoder;
-use longcat_vae::{Progress, Tiling, VaeError, VaeOptions, WanVae, WanVaeConfig};
+use longcat_vae::{ChunkProgress, LatentDraw, Tiling, VaeError, VaeOptions, WanVae, WanVaeConfig};
 use longcat_weights::ConfigError;
 
 use super::observer::{Follower, StepHook};
 use super::predict::Model;
-use super::request::check_size;
-use super::{Observer, Posterior, Sampling, StepEvent};
+use super::request::{check_size, latent_frames};
+use super::{Observer, Sampling, StepEvent};
 use crate::adapters::Adapters;
 use crate::checkpoint::Checkpoint;
+use crate::defaults::VideoDefaults;
+use crate::frames::PixelFrames;
 use crate::latents::Latents;
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::scheduler::{FlowMatchScheduler, Schedule};
@@ -92,10 +96,11 @@ impl<B: KernelBackend> Pipeline<B> {
     /// # Errors
     /// [`VideoError`] names the part, file and key.
     pub fn open(
-        root: &Path,
+        root: impl AsRef<Path>,
         options: PipelineOptions,
         device: &B::Device,
     ) -> Result<Self, VideoError> {
+        let root = root.as_ref();
         let checkpoint = Checkpoint::open(root)?;
         let transformer_config = checkpoint.transformer_config()?;
         let vae_config = checkpoint.vae_config()?;
@@ -129,6 +134,11 @@ impl<B: KernelBackend> Pipeline<B> {
     /// The checkpoint directory.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
+    }
+
+    /// Size, length and rate of its videos where a request leaves them open.
+    pub fn defaults(&self) -> &VideoDefaults {
+        self.checkpoint.defaults()
     }
 
     /// How the pipeline treats its components.
@@ -229,6 +239,24 @@ impl<B: KernelBackend> Pipeline<B> {
         Ok([size.height / factor, size.width / factor])
     }
 
+    /// The size that a request asks for, or the one nearest in shape to the given picture.
+    pub(crate) fn size_for(
+        &self,
+        asked: Option<VideoSize>,
+        given: &PixelFrames,
+    ) -> Result<VideoSize, VideoError> {
+        match asked {
+            Some(size) => Ok(size),
+            None => self.defaults().size_for(given.size()),
+        }
+    }
+
+    /// Latent frames of a video of as many frames as a request says.
+    pub(crate) fn latent_frames(&self, frames: Option<usize>) -> Result<usize, VideoError> {
+        let frames = frames.unwrap_or(self.defaults().frames);
+        latent_frames("frames", frames, &self.vae_config)
+    }
+
     /// Encodes prompts; the text encoder leaves the device afterwards unless it is to be kept.
     ///
     /// # Errors
@@ -310,7 +338,7 @@ impl<B: KernelBackend> Pipeline<B> {
         &mut self,
         clip: Tensor<B, 5>,
         batch: usize,
-        posterior: Posterior,
+        draw: LatentDraw,
         first_draw: u32,
         noise: &mut dyn NoiseSource,
         observer: &mut dyn Observer,
@@ -322,9 +350,9 @@ impl<B: KernelBackend> Pipeline<B> {
         let encoded = vae
             .encode_with(clip, &options, &mut follow(observer))
             .map_err(cancelled)?;
-        let latents = match posterior {
-            Posterior::Mode => encoded.mean.repeat_dim(0, batch),
-            Posterior::Sample => {
+        let latents = match draw {
+            LatentDraw::Mode => encoded.mean.repeat_dim(0, batch),
+            LatentDraw::Sample => {
                 let mut shape = encoded.mean.dims();
                 shape[0] = batch;
                 let purpose = NoisePurpose::Posterior(first_draw);
@@ -335,11 +363,23 @@ impl<B: KernelBackend> Pipeline<B> {
         Ok(vae.normalize(latents).cast(DType::F32))
     }
 
-    /// Pixels `[B, 3, F, H, W]` in [-1, 1] from normalised latents.
+    /// The videos of a batch from normalised latents `[B, C, T, H, W]`.
+    ///
+    /// # Errors
+    /// [`VideoError::Vae`], [`VideoError::Device`].
+    pub fn decode(
+        &mut self,
+        latents: Tensor<B, 5>,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<PixelFrames>, VideoError> {
+        PixelFrames::from_tensor(self.decode_pixels(latents, observer)?)
+    }
+
+    /// Pixels `[B, 3, F, H, W]` in [-1, 1] from normalised latents `[B, C, T, H, W]`.
     ///
     /// # Errors
     /// [`VideoError::Vae`].
-    pub fn decode(
+    pub fn decode_pixels(
         &mut self,
         latents: Tensor<B, 5>,
         observer: &mut dyn Observer,
@@ -381,7 +421,7 @@ impl<B: KernelBackend> Pipeline<B> {
 }
 
 /// Hands the VAE's progress to an observer, and its wish to stop to the VAE.
-fn follow(observer: &mut dyn Observer) -> impl FnMut(Progress) -> ControlFlow<()> {
+fn follow(observer: &mut dyn Observer) -> impl FnMut(ChunkProgress) -> ControlFlow<()> {
     |progress| {
         observer.progress(progress.done, progress.total);
         match observer.cancelled() {

@@ -1,41 +1,94 @@
+//! Continuing a video.
+
 use burn::tensor::Tensor;
 use longcat_kernels::KernelBackend;
+use longcat_vae::LatentDraw;
 
 use super::denoise::Denoise;
 use super::predict::Conditions;
 use super::request::latent_frames;
-use super::{Generated, Observer, Pipeline, Posterior, Sampling};
-use crate::VideoError;
+use super::{Generated, Observer, Pipeline, Sampling};
 use crate::frames::PixelFrames;
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::scheduler::ScheduleMode;
+use crate::{VideoError, VideoSize};
 
 /// What continuing a video needs.
 #[derive(Debug, Clone)]
 pub struct ContinuationRequest {
-    /// The video to continue, already at the size of the result; its last frames count.
+    /// The video to continue, whose last frames count; they are brought to the size of the result.
     pub video: PixelFrames,
+    /// Size in pixels, multiples of 16; by default the one of the checkpoint that is nearest in shape
+    /// to the video.
+    pub size: Option<VideoSize>,
     /// One prompt per video of the batch.
     pub prompts: Vec<String>,
     /// What to keep away from; used with guidance above 1 only.
     pub negative_prompt: String,
-    /// Frames of the result, 4n + 1, condition frames included.
-    pub frames: usize,
-    /// How many frames of the video condition the result, 4n + 1; 13 in the release.
-    pub cond_frames: usize,
-    /// Steps, guidance, schedule.
+    /// Frames of the result, 4n + 1, condition frames included; the checkpoint's by default.
+    pub frames: Option<usize>,
+    /// How many frames of the video condition the result, 4n + 1; by default the checkpoint's number
+    /// (13 in the release), or what a shorter video allows.
+    pub cond_frames: Option<usize>,
+    /// Steps, guidance, schedule; [`Sampling::standard`] by default.
     pub sampling: Sampling,
     /// How the condition's latents are taken from the VAE.
-    pub posterior: Posterior,
+    pub latent_draw: LatentDraw,
     /// Compute keys and values of the condition once instead of in every step.
     pub kv_cache: bool,
     /// Keep the cache in host memory.
     pub offload_kv_cache: bool,
-    /// The finer schedule for small timesteps; not with the distilled one.
-    pub enhance_hf: bool,
+    /// The finer schedule for small timesteps, which the distilled one does not have; by default
+    /// wherever there is one.
+    pub enhance_hf: Option<bool>,
+}
+
+impl ContinuationRequest {
+    /// One video with the checkpoint's defaults.
+    pub fn new(video: PixelFrames, prompt: impl Into<String>) -> Self {
+        Self {
+            video,
+            size: None,
+            prompts: vec![prompt.into()],
+            negative_prompt: String::new(),
+            frames: None,
+            cond_frames: None,
+            sampling: Sampling::standard(),
+            latent_draw: LatentDraw::Sample,
+            kv_cache: true,
+            offload_kv_cache: false,
+            enhance_hf: None,
+        }
+    }
 }
 
 impl<B: KernelBackend> Pipeline<B> {
+    /// The checkpoint's number of condition frames, or the most that a shorter video has.
+    pub(crate) fn cond_frames_of(&self, given: usize) -> usize {
+        let group = self.vae_config().scale_factor_temporal;
+        let most = given.min(self.defaults().cond_frames);
+        most.saturating_sub(1) / group * group + 1
+    }
+
+    /// Latent frames of a video and of the condition frames that it begins with.
+    pub(crate) fn condition_latents(
+        &self,
+        frames: usize,
+        cond_frames: usize,
+    ) -> Result<[usize; 2], VideoError> {
+        let total = latent_frames("frames", frames, self.vae_config())?;
+        let num_cond = latent_frames("condition frames", cond_frames, self.vae_config())?;
+        if num_cond >= total {
+            return Err(VideoError::invalid(
+                "frames",
+                format!(
+                    "{frames} frames leave nothing to make after {cond_frames} condition frames"
+                ),
+            ));
+        }
+        Ok([total, num_cond])
+    }
+
     /// Continues a video. The result begins with the condition frames.
     ///
     /// # Errors
@@ -48,37 +101,32 @@ impl<B: KernelBackend> Pipeline<B> {
     ) -> Result<Generated<B>, VideoError> {
         request.sampling.check()?;
         let given = request.video.len();
-        if request.cond_frames == 0 || given < request.cond_frames {
+        let cond_frames = request
+            .cond_frames
+            .unwrap_or_else(|| self.cond_frames_of(given));
+        if cond_frames == 0 || given < cond_frames {
             return Err(VideoError::invalid(
                 "condition frames",
                 format!(
-                    "{} are asked for and the video has {given}; at least 1 and at most {given}",
-                    request.cond_frames
+                    "{cond_frames} are asked for and the video has {given}; at least 1 and at most \
+                     {given}"
                 ),
             ));
         }
         let mode = match (request.enhance_hf, request.sampling.distill) {
-            (true, true) => {
+            (Some(true), true) => {
                 return Err(VideoError::invalid(
                     "enhance-hf",
                     "the distilled schedule has no finer tail; switch one of the two off",
                 ));
             }
-            (true, false) => ScheduleMode::EnhanceHighFrequencies,
-            (false, _) => request.sampling.mode(),
+            (Some(true) | None, false) => ScheduleMode::EnhanceHighFrequencies,
+            (_, _) => request.sampling.mode(),
         };
-        let [height, width] = self.latent_size(request.video.size())?;
-        let frames = latent_frames("frames", request.frames, self.vae_config())?;
-        let num_cond = latent_frames("condition frames", request.cond_frames, self.vae_config())?;
-        if num_cond >= frames {
-            return Err(VideoError::invalid(
-                "frames",
-                format!(
-                    "{} frames leave nothing to make after {} condition frames",
-                    request.frames, request.cond_frames
-                ),
-            ));
-        }
+        let size = self.size_for(request.size, &request.video)?;
+        let [height, width] = self.latent_size(size)?;
+        let frames = request.frames.unwrap_or(self.defaults().frames);
+        let [frames, num_cond] = self.condition_latents(frames, cond_frames)?;
         let schedule = self.scheduler().schedule(request.sampling.steps, mode)?;
         let text = self.encode_for(
             &request.prompts,
@@ -89,9 +137,10 @@ impl<B: KernelBackend> Pipeline<B> {
         let batch = request.prompts.len();
         let clip = request
             .video
-            .tail(request.cond_frames)
+            .tail(cond_frames)
+            .resized(size)
             .to_tensor(self.device());
-        let cond = self.encode_condition(clip, batch, request.posterior, 0, noise, observer)?;
+        let cond = self.encode_condition(clip, batch, request.latent_draw, 0, noise, observer)?;
         let shape = [
             batch,
             self.transformer_config().in_channels,

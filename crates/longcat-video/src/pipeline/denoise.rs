@@ -1,3 +1,5 @@
+//! The denoising loop.
+
 use burn::tensor::{ElementConversion, Tensor};
 use longcat_kernels::KernelBackend;
 

@@ -1,29 +1,49 @@
+//! Videos that begin with an image.
+
 use burn::tensor::Tensor;
 use longcat_kernels::KernelBackend;
+use longcat_vae::LatentDraw;
 
 use super::denoise::Denoise;
 use super::predict::Conditions;
-use super::request::latent_frames;
-use super::{Generated, Observer, Pipeline, Posterior, Sampling};
-use crate::VideoError;
+use super::{Generated, Observer, Pipeline, Sampling};
 use crate::frames::PixelFrames;
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
+use crate::{VideoError, VideoSize};
 
 /// What image-to-video needs.
 #[derive(Debug, Clone)]
 pub struct ImageToVideoRequest {
-    /// The first frame, already at the size of the video.
+    /// The first frame, which is brought to the size of the video.
     pub image: PixelFrames,
+    /// Size in pixels, multiples of 16; by default the one of the checkpoint that is nearest in shape
+    /// to the image.
+    pub size: Option<VideoSize>,
     /// One prompt per video of the batch.
     pub prompts: Vec<String>,
     /// What to keep away from; used with guidance above 1 only.
     pub negative_prompt: String,
-    /// Frames per video, 4n + 1, the image included.
-    pub frames: usize,
-    /// Steps, guidance, schedule.
+    /// Frames per video, 4n + 1, the image included; the checkpoint's by default.
+    pub frames: Option<usize>,
+    /// Steps, guidance, schedule; [`Sampling::standard`] by default.
     pub sampling: Sampling,
     /// How the image's latent is taken from the VAE.
-    pub posterior: Posterior,
+    pub latent_draw: LatentDraw,
+}
+
+impl ImageToVideoRequest {
+    /// One video with the checkpoint's defaults.
+    pub fn new(image: PixelFrames, prompt: impl Into<String>) -> Self {
+        Self {
+            image,
+            size: None,
+            prompts: vec![prompt.into()],
+            negative_prompt: String::new(),
+            frames: None,
+            sampling: Sampling::standard(),
+            latent_draw: LatentDraw::Sample,
+        }
+    }
 }
 
 impl<B: KernelBackend> Pipeline<B> {
@@ -44,8 +64,9 @@ impl<B: KernelBackend> Pipeline<B> {
                 format!("one picture is needed, not {}", request.image.len()),
             ));
         }
-        let [height, width] = self.latent_size(request.image.size())?;
-        let frames = latent_frames("frames", request.frames, self.vae_config())?;
+        let size = self.size_for(request.size, &request.image)?;
+        let [height, width] = self.latent_size(size)?;
+        let frames = self.latent_frames(request.frames)?;
         if frames < 2 {
             return Err(VideoError::invalid(
                 "frames",
@@ -62,8 +83,8 @@ impl<B: KernelBackend> Pipeline<B> {
             observer,
         )?;
         let batch = request.prompts.len();
-        let clip = request.image.to_tensor(self.device());
-        let cond = self.encode_condition(clip, batch, request.posterior, 0, noise, observer)?;
+        let clip = request.image.resized(size).to_tensor(self.device());
+        let cond = self.encode_condition(clip, batch, request.latent_draw, 0, noise, observer)?;
         let shape = [
             batch,
             self.transformer_config().in_channels,

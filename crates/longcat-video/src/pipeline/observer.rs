@@ -1,4 +1,4 @@
-//! What a run tells while it works.
+//! Following a run, and stopping it.
 
 use std::fmt;
 
@@ -14,6 +14,10 @@ use crate::latents::Latents;
 pub trait Observer {
     /// A stage of the run begins ("text", "transformer", "denoise", "decode", …).
     fn stage(&mut self, _name: &'static str) {}
+
+    /// Segment `index` (from 0) of the `total` of a long video begins, or is `finished` already by an
+    /// earlier run.
+    fn segment(&mut self, _index: usize, _total: usize, _finished: bool) {}
 
     /// Denoising step `step` (from 0) of `total`, which started from `timestep` (1000 to 0), is
     /// finished: queued on the device, not necessarily computed.

@@ -1,3 +1,5 @@
+//! The transformer's prediction, with guidance, on one device or several.
+
 use burn::tensor::{DType, Tensor};
 use longcat_dit::{
     KvCache, LongCatTransformer, ParallelTransformer, TextCondition, forward_samples, transfer,

@@ -1,11 +1,14 @@
+//! Refining: more pixels and twice the frame rate.
+
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use longcat_kernels::KernelBackend;
+use longcat_vae::LatentDraw;
 
 use super::denoise::Denoise;
 use super::predict::Conditions;
 use super::request::check_size;
-use super::{Generated, Observer, Pipeline, Posterior};
+use super::{Generated, Observer, Pipeline, Sampling};
 use crate::frames::{PixelFrames, resample};
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::scheduler::ScheduleMode;
@@ -17,7 +20,8 @@ const LATENT_MULTIPLE: usize = 4;
 /// Clean frames that a refined video keeps to.
 #[derive(Debug, Clone)]
 pub struct RefineCondition {
-    /// A picture (one frame), or a video whose last `frames` frames count; at the refined size.
+    /// A picture (one frame), or a video whose last `frames` frames count; they are brought to the
+    /// refined size.
     pub pixels: PixelFrames,
     /// Frames of the refined video that they cover.
     pub frames: usize,
@@ -30,8 +34,8 @@ pub struct RefineRequest {
     pub video: PixelFrames,
     /// The prompt it was made from.
     pub prompt: String,
-    /// Refined size; multiples of 64.
-    pub size: VideoSize,
+    /// Refined size, multiples of 64; by default the one of the checkpoint that is nearest in shape.
+    pub size: Option<VideoSize>,
     /// Keep the frame rate instead of doubling it.
     pub spatial_only: bool,
     /// Condition frames, where the first stage had some.
@@ -43,7 +47,24 @@ pub struct RefineRequest {
     /// Text tokens per prompt.
     pub max_sequence_length: usize,
     /// How latents are taken from the VAE.
-    pub posterior: Posterior,
+    pub latent_draw: LatentDraw,
+}
+
+impl RefineRequest {
+    /// The official settings, in space and time.
+    pub fn new(video: PixelFrames, prompt: impl Into<String>) -> Self {
+        Self {
+            video,
+            prompt: prompt.into(),
+            size: None,
+            spatial_only: false,
+            condition: None,
+            steps: 50,
+            threshold: 0.5,
+            max_sequence_length: Sampling::standard().max_sequence_length,
+            latent_draw: LatentDraw::Sample,
+        }
+    }
 }
 
 /// How many frames and latents are real and how many are padding.
@@ -94,7 +115,11 @@ impl<B: KernelBackend> Pipeline<B> {
         noise: &mut dyn NoiseSource,
         observer: &mut dyn Observer,
     ) -> Result<Refined<B>, VideoError> {
-        check_size(request.size, 4 * self.pixel_multiple())?;
+        let size = match request.size {
+            Some(size) => size,
+            None => self.defaults().refined_size_for(request.video.size())?,
+        };
+        check_size(size, 4 * self.pixel_multiple())?;
         let given = request.video.len();
         let frames = if request.spatial_only {
             given
@@ -115,15 +140,16 @@ impl<B: KernelBackend> Pipeline<B> {
             observer,
         )?;
 
-        let clip = upsample(&request.video, request.size, frames, padding, self.device());
-        let up = self.encode_condition(clip, 1, request.posterior, 0, noise, observer)?;
+        let clip = upsample(&request.video, size, frames, padding, self.device());
+        let up = self.encode_condition(clip, 1, request.latent_draw, 0, noise, observer)?;
         let fresh = noise_tensor(noise, NoisePurpose::Refine, up.dims(), self.device());
         let share = f64::from(request.threshold);
         let mut latents = up * (1.0 - share) + fresh * share;
         if let Some(condition) = &request.condition {
-            let clip = condition.pixels.tail(cond_frames).to_tensor(self.device());
+            let clip = condition.pixels.tail(cond_frames).resized(size);
+            let clip = clip.to_tensor(self.device());
             let clip = repeat_first(clip, padding.front);
-            let cond = self.encode_condition(clip, 1, request.posterior, 1, noise, observer)?;
+            let cond = self.encode_condition(clip, 1, request.latent_draw, 1, noise, observer)?;
             let total = latents.dims()[2];
             let rest = latents.narrow(2, padding.cond_latents, total - padding.cond_latents);
             latents = Tensor::cat(vec![cond, rest], 2);
@@ -168,16 +194,10 @@ impl<B: KernelBackend> Pipeline<B> {
                 ),
             ));
         }
-        if condition.pixels.size() != request.size {
-            return Err(VideoError::invalid(
-                "condition frames",
-                "they must have the refined size",
-            ));
-        }
         Ok(())
     }
 
-    /// Pixels `[1, 3, F, H, W]` in [-1, 1] of a refined video, without its padding.
+    /// A refined video, without its padding.
     ///
     /// # Errors
     /// As [`Self::decode`].
@@ -185,9 +205,10 @@ impl<B: KernelBackend> Pipeline<B> {
         &mut self,
         refined: &Refined<B>,
         observer: &mut dyn Observer,
-    ) -> Result<Tensor<B, 5>, VideoError> {
-        let pixels = self.decode(refined.generated.latents.clone(), observer)?;
-        Ok(pixels.narrow(2, refined.first_frame, refined.frames))
+    ) -> Result<PixelFrames, VideoError> {
+        let pixels = self.decode_pixels(refined.generated.latents.clone(), observer)?;
+        let pixels = pixels.narrow(2, refined.first_frame, refined.frames);
+        Ok(PixelFrames::from_tensor(pixels)?.swap_remove(0))
     }
 }
 

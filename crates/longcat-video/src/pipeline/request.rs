@@ -23,16 +23,6 @@ pub(crate) fn check_size(size: VideoSize, multiple: usize) -> Result<(), VideoEr
     ))
 }
 
-/// How a condition is taken from the VAE's posterior.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Posterior {
-    /// A sample, as the official pipelines do.
-    #[default]
-    Sample,
-    /// Its mean.
-    Mode,
-}
-
 /// Settings that every denoising run has.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
@@ -44,6 +34,12 @@ pub struct Sampling {
     pub distill: bool,
     /// Text tokens per prompt.
     pub max_sequence_length: usize,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self::standard()
+    }
 }
 
 impl Sampling {

@@ -1,25 +1,49 @@
+//! Videos from prompts.
+
 use longcat_kernels::KernelBackend;
 
 use super::denoise::Denoise;
 use super::predict::Conditions;
-use super::request::latent_frames;
 use super::{Generated, Observer, Pipeline, Sampling};
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::{VideoError, VideoSize};
 
 /// What text-to-video needs.
+///
+/// ```
+/// use longcat_video::{Sampling, TextToVideoRequest};
+///
+/// let request = TextToVideoRequest {
+///     frames: Some(61),
+///     sampling: Sampling::distilled(),
+///     ..TextToVideoRequest::new("a red circle moves right")
+/// };
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct TextToVideoRequest {
     /// One prompt per video of the batch.
     pub prompts: Vec<String>,
     /// What to keep away from; empty by default, used with guidance above 1 only.
     pub negative_prompt: String,
-    /// Size in pixels; multiples of 16.
-    pub size: VideoSize,
-    /// Frames per video, 4n + 1.
-    pub frames: usize,
-    /// Steps, guidance, schedule.
+    /// Size in pixels, multiples of 16; the checkpoint's by default.
+    pub size: Option<VideoSize>,
+    /// Frames per video, 4n + 1; the checkpoint's by default.
+    pub frames: Option<usize>,
+    /// Steps, guidance, schedule; [`Sampling::standard`] by default.
     pub sampling: Sampling,
+}
+
+impl TextToVideoRequest {
+    /// One video with the checkpoint's defaults.
+    pub fn new(prompt: impl Into<String>) -> Self {
+        Self {
+            prompts: vec![prompt.into()],
+            negative_prompt: String::new(),
+            size: None,
+            frames: None,
+            sampling: Sampling::standard(),
+        }
+    }
 }
 
 impl<B: KernelBackend> Pipeline<B> {
@@ -34,8 +58,8 @@ impl<B: KernelBackend> Pipeline<B> {
         observer: &mut dyn Observer,
     ) -> Result<Generated<B>, VideoError> {
         request.sampling.check()?;
-        let [height, width] = self.latent_size(request.size)?;
-        let frames = latent_frames("frames", request.frames, self.vae_config())?;
+        let [height, width] = self.latent_size(request.size.unwrap_or(self.defaults().size))?;
+        let frames = self.latent_frames(request.frames)?;
         let schedule = self
             .scheduler()
             .schedule(request.sampling.steps, request.sampling.mode())?;

@@ -12,9 +12,10 @@ use burn_flex::{Flex, FlexDevice};
 use clap::Args;
 use longcat_dit::{DitConfig, LongCatTransformer, lora_targets};
 use longcat_lora::{Adapter, Block, Format, LoraHost, Matrix, WriteOptions};
-use longcat_miniature::{DatasetOptions, ShapesDataset, Split};
+use longcat_miniature::{DatasetOptions, Raster, ShapesDataset, Split};
 use longcat_text::{Umt5Config, Umt5Encoder};
 use longcat_vae::{WanVae, WanVaeConfig};
+use longcat_video::VideoSize;
 use longcat_weights::{NameMap, collect_module, write_atomic, write_safetensors};
 use serde_json::{Value, json};
 use tokenizers::decoders::metaspace::Metaspace;
@@ -31,6 +32,8 @@ const SPECIAL: [&str; 3] = ["<pad>", "</s>", "<unk>"];
 const RARE: f64 = 0.01;
 /// Text tokens per prompt. Captions have fewer than 40; padding is attended to and costs time.
 const TEXT_LENGTH: usize = 48;
+/// Condition frames of a continuation: two latents.
+const COND_FRAMES: usize = 5;
 /// Captions that the tokenizer is made from.
 const CAPTIONS: usize = 4000;
 /// Targets of the two official adapters.
@@ -76,6 +79,7 @@ fn write(output: &Path, seed: u64) -> Result<()> {
     text_encoder(&output.join("text_encoder"), &device)?;
     vae(&output.join("vae"), &device)?;
     scheduler(&output.join("scheduler"))?;
+    defaults(&output.join("longcat.json"))?;
     let model = transformer(&output.join("dit"), &device)?;
     let lora = output.join("lora");
     adapter(
@@ -93,6 +97,16 @@ fn write(output: &Path, seed: u64) -> Result<()> {
     )?;
     println!("{}", output.display());
     Ok(())
+}
+
+/// Size, length and rate of its videos.
+fn defaults(path: &Path) -> Result<()> {
+    let Raster { side, frames, fps } = Raster::default();
+    let size = VideoSize::new(side, side).to_string();
+    let defaults = json!({
+        "size": size, "sizes": "fixed", "frames": frames, "fps": fps, "cond_frames": COND_FRAMES,
+    });
+    write_json(path, &defaults)
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use longcat_miniature::{DatasetOptions, Raster, RenderedClip, Sample, ShapesDataset, Split, psnr};
 use longcat_video::{
-    KernelBackend, Pipeline, PixelFrames, Posterior, RefineRequest, Sampling, SeededNoise, Silent,
+    KernelBackend, LatentDraw, Pipeline, PixelFrames, RefineRequest, SeededNoise, Silent,
     VideoSize, refine_start,
 };
 use serde_json::{Value, json};
@@ -57,15 +57,9 @@ pub(super) fn refine<B: KernelBackend>(judge: &Judge, pipeline: &mut Pipeline<B>
         coded.push(kept_by_vae(pipeline, sample, &raster.refined())?);
 
         let request = RefineRequest {
-            video: low,
-            prompt: sample.caption.clone(),
-            size,
-            spatial_only: false,
-            condition: None,
-            steps: 50,
-            threshold: 0.5,
-            max_sequence_length: Sampling::standard().max_sequence_length,
-            posterior: Posterior::Mode,
+            size: Some(size),
+            latent_draw: LatentDraw::Mode,
+            ..RefineRequest::new(low, &sample.caption)
         };
         let seed = judge.seed + index as u64;
         let run = |pipeline: &mut Pipeline<B>| {
@@ -73,14 +67,13 @@ pub(super) fn refine<B: KernelBackend>(judge: &Judge, pipeline: &mut Pipeline<B>
             pipeline.decode_refined(&refined, &mut Silent)
         };
         let refined = pipeline.with_refinement(run)?;
-        let refined = clip(&PixelFrames::from_tensor(refined)?.swap_remove(0))?;
+        let refined = clip(&refined)?;
         judge.keep(index, &refined)?;
         with.push(psnr(&truth, &refined)?);
 
         pipeline.set_bsa(true)?;
         let plain = run(pipeline)?;
         pipeline.set_bsa(false)?;
-        let plain = PixelFrames::from_tensor(plain)?.swap_remove(0);
         without.push(psnr(&truth, &clip(&plain)?)?);
     }
     Ok(json!({

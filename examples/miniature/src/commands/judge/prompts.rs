@@ -6,8 +6,8 @@ use longcat_miniature::{
     Split, judge, psnr, seam_jump,
 };
 use longcat_video::{
-    CFG_STEP_LORA, ContinuationRequest, ImageToVideoRequest, KernelBackend, Pipeline, PixelFrames,
-    Posterior, Sampling, SeededNoise, Silent, TextToVideoRequest, VideoSize,
+    CFG_STEP_LORA, ContinuationRequest, ImageToVideoRequest, KernelBackend, LatentDraw, Pipeline,
+    Sampling, SeededNoise, Silent, TextToVideoRequest, VideoSize,
 };
 use serde_json::{Value, json};
 
@@ -59,13 +59,10 @@ fn text_request(judge: &Judge, prompts: Vec<String>) -> TextToVideoRequest {
     let raster = Raster::default();
     TextToVideoRequest {
         prompts,
-        negative_prompt: String::new(),
-        size: VideoSize {
-            width: raster.side,
-            height: raster.side,
-        },
-        frames: raster.frames,
+        size: Some(VideoSize::new(raster.side, raster.side)),
+        frames: Some(raster.frames),
         sampling: judge.sampling(),
+        ..TextToVideoRequest::new("")
     }
 }
 
@@ -78,8 +75,7 @@ pub(super) fn text<B: KernelBackend>(args: &Judge, pipeline: &mut Pipeline<B>) -
         let mut noise = SeededNoise::new(args.seed + first as u64);
         let request = text_request(args, prompts);
         let made = pipeline.text_to_video(&request, &mut noise, &mut Silent)?;
-        let pixels = pipeline.decode(made.latents, &mut Silent)?;
-        let videos = PixelFrames::from_tensor(pixels)?;
+        let videos = pipeline.decode(made.latents, &mut Silent)?;
         for (i, (video, sample)) in videos.iter().zip(samples).enumerate() {
             let video = clip(video)?;
             args.keep(first + i, &video)?;
@@ -108,8 +104,8 @@ pub(super) fn teacher<B: KernelBackend>(args: &Judge, pipeline: &mut Pipeline<B>
             };
             let mut noise = SeededNoise::new(args.seed + first as u64);
             let made = pipeline.text_to_video(&request, &mut noise, &mut Silent)?;
-            let pixels = pipeline.decode(made.latents, &mut Silent)?;
-            PixelFrames::from_tensor(pixels)?.iter().map(clip).collect()
+            let videos = pipeline.decode(made.latents, &mut Silent)?;
+            videos.iter().map(clip).collect()
         };
         let taught = make(Sampling::standard(), false)?;
         let adapted = make(Sampling::distilled(), true)?;
@@ -139,17 +135,16 @@ pub(super) fn image<B: KernelBackend>(args: &Judge, pipeline: &mut Pipeline<B>) 
         let truth = sample.render(&Raster::default());
         let first = frames(&cut(&truth, 0, 1)?)?;
         let request = ImageToVideoRequest {
-            image: first,
-            prompts: vec![sample.caption.clone()],
-            negative_prompt: String::new(),
-            frames: Raster::default().frames,
+            size: Some(first.size()),
+            frames: Some(Raster::default().frames),
             sampling: args.sampling(),
-            posterior: Posterior::Mode,
+            latent_draw: LatentDraw::Mode,
+            ..ImageToVideoRequest::new(first, &sample.caption)
         };
         let mut noise = SeededNoise::new(args.seed + index as u64);
         let made = pipeline.image_to_video(&request, &mut noise, &mut Silent)?;
-        let pixels = pipeline.decode(made.latents, &mut Silent)?;
-        let video = clip(&PixelFrames::from_tensor(pixels)?.swap_remove(0))?;
+        let videos = pipeline.decode(made.latents, &mut Silent)?;
+        let video = clip(&videos[0])?;
         args.keep(index, &video)?;
         rates.add(&video, &sample.expected);
         first_frames.push(psnr(&cut(&truth, 0, 1)?, &cut(&video, 0, 1)?)?);
@@ -212,8 +207,8 @@ pub(super) fn long<B: KernelBackend>(args: &Judge, pipeline: &mut Pipeline<B>) -
         let request = text_request(args, vec![sample.caption.clone()]);
         let mut noise = SeededNoise::new(args.seed + (SEGMENTS * index) as u64);
         let made = pipeline.text_to_video(&request, &mut noise, &mut Silent)?;
-        let pixels = pipeline.decode(made.latents, &mut Silent)?;
-        let mut last = clip(&PixelFrames::from_tensor(pixels)?.swap_remove(0))?;
+        let videos = pipeline.decode(made.latents, &mut Silent)?;
+        let mut last = clip(&videos[0])?;
         let mut video = last.clone();
         let seconds = ((SEGMENTS - 1) * (raster.frames - CONDITION)) as f64 / raster.fps;
         let truth = sample.scene.clone().later(seconds).render(&raster);
@@ -250,22 +245,19 @@ fn continue_clip<B: KernelBackend>(
     caption: &str,
     number: usize,
 ) -> Result<RenderedClip> {
+    let video = frames(given)?;
     let request = ContinuationRequest {
-        video: frames(given)?,
-        prompts: vec![caption.to_string()],
-        negative_prompt: String::new(),
-        frames: Raster::default().frames,
-        cond_frames: CONDITION,
+        size: Some(video.size()),
+        frames: Some(Raster::default().frames),
+        cond_frames: Some(CONDITION),
         sampling: args.sampling(),
-        posterior: Posterior::Mode,
-        kv_cache: true,
-        offload_kv_cache: false,
-        enhance_hf: !args.distilled(),
+        latent_draw: LatentDraw::Mode,
+        ..ContinuationRequest::new(video, caption)
     };
     let mut noise = SeededNoise::new(args.seed + number as u64);
     let made = pipeline.continue_video(&request, &mut noise, &mut Silent)?;
-    let pixels = pipeline.decode(made.latents, &mut Silent)?;
-    clip(&PixelFrames::from_tensor(pixels)?.swap_remove(0))
+    let videos = pipeline.decode(made.latents, &mut Silent)?;
+    clip(&videos[0])
 }
 
 /// Frames `from..to`.

@@ -1,0 +1,94 @@
+//! Gradients on the CPU: against the official code, and checkpointed against plain.
+
+use crate::golden::{self, B, Golden, Inner};
+use longcat_train::{Batch, TrainStep, trained};
+
+#[test]
+fn checkpointed_gradients_are_bit_identical_to_plain_ones() {
+    for (num_cond, targets) in [
+        (0, golden::SEVEN),
+        (1, golden::SEVEN),
+        (
+            0,
+            &["ffn.w2", "final_layer.linear", "adaLN_modulation.1"][..],
+        ),
+        (
+            1,
+            &[
+                "t_embedder.mlp.2",
+                "y_embedder.y_proj.0",
+                "attn.qkv",
+                "kv_linear",
+                "adaLN_modulation.1",
+            ],
+        ),
+        (0, &["final_layer.linear"]),
+        (0, &["blocks.1.ffn.w1"]),
+    ] {
+        let model = golden::tiny_with_adapter(targets);
+        let batch = golden::random_batch(2, [3, 4, 6], num_cond);
+        let [plain, checkpointed] = [false, true]
+            .map(|checkpointed| TrainStep { checkpointed }.run::<B>(&model, &batch).unwrap());
+        golden::assert_same(&plain, &checkpointed);
+        let parameters: Vec<String> = trained::<B, _>(&model).into_keys().collect();
+        let with_gradient: Vec<&str> = plain.gradients.iter().map(|(path, _)| path).collect();
+        assert_eq!(parameters, with_gradient, "{targets:?}");
+    }
+}
+
+#[test]
+fn training_the_whole_model_gives_the_same_gradients_checkpointed() {
+    let model = golden::tiny();
+    let batch = golden::random_batch(1, [2, 4, 4], 0);
+    let [plain, checkpointed] = [false, true]
+        .map(|checkpointed| TrainStep { checkpointed }.run::<B>(&model, &batch).unwrap());
+    golden::assert_same(&plain, &checkpointed);
+    assert!(plain.gradients.get("x_embedder.proj.weight").is_some());
+}
+
+#[test]
+fn a_base_weight_never_gets_a_gradient() {
+    let model = golden::tiny_with_adapter(golden::SEVEN);
+    let batch: Batch<Inner> = golden::random_batch(1, [2, 4, 4], 0);
+    let output = TrainStep { checkpointed: true }
+        .run::<B>(&model, &batch)
+        .unwrap();
+    assert!(
+        output
+            .gradients
+            .iter()
+            .all(|(path, _)| path.contains(".adapters."))
+    );
+}
+
+#[test]
+fn gradients_match_the_official_code() {
+    for case in ["lora_grad_t2v", "lora_grad_i2v"] {
+        Golden::open(case).check_step();
+    }
+}
+
+#[test]
+fn the_gradient_of_the_text_is_the_same_checkpointed_and_agrees_with_differences() {
+    let model = golden::tiny_with_adapter(golden::SEVEN);
+    let batch = golden::random_batch(1, [2, 4, 4], 0);
+    let [plain, checkpointed] = [false, true].map(|checkpointed| {
+        let step = TrainStep { checkpointed };
+        let output = step.run_with_text::<B>(&model, &batch, true).unwrap();
+        output.text_gradient.unwrap()
+    });
+    assert_eq!(plain.to_data(), checkpointed.to_data());
+    // Along its own direction the loss changes by the squared norm.
+    let norm = plain.clone().square().sum().into_scalar().sqrt();
+    let direction = plain / norm;
+    let loss = |step: f32| -> f64 {
+        let mut moved = batch.clone();
+        moved.text.embeds = moved.text.embeds + direction.clone() * step;
+        f64::from(TrainStep::loss::<B>(&model, &moved).unwrap().into_scalar())
+    };
+    let slope = (loss(0.02) - loss(-0.02)) / 0.04;
+    assert!(
+        (slope - f64::from(norm)).abs() < 0.02 * f64::from(norm),
+        "{slope} {norm}"
+    );
+}

@@ -1,0 +1,200 @@
+//! Long videos, segment by segment.
+
+use std::path::Path;
+
+use longcat_kernels::KernelBackend;
+
+use super::{ContinuationRequest, Observer, Pipeline, Sampling, TextToVideoRequest};
+use crate::long_video::{LongVideo, SegmentFolder};
+use crate::noise::SeededNoise;
+use crate::{VideoError, VideoSize};
+
+/// What a long video needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LongVideoRequest {
+    /// One prompt for all segments, or one per segment.
+    pub prompts: Vec<String>,
+    /// Number of segments.
+    pub segments: usize,
+    /// What to keep away from; used with guidance above 1 only.
+    pub negative_prompt: String,
+    /// Size in pixels, multiples of 16; the checkpoint's by default.
+    pub size: Option<VideoSize>,
+    /// Frames per segment, 4n + 1, condition frames included; the checkpoint's by default.
+    pub frames: Option<usize>,
+    /// How many frames of a segment condition the next, 4n + 1; the checkpoint's number by default.
+    pub cond_frames: Option<usize>,
+    /// Steps, guidance, schedule; [`Sampling::standard`] by default.
+    pub sampling: Sampling,
+    /// Compute keys and values of the condition once instead of in every step.
+    pub kv_cache: bool,
+    /// Keep the cache in host memory.
+    pub offload_kv_cache: bool,
+    /// As in [`ContinuationRequest`].
+    pub enhance_hf: Option<bool>,
+    /// Seed of the first segment's noise; the others have the seeds after it.
+    pub seed: u64,
+}
+
+impl LongVideoRequest {
+    /// A segment for every prompt, with the checkpoint's defaults.
+    pub fn new<P: Into<String>>(prompts: impl IntoIterator<Item = P>) -> Self {
+        let prompts: Vec<String> = prompts.into_iter().map(Into::into).collect();
+        Self {
+            segments: prompts.len(),
+            prompts,
+            negative_prompt: String::new(),
+            size: None,
+            frames: None,
+            cond_frames: None,
+            sampling: Sampling::standard(),
+            kv_cache: true,
+            offload_kv_cache: false,
+            enhance_hf: None,
+            seed: 0,
+        }
+    }
+
+    fn check(&self) -> Result<(), VideoError> {
+        let (prompts, segments) = (self.prompts.len(), self.segments);
+        if segments == 0 || (prompts != 1 && prompts != segments) {
+            return Err(VideoError::invalid(
+                "prompts",
+                format!(
+                    "{prompts} prompts for {segments} segments: give one prompt, or one per segment"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    fn prompt(&self, segment: usize) -> &str {
+        &self.prompts[segment.min(self.prompts.len() - 1)]
+    }
+}
+
+impl<B: KernelBackend> Pipeline<B> {
+    /// Makes a long video: a first segment from its prompt, then continuations.
+    ///
+    /// Finished segments are kept in `work_dir`: a run that was stopped goes on there, and gives the
+    /// video of one that was not. Memory does not grow with the number of segments; more of them can
+    /// be added later.
+    ///
+    /// # Errors
+    /// [`VideoError::Invalid`] when `work_dir` holds segments of another request, or of another
+    /// checkpoint, dtype or choice of adapters; else as [`Pipeline::text_to_video`] and
+    /// [`Pipeline::continue_video`].
+    pub fn long_video(
+        &mut self,
+        request: &LongVideoRequest,
+        work_dir: &Path,
+        observer: &mut dyn Observer,
+    ) -> Result<LongVideo, VideoError> {
+        request.check()?;
+        let size = request.size.unwrap_or(self.defaults().size);
+        let frames = request.frames.unwrap_or(self.defaults().frames);
+        let cond_frames = request
+            .cond_frames
+            .unwrap_or_else(|| self.cond_frames_of(frames));
+        if request.segments > 1 {
+            self.condition_latents(frames, cond_frames)?;
+        }
+        let request = LongVideoRequest {
+            size: Some(size),
+            frames: Some(frames),
+            cond_frames: Some(cond_frames),
+            ..request.clone()
+        };
+        let folder = SegmentFolder::open(work_dir, &self.settings_of(&request))?;
+        for index in 0..request.segments {
+            let finished = folder.has(index);
+            observer.segment(index, request.segments, finished);
+            if !finished {
+                self.make_segment(&request, index, &folder, observer)?;
+            }
+        }
+        Ok(LongVideo::new(folder, request.segments, cond_frames))
+    }
+
+    /// Everything that segments depend on but their number.
+    fn settings_of(&self, request: &LongVideoRequest) -> String {
+        let request = LongVideoRequest {
+            segments: 0,
+            ..request.clone()
+        };
+        let options = self.options();
+        format!(
+            "{:?}",
+            (
+                request,
+                self.checkpoint().root(),
+                (options.dtype, options.vae_dtype, options.tiling),
+                self.loras()
+            )
+        )
+    }
+
+    fn make_segment(
+        &mut self,
+        request: &LongVideoRequest,
+        index: usize,
+        folder: &SegmentFolder,
+        observer: &mut dyn Observer,
+    ) -> Result<(), VideoError> {
+        let mut noise = SeededNoise::new(request.seed.wrapping_add(index as u64));
+        let prompt = request.prompt(index);
+        let made = match index {
+            0 => {
+                let first = TextToVideoRequest {
+                    negative_prompt: request.negative_prompt.clone(),
+                    size: request.size,
+                    frames: request.frames,
+                    sampling: request.sampling.clone(),
+                    ..TextToVideoRequest::new(prompt)
+                };
+                self.text_to_video(&first, &mut noise, observer)?
+            }
+            _ => {
+                let next = ContinuationRequest {
+                    negative_prompt: request.negative_prompt.clone(),
+                    size: request.size,
+                    frames: request.frames,
+                    cond_frames: request.cond_frames,
+                    sampling: request.sampling.clone(),
+                    kv_cache: request.kv_cache,
+                    offload_kv_cache: request.offload_kv_cache,
+                    enhance_hf: request.enhance_hf,
+                    ..ContinuationRequest::new(folder.read(index - 1)?, prompt)
+                };
+                self.continue_video(&next, &mut noise, observer)?
+            }
+        };
+        let clips = self.decode(made.latents, observer)?;
+        folder.keep(index, &clips[0])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_prompt_or_one_per_segment() {
+        let request = |prompts: &[&str], segments| LongVideoRequest {
+            segments,
+            ..LongVideoRequest::new(prompts.iter().copied())
+        };
+        for (prompts, segments, fits) in [
+            (&["a"][..], 1, true),
+            (&["a"], 3, true),
+            (&["a", "b"], 2, true),
+            (&["a", "b"], 3, false),
+            (&["a"], 0, false),
+            (&[], 0, false),
+            (&[], 1, false),
+        ] {
+            let request = request(prompts, segments);
+            assert_eq!(request.check().is_ok(), fits, "{prompts:?} {segments}");
+        }
+    }
+}
