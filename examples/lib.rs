@@ -1,12 +1,11 @@
 //! What the examples share: their options, and writing a video.
 
-use std::error::Error;
 use std::fs;
 use std::path::PathBuf;
 
+use anyhow::Result;
 use longcat_builtin::builtin_checkpoint;
 use longcat_runtime::{DeviceList, best_device};
-use longcat_video::media::{VideoSpec, WriteOptions, create_video};
 use longcat_video::{PixelFrames, Sampling};
 
 /// What every example can be told.
@@ -36,7 +35,7 @@ impl Common {
     ///
     /// # Errors
     /// When the built-in one cannot be unpacked.
-    pub fn checkpoint(&self) -> Result<PathBuf, Box<dyn Error>> {
+    pub fn checkpoint(&self) -> Result<PathBuf> {
         match &self.model {
             Some(directory) => Ok(directory.clone()),
             None => Ok(builtin_checkpoint()?),
@@ -55,21 +54,16 @@ impl Common {
     ///
     /// # Errors
     /// What the encoder or the disk reports.
-    pub fn write(&self, name: &str, video: &PixelFrames, fps: f64) -> Result<(), Box<dyn Error>> {
+    pub fn write(&self, name: &str, video: &PixelFrames, fps: f64) -> Result<()> {
         fs::create_dir_all(&self.output)?;
         let path = self.output.join(name);
-        let size = video.size();
-        let spec = VideoSpec {
-            width: u32::try_from(size.width)?,
-            height: u32::try_from(size.height)?,
-            fps,
-        };
-        let mut writer = create_video(&path, spec, &WriteOptions::default())?;
-        for frame in video.frames() {
-            writer.push(frame)?;
-        }
-        writer.finish()?;
-        println!("{}: {} frames of {size}", path.display(), video.len());
+        video.write_video(&path, fps)?;
+        println!(
+            "{}: {} frames of {}",
+            path.display(),
+            video.len(),
+            video.size()
+        );
         Ok(())
     }
 }

@@ -1,3 +1,5 @@
+//! Keys and values of condition frames, on the device or in host memory.
+
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 
@@ -14,7 +16,7 @@ enum Layer<B: Backend> {
     Host(Box<[TensorData; 2]>),
 }
 
-/// Keys (before rotation) and values of clean condition latents, per block.
+/// Keys (before rotation) and values of clean condition frames, per block.
 #[derive(Debug, Clone)]
 pub struct KvCache<B: Backend> {
     layers: Vec<Layer<B>>,
@@ -38,8 +40,8 @@ impl<B: Backend> KvCache<B> {
         });
     }
 
-    /// Number of condition latent frames.
-    pub fn num_latents(&self) -> usize {
+    /// Number of condition frames, in latent frames.
+    pub(crate) fn num_latents(&self) -> usize {
         self.num_latents
     }
 

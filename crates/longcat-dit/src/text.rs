@@ -1,3 +1,5 @@
+//! The text that conditions a forward pass, and what becomes of its padding.
+
 use std::ops::Range;
 
 use burn::tensor::backend::Backend;
@@ -88,7 +90,7 @@ impl<B: Backend> TextTokens<B> {
             return Err(DitError::Shape {
                 input: "text mask",
                 found: vec![mask.len(), mask.first().map_or(0, Vec::len)],
-                expected: format!("[{batch}, {length}] like the text embeddings"),
+                expected: format!("[{batch}, {length}] like the text embeddings is needed"),
             });
         }
         if mask.iter().flatten().all(|valid| *valid) {

@@ -1,3 +1,5 @@
+//! The transformer: loading, one forward pass, and the pass over cached condition frames.
+
 use std::ops::Range;
 use std::path::Path;
 
@@ -7,10 +9,11 @@ use burn::tensor::{DType, Tensor};
 use longcat_kernels::{BsaParams, KernelBackend};
 use longcat_weights::{LoadOptions, LoadReport, WeightFiles, cast_module, load_module};
 
+use crate::embed::{CaptionEmbedder, FinalLayer, PatchEmbed, TimestepEmbedder};
 use crate::names::{canonical_names, fp32_islands};
+use crate::rope::RopeCache;
 use crate::{
-    Block, BlockContext, CaptionEmbedder, DitConfig, DitError, FinalLayer, KvCache, PatchEmbed,
-    RopeCache, RopeTables, TextCondition, TextTokens, TimestepEmbedder,
+    Block, BlockContext, DitConfig, DitError, KvCache, RopeTables, TextCondition, TextTokens,
 };
 
 /// The LongCat-Video diffusion transformer.
@@ -41,7 +44,7 @@ pub struct Embedded<B: Backend> {
 }
 
 impl<B: Backend> LongCatTransformer<B> {
-    /// A transformer with freshly drawn weights (made when first used).
+    /// A transformer with random weights, which are initialised when they are first used.
     pub fn new(config: &DitConfig, device: &B::Device) -> Self {
         Self {
             x_embedder: PatchEmbed::new(config, device),
@@ -93,11 +96,6 @@ impl<B: Backend> LongCatTransformer<B> {
             (true, None) => return Err(DitError::NoBsaParams),
         };
         Ok(())
-    }
-
-    /// Whether block-sparse attention is on.
-    pub fn bsa_enabled(&self) -> bool {
-        self.bsa.is_some()
     }
 }
 
@@ -207,7 +205,7 @@ impl<B: KernelBackend> LongCatTransformer<B> {
     ///
     /// # Errors
     /// [`DitError::EmptyText`], [`DitError::Shape`].
-    pub fn embed_text(&self, text: &TextCondition<B>) -> Result<TextTokens<B>, DitError> {
+    pub(crate) fn embed_text(&self, text: &TextCondition<B>) -> Result<TextTokens<B>, DitError> {
         let width = text.embeds.dims()[2];
         if width != self.config.caption_channels {
             return Err(DitError::Shape {
@@ -280,7 +278,7 @@ impl<B: KernelBackend> LongCatTransformer<B> {
         })
     }
 
-    /// Keys and values of clean condition latents `[B, C, n, H, W]`: one pass at timestep 0 without
+    /// Keys and values of clean condition frames `[B, C, n, H, W]`: one pass at timestep 0 without
     /// cross-attention. With `offload` they are kept in host memory.
     ///
     /// # Errors
@@ -305,7 +303,7 @@ impl<B: KernelBackend> LongCatTransformer<B> {
             return Err(DitError::ConditionFrames {
                 count: 0,
                 frames,
-                expected: "a KV cache needs at least one condition latent",
+                expected: "a KV cache needs at least one condition frame",
             });
         }
         let device = latents.device();

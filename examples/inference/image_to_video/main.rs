@@ -1,12 +1,11 @@
 //! A picture becomes the first frame of a video.
 
-use std::error::Error;
 use std::path::PathBuf;
 
+use anyhow::Result;
 use clap::Parser;
 use longcat_examples::Common;
 use longcat_runtime::{RuntimeOptions, open_pipeline};
-use longcat_video::media::read_image;
 use longcat_video::{ImageToVideoRequest, PixelFrames, Sampling, SeededNoise, Silent};
 
 #[derive(Parser)]
@@ -20,10 +19,10 @@ struct Args {
     common: Common,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<()> {
     let args = Args::parse();
     let common = &args.common;
-    let image = PixelFrames::from_images(&[read_image(&args.image)?])?;
+    let image = PixelFrames::read_image(&args.image)?;
     let root = common.checkpoint()?;
     let mut pipeline = open_pipeline(&common.devices(), &root, &RuntimeOptions::default())?;
     // The picture is brought to the size of the checkpoint that is nearest in shape.

@@ -1,7 +1,6 @@
 //! A long video, segment by segment; a stopped run goes on where it was.
 
-use std::error::Error;
-
+use anyhow::Result;
 use clap::Parser;
 use longcat_examples::Common;
 use longcat_runtime::{RuntimeOptions, open_pipeline};
@@ -16,18 +15,18 @@ struct Args {
     common: Common,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<()> {
     let Args { prompts, common } = Args::parse();
     let root = common.checkpoint()?;
     let mut pipeline = open_pipeline(&common.devices(), &root, &RuntimeOptions::default())?;
-    let fps = pipeline.checkpoint().defaults().fps;
     let request = LongVideoRequest {
         sampling: common.sampling(Sampling::standard()),
         ..LongVideoRequest::new(prompts)
     };
-    let path = common.output.join("long.mp4");
-    let video = pipeline.long_video(&request, &path.with_extension("segments"), &mut Silent)?;
-    video.write_video(&path, fps)?;
-    println!("{}", path.display());
-    Ok(())
+    // Finished segments are kept here: the same call with the same request goes on.
+    let work = common.output.join("long.mp4.segments");
+    let video = pipeline.long_video(&request, &work, &mut Silent)?;
+    let fps = pipeline.checkpoint().defaults().fps;
+    video.write_video(common.output.join("long.mp4"), fps)?;
+    Ok(video.remove()?)
 }
