@@ -112,8 +112,7 @@ fn make(mut take: impl FnMut(&Path, &VideoFrames)) {
         for (i, path) in made.iter().enumerate() {
             let video = read_video(path, &ReadOptions::default()).unwrap();
             let frames = video.frames().step_by(KEPT).flatten().copied();
-            let kept =
-                VideoFrames::new(video.width(), video.height(), video.fps(), frames.collect());
+            let kept = VideoFrames::new(video.size(), video.fps(), frames.collect());
             take(&data().join(format!("{name}-{i}.webp")), &kept.unwrap());
         }
     }
@@ -133,8 +132,8 @@ fn compare() {
 }
 
 fn clip(video: &VideoFrames) -> RenderedClip {
-    let (width, height) = (video.width() as usize, video.height() as usize);
-    RenderedClip::new(width, height, video.data().to_vec()).unwrap()
+    let size = video.size();
+    RenderedClip::new(size.width, size.height, video.data().to_vec()).unwrap()
 }
 
 fn judge(task: &str, more: &[&str]) -> Value {
