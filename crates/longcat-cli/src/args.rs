@@ -192,8 +192,8 @@ pub struct ImageToVideo {
 /// How a segment takes up the one before it.
 #[derive(Debug, Args, Clone)]
 pub struct Condition {
-    /// Frames of the video that condition its continuation, 4n + 1; 13, or what a short clip
-    /// allows.
+    /// Frames of the video that condition its continuation, 4n + 1; those of the model (13 in the
+    /// release), or what a short clip allows.
     #[arg(long, value_name = "N")]
     pub cond_frames: Option<usize>,
     /// Run the condition through the model in every step instead of caching its keys and values.
