@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use longcat_builtin::builtin_checkpoint;
 use longcat_runtime::{DeviceList, best_device};
-use longcat_video::media::{VideoSpec, WriteOptions, create_video};
 use longcat_video::{PixelFrames, Sampling};
 
 /// What every example can be told.
@@ -58,18 +57,13 @@ impl Common {
     pub fn write(&self, name: &str, video: &PixelFrames, fps: f64) -> Result<(), Box<dyn Error>> {
         fs::create_dir_all(&self.output)?;
         let path = self.output.join(name);
-        let size = video.size();
-        let spec = VideoSpec {
-            width: u32::try_from(size.width)?,
-            height: u32::try_from(size.height)?,
-            fps,
-        };
-        let mut writer = create_video(&path, spec, &WriteOptions::default())?;
-        for frame in video.frames() {
-            writer.push(frame)?;
-        }
-        writer.finish()?;
-        println!("{}: {} frames of {size}", path.display(), video.len());
+        video.write_video(&path, fps)?;
+        println!(
+            "{}: {} frames of {}",
+            path.display(),
+            video.len(),
+            video.size()
+        );
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use longcat_builtin::builtin_checkpoint;
 use longcat_runtime::{DeviceSpec, train_lora};
-use longcat_train::{Bar, Observer, Quiet};
+use longcat_train::{Bar, Quiet, TrainObserver};
 use serde_json::json;
 
 use crate::{device_or_best, interrupt};
@@ -35,7 +35,7 @@ impl TrainLora {
         let device = device_or_best(self.device);
         let mut bar = Bar::default();
         let mut quiet = Quiet;
-        let observer: &mut dyn Observer = if self.json { &mut quiet } else { &mut bar };
+        let observer: &mut dyn TrainObserver = if self.json { &mut quiet } else { &mut bar };
         // Only a configuration without a checkpoint needs it, and says so if it is not there.
         let builtin = builtin_checkpoint()
             .inspect_err(|e| eprintln!("warning: unpacking the built-in model: {e}"))

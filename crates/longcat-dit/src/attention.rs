@@ -1,3 +1,5 @@
+//! Self-attention with condition frames and a KV cache, and cross-attention to the text.
+
 use burn::module::Module;
 use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::tensor::backend::Backend;
@@ -33,7 +35,7 @@ fn head_norm_config(config: &DitConfig) -> RmsNormConfig {
 
 /// Self-attention over the token grid, with condition frames, KV cache and block sparsity.
 #[derive(Module, Debug)]
-pub struct SelfAttention<B: Backend> {
+pub(crate) struct SelfAttention<B: Backend> {
     pub(crate) qkv: LoraLinear<B>,
     pub(crate) proj: LoraLinear<B>,
     q_norm: RmsNorm<B>,
@@ -180,7 +182,7 @@ fn attend<B: KernelBackend>([q, k, v]: Heads<B>, extent: Extent<'_>) -> Tensor<B
 
 /// Cross-attention from video tokens to text tokens.
 #[derive(Module, Debug)]
-pub struct CrossAttention<B: Backend> {
+pub(crate) struct CrossAttention<B: Backend> {
     pub(crate) q_linear: LoraLinear<B>,
     pub(crate) kv_linear: LoraLinear<B>,
     pub(crate) proj: LoraLinear<B>,

@@ -1,3 +1,5 @@
+//! One transformer block and what all blocks of a forward pass share.
+
 use burn::module::Module;
 use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::Tensor;
@@ -13,7 +15,7 @@ use crate::{DitConfig, RopeTables, TextTokens};
 
 /// SwiGLU: `w2(silu(w1 x) · w3 x)`, without bias.
 #[derive(Module, Debug)]
-pub struct FeedForward<B: Backend> {
+pub(crate) struct FeedForward<B: Backend> {
     pub(crate) w1: LoraLinear<B>,
     pub(crate) w2: LoraLinear<B>,
     pub(crate) w3: LoraLinear<B>,

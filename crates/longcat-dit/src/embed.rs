@@ -1,3 +1,5 @@
+//! The layers around the blocks: patches, timesteps and text in, patches out.
+
 use burn::module::Module;
 use burn::nn::conv::{Conv3d, Conv3dConfig};
 use burn::tensor::activation::{gelu_approximate, silu};
@@ -13,7 +15,7 @@ const MAX_PERIOD: f64 = 10_000.0;
 
 /// Latents to tokens: a convolution whose kernel equals its stride, computed as one matrix product.
 #[derive(Module, Debug)]
-pub struct PatchEmbed<B: Backend> {
+pub(crate) struct PatchEmbed<B: Backend> {
     proj: Conv3d<B>,
 }
 
@@ -49,7 +51,7 @@ impl<B: Backend> PatchEmbed<B> {
 
 impl<B: KernelBackend> PatchEmbed<B> {
     /// Latents `[B, C, T, H, W]` to tokens `[B, N, hidden]` in the dtype of the weights.
-    pub fn forward(&self, latents: Tensor<B, 5>) -> Tensor<B, 3> {
+    pub(crate) fn forward(&self, latents: Tensor<B, 5>) -> Tensor<B, 3> {
         let [b, c, t, h, w] = latents.dims();
         let weight = self.proj.weight.val();
         let [hidden, _, _, ph, pw] = weight.dims();
@@ -66,7 +68,7 @@ impl<B: KernelBackend> PatchEmbed<B> {
 
 /// Timesteps to vectors: a sinusoid (cosines, then sines) and a two-layer MLP, in fp32.
 #[derive(Module, Debug)]
-pub struct TimestepEmbedder<B: Backend> {
+pub(crate) struct TimestepEmbedder<B: Backend> {
     pub(crate) linear_in: LoraLinear<B>,
     pub(crate) linear_out: LoraLinear<B>,
     frequencies: usize,
@@ -86,7 +88,7 @@ impl<B: Backend> TimestepEmbedder<B> {
 
 impl<B: KernelBackend> TimestepEmbedder<B> {
     /// Timesteps `[B, T]` (fp32, 0 to 1000) to embeddings `[B, T, adaln_tembed_dim]` in fp32.
-    pub fn forward(&self, timesteps: Tensor<B, 2>) -> Tensor<B, 3> {
+    pub(crate) fn forward(&self, timesteps: Tensor<B, 2>) -> Tensor<B, 3> {
         let half = self.frequencies / 2;
         let device = timesteps.device();
         let frequencies: Vec<f32> = (0..half)
@@ -109,7 +111,7 @@ impl<B: KernelBackend> TimestepEmbedder<B> {
 
 /// Text embeddings to the width of the transformer: two layers with a tanh GELU between.
 #[derive(Module, Debug)]
-pub struct CaptionEmbedder<B: Backend> {
+pub(crate) struct CaptionEmbedder<B: Backend> {
     pub(crate) linear_in: LoraLinear<B>,
     pub(crate) linear_out: LoraLinear<B>,
 }
@@ -126,7 +128,7 @@ impl<B: Backend> CaptionEmbedder<B> {
 
 impl<B: KernelBackend> CaptionEmbedder<B> {
     /// `[B, L, caption_channels]` to `[B, L, hidden]`.
-    pub fn forward(&self, embeds: Tensor<B, 3>) -> Tensor<B, 3> {
+    pub(crate) fn forward(&self, embeds: Tensor<B, 3>) -> Tensor<B, 3> {
         self.linear_out
             .forward(gelu_approximate(self.linear_in.forward(embeds)))
     }
@@ -134,7 +136,7 @@ impl<B: KernelBackend> CaptionEmbedder<B> {
 
 /// Modulated norm and projection back to patches, in fp32.
 #[derive(Module, Debug)]
-pub struct FinalLayer<B: Backend> {
+pub(crate) struct FinalLayer<B: Backend> {
     pub(crate) adaln: LoraLinear<B>,
     pub(crate) linear: LoraLinear<B>,
     patch: [usize; 3],
@@ -155,7 +157,12 @@ impl<B: Backend> FinalLayer<B> {
 impl<B: KernelBackend> FinalLayer<B> {
     /// Tokens `[B, N, hidden]` with timestep embeddings `[B, T, C_t]` to latents
     /// `[B, C_out, T, H, W]` in fp32. `grid` counts tokens.
-    pub fn forward(&self, x: Tensor<B, 3>, t: Tensor<B, 3>, grid: [usize; 3]) -> Tensor<B, 5> {
+    pub(crate) fn forward(
+        &self,
+        x: Tensor<B, 3>,
+        t: Tensor<B, 3>,
+        grid: [usize; 3],
+    ) -> Tensor<B, 5> {
         let b = x.dims()[0];
         let modulation = self.adaln.forward(silu(t));
         let [shift, scale] = chunks(modulation);

@@ -1,3 +1,5 @@
+//! Keys and values of condition frames, on the device or in host memory.
+
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 
@@ -39,7 +41,7 @@ impl<B: Backend> KvCache<B> {
     }
 
     /// Number of condition latent frames.
-    pub fn num_latents(&self) -> usize {
+    pub(crate) fn num_latents(&self) -> usize {
         self.num_latents
     }
 

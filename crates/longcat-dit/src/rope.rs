@@ -1,3 +1,5 @@
+//! 3D rotary position embedding: tables for a grid of tokens, and a cache of them.
+
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +27,7 @@ pub struct RopeTables<B: Backend> {
 
 impl<B: Backend> RopeTables<B> {
     /// Tables for a grid of (T, H, W) tokens and heads of `head_dim` channels.
-    pub fn new(grid: [usize; 3], head_dim: usize, device: &B::Device) -> Self {
+    pub(crate) fn new(grid: [usize; 3], head_dim: usize, device: &B::Device) -> Self {
         let spatial = 2 * (head_dim / 6);
         let dims = [head_dim - 2 * spatial, spatial, spatial];
         let frequencies: Vec<Vec<f32>> = dims
@@ -59,7 +61,7 @@ impl<B: Backend> RopeTables<B> {
     }
 
     /// The tables of some of the tokens.
-    pub fn part(&self, tokens: Range<usize>) -> Self {
+    pub(crate) fn part(&self, tokens: Range<usize>) -> Self {
         let cut = |table: &Tensor<B, 2>| table.clone().slice([tokens.clone()]);
         Self {
             cos: cut(&self.cos),
@@ -68,7 +70,7 @@ impl<B: Backend> RopeTables<B> {
     }
 
     /// The tables as the kernels take them.
-    pub fn rotation(&self) -> Rotation<B> {
+    pub(crate) fn rotation(&self) -> Rotation<B> {
         Rotation {
             cos: self.cos.clone(),
             sin: self.sin.clone(),
@@ -78,7 +80,7 @@ impl<B: Backend> RopeTables<B> {
 
 impl<B: KernelBackend> RopeTables<B> {
     /// Rotates `x` `[B, heads, N, D]` in fp32; the result has the dtype of `x`.
-    pub fn apply(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+    pub(crate) fn apply(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
         // The layout that fused heads have before they are split, with a single part.
         let x = x.swap_dims(1, 2).unsqueeze_dim::<5>(2);
         split_heads(x, 0, None, Some(self.rotation()))
@@ -97,7 +99,7 @@ type TablesByGrid<B> = HashMap<
 ///
 /// Part of the module tree without parameters or state of its own.
 #[derive(Debug, Clone)]
-pub struct RopeCache<B: Backend> {
+pub(crate) struct RopeCache<B: Backend> {
     tables: Arc<Mutex<TablesByGrid<B>>>,
 }
 
@@ -111,7 +113,12 @@ impl<B: Backend> Default for RopeCache<B> {
 
 impl<B: Backend> RopeCache<B> {
     /// The tables of `grid`, computed at its first use on `device`.
-    pub fn get(&self, grid: [usize; 3], head_dim: usize, device: &B::Device) -> RopeTables<B> {
+    pub(crate) fn get(
+        &self,
+        grid: [usize; 3],
+        head_dim: usize,
+        device: &B::Device,
+    ) -> RopeTables<B> {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         match tables.get(&grid) {
             Some((owner, found)) if owner == device => found.clone(),

@@ -1,3 +1,5 @@
+//! The text that conditions a forward pass, and what becomes of its padding.
+
 use std::ops::Range;
 
 use burn::tensor::backend::Backend;

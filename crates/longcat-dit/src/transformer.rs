@@ -1,3 +1,5 @@
+//! The transformer: loading, one forward pass, and the pass over cached condition frames.
+
 use std::ops::Range;
 use std::path::Path;
 
@@ -7,10 +9,11 @@ use burn::tensor::{DType, Tensor};
 use longcat_kernels::{BsaParams, KernelBackend};
 use longcat_weights::{LoadOptions, LoadReport, WeightFiles, cast_module, load_module};
 
+use crate::embed::{CaptionEmbedder, FinalLayer, PatchEmbed, TimestepEmbedder};
 use crate::names::{canonical_names, fp32_islands};
+use crate::rope::RopeCache;
 use crate::{
-    Block, BlockContext, CaptionEmbedder, DitConfig, DitError, FinalLayer, KvCache, PatchEmbed,
-    RopeCache, RopeTables, TextCondition, TextTokens, TimestepEmbedder,
+    Block, BlockContext, DitConfig, DitError, KvCache, RopeTables, TextCondition, TextTokens,
 };
 
 /// The LongCat-Video diffusion transformer.
@@ -93,11 +96,6 @@ impl<B: Backend> LongCatTransformer<B> {
             (true, None) => return Err(DitError::NoBsaParams),
         };
         Ok(())
-    }
-
-    /// Whether block-sparse attention is on.
-    pub fn bsa_enabled(&self) -> bool {
-        self.bsa.is_some()
     }
 }
 
@@ -207,7 +205,7 @@ impl<B: KernelBackend> LongCatTransformer<B> {
     ///
     /// # Errors
     /// [`DitError::EmptyText`], [`DitError::Shape`].
-    pub fn embed_text(&self, text: &TextCondition<B>) -> Result<TextTokens<B>, DitError> {
+    pub(crate) fn embed_text(&self, text: &TextCondition<B>) -> Result<TextTokens<B>, DitError> {
         let width = text.embeds.dims()[2];
         if width != self.config.caption_channels {
             return Err(DitError::Shape {

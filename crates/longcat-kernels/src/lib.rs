@@ -49,7 +49,7 @@ mod wrap;
 
 pub use backend::KernelBackend;
 #[cfg(feature = "cubecl")]
-pub use cube::set_up_gpu_runtime;
+pub use cube::runtime::set_up_gpu_runtime;
 #[cfg(feature = "cuda")]
 pub use cuda::{
     cublas::{CublasStatus, cublas_status, set_cublas_enabled},

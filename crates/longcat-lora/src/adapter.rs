@@ -1,3 +1,5 @@
+//! An adapter on the host, independent of file formats.
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

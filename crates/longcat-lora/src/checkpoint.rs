@@ -1,3 +1,5 @@
+//! Merging adapters into the files of a checkpoint.
+
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

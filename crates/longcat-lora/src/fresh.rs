@@ -1,33 +1,60 @@
-use burn::module::{Initializer, Param};
-use burn::tensor::Tensor;
-use burn::tensor::backend::Backend;
+//! New adapters, and reading trained ones back.
 
-use crate::{
-    Adapter, Block, LoraBlock, LoraBranch, LoraError, LoraHost, LoraLinear, LoraRegistry, Matrix,
-};
+use burn::module::Param;
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor};
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+
+use crate::{Adapter, Block, LoraBranch, LoraError, LoraHost, LoraOptions, LoraRegistry, Matrix};
+
+/// How fused layers (qkv and others) are adapted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fused {
+    /// One pair of factors per part, as in the official files.
+    #[default]
+    Parts,
+    /// One pair of factors over all parts.
+    Whole,
+}
 
 /// A new adapter, to be trained.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct NewAdapter {
     /// Rank of every block.
     pub rank: usize,
     /// The scale is alpha over rank.
     pub alpha: f64,
-    /// Layers to adapt: whole canonical names, or their ends from a dot on (`attn.qkv`).
-    pub targets: Vec<String>,
+    /// The scale is alpha over the root of the rank instead.
+    pub rslora: bool,
+    /// Patterns over canonical layer names; a layer is adapted where one of them matches.
+    pub targets: Vec<Regex>,
+    /// Patterns of layers to leave out.
+    pub exclude: Vec<Regex>,
+    /// How fused layers are adapted.
+    pub fused: Fused,
 }
 
 /// Training adapters on a model. Implemented for every [`LoraHost`].
 pub trait LoraTraining<B: Backend>: LoraHost<B> {
-    /// Puts a new adapter on the model, enabled, with a block for every part of fused layers. Input
-    /// sides are drawn as PyTorch's `Linear` draws its weight, U(−1/√d_in, 1/√d_in), from the
-    /// backend's random numbers; output sides are zero, so that the model computes what it did.
-    /// Factors are f32 whatever the base is.
+    /// Puts a new adapter on the model, enabled, with factors of `dtype` (f32 to train them whatever
+    /// the base is). Input sides are as PyTorch's `Linear` draws its weight, from
+    /// U(−1/√d_in, 1/√d_in): `uniform(b)` gives the next number between −b and b, and draws on the
+    /// host make the adapter the same on every device. Output sides are zero, so that the model
+    /// computes what it did. Returns the layers.
     ///
     /// # Errors
     /// [`LoraError::AdapterExists`], [`LoraError::UnknownModule`] for a target that no layer
-    /// matches, [`LoraError::InvalidSetting`] for a rank of 0 or an alpha that is not finite.
-    fn create_adapter(&mut self, name: &str, new: &NewAdapter) -> Result<Vec<String>, LoraError> {
+    /// matches, [`LoraError::InvalidSetting`] for a rank of 0, an alpha that is not finite, or if no
+    /// layer is left.
+    fn create_adapter(
+        &mut self,
+        name: &str,
+        new: &NewAdapter,
+        dtype: DType,
+        uniform: &mut dyn FnMut(f32) -> f32,
+    ) -> Result<Vec<String>, LoraError> {
         if new.rank == 0 || !new.alpha.is_finite() {
             return Err(LoraError::InvalidSetting {
                 what: format!(
@@ -40,12 +67,15 @@ pub trait LoraTraining<B: Backend>: LoraHost<B> {
             return Err(LoraError::AdapterExists { name: name.into() });
         }
         let mut layers = Vec::new();
-        self.visit_lora(&mut |target, _| layers.push(target.to_string()));
+        self.visit_lora(&mut |target, layer| {
+            layers.push((target.to_string(), layer.d_in(), layer.d_out()));
+        });
+        let matched = |pattern: &&Regex| layers.iter().any(|(layer, ..)| pattern.is_match(layer));
         let unmatched: Vec<String> = new
             .targets
             .iter()
-            .filter(|chosen| !layers.iter().any(|layer| addresses(chosen, layer)))
-            .cloned()
+            .filter(|pattern| !matched(pattern))
+            .map(|pattern| pattern.as_str().to_string())
             .collect();
         if !unmatched.is_empty() {
             return Err(LoraError::UnknownModule {
@@ -53,18 +83,28 @@ pub trait LoraTraining<B: Backend>: LoraHost<B> {
                 targets: unmatched,
             });
         }
-        layers.retain(|layer| new.targets.iter().any(|chosen| addresses(chosen, layer)));
-        let parts: Vec<usize> = layers
-            .iter()
-            .map(|layer| self.target_table().parts(layer))
-            .collect();
-        self.visit_lora_mut(&mut |target, layer| {
-            if let Some(index) = layers.iter().position(|chosen| chosen == target) {
-                let branch = fresh_branch(name, layer, new, parts[index]);
-                layer.adapters.push(branch);
-            }
-        });
-        Ok(layers)
+        let any = |patterns: &[Regex], layer: &str| patterns.iter().any(|p| p.is_match(layer));
+        layers.retain(|(layer, ..)| any(&new.targets, layer) && !any(&new.exclude, layer));
+        if layers.is_empty() {
+            return Err(LoraError::InvalidSetting {
+                what: "targets: together with the excluded ones no layer is left".into(),
+            });
+        }
+        let mut adapter = Adapter::new(name);
+        for (layer, d_in, d_out) in &layers {
+            let parts = match new.fused {
+                Fused::Parts => self.target_table().parts(layer),
+                Fused::Whole => 1,
+            };
+            let blocks = (0..parts).map(|part| new.block([part, parts], *d_in, *d_out, uniform));
+            adapter.insert(layer, blocks.collect())?;
+        }
+        let options = LoraOptions {
+            strength: 1.0,
+            dtype: Some(dtype),
+        };
+        self.load_adapter(name, &adapter, options)?;
+        Ok(layers.into_iter().map(|(layer, ..)| layer).collect())
     }
 
     /// Reads the factors of an adapter back from the device.
@@ -95,39 +135,34 @@ pub trait LoraTraining<B: Backend>: LoraHost<B> {
 
 impl<B: Backend, H: LoraHost<B> + ?Sized> LoraTraining<B> for H {}
 
-fn addresses(chosen: &str, layer: &str) -> bool {
-    layer
-        .strip_suffix(chosen)
-        .is_some_and(|front| front.is_empty() || front.ends_with('.'))
+impl NewAdapter {
+    /// A block of a layer: drawn input side, zeros at the output side.
+    fn block(
+        &self,
+        [part, of]: [usize; 2],
+        d_in: usize,
+        d_out: usize,
+        uniform: &mut dyn FnMut(f32) -> f32,
+    ) -> Block {
+        let (rank, rows) = (self.rank, d_out / of);
+        let bound = 1.0 / (d_in as f32).sqrt();
+        let down: Vec<f32> = (0..rank * d_in).map(|_| uniform(bound)).collect();
+        Block {
+            part,
+            of,
+            down: matrix(rank, d_in, &down),
+            up: matrix(rows, rank, &vec![0.0; rows * rank]),
+            scale: match self.rslora {
+                true => self.alpha / (rank as f64).sqrt(),
+                false => self.alpha / rank as f64,
+            },
+        }
+    }
 }
 
-fn fresh_branch<B: Backend>(
-    name: &str,
-    layer: &LoraLinear<B>,
-    new: &NewAdapter,
-    parts: usize,
-) -> LoraBranch<B> {
-    let device = layer.weight.lazy_device();
-    let (d_in, rows) = (layer.d_in(), layer.d_out() / parts);
-    let bound = 1.0 / (d_in as f64).sqrt();
-    let drawn = Initializer::Uniform {
-        min: -bound,
-        max: bound,
-    };
-    LoraBranch {
-        name: name.to_string(),
-        down: drawn.init([parts * new.rank, d_in], &device),
-        blocks: (0..parts)
-            .map(|part| LoraBlock {
-                up: Initializer::Zeros.init([rows, new.rank], &device),
-                start: part * rows,
-                scale: new.alpha / new.rank as f64,
-            })
-            .collect(),
-        strength: 1.0,
-        enabled: true,
-        merged: false,
-    }
+fn matrix(rows: usize, cols: usize, values: &[f32]) -> Matrix {
+    let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    Matrix::from_bytes(rows, cols, DType::F32, bytes)
 }
 
 fn blocks<B: Backend>(branch: &LoraBranch<B>, d_out: usize) -> Result<Vec<Block>, LoraError> {

@@ -1,3 +1,5 @@
+//! What a model implements to carry adapters.
+
 use burn::tensor::backend::Backend;
 
 use crate::{LoraLinear, TargetTable};

@@ -1,3 +1,5 @@
+//! The linear layer with adapters beside its weight.
+
 use burn::config::Config;
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::backend::Backend;
@@ -126,12 +128,12 @@ impl<B: Backend> LoraBranch<B> {
     }
 
     /// Whether the adapter takes part in the forward pass (beside the base weight or merged in it).
-    pub fn is_enabled(&self) -> bool {
+    pub(crate) fn is_enabled(&self) -> bool {
         self.enabled
     }
 
     /// Whether the base weight already holds this adapter.
-    pub fn is_merged(&self) -> bool {
+    pub(crate) fn is_merged(&self) -> bool {
         self.merged
     }
 

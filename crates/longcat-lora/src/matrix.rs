@@ -1,3 +1,5 @@
+//! Host matrices in their stored type, whose bits survive every format.
+
 use burn::tensor::{Bytes, DType, TensorData};
 use half::{bf16, f16};
 

@@ -1,3 +1,5 @@
+//! Merging adapters into the weights of a model, and restoring the weights.
+
 use std::collections::BTreeMap;
 
 use burn::tensor::backend::Backend;

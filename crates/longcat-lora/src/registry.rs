@@ -1,3 +1,5 @@
+//! Adapters on a model: loading, strengths, switching, unloading.
+
 use std::collections::BTreeMap;
 
 use burn::module::Param;

@@ -1,3 +1,5 @@
+//! What an adapter file holds, for `longcat lora inspect`.
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -1,3 +1,5 @@
+//! Names of the layers that adapters address, and the spellings of other tools.
+
 use regex::Regex;
 
 /// One kind of layer that adapters can address.
@@ -84,7 +86,7 @@ impl TargetTable {
     }
 
     /// The names of the parts of a canonical name, where the table has some.
-    pub fn split_names(&self, name: &str) -> Option<Vec<String>> {
+    pub(crate) fn split_names(&self, name: &str) -> Option<Vec<String>> {
         let (pattern, target) = self.target(name)?;
         if target.split.is_empty() {
             return None;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Width and height in pixels; written `832x480`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VideoSize {
     /// Pixels per row.
     pub width: usize,
@@ -16,6 +16,13 @@ impl VideoSize {
     /// A size of `width` pixels per row and `height` rows.
     pub const fn new(width: usize, height: usize) -> Self {
         Self { width, height }
+    }
+}
+
+impl From<(u32, u32)> for VideoSize {
+    /// From the dimensions of a picture, width first.
+    fn from((width, height): (u32, u32)) -> Self {
+        Self::new(width as usize, height as usize)
     }
 }
 

@@ -3,11 +3,32 @@
 //! Generic code is compiled once per backend in this crate; programs on it call plain functions and
 //! object-safe traits.
 //!
+//! A video from a prompt:
+//!
+//! ```no_run
+//! use longcat_runtime::{DeviceList, RuntimeOptions, best_device, open_pipeline};
+//! use longcat_video::{SeededNoise, Silent, TextToVideoRequest};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let devices = DeviceList::from(best_device());
+//! let root = "weights/LongCat-Video".as_ref();
+//! let mut pipeline = open_pipeline(&devices, root, &RuntimeOptions::default())?;
+//! let request = TextToVideoRequest::new("a red circle moves right");
+//! let latents = pipeline.text_to_video(&request, &mut SeededNoise::new(0), &mut Silent)?;
+//! let videos = pipeline.decode(&latents, &mut Silent)?;
+//! println!("{} frames", videos[0].len());
+//! # Ok(())
+//! # }
 //! ```
-//! for device in longcat_runtime::devices() {
+//!
+//! The devices of this machine:
+//!
+//! ```
+//! let devices = longcat_runtime::devices();
+//! for device in &devices {
 //!     println!("{}: {}", device.device, device.dtypes.join(", "));
 //! }
-//! println!("the best of them: {}", longcat_runtime::best_device());
+//! assert!(devices.iter().any(|device| device.device == "cpu"));
 //! ```
 
 #[cfg(feature = "wgpu")]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use longcat_kernels::KernelBackend;
-use longcat_train::{Observer, Outcome, TrainError};
+use longcat_train::{Outcome, TrainError, TrainObserver};
 
 use crate::{DeviceSpec, DeviceTask, RuntimeError, on_device};
 
@@ -21,7 +21,7 @@ pub fn train_lora(
     device: DeviceSpec,
     config: &Path,
     default_checkpoint: Option<&Path>,
-    observer: &mut dyn Observer,
+    observer: &mut dyn TrainObserver,
     interrupt: &AtomicBool,
 ) -> Result<Outcome, RuntimeError> {
     let run = Run {
@@ -36,7 +36,7 @@ pub fn train_lora(
 struct Run<'a> {
     config: &'a Path,
     default_checkpoint: Option<&'a Path>,
-    observer: &'a mut dyn Observer,
+    observer: &'a mut dyn TrainObserver,
     interrupt: &'a AtomicBool,
 }
 

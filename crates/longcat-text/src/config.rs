@@ -114,7 +114,7 @@ impl Umt5Config {
     }
 
     /// Width of all heads together.
-    pub fn inner_dim(&self) -> usize {
+    pub(crate) fn inner_dim(&self) -> usize {
         self.num_heads * self.d_kv
     }
 }

@@ -1,3 +1,5 @@
+//! The UMT5 encoder: token ids to hidden states.
+
 use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::module::embedding;

@@ -1,3 +1,5 @@
+//! Loading the encoder from an official `text_encoder/` directory.
+
 use std::path::Path;
 
 use burn::tensor::DType;
@@ -9,7 +11,7 @@ use crate::{TextError, Umt5Config, Umt5Encoder};
 
 /// The table from the official keys (`encoder.block.0.layer.0.SelfAttention.q.weight`) to the paths
 /// of [`Umt5Encoder`].
-pub fn name_map() -> NameMap {
+pub fn canonical_names() -> NameMap {
     NameMap::new(&[
         (r"^shared\.weight$", "shared"),
         (r"^encoder\.final_layer_norm\.", "final_norm."),
@@ -65,7 +67,7 @@ impl<B: KernelBackend> Umt5Encoder<B> {
             keep_f32: (dtype == DType::F16).then(|| pattern(r"^blocks\.\d+\.feed_forward\.wo$")),
             ignore_unused: duplicate_embedding(&files)?,
         };
-        load_module(&mut encoder, &files, &name_map(), &options)?;
+        load_module(&mut encoder, &files, &canonical_names(), &options)?;
         Ok((encoder, config))
     }
 }

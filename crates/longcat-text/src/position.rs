@@ -1,3 +1,5 @@
+//! Buckets of the relative position bias.
+
 /// The bucket of a key that lies `offset` tokens after the query (negative: before it).
 ///
 /// Half of the buckets serve each direction. Within a direction the first half of them hold one

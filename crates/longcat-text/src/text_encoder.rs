@@ -1,3 +1,5 @@
+//! Prompts to embeddings.
+
 use std::path::Path;
 
 use burn::tensor::backend::Backend;

@@ -99,7 +99,7 @@ impl PromptTokenizer {
     }
 
     /// The largest id that [`Self::encode`] can give.
-    pub fn largest_id(&self) -> u32 {
+    pub(crate) fn largest_id(&self) -> u32 {
         let ids = self.tokenizer.get_vocab(true);
         ids.into_values().max().unwrap_or(0)
     }

@@ -1,3 +1,5 @@
+//! What training needs of a backend.
+
 use burn::tensor::backend::AutodiffBackend;
 use longcat_kernels::KernelBackend;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::{Observer, Progress, TrainError};
+use crate::{StepReport, TrainError, TrainObserver};
 
 /// A progress bar on stderr, with messages above it. Where stderr is no terminal only the messages
 /// are printed, and a line every so many steps.
@@ -52,7 +52,7 @@ impl Bar {
     }
 }
 
-impl Observer for Bar {
+impl TrainObserver for Bar {
     fn caching(&mut self, what: &str, done: usize, total: usize) {
         self.count(what, done, total);
         self.bar.set_message(format!("caching {what}"));
@@ -69,7 +69,7 @@ impl Observer for Bar {
         }
     }
 
-    fn step(&mut self, p: &Progress) {
+    fn step(&mut self, p: &StepReport) {
         let left = Duration::from_secs_f64(p.seconds_left.clamp(0.0, 1e9));
         let left = indicatif::HumanDuration(left);
         let message = format!(

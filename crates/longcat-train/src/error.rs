@@ -1,3 +1,5 @@
+//! What can go wrong.
+
 use std::path::{Path, PathBuf};
 
 use longcat_dit::DitError;
@@ -97,7 +99,7 @@ pub enum TrainError {
     Lora(#[from] LoraError),
     /// Checkpoint directory, VAE or text encoder.
     #[error(transparent)]
-    Video(#[from] VideoError),
+    Video(Box<VideoError>),
     /// Video and image files.
     #[error(transparent)]
     Media(#[from] MediaError),
@@ -106,8 +108,15 @@ pub enum TrainError {
     Weights(#[from] WeightsError),
 }
 
+impl From<VideoError> for TrainError {
+    fn from(error: VideoError) -> Self {
+        Self::Video(Box::new(error))
+    }
+}
+
 impl TrainError {
-    pub(crate) fn io(path: impl Into<PathBuf>, cause: std::io::Error) -> Self {
+    /// A file that could not be read or written.
+    pub fn io(path: impl Into<PathBuf>, cause: std::io::Error) -> Self {
         Self::Io {
             path: path.into(),
             cause,
@@ -115,7 +124,7 @@ impl TrainError {
     }
 
     /// The same, with the name of the clip it happened to.
-    pub(crate) fn of_clip(self, clip: &Path) -> Self {
+    pub fn of_clip(self, clip: &Path) -> Self {
         match self {
             Self::Data { .. } | Self::Interrupted | Self::Clip { .. } => self,
             cause => Self::Clip {

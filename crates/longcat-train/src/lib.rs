@@ -1,12 +1,33 @@
-//! Training LongCat-Video by Burn autodiff: adapters beside the transformer, or a whole small model.
+//! Training LongCat-Video by Burn autodiff: adapters beside the transformer, or all of its weights.
 //!
 //! - [`run()`]: a run from its TOML file ([`TrainConfig`]), resumed if it was interrupted;
-//! - [`scan`], [`encode`]: clips with captions, and their encodings on disk;
-//! - [`Objective`], [`Batch`], [`TrainStep`]: flow matching, its loss and gradients, with per-block
+//! - [`TrainingData`], [`encode_clips`]: clips with captions, and their encodings on disk;
+//! - [`Batch`], [`FlowMatching`], [`TrainStep`]: flow matching, its loss and gradients, with per-block
 //!   activation checkpointing;
 //! - [`Gradients`], [`LoraOptimizer`]: what a step gives, and Burn's AdamW over it;
 //! - [`Trainer`], [`Task`]: the loop, whatever is trained;
-//! - [`Observer`]: what a run tells while it works.
+//! - [`BatchTransform`]: *(model, batch) → batch*, for objectives in which the model has a part;
+//! - [`TrainObserver`]: what a run tells while it works.
+//!
+//! Training an adapter on the CPU:
+//!
+//! ```
+//! use std::path::Path;
+//! use std::sync::atomic::AtomicBool;
+//!
+//! use burn_flex::{Flex, FlexDevice};
+//! use longcat_train::{Outcome, Quiet, TrainError, run};
+//!
+//! /// `config` is a TOML file as `examples/train/lora.toml`.
+//! fn train(config: &Path) -> Result<Outcome, TrainError> {
+//!     // Set it from a handler of Ctrl-C; the run then saves its state and ends.
+//!     let interrupt = AtomicBool::new(false);
+//!     run::<Flex>(config, None, &FlexDevice, &mut Quiet, &interrupt)
+//! }
+//!
+//! let problem = train(Path::new("no-such-file.toml")).unwrap_err();
+//! assert!(problem.to_string().contains("no-such-file.toml"));
+//! ```
 
 mod backend;
 mod bar;
@@ -19,29 +40,35 @@ mod observe;
 mod optimizer;
 mod packed;
 mod parameters;
+mod prepare;
 mod run;
 mod sampling;
 mod step;
 mod trainer;
 mod transformer;
-mod vae_task;
 
 pub use backend::TrainBackend;
 pub use bar::Bar;
-pub use cache::{Dataset, Entry, Latents, TextTable, encode, fingerprint};
-pub use config::{
-    CacheConfig, CheckpointConfig, DataConfig, DistillConfig, Fused, LoopConfig, LoraConfig, Mode,
-    ModelConfig, ObjectiveConfig, OptimizerSection, PosteriorChoice, Precision, SampleConfig,
-    ScheduleKind, TimestepSampling, TrainConfig, VaeConfig, ValidationConfig, read_config,
+pub use cache::{
+    Entry, LatentDataset, Latents, TextTable, encode_clips, encode_texts, fingerprint,
 };
-pub use data::{Bucket, Clip, Condition, Media, Size, choose, scan};
+pub use config::{
+    CacheConfig, CheckpointConfig, ConditionShares, DataConfig, LoopConfig, LoraConfig, Mode,
+    ModelConfig, NoiseLevels, Objective, OptimizerSection, ParseSampleFormatError, Precision,
+    SampleConfig, SampleFormat, ScheduleKind, TrainConfig, ValidationConfig, read_config,
+};
+pub use data::{CaptionedClip, Condition, Media, scan};
 pub use error::TrainError;
 pub use names::official_tensors;
-pub use observe::{Observer, Progress, Quiet};
+pub use observe::{Quiet, StepReport, TrainObserver};
 pub use optimizer::{LoraOptimizer, OptimizerConfig};
-pub use parameters::{Gradients, Parameter, trained, update};
-pub use run::run;
-pub use step::{Batch, Objective, StepOutput, TrainStep};
-pub use trainer::{Metric, Outcome, Position, Task, Trainer, read_metrics};
-pub use transformer::{ADAPTER, JointModel, JointTask, RunInfo, TransformerTask, attach_adapter};
-pub use vae_task::VaeTask;
+pub use parameters::{Gradients, Parameter, collect_gradients, read_values, trained, update};
+pub use prepare::TrainingData;
+pub use run::{run, train};
+pub use sampling::{BatchOrder, Purpose, normals, open_unit, stream};
+pub use step::{Batch, FlowMatching, StepOutput, TrainStep};
+pub use trainer::{Metric, Outcome, Position, Task, Trainer, Weights, read_metrics};
+pub use transformer::{
+    ADAPTER, BatchSamples, BatchTransform, EncodedCaptions, EncodedText, RunInfo, TransformerTask,
+    attach_adapter,
+};

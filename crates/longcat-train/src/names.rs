@@ -7,7 +7,7 @@ use burn::tensor::backend::Backend;
 use longcat_dit::internal_names;
 
 use crate::TrainError;
-use crate::parameters::{Parameter, read};
+use crate::parameters::{Parameter, read_values};
 
 const HYPHEN: &str = "___lorahyphen___";
 
@@ -44,7 +44,7 @@ pub fn official_tensors<'a, B: Backend>(
                     format!("lora{HYPHEN}{module}.{factor}")
                 }
             };
-            let values = read(parameter.values.clone(), path)?;
+            let values = read_values(parameter.values.clone(), path)?;
             Ok((key, TensorData::new(values, parameter.shape.clone())))
         })
         .collect()

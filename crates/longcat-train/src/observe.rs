@@ -6,7 +6,7 @@ use crate::TrainError;
 
 /// One optimiser step.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Progress {
+pub struct StepReport {
     /// The step, from 1.
     pub step: usize,
     /// Steps of the run.
@@ -25,7 +25,7 @@ pub struct Progress {
 
 /// Hears of what a run does. Every method does nothing by default.
 #[allow(unused_variables)]
-pub trait Observer {
+pub trait TrainObserver {
     /// `done` of `total` clips or captions are in the cache.
     fn caching(&mut self, what: &str, done: usize, total: usize) {}
     /// A broken clip is left out.
@@ -33,7 +33,7 @@ pub trait Observer {
     /// The run continues after this step; `changed` are settings that are not those it began with.
     fn resumed(&mut self, step: usize, changed: &[String]) {}
     /// A step is done.
-    fn step(&mut self, progress: &Progress) {}
+    fn step(&mut self, progress: &StepReport) {}
     /// Mean validation loss after a step.
     fn validated(&mut self, step: usize, loss: f64) {}
     /// A file or folder was written.
@@ -44,4 +44,4 @@ pub trait Observer {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Quiet;
 
-impl Observer for Quiet {}
+impl TrainObserver for Quiet {}

@@ -1,3 +1,5 @@
+//! Burn's AdamW over trained parameters.
+
 use std::collections::BTreeMap;
 
 use burn::module::Module;

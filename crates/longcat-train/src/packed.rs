@@ -7,7 +7,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
 
 use crate::TrainError;
-use crate::parameters::read;
+use crate::parameters::read_values;
 
 /// Elements of a pack. What is larger stays alone, so that packing copies little memory at a time.
 const ELEMENTS: usize = 1 << 22;
@@ -142,7 +142,7 @@ impl<B: Backend> Packed<B> {
             let packed = packed.clone().cast(DType::F32);
             packed.square().sum()
         });
-        let values = read(Tensor::cat(squares.collect(), 0), "the gradient norm")?;
+        let values = read_values(Tensor::cat(squares.collect(), 0), "the gradient norm")?;
         Ok(values.iter().map(|v| f64::from(*v)).sum::<f64>().sqrt())
     }
 

@@ -92,7 +92,7 @@ impl<B: burn::tensor::backend::Backend> Gradients<B> {
     }
 
     /// The same under longer paths.
-    pub(crate) fn under(self, prefix: &str) -> Self {
+    pub fn under(self, prefix: &str) -> Self {
         let map = self.map.into_iter();
         Self {
             map: map
@@ -106,8 +106,11 @@ impl<B: burn::tensor::backend::Backend> Gradients<B> {
     }
 }
 
-/// Reads a flat tensor back as f32.
-pub(crate) fn read<B: burn::tensor::backend::Backend>(
+/// Reads a flat tensor back as f32; `what` names it in errors.
+///
+/// # Errors
+/// [`TrainError::Device`].
+pub fn read_values<B: burn::tensor::backend::Backend>(
     tensor: Tensor<B, 1>,
     what: &str,
 ) -> Result<Vec<f32>, TrainError> {
@@ -143,7 +146,7 @@ impl Path {
 }
 
 /// Collects gradients of the parameters below a module into `into`, under `prefix`.
-pub(crate) fn collect_gradients<B: AutodiffBackend, M: Module<B>>(
+pub fn collect_gradients<B: AutodiffBackend, M: Module<B>>(
     module: &M,
     prefix: &str,
     gradients: &B::Gradients,

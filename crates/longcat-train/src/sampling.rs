@@ -8,29 +8,42 @@ use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha12Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::config::{ObjectiveConfig, TimestepSampling};
+use crate::config::NoiseLevels;
 
 /// What a stream of random numbers is for; each purpose has its own 2^40 streams.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Purpose {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// What is drawn for a sample, by its number in the run.
     Sample,
+    /// The order of an epoch, by its number.
     Order,
+    /// Dropout of a batch, by its number in the run.
     Dropout,
+    /// Noise of a validation clip and noise level.
     Validation,
+    /// Factors of a new adapter.
     Factors,
-    OwnChance,
-    OwnCondition,
+    /// A purpose of a task outside this crate, by a number that the task gives it.
+    Other(u8),
 }
 
-/// The stream number `index` of a purpose.
-pub(crate) fn stream(seed: u64, purpose: Purpose, index: u64) -> ChaCha12Rng {
+/// The stream number `index` of a purpose: equal arguments give equal numbers, on every machine.
+pub fn stream(seed: u64, purpose: Purpose, index: u64) -> ChaCha12Rng {
+    let number = match purpose {
+        Purpose::Sample => 0,
+        Purpose::Order => 1,
+        Purpose::Dropout => 2,
+        Purpose::Validation => 3,
+        Purpose::Factors => 4,
+        Purpose::Other(number) => 5 + u64::from(number),
+    };
     let mut rng = ChaCha12Rng::seed_from_u64(seed);
-    rng.set_stream(((purpose as u64) << 40) + index);
+    rng.set_stream((number << 40) + index);
     rng
 }
 
 /// Standard normal values.
-pub(crate) fn normals(rng: &mut ChaCha12Rng, count: usize) -> Vec<f32> {
+pub fn normals(rng: &mut ChaCha12Rng, count: usize) -> Vec<f32> {
     let values = Distribution::<f32>::sample_iter(StandardNormal, rng);
     values.take(count).collect()
 }
@@ -56,55 +69,39 @@ impl Draw {
     pub(crate) fn new(
         seed: u64,
         number: u64,
-        objective: &ObjectiveConfig,
+        caption_dropout: f64,
+        levels: NoiseLevels,
         elements: usize,
     ) -> Self {
         let mut rng = stream(seed, Purpose::Sample, number);
         Self {
             condition: rng.random(),
-            drop_caption: rng.random::<f64>() < objective.caption_dropout,
-            sigma: sigma(&mut rng, objective) as f32,
+            drop_caption: rng.random::<f64>() < caption_dropout,
+            sigma: sigma(&mut rng, levels) as f32,
             noise: normals(&mut rng, elements),
             posterior: normals(&mut rng, elements),
         }
     }
 }
 
-/// More noise than this leaves a model with two steps nothing to tell a shape from.
-const MOST_OWN_NOISE: f64 = 0.8;
-
-/// Whether the batch that begins with sample `number` may have a condition of the model's own
-/// making, which a `share` of them has.
-pub(crate) fn own_chance(seed: u64, number: u64, share: f64) -> bool {
-    stream(seed, Purpose::OwnChance, number).random::<f64>() < share
-}
-
-/// What the model starts from for such a condition of sample `number`: noise of `elements` latent
-/// values, and the share of it.
-pub(crate) fn own_noise(seed: u64, number: u64, elements: usize) -> (Vec<f32>, f32) {
-    let mut rng = stream(seed, Purpose::OwnCondition, number);
-    let sigma = (MOST_OWN_NOISE * open_unit(&mut rng)) as f32;
-    (normals(&mut rng, elements), sigma)
-}
-
 /// A noise level in (0, 1).
-fn sigma(rng: &mut ChaCha12Rng, objective: &ObjectiveConfig) -> f64 {
-    match objective.timesteps {
-        TimestepSampling::Uniform => open_unit(rng),
-        TimestepSampling::Shifted => {
+fn sigma(rng: &mut ChaCha12Rng, levels: NoiseLevels) -> f64 {
+    match levels {
+        NoiseLevels::Uniform => open_unit(rng),
+        NoiseLevels::Shifted { shift } => {
             let u = open_unit(rng);
-            objective.shift * u / (1.0 + (objective.shift - 1.0) * u)
+            shift * u / (1.0 + (shift - 1.0) * u)
         }
-        TimestepSampling::LogitNormal => {
+        NoiseLevels::LogitNormal { mean, deviation } => {
             let normal: f64 = StandardNormal.sample(rng);
-            let x = objective.logit_mean + objective.logit_std * normal;
+            let x = mean + deviation * normal;
             1.0 / (1.0 + (-x).exp())
         }
     }
 }
 
 /// Uniform in (0, 1), without the ends.
-fn open_unit(rng: &mut ChaCha12Rng) -> f64 {
+pub fn open_unit(rng: &mut ChaCha12Rng) -> f64 {
     rng.random::<f64>().max(f64::EPSILON)
 }
 
@@ -124,16 +121,16 @@ pub(crate) fn dropout_mask(rng: &mut ChaCha12Rng, features: usize, share: f64) -
 
 /// Which samples come in which batch of an epoch.
 #[derive(Debug, Clone)]
-pub(crate) struct Order {
+pub struct BatchOrder {
     seed: u64,
     batch: usize,
     /// Entry numbers by group (one latent shape each), repeats included.
     groups: Vec<Vec<usize>>,
 }
 
-impl Order {
+impl BatchOrder {
     /// `items` are pairs of a shape and how often it comes in an epoch.
-    pub(crate) fn new<K: Ord + Copy>(seed: u64, batch: usize, items: &[(K, usize)]) -> Self {
+    pub fn new<K: Ord + Copy>(seed: u64, batch: usize, items: &[(K, usize)]) -> Self {
         let mut keys: Vec<K> = items.iter().map(|(key, _)| *key).collect();
         keys.sort();
         keys.dedup();
@@ -152,14 +149,14 @@ impl Order {
     }
 
     /// Batches per epoch.
-    pub(crate) fn batches_per_epoch(&self) -> usize {
+    pub fn batches_per_epoch(&self) -> usize {
         let batches = self.groups.iter().map(|g| g.len().div_ceil(self.batch));
         batches.sum()
     }
 
     /// The entries of batch number `index` of the run. Batches hold one shape; the last batch of a
     /// shape in an epoch is filled from the front of its order.
-    pub(crate) fn batch(&self, index: u64) -> Vec<usize> {
+    pub fn batch(&self, index: u64) -> Vec<usize> {
         let per_epoch = self.batches_per_epoch() as u64;
         let mut rng = stream(self.seed, Purpose::Order, index / per_epoch);
         let mut batches = Vec::new();
@@ -182,13 +179,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn sigmas(timesteps: TimestepSampling) -> Vec<f64> {
-        let objective = ObjectiveConfig {
-            timesteps,
-            ..ObjectiveConfig::default()
-        };
+    fn sigmas(levels: NoiseLevels) -> Vec<f64> {
         let mut values: Vec<f64> = (0..4001)
-            .map(|i| f64::from(Draw::new(7, i, &objective, 0).sigma))
+            .map(|i| f64::from(Draw::new(7, i, 0.1, levels, 0).sigma))
             .collect();
         values.sort_by(f64::total_cmp);
         assert!(values[0] > 0.0 && *values.last().unwrap() <= 1.0);
@@ -198,15 +191,19 @@ mod tests {
     #[test]
     fn noise_levels_have_the_medians_of_their_distributions() {
         let median = |t| sigmas(t)[2000];
-        assert!((median(TimestepSampling::Uniform) - 0.5).abs() < 0.03);
-        assert!((median(TimestepSampling::LogitNormal) - 0.5).abs() < 0.03);
-        assert!((median(TimestepSampling::Shifted) - 12.0 / 13.0).abs() < 0.01);
+        let logit_normal = NoiseLevels::LogitNormal {
+            mean: 0.0,
+            deviation: 1.0,
+        };
+        assert!((median(NoiseLevels::Uniform) - 0.5).abs() < 0.03);
+        assert!((median(logit_normal) - 0.5).abs() < 0.03);
+        assert!((median(NoiseLevels::Shifted { shift: 12.0 }) - 12.0 / 13.0).abs() < 0.01);
     }
 
     #[test]
     fn an_epoch_holds_every_sample_and_no_batch_mixes_shapes() {
         let items = [(1, 1), (2, 2), (1, 1), (1, 1), (2, 0)];
-        let order = Order::new(3, 2, &items);
+        let order = BatchOrder::new(3, 2, &items);
         assert_eq!(order.batches_per_epoch(), 3);
         for epoch in 0..5 {
             let batches: Vec<_> = (0..3).map(|i| order.batch(epoch * 3 + i)).collect();
@@ -223,7 +220,7 @@ mod tests {
     #[test]
     fn one_by_one_and_in_batches_the_order_is_the_same() {
         let items = [((), 3), ((), 1), ((), 4)];
-        let (single, double) = (Order::new(1, 1, &items), Order::new(1, 2, &items));
+        let (single, double) = (BatchOrder::new(1, 1, &items), BatchOrder::new(1, 2, &items));
         let one: Vec<usize> = (0..8).flat_map(|i| single.batch(i)).collect();
         let two: Vec<usize> = (0..4).flat_map(|i| double.batch(i)).collect();
         assert_eq!(one, two);

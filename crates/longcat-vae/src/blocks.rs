@@ -1,3 +1,5 @@
+//! Residual and attention blocks.
+
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;

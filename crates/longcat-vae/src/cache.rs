@@ -1,3 +1,5 @@
+//! What temporal convolutions remember between chunks of a clip.
+
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 

@@ -1,3 +1,5 @@
+//! The decoder network: latents to pixels.
+
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;

@@ -1,3 +1,5 @@
+//! The encoder network: pixels to the moments of the posterior.
+
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;

@@ -1,3 +1,5 @@
+//! Convolutions and the norm.
+
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
 use burn::tensor::backend::Backend;

@@ -1,3 +1,5 @@
+//! Changes of resolution in space and time.
+
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;

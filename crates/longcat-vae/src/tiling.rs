@@ -1,3 +1,5 @@
+//! Overlapping tiles: cutting a picture and cross-fading the results.
+
 use std::ops::Range;
 
 use burn::tensor::backend::Backend;

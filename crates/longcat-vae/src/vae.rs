@@ -1,3 +1,5 @@
+//! The autoencoder: loading, encoding, decoding, and the normalisation of latents.
+
 use std::ops::ControlFlow;
 use std::path::Path;
 

@@ -1,3 +1,5 @@
+//! Weights of a module in another dtype.
+
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};

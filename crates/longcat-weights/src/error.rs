@@ -1,3 +1,5 @@
+//! The error for weight files.
+
 use std::path::PathBuf;
 
 /// What can be wrong with weight files.

@@ -1,3 +1,5 @@
+//! Reading safetensors: memory-mapped files and shards, checked before use.
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -1,11 +1,53 @@
 //! Safetensors checkpoints for Burn modules.
 //!
 //! - [`WeightFiles`]: one safetensors file, or a directory of shards with an index, memory-mapped;
-//! - [`NameMap`]: an ordered regex table from file keys to module paths;
-//! - [`load_module`]: strict application onto a Burn module, with a [`LoadReport`];
+//! - [`NameMap`]: an ordered table of regular expressions from file keys to module paths;
+//! - [`load_module`]: strict loading of a Burn module, with a [`LoadReport`];
 //! - [`JsonConfig`], [`ConfigError`]: reading the `config.json` beside the weights;
-//! - [`upload`]: data onto a device in one piece;
-//! - [`write_safetensors`]: atomic writing (temporary name, then rename).
+//! - [`upload`]: host data to a device in one copy;
+//! - [`collect_module`], [`write_safetensors`]: a module to a file, written under a temporary name
+//!   and then renamed.
+//!
+//! A checkpoint calls a layer `mlp.0`, the module calls it `fc`:
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//!
+//! use burn::module::Module;
+//! use burn::nn::{Linear, LinearConfig};
+//! use burn::tensor::backend::Backend;
+//! use burn::tensor::{Tensor, TensorData};
+//! use burn_flex::{Flex, FlexDevice};
+//! use longcat_weights::{
+//!     LoadOptions, NameMap, NamedTensor, WeightFiles, load_module, write_safetensors,
+//! };
+//!
+//! #[derive(Module, Debug)]
+//! struct Net<B: Backend> {
+//!     fc: Linear<B>,
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let dir = tempfile::tempdir()?;
+//! let path = dir.path().join("net.safetensors");
+//! let tensors = [
+//!     ("mlp.0.weight", TensorData::from([[1.0f32, 2.0, 3.0]])),
+//!     ("mlp.0.bias", TensorData::from([0.5f32])),
+//! ]
+//! .map(|(name, data)| NamedTensor { name: name.into(), data });
+//! write_safetensors(&path, &tensors, &BTreeMap::new())?;
+//!
+//! let mut net = Net::<Flex> { fc: LinearConfig::new(3, 1).init(&FlexDevice) };
+//! let files = WeightFiles::open(&path)?;
+//! let names = NameMap::new(&[(r"^mlp\.0\.", "fc.")]);
+//! let report = load_module::<Flex, _>(&mut net, &files, &names, &LoadOptions::default())?;
+//! assert_eq!(report.applied, ["fc.bias", "fc.weight"]);
+//!
+//! let x = Tensor::<Flex, 2>::from_floats([[1.0, 1.0, 1.0]], &FlexDevice);
+//! assert_eq!(net.fc.forward(x).into_scalar(), 6.5);
+//! # Ok(())
+//! # }
+//! ```
 
 mod cast;
 mod config;

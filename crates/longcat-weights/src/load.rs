@@ -1,3 +1,5 @@
+//! Strict loading of a module: every key and every parameter must match.
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -37,7 +39,7 @@ pub struct LoadReport {
 
 impl LoadReport {
     /// Whether every key found its parameter and every parameter its key.
-    pub fn is_complete(&self) -> bool {
+    fn is_complete(&self) -> bool {
         self.unused.is_empty() && self.missing.is_empty() && self.mismatched.is_empty()
     }
 }

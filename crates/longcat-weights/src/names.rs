@@ -1,3 +1,5 @@
+//! Naming schemes: ordered tables of regular expressions.
+
 use regex::Regex;
 
 /// An ordered table of regex rules that turns one naming scheme into another.

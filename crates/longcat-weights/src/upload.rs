@@ -1,3 +1,5 @@
+//! Host data to a device.
+
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 

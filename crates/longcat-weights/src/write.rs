@@ -1,3 +1,5 @@
+//! Writing files: safetensors from tensors or a module, and atomic replacement.
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};

@@ -20,14 +20,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let Args { prompts, common } = Args::parse();
     let root = common.checkpoint()?;
     let mut pipeline = open_pipeline(&common.devices(), &root, &RuntimeOptions::default())?;
-    let fps = pipeline.checkpoint().defaults().fps;
     let request = LongVideoRequest {
         sampling: common.sampling(Sampling::standard()),
         ..LongVideoRequest::new(prompts)
     };
-    let path = common.output.join("long.mp4");
-    let video = pipeline.long_video(&request, &path.with_extension("segments"), &mut Silent)?;
-    video.write_video(&path, fps)?;
-    println!("{}", path.display());
-    Ok(())
+    // Finished segments are kept here: the same call with the same request goes on.
+    let work = common.output.join("long.mp4.segments");
+    let video = pipeline.long_video(&request, &work, &mut Silent)?;
+    let fps = pipeline.checkpoint().defaults().fps;
+    video.write_video(common.output.join("long.mp4"), fps)?;
+    Ok(video.remove()?)
 }

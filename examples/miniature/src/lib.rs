@@ -25,6 +25,7 @@
 
 mod judge;
 mod shapes;
+mod train;
 
 pub use judge::{Agreement, Expected, ExpectedObject, ObjectVerdict, Verdict, judge};
 pub use shapes::{
@@ -32,3 +33,4 @@ pub use shapes::{
     Rgb, Sample, Scene, Shape, ShapesDataset, ShapesError, Size, Split, caption, is_held_out,
     prompts, psnr, seam_jump,
 };
+pub use train::{Laboratory, MiniatureConfig, VaeConfig, run};

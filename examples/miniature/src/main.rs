@@ -5,7 +5,7 @@ mod commands;
 use anyhow::Result;
 use clap::Parser;
 
-use commands::{InstallPart, Judge, MakeCheckpoint, MakeShapes, TrainFor};
+use commands::{InstallPart, Judge, MakeCheckpoint, MakeShapes, Train, TrainFor};
 
 #[derive(Parser)]
 #[command(
@@ -19,7 +19,7 @@ enum Cli {
     /// Write clips of moving shapes with captions.
     MakeShapes(MakeShapes),
     /// Train as a configuration says: an adapter, or a whole small model.
-    Train(longcat_cli::TrainLora),
+    Train(Train),
     /// Train for a given time: the number of steps is what fits in it.
     TrainFor(TrainFor),
     /// Put what a training run wrote into a checkpoint directory.

@@ -9,7 +9,6 @@ pub(crate) mod conv;
 pub(crate) mod launch;
 mod norm;
 mod permute;
-mod runtime;
+pub(crate) mod runtime;
 
 pub use attention::{Launches, launches};
-pub use runtime::set_up_gpu_runtime;

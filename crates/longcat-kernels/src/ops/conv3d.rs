@@ -1,10 +1,10 @@
 //! Convolutions over time and space, channels last.
 
-#[cfg(feature = "cubecl")]
-use crate::PatchGrid;
 use burn::tensor::Tensor;
 
 use crate::KernelBackend;
+#[cfg(feature = "cubecl")]
+use crate::PatchGrid;
 use crate::portable::{from_float, into_float};
 
 /// How a convolution moves over its input. Each array is for time, height and width.

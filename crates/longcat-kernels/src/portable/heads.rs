@@ -70,8 +70,7 @@ pub fn split_heads_x_backward<B: Backend>(
 
 /// See [`KernelBackend::split_heads_weight_backward`](crate::KernelBackend::split_heads_weight_backward).
 ///
-/// The gradient of the norm's weight in [`split_heads`]: the normed heads times the gradient
-/// turned back, summed by channel.
+/// The normed heads times the gradient turned back, summed by channel.
 pub fn split_heads_weight_backward<B: KernelBackend>(
     x: FloatTensor<B>,
     part: usize,

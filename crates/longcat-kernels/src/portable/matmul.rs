@@ -8,8 +8,9 @@ use crate::KernelBackend;
 
 /// `lhs · rhs` over the last two dimensions.
 ///
-/// Zeros fill the inner dimension up to a multiple of [`KernelDevice::INNER_MULTIPLE`]; under
-/// autodiff also the other two, which are inner dimensions of the backward pass.
+/// Zeros fill the inner dimension up to a multiple of
+/// [`KernelDevice::INNER_MULTIPLE`](crate::KernelDevice::INNER_MULTIPLE); under autodiff also the other
+/// two, which are inner dimensions of the backward pass.
 pub fn matmul<B: KernelBackend, const D: usize>(
     lhs: Tensor<B, D>,
     rhs: Tensor<B, D>,
@@ -32,7 +33,7 @@ pub fn matmul_nt_forward<B: KernelBackend>(q: FloatTensor<B>, k: FloatTensor<B>)
     into_float(matmul(q, k.swap_dims(2, 3)))
 }
 
-/// `dim` filled up with zeros to a multiple of [`KernelDevice::INNER_MULTIPLE`].
+/// `dim` filled up with zeros to a multiple of `INNER_MULTIPLE`.
 fn padded<B: KernelBackend, const D: usize>(x: Tensor<B, D>, dim: usize) -> Tensor<B, D> {
     let size = x.dims()[dim].next_multiple_of(B::INNER_MULTIPLE);
     filled(x, dim, size)

@@ -1,3 +1,5 @@
+//! Keys of adapter files taken apart: module, part of the adapter, or another kind of adapter.
+
 use std::sync::LazyLock;
 
 use regex::Regex;

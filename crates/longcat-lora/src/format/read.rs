@@ -1,3 +1,5 @@
+//! Adapter files to adapters.
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -1,3 +1,5 @@
+//! An adapter file sorted by layer, before any tensor is read.
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

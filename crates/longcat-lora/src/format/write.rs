@@ -1,3 +1,5 @@
+//! Adapters to files of each format.
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -91,10 +91,7 @@ impl Dit {
     ) -> Result<LongCatTransformer<B>, BenchError> {
         let mut model = self.network.model::<B>(device)?;
         if self.lora_rank > 0 {
-            let config = LoraConfig {
-                rank: self.lora_rank,
-                ..LoraConfig::default()
-            };
+            let config = LoraConfig::of_rank(self.lora_rank);
             attach_adapter(&mut model, &config, self.network.timing.dtype(), 0)?;
         }
         Ok(model)

@@ -42,10 +42,7 @@ impl Bench for Train {
         let network = &self.network;
         let model = LongCatTransformer::<Autodiff<B>>::from_inner(network.model::<B>(&device)?);
         let mut model = Some(model.no_grad());
-        let config = LoraConfig {
-            rank: self.lora_rank,
-            ..LoraConfig::default()
-        };
+        let config = LoraConfig::of_rank(self.lora_rank);
         if let Some(model) = &mut model {
             attach_adapter(model, &config, DType::F32, 0)?;
         }

@@ -1,3 +1,5 @@
+//! HTML entities that can mean nothing else.
+
 /// Longest entity name or number that is looked at, without `&`, `#` and `;`.
 const LONGEST: usize = 24;
 

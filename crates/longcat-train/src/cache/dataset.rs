@@ -30,7 +30,7 @@ pub struct Entry {
 
 /// Encoded clips.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Dataset {
+pub struct LatentDataset {
     /// In the order of the clips.
     pub entries: Vec<Entry>,
 }

@@ -10,49 +10,46 @@ use longcat_text::PromptTokenizer;
 use longcat_video::{Checkpoint, VideoError};
 use longcat_weights::{NamedTensor, WeightFiles, write_safetensors};
 
-use super::dataset::{Dataset, TextTable};
+use super::dataset::{LatentDataset, TextTable};
 use super::key::{Hasher, fingerprint};
 use super::latents::latents;
 use crate::config::TrainConfig;
-use crate::data::Clip;
-use crate::{Observer, TrainError};
+use crate::data::CaptionedClip;
+use crate::{TrainError, TrainObserver};
 
-/// Encodes what is not in the cache yet, latents first; each encoder is loaded only if something
-/// is missing and gone when this returns. `texts` are prompts beyond the captions. Where the text
-/// encoder is trained too, texts are encoded while training and not here.
+/// Encodes clips that are not in the cache yet. The VAE is loaded only if something is missing and gone
+/// when this returns.
 ///
 /// Clips that cannot be read are reported; they are an error unless the configuration says to skip
 /// them.
 ///
 /// # Errors
 /// [`TrainError`] names the clip or file; [`TrainError::Interrupted`].
-pub fn encode<B: KernelBackend>(
+pub fn encode_clips<B: KernelBackend>(
     config: &TrainConfig,
-    clips: &[Clip],
-    texts: &[String],
+    clips: &[CaptionedClip],
     device: &B::Device,
-    observer: &mut dyn Observer,
+    observer: &mut dyn TrainObserver,
     interrupt: &AtomicBool,
-) -> Result<(Dataset, TextTable), TrainError> {
-    let checkpoint = Checkpoint::open(&config.model.checkpoint)?;
-    let dataset = latents::<B>(config, &checkpoint, clips, device, observer, interrupt)?;
-    if config.model.train_text_encoder {
-        return Ok((dataset, TextTable::default()));
-    }
-    let captions = dataset.entries.iter().map(|e| e.caption.clone());
-    let texts: Vec<String> = captions.chain(texts.iter().cloned()).collect();
-    let table = captions_of::<B>(config, &checkpoint, texts, device, observer, interrupt)?;
-    Ok((dataset, table))
+) -> Result<LatentDataset, TrainError> {
+    let checkpoint = Checkpoint::open(config.checkpoint()?)?;
+    latents::<B>(config, &checkpoint, clips, device, observer, interrupt)
 }
 
-fn captions_of<B: KernelBackend>(
+/// Encodes captions and prompts that are not in the cache yet. The text encoder is loaded only if
+/// something is missing and gone when this returns.
+///
+/// # Errors
+/// [`TrainError`] names the file; [`TrainError::Interrupted`].
+pub fn encode_texts<B: KernelBackend>(
     config: &TrainConfig,
-    checkpoint: &Checkpoint,
-    texts: Vec<String>,
+    texts: impl IntoIterator<Item = String>,
     device: &B::Device,
-    observer: &mut dyn Observer,
+    observer: &mut dyn TrainObserver,
     interrupt: &AtomicBool,
 ) -> Result<TextTable, TrainError> {
+    let texts: Vec<String> = texts.into_iter().collect();
+    let checkpoint = Checkpoint::open(config.checkpoint()?)?;
     let folder = config.cache.path.join("text");
     std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
     let tokenizer_dir = checkpoint.root().join("tokenizer");
@@ -123,18 +120,6 @@ pub(super) fn named<B: KernelBackend, const D: usize>(
         name: name.to_string(),
         data,
     })
-}
-
-pub(crate) fn skip(
-    config: &TrainConfig,
-    error: TrainError,
-    observer: &mut dyn Observer,
-) -> Result<(), TrainError> {
-    if config.data.skip_broken && error.is_about_a_clip() {
-        observer.skipped(&error);
-        return Ok(());
-    }
-    Err(error)
 }
 
 pub(super) fn stop(interrupt: &AtomicBool) -> Result<(), TrainError> {

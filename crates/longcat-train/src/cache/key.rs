@@ -1,3 +1,5 @@
+//! Names of cached files.
+
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};

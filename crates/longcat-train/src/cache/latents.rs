@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::atomic::AtomicBool;
 
 use burn::tensor::{DType, Tensor, TensorData};
@@ -14,12 +13,12 @@ use longcat_video::{Checkpoint, PixelFrames, VideoError, VideoSize, refine_start
 use longcat_weights::{NamedTensor, WeightFiles, write_safetensors};
 use rayon::prelude::*;
 
-use super::dataset::{Dataset, Entry};
-use super::encode::{named, skip, stop};
+use super::dataset::{Entry, LatentDataset};
+use super::encode::{named, stop};
 use super::key::{Hasher, content, fingerprint};
-use crate::config::TrainConfig;
-use crate::data::{Bucket, Clip, Size};
-use crate::{Observer, TrainError};
+use crate::config::{DataConfig, TrainConfig};
+use crate::data::{Bucket, CaptionedClip};
+use crate::{TrainError, TrainObserver};
 
 /// Bytes of decoded clips that are held at once, if that is more than one clip.
 const HELD: usize = 1 << 28;
@@ -28,9 +27,7 @@ const PIXELS: usize = 1 << 22;
 
 /// Settings that decide what the latents of a clip are.
 struct Recipe<'a> {
-    sizes: Vec<Size>,
-    frames: &'a [usize],
-    fps: f64,
+    data: &'a DataConfig,
     /// Whether clips come with a first-stage clip, for refining.
     refine: bool,
     /// Settings and VAE as text.
@@ -48,14 +45,14 @@ struct Fitted {
 pub(super) fn latents<B: KernelBackend>(
     config: &TrainConfig,
     checkpoint: &Checkpoint,
-    clips: &[Clip],
+    clips: &[CaptionedClip],
     device: &B::Device,
-    observer: &mut dyn Observer,
+    observer: &mut dyn TrainObserver,
     interrupt: &AtomicBool,
-) -> Result<Dataset, TrainError> {
+) -> Result<LatentDataset, TrainError> {
     let recipe = Recipe::new(config, checkpoint)?;
     let mut vae = None;
-    let mut dataset = Dataset::default();
+    let mut dataset = LatentDataset::default();
     let chunk = recipe.clips_at_once();
     for (i, part) in clips.chunks(chunk).enumerate() {
         stop(interrupt)?;
@@ -83,7 +80,7 @@ pub(super) fn latents<B: KernelBackend>(
             let Some(vae) = &vae else {
                 unreachable!("it was just loaded")
             };
-            let pixels = bucket.frames * (bucket.size.width * bucket.size.height) as usize;
+            let pixels = bucket.frames * bucket.size.width * bucket.size.height;
             for members in members.chunks((PIXELS / pixels).max(1)) {
                 stop(interrupt)?;
                 let encoded = encode_batch(vae, members, device)?;
@@ -108,7 +105,7 @@ pub(super) fn latents<B: KernelBackend>(
         for (n, (clip, outcome)) in part.iter().zip(outcomes).enumerate() {
             match outcome.and_then(|path| entry(i * chunk + n, clip, path)) {
                 Ok(entry) => dataset.entries.push(entry),
-                Err(error) => skip(config, error.of_clip(&clip.path), observer)?,
+                Err(error) => config.data.skip(error.of_clip(&clip.path), observer)?,
             }
         }
     }
@@ -123,15 +120,16 @@ impl<'a> Recipe<'a> {
     fn new(config: &'a TrainConfig, checkpoint: &Checkpoint) -> Result<Self, TrainError> {
         let folder = config.cache.path.join("latents");
         std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
-        let sizes = config.data.sizes.iter();
-        let sizes: Vec<Size> = sizes.filter_map(|s| Size::from_str(s).ok()).collect();
         let model = fingerprint(&checkpoint.root().join("vae"))?;
-        let settings = format!("{sizes:?} {:?} {}", config.data.frames, config.data.fps);
+        let data = &config.data;
+        // Spelt as in every cache so far.
+        let size = |s: &VideoSize| format!("Size {{ width: {}, height: {} }}", s.width, s.height);
+        let sizes: Vec<String> = data.sizes.iter().map(size).collect();
+        let (sizes, fps) = (sizes.join(", "), data.fps.unwrap_or(0.0));
+        let settings = format!("[{sizes}] {:?} {fps}", data.frames);
         Ok(Self {
-            sizes,
-            frames: &config.data.frames,
-            fps: config.data.fps,
-            refine: config.objective.refine > 0.0,
+            data,
+            refine: config.objective.threshold().is_some(),
             key: format!("{settings} {model}"),
             folder,
         })
@@ -139,14 +137,14 @@ impl<'a> Recipe<'a> {
 
     /// As many clips as fit in [`HELD`], by the largest that the settings allow.
     fn clips_at_once(&self) -> usize {
-        let pixels = self.sizes.iter().map(|s| (s.width * s.height) as usize);
-        let frames = self.frames.iter().copied().max().unwrap_or(1);
+        let pixels = self.data.sizes.iter().map(|s| s.width * s.height);
+        let frames = self.data.frames.iter().copied().max().unwrap_or(1);
         let bytes = 3 * frames * pixels.max().unwrap_or(1);
         (HELD / bytes.max(1)).clamp(1, 1024)
     }
 
     /// Where the latents of a clip are, once they are there.
-    fn path(&self, clip: &Clip) -> Result<PathBuf, TrainError> {
+    fn path(&self, clip: &CaptionedClip) -> Result<PathBuf, TrainError> {
         let mut hasher = Hasher::default()
             .part(b"latents 2")
             .part(content(&clip.path)?.as_bytes())
@@ -157,8 +155,8 @@ impl<'a> Recipe<'a> {
         Ok(self.folder.join(format!("{}.safetensors", hasher.finish())))
     }
 
-    fn read(&self, clip: &Clip) -> Result<Fitted, TrainError> {
-        let fitted = clip.read(&self.sizes, self.frames, self.fps)?;
+    fn read(&self, clip: &CaptionedClip) -> Result<Fitted, TrainError> {
+        let fitted = clip.fitted(self.data)?;
         let source = match self.refine {
             true => {
                 let video = read_video(source(clip)?, &ReadOptions::default())?;
@@ -174,7 +172,7 @@ impl<'a> Recipe<'a> {
     }
 }
 
-fn source(clip: &Clip) -> Result<&Path, TrainError> {
+fn source(clip: &CaptionedClip) -> Result<&Path, TrainError> {
     clip.source.as_deref().ok_or_else(|| TrainError::Data {
         path: clip.path.clone(),
         reason: "objective.refine needs the first-stage clip, as `source` in the list".into(),
@@ -210,10 +208,7 @@ fn encode_batch<B: KernelBackend>(
     if members.iter().all(|(_, m)| m.source.is_some()) {
         let per_latent = vae.config().scale_factor_temporal;
         let start = |(_, m): &(usize, Fitted)| {
-            let size = VideoSize {
-                width: m.bucket.size.width as usize,
-                height: m.bucket.size.height as usize,
-            };
+            let size = m.bucket.size;
             let video = m.source.as_ref()?;
             let spatial_only = 2 * video.len() > m.bucket.frames;
             Some(refine_start(video, size, spatial_only, per_latent, device))
@@ -251,7 +246,7 @@ fn encode_batch<B: KernelBackend>(
 fn write(
     path: &Path,
     tensors: &[NamedTensor],
-    clip: &Clip,
+    clip: &CaptionedClip,
     bucket: &Bucket,
 ) -> Result<(), TrainError> {
     let origin = clip.path.to_string_lossy().into_owned();
@@ -262,7 +257,7 @@ fn write(
     Ok(write_safetensors(path, tensors, &metadata)?)
 }
 
-fn entry(number: usize, clip: &Clip, path: PathBuf) -> Result<Entry, TrainError> {
+fn entry(number: usize, clip: &CaptionedClip, path: PathBuf) -> Result<Entry, TrainError> {
     let shape = latent_shape(&path).ok_or_else(|| TrainError::Data {
         path: path.clone(),
         reason: "the cached latents cannot be read back".into(),

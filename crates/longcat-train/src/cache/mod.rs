@@ -9,7 +9,6 @@ mod encode;
 mod key;
 mod latents;
 
-pub use dataset::{Dataset, Entry, Latents, TextTable};
-pub use encode::encode;
-pub(crate) use encode::skip;
+pub use dataset::{Entry, LatentDataset, Latents, TextTable};
+pub use encode::{encode_clips, encode_texts};
 pub use key::fingerprint;

@@ -1,8 +1,12 @@
+//! Reading the file; unknown keys.
+
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
 use super::TrainConfig;
+use super::parse::{Problem, typed};
+use super::raw::RawConfig;
 use crate::TrainError;
 
 /// Reads and checks a training configuration. Relative paths become relative to its folder.
@@ -12,44 +16,44 @@ use crate::TrainError;
 /// or with a value that cannot work; [`TrainError::Io`].
 pub fn read_config(path: &Path) -> Result<TrainConfig, TrainError> {
     let text = std::fs::read_to_string(path).map_err(|e| TrainError::io(path, e))?;
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let mut config = parse(&text, folder).map_err(|(key, reason)| TrainError::Config {
-        path: path.to_path_buf(),
-        key,
-        reason,
-    })?;
-    config.file = path.to_path_buf();
-    Ok(config)
+    TrainConfig::parse(&text, path)
 }
 
-/// Key and reason of what is wrong.
-type Problem = (String, String);
+/// Keys that only the trainer of `examples/miniature` has.
+const MOVED: &[&str] = &[
+    "vae",
+    "model.random_weights",
+    "model.train_text_encoder",
+    "objective.guidance",
+    "objective.own_continuation",
+    "objective.own_guidance",
+];
 
-fn parse(text: &str, folder: &Path) -> Result<TrainConfig, Problem> {
+fn parse(text: &str, file: &Path) -> Result<TrainConfig, Problem> {
     let syntax = |e: toml::de::Error| ("TOML".to_string(), e.to_string());
     let table: Table = toml::from_str(text).map_err(syntax)?;
-    let known = Table::try_from(TrainConfig::default())
+    let known = Table::try_from(RawConfig::default())
         .map_err(|e| ("defaults".to_string(), e.to_string()))?;
     unknown_keys(&table, &known, "")?;
     // From the text, so that errors show the line.
-    let mut config: TrainConfig = toml::from_str(text).map_err(syntax)?;
+    let mut raw: RawConfig = toml::from_str(text).map_err(syntax)?;
+    let folder = file.parent().unwrap_or(Path::new(""));
     for path in [
-        &mut config.output,
-        &mut config.model.checkpoint,
-        &mut config.data.path,
-        &mut config.cache.path,
-        &mut config.lora.start_from,
-        &mut config.validation.path,
+        &mut raw.output,
+        &mut raw.model.checkpoint,
+        &mut raw.data.path,
+        &mut raw.cache.path,
+        &mut raw.lora.start_from,
+        &mut raw.validation.path,
     ] {
         if !path.as_os_str().is_empty() {
             *path = folder.join(&*path);
         }
     }
-    if config.cache.path.as_os_str().is_empty() {
-        config.cache.path = config.output.join("cache");
+    if raw.cache.path.as_os_str().is_empty() {
+        raw.cache.path = raw.output.join("cache");
     }
-    super::check::check(&config)?;
-    Ok(config)
+    typed(&raw, file.to_path_buf(), text)
 }
 
 fn unknown_keys(given: &Table, known: &Table, prefix: &str) -> Result<(), Problem> {
@@ -58,6 +62,9 @@ fn unknown_keys(given: &Table, known: &Table, prefix: &str) -> Result<(), Proble
         match (known.get(key), value) {
             (None, _) => {
                 let reason = match nearest(key, known) {
+                    _ if MOVED.contains(&name.as_str()) => {
+                        "only the trainer of examples/miniature has this key".to_string()
+                    }
                     Some(near) => format!("unknown key; did you mean {prefix}{near}?"),
                     None => {
                         let all: Vec<&str> = known.keys().map(String::as_str).collect();
@@ -86,13 +93,41 @@ fn nearest<'a>(key: &str, known: &'a Table) -> Option<&'a str> {
 }
 
 impl TrainConfig {
+    /// As [`read_config`], of the text of a file. Its relative paths are relative to that of `file`.
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] names the key.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, TrainError> {
+        parse(text, file).map_err(|(key, reason)| TrainError::Config {
+            path: file.to_path_buf(),
+            key,
+            reason,
+        })
+    }
+
+    /// All settings, as a saved state remembers them.
+    pub(crate) fn settings(&self) -> &serde_json::Value {
+        &self.settings
+    }
+
+    /// The checkpoint directory.
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] where none is given.
+    pub fn checkpoint(&self) -> Result<&Path, TrainError> {
+        self.model.checkpoint.as_deref().ok_or_else(|| {
+            let reason = "name the checkpoint directory that training starts from";
+            self.problem("model.checkpoint", reason)
+        })
+    }
+
     /// Where checkpoints lie.
     pub(crate) fn checkpoint_dir(&self) -> PathBuf {
         self.output.join("checkpoints")
     }
 
-    /// A value that turned out not to work.
-    pub(crate) fn problem(&self, key: &str, reason: impl Into<String>) -> TrainError {
+    /// The error that says that the value of a key does not work.
+    pub fn problem(&self, key: &str, reason: impl Into<String>) -> TrainError {
         TrainError::Config {
             path: self.file.clone(),
             key: key.into(),
@@ -105,6 +140,7 @@ impl TrainConfig {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::config::Objective;
 
     const MINIMAL: &str = r#"
         output = "run"
@@ -117,16 +153,17 @@ mod tests {
     "#;
 
     fn problem(extra: &str) -> String {
-        let (key, reason) = parse(&format!("{MINIMAL}{extra}"), Path::new("/x")).unwrap_err();
+        let (key, reason) =
+            parse(&format!("{MINIMAL}{extra}"), Path::new("/x/run.toml")).unwrap_err();
         format!("{key}: {reason}")
     }
 
     #[test]
     fn paths_are_relative_to_the_file_and_the_rest_has_defaults() {
-        let config = parse(MINIMAL, Path::new("/x")).unwrap();
+        let config = parse(MINIMAL, Path::new("/x/run.toml")).unwrap();
         assert_eq!(config.data.path, Path::new("/x/clips"));
         assert_eq!(config.cache.path, Path::new("/x/run/cache"));
-        assert_eq!(config.lora.rank, 64);
+        assert_eq!(config.lora.adapter.rank, 64);
     }
 
     #[test]
@@ -158,20 +195,6 @@ mod tests {
             (
                 "[objective]\nimage_condition = 0.7\ncontinuation = 0.5",
                 "objective.continuation",
-            ),
-            (
-                "[objective]\nown_continuation = -0.1",
-                "objective.own_continuation",
-            ),
-            ("[objective]\nguidance = 0.5", "objective.guidance"),
-            ("[objective]\nown_guidance = 0.5", "objective.own_guidance"),
-            (
-                "[objective]\nguidance = 2.0\ncaption_dropout = 0.0",
-                "objective.guidance",
-            ),
-            (
-                "[objective]\nguidance = 2.0\n[distill]\nguidance = 4.0",
-                "objective.guidance",
             ),
             ("[objective]\nrefine = 1.5", "objective.refine"),
             (
@@ -213,16 +236,53 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_the_laboratory_say_where_they_are() {
+        for (extra, key) in [
+            ("[vae]\nkl_weight = 1e-6", "vae"),
+            ("[objective]\nguidance = 1.5", "objective.guidance"),
+            (
+                "[objective]\nown_continuation = 0.5",
+                "objective.own_continuation",
+            ),
+        ] {
+            let message = problem(extra);
+            assert!(
+                message.starts_with(key) && message.contains("miniature"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn numbers_that_stand_for_nothing_become_none() {
+        let config = parse(MINIMAL, Path::new("/x/run.toml")).unwrap();
+        assert_eq!(config.optimizer.max_grad_norm, Some(1.0));
+        assert_eq!(config.optimizer.ema_decay, None);
+        assert_eq!((config.validation, config.samples), (None, None));
+        assert_eq!(config.lora.start_from, None);
+        let text = format!("{MINIMAL}[distill]\nguidance = 1.0");
+        let config = parse(&text, Path::new("/x/run.toml")).unwrap();
+        let Objective::Distill {
+            guidance, steps, ..
+        } = config.objective
+        else {
+            panic!("{:?}", config.objective);
+        };
+        assert_eq!((guidance, steps), (None, 16));
+    }
+
+    #[test]
     fn sizes_and_frames_are_checked() {
         for (line, key) in [
             ("sizes = [\"832\"]", "data.sizes"),
             ("sizes = []", "data.sizes"),
             ("sizes = [\"840x480\"]", "data.sizes"),
+            ("sizes = [\"0x16\"]", "data.sizes"),
             ("frames = [32]", "data.frames"),
             ("repeats = 0", "data.repeats"),
         ] {
             let text = MINIMAL.replace("path = \"clips\"", &format!("path = \"clips\"\n{line}"));
-            let (found, reason) = parse(&text, Path::new("/x")).unwrap_err();
+            let (found, reason) = parse(&text, Path::new("/x/run.toml")).unwrap_err();
             assert_eq!(found, key, "{reason}");
         }
     }

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use image::imageops::FilterType;
 use image::{RgbImage, imageops};
 use longcat_video::media::{ReadOptions, VideoFrames, read_image, read_video};
+use longcat_video::{PixelFrames, VideoSize};
 use serde::Deserialize;
 
-use super::{Bucket, Size, choose};
+use super::{Bucket, choose};
 use crate::TrainError;
+use crate::config::DataConfig;
 
 /// What kind of file a clip is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +33,7 @@ pub enum Condition {
 
 /// A captioned file.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Clip {
+pub struct CaptionedClip {
     /// The file, or folder of pictures.
     pub path: PathBuf,
     /// What kind of file it is.
@@ -53,36 +55,37 @@ pub(crate) struct FittedClip {
     pub frames: Vec<RgbImage>,
 }
 
-impl Clip {
-    /// Reads the file, picks frames at `fps` (0: all) and fits them to a bucket.
-    pub(crate) fn read(
-        &self,
-        sizes: &[Size],
-        counts: &[usize],
-        fps: f64,
-    ) -> Result<FittedClip, TrainError> {
+impl CaptionedClip {
+    /// Reads the file, picks frames at the rate of the configuration and fits them to one of its sizes
+    /// and frame counts.
+    ///
+    /// # Errors
+    /// [`TrainError::Media`] for a file that cannot be read, [`TrainError::Data`] for too few frames.
+    pub fn fit(&self, data: &DataConfig) -> Result<PixelFrames, TrainError> {
+        Ok(PixelFrames::from_images(&self.fitted(data)?.frames)?)
+    }
+
+    pub(crate) fn fitted(&self, data: &DataConfig) -> Result<FittedClip, TrainError> {
         let video = match self.media {
             Media::Video => read_video(&self.path, &ReadOptions::default())?,
             Media::Image => {
                 let image = read_image(&self.path)?;
-                let (width, height) = image.dimensions();
-                VideoFrames::new(width, height, 1.0, image.into_raw())?
+                VideoFrames::new(image.dimensions().into(), 1.0, image.into_raw())?
             }
         };
-        let picked = match (self.media, fps) {
-            (Media::Image, _) | (_, 0.0) => (0..video.len()).collect(),
-            _ => frames_at(video.len(), video.fps(), fps),
+        let picked = match (self.media, data.fps) {
+            (Media::Image, _) | (_, None) => (0..video.len()).collect(),
+            (Media::Video, Some(fps)) => frames_at(video.len(), video.fps(), fps),
         };
-        let size = Size {
-            width: video.width(),
-            height: video.height(),
-        };
-        let bucket = choose(sizes, counts, size, picked.len())
-            .ok_or_else(|| too_short(&self.path, picked.len(), counts))?;
+        let size = video.size();
+        let bucket = choose(&data.sizes, &data.frames, size, picked.len())
+            .ok_or_else(|| too_short(&self.path, picked.len(), &data.frames))?;
         let all: Vec<&[u8]> = video.frames().collect();
         let frames = picked[..bucket.frames]
             .iter()
-            .filter_map(|i| RgbImage::from_raw(size.width, size.height, all[*i].to_vec()))
+            .filter_map(|i| {
+                RgbImage::from_raw(size.width as u32, size.height as u32, all[*i].to_vec())
+            })
             .map(|frame| cover(&frame, bucket.size))
             .collect();
         Ok(FittedClip { bucket, frames })
@@ -107,20 +110,21 @@ fn frames_at(count: usize, from: f64, to: f64) -> Vec<usize> {
 }
 
 /// Scales a picture so that it just covers `size` and cuts its middle out.
-fn cover(image: &RgbImage, size: Size) -> RgbImage {
+fn cover(image: &RgbImage, size: VideoSize) -> RgbImage {
     let (width, height) = image.dimensions();
+    let (least_width, least_height) = (size.width as u32, size.height as u32);
     let scale = f64::max(
-        f64::from(size.width) / f64::from(width),
-        f64::from(size.height) / f64::from(height),
+        f64::from(least_width) / f64::from(width),
+        f64::from(least_height) / f64::from(height),
     );
     let side = |pixels: u32, least: u32| ((f64::from(pixels) * scale).round() as u32).max(least);
-    let (w, h) = (side(width, size.width), side(height, size.height));
+    let (w, h) = (side(width, least_width), side(height, least_height));
     let scaled = match (w, h) == (width, height) {
         true => image.clone(),
         false => imageops::resize(image, w, h, FilterType::Lanczos3),
     };
-    let (x, y) = ((w - size.width) / 2, (h - size.height) / 2);
-    imageops::crop_imm(&scaled, x, y, size.width, size.height).to_image()
+    let (x, y) = ((w - least_width) / 2, (h - least_height) / 2);
+    imageops::crop_imm(&scaled, x, y, least_width, least_height).to_image()
 }
 
 #[cfg(test)]
@@ -139,7 +143,7 @@ mod tests {
         let image = RgbImage::from_fn(40, 10, |x, _| {
             image::Rgb([if (15..25).contains(&x) { 255 } else { 0 }, 0, 0])
         });
-        let size = Size {
+        let size = VideoSize {
             width: 10,
             height: 10,
         };

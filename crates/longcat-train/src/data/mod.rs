@@ -2,8 +2,10 @@
 
 mod bucket;
 mod clip;
+mod find;
 mod scan;
 
-pub use bucket::{Bucket, Size, choose};
-pub use clip::{Clip, Condition, Media};
+pub(crate) use bucket::Bucket;
+use bucket::choose;
+pub use clip::{CaptionedClip, Condition, Media};
 pub use scan::scan;

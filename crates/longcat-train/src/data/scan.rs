@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Clip, Condition, Media};
+use super::{CaptionedClip, Condition, Media};
 use crate::TrainError;
 
 const VIDEOS: &[&str] = &["mp4", "m4v", "mov", "mkv", "webm", "avi", "gif", "webp"];
@@ -35,7 +35,7 @@ struct Row {
 ///
 /// # Errors
 /// [`TrainError::Io`], [`TrainError::Data`] for a list that cannot be parsed.
-pub fn scan(path: &Path) -> Result<(Vec<Clip>, Vec<TrainError>), TrainError> {
+pub fn scan(path: &Path) -> Result<(Vec<CaptionedClip>, Vec<TrainError>), TrainError> {
     if path.is_file() {
         return list(path);
     }
@@ -55,7 +55,7 @@ pub fn scan(path: &Path) -> Result<(Vec<Clip>, Vec<TrainError>), TrainError> {
         };
         let caption = file.with_extension("txt");
         match std::fs::read_to_string(&caption) {
-            Ok(text) => clips.push(Clip {
+            Ok(text) => clips.push(CaptionedClip {
                 path: file,
                 media,
                 caption: text.trim().to_string(),
@@ -95,7 +95,7 @@ fn media(path: &Path) -> Option<Media> {
     }
 }
 
-fn list(file: &Path) -> Result<(Vec<Clip>, Vec<TrainError>), TrainError> {
+fn list(file: &Path) -> Result<(Vec<CaptionedClip>, Vec<TrainError>), TrainError> {
     let data = |line: usize, reason: String| TrainError::Data {
         path: file.to_path_buf(),
         reason: format!("line {line}: {reason}"),
@@ -127,7 +127,7 @@ fn list(file: &Path) -> Result<(Vec<Clip>, Vec<TrainError>), TrainError> {
             _ if !path.exists() => "there is no such file",
             None => "neither a video nor a picture, by its ending",
             Some(media) => {
-                clips.push(Clip {
+                clips.push(CaptionedClip {
                     path,
                     media,
                     caption: row.caption.trim().to_string(),
@@ -153,7 +153,7 @@ mod tests {
 
     use super::*;
 
-    fn names(clips: &[Clip]) -> Vec<(String, String, usize)> {
+    fn names(clips: &[CaptionedClip]) -> Vec<(String, String, usize)> {
         clips
             .iter()
             .map(|c| {

@@ -1,9 +1,11 @@
+//! Loss and gradients, with and without activation checkpointing.
+
 use burn::module::Module;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{DType, Tensor};
 use longcat_dit::{BlockContext, Embedded, LongCatTransformer, TextCondition, TextTokens};
 
-use super::objective::{Objective, mean_squared_error};
+use super::batch::{FlowMatching, mean_squared_error};
 use crate::parameters::{collect_gradients, trained_paths};
 use crate::{Gradients, TrainBackend, TrainError};
 
@@ -59,7 +61,7 @@ impl Trained {
 /// One graph over the whole model.
 pub(super) fn plain<B: TrainBackend>(
     model: &LongCatTransformer<B>,
-    objective: &Objective<Inner<B>>,
+    objective: &FlowMatching<Inner<B>>,
     text_gradient: bool,
 ) -> Result<Pass<B>, TrainError> {
     let trained = Trained::of(model, text_gradient)?;
@@ -93,7 +95,7 @@ pub(super) fn plain<B: TrainBackend>(
 /// from the last to the first.
 pub(super) fn checkpointed<B: TrainBackend>(
     model: &LongCatTransformer<B>,
-    objective: &Objective<Inner<B>>,
+    objective: &FlowMatching<Inner<B>>,
     text_gradient: bool,
 ) -> Result<Pass<B>, TrainError> {
     let trained = Trained::of(model, text_gradient)?;
@@ -155,7 +157,7 @@ pub(super) fn checkpointed<B: TrainBackend>(
 #[allow(clippy::type_complexity)]
 fn block_inputs<B: TrainBackend>(
     model: &LongCatTransformer<B>,
-    objective: &Objective<Inner<B>>,
+    objective: &FlowMatching<Inner<B>>,
     trained: &Trained,
 ) -> Result<(Vec<(usize, Tensor<B, 3>)>, Tensor<B, 3>), TrainError> {
     // On the autodiff backend, which records nothing for a frozen model: the inner backend has
@@ -175,7 +177,7 @@ fn block_inputs<B: TrainBackend>(
     Ok((inputs, tokens))
 }
 
-fn text<B: TrainBackend>(objective: &Objective<Inner<B>>, trained: bool) -> TextCondition<B> {
+fn text<B: TrainBackend>(objective: &FlowMatching<Inner<B>>, trained: bool) -> TextCondition<B> {
     TextCondition {
         embeds: Tensor::from_inner(objective.text.embeds.clone()).set_require_grad(trained),
         mask: objective.text.mask.clone(),
@@ -184,7 +186,7 @@ fn text<B: TrainBackend>(objective: &Objective<Inner<B>>, trained: bool) -> Text
 
 fn embed<B: TrainBackend>(
     model: &LongCatTransformer<B>,
-    objective: &Objective<Inner<B>>,
+    objective: &FlowMatching<Inner<B>>,
     text: &TextCondition<B>,
 ) -> Result<Embedded<B>, TrainError> {
     Ok(model.embed(
@@ -195,7 +197,7 @@ fn embed<B: TrainBackend>(
     )?)
 }
 
-fn loss<B: TrainBackend>(out: &Tensor<B, 5>, objective: &Objective<Inner<B>>) -> Tensor<B, 1> {
+fn loss<B: TrainBackend>(out: &Tensor<B, 5>, objective: &FlowMatching<Inner<B>>) -> Tensor<B, 1> {
     let target = Tensor::from_inner(objective.target.clone());
     mean_squared_error(out.clone(), target, objective.num_cond)
 }

@@ -1,10 +1,9 @@
 //! Loss and gradients of one batch.
 
 mod backward;
-mod objective;
+mod batch;
 
-pub use objective::{Batch, Objective};
-pub(crate) use objective::{per_sample, with_first_frames};
+pub use batch::{Batch, FlowMatching};
 
 use burn::module::AutodiffModule;
 use burn::tensor::Tensor;
@@ -62,7 +61,7 @@ impl TrainStep {
         batch: &Batch<B::InnerBackend>,
         text_gradient: bool,
     ) -> Result<StepOutput<B>, TrainError> {
-        let objective = Objective::new(batch)?;
+        let objective = FlowMatching::new(batch)?;
         let pass = match self.checkpointed {
             true => backward::checkpointed(model, &objective, text_gradient)?,
             false => backward::plain(model, &objective, text_gradient)?,
@@ -85,7 +84,7 @@ impl TrainStep {
         model: &LongCatTransformer<B>,
         batch: &Batch<B::InnerBackend>,
     ) -> Result<Tensor<B::InnerBackend, 1>, TrainError> {
-        let objective = Objective::new(batch)?;
+        let objective = FlowMatching::new(batch)?;
         let out = model.valid().forward(
             objective.x_t.clone(),
             objective.timesteps.clone(),

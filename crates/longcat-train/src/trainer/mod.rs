@@ -16,6 +16,25 @@ pub use metrics::{Metric, read_metrics};
 pub use run::{Outcome, Trainer};
 pub use state::Position;
 
+/// Which weights of a run are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weights {
+    /// Those of the last step.
+    Last,
+    /// Their running average.
+    Average,
+}
+
+impl Weights {
+    /// What the name of a file or folder ends in.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::Last => "",
+            Self::Average => "-average",
+        }
+    }
+}
+
 /// What is trained, on what, and what is written out.
 pub trait Task<B: TrainBackend> {
     /// The module with the trained parameters.
@@ -41,7 +60,8 @@ pub trait Task<B: TrainBackend> {
     /// Whatever stops the run.
     fn validate(&self, model: &Self::Model) -> Result<Vec<(f64, f64)>, TrainError>;
 
-    /// Writes the trained part into a folder, under a name without ending.
+    /// Writes the trained part into a folder, under a name of the task's own that ends in
+    /// [`Weights::suffix`] before any file ending.
     ///
     /// # Errors
     /// Whatever stops the run.
@@ -49,7 +69,7 @@ pub trait Task<B: TrainBackend> {
         &self,
         model: &Self::Model,
         folder: &Path,
-        name: &str,
+        weights: Weights,
         position: &Position,
     ) -> Result<(), TrainError>;
 

@@ -1,3 +1,5 @@
+//! The loop.
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -5,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
 
-use super::Task;
 use super::metrics::{Metric, Metrics};
 use super::schedule::Schedule;
 use super::state::{Position, State, Store};
+use super::{Task, Weights};
 use crate::config::TrainConfig;
 use crate::packed::{Packed, RunningAverage};
 use crate::parameters::{flat, trained, trained_paths, update};
 use crate::{
-    Gradients, LoraOptimizer, Observer, OptimizerConfig, Progress, TrainBackend, TrainError,
+    Gradients, LoraOptimizer, OptimizerConfig, StepReport, TrainBackend, TrainError, TrainObserver,
 };
 
 /// Least time between two drawings of the plot.
@@ -32,11 +34,23 @@ pub struct Outcome {
     pub validation_loss: Option<f64>,
 }
 
+impl Outcome {
+    /// That of a run that was interrupted before its first step.
+    pub fn before_training() -> Self {
+        Self {
+            step: 0,
+            interrupted: true,
+            checkpoint: None,
+            validation_loss: None,
+        }
+    }
+}
+
 /// A run in progress.
 pub struct Trainer<'a, B: TrainBackend, T: Task<B>> {
     config: &'a TrainConfig,
     task: &'a T,
-    observer: &'a mut dyn Observer,
+    observer: &'a mut dyn TrainObserver,
     interrupt: &'a AtomicBool,
     optimizer: LoraOptimizer<B::InnerBackend>,
     average: Option<RunningAverage<B::InnerBackend>>,
@@ -63,7 +77,7 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
         task: &'a T,
         model: T::Model,
         device: &B::Device,
-        observer: &'a mut dyn Observer,
+        observer: &'a mut dyn TrainObserver,
         interrupt: &'a AtomicBool,
     ) -> Result<(Self, T::Model), TrainError> {
         let section = &config.optimizer;
@@ -87,11 +101,11 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             observer.resumed(step, &changed);
             saved = Some((step, folder));
         }
-        let average = (section.ema_decay > 0.0).then(|| {
+        let average = section.ema_decay.map(|decay| {
             if average.is_empty() {
                 average = flat(trained::<B, _>(&model));
             }
-            RunningAverage::new(section.ema_decay, average)
+            RunningAverage::new(decay, average)
         });
         let schedule = Schedule::new(section, config.train.steps, step)
             .map_err(|reason| config.problem("optimizer", reason))?;
@@ -141,8 +155,9 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
                     });
                 }
             }
-            let limit = self.config.optimizer.max_grad_norm;
-            if limit > 0.0 && norm > limit {
+            if let Some(limit) = self.config.optimizer.max_grad_norm
+                && norm > limit
+            {
                 gradients.scale(limit / norm);
             }
             let learning_rate = self.schedule.next();
@@ -157,7 +172,7 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             self.log(loss, learning_rate, norm)?;
             let done = (self.step - first) as f64;
             let speed = done / start.elapsed().as_secs_f64().max(1e-9);
-            self.observer.step(&Progress {
+            self.observer.step(&StepReport {
                 step: self.step,
                 steps,
                 loss,
@@ -167,7 +182,8 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
                 seconds_left: (steps - self.step) as f64 / speed,
             });
             self.report(&model)?;
-            if due(self.step, self.config.checkpoints.every) && self.step < steps {
+            let every = self.config.checkpoints.every;
+            if every.is_some_and(|every| due(self.step, every)) && self.step < steps {
                 self.save(&model)?;
             }
         }
@@ -187,8 +203,8 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             if self.interrupt.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            let (own, gradients) = self.task.gradients(model, (self.step * count + i) as u64)?;
-            loss += own / count as f64;
+            let (mean, gradients) = self.task.gradients(model, (self.step * count + i) as u64)?;
+            loss += mean / count as f64;
             sum.add(gradients);
         }
         if count > 1 {
@@ -225,8 +241,8 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
     /// Validation and samples that are due after the present step.
     fn report(&mut self, model: &T::Model) -> Result<(), TrainError> {
         let last = self.step == self.config.train.steps;
-        let every = self.config.validation.every;
-        let wanted = every > 0 && (due(self.step, every) || last);
+        let every = self.config.validation.as_ref().map(|v| v.every);
+        let wanted = every.is_some_and(|every| due(self.step, every) || last);
         if wanted && !self.metrics.has_validation(self.step) {
             let by_sigma = self.task.validate(model)?;
             let sum: f64 = by_sigma.iter().map(|(_, loss)| loss).sum();
@@ -239,8 +255,8 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             })?;
             self.observer.validated(self.step, validation_loss);
         }
-        let every = self.config.samples.every;
-        if every > 0 && (due(self.step, every) || last) {
+        let every = self.config.samples.as_ref().map(|s| s.every);
+        if every.is_some_and(|every| due(self.step, every) || last) {
             let name = format!("step-{:06}", self.step);
             let folder = self.config.output.join("samples").join(name);
             // Made again only if they are not there: a resumed run has those of its first step.
@@ -262,7 +278,7 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             return Ok(folder.clone());
         }
         let state = State {
-            position: self.position()?,
+            position: self.position(),
             parameters: trained::<B, _>(model),
             moments: self.optimizer.state(),
             average: self.averages(),
@@ -284,7 +300,7 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
         folder: &Path,
         position: &Position,
     ) -> Result<(), TrainError> {
-        self.task.export(model, folder, "adapter", position)?;
+        self.task.export(model, folder, Weights::Last, position)?;
         let mut averages = self.averages();
         if averages.is_empty() {
             return Ok(());
@@ -293,7 +309,7 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             Some(averages.remove(path)?.cast(values.dtype()))
         });
         self.task
-            .export(&averaged, folder, "adapter-average", position)
+            .export(&averaged, folder, Weights::Average, position)
     }
 
     /// The running average by module path; empty if there is none.
@@ -302,23 +318,19 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
         average.map(RunningAverage::values).unwrap_or_default()
     }
 
-    fn position(&self) -> Result<Position, TrainError> {
-        let config = serde_json::to_value(self.config).map_err(|e| TrainError::State {
-            path: self.config.output.clone(),
-            reason: e.to_string(),
-        })?;
-        Ok(Position {
+    fn position(&self) -> Position {
+        Position {
             step: self.step,
             samples: self.samples(),
             seed: self.config.seed,
-            config,
-        })
+            config: self.config.settings().clone(),
+        }
     }
 
     fn finish(mut self, model: &T::Model, interrupted: bool) -> Result<Outcome, TrainError> {
         let checkpoint = self.save(model)?;
         if !interrupted {
-            self.export(model, &self.config.output, &self.position()?)?;
+            self.export(model, &self.config.output, &self.position())?;
         }
         self.metrics.draw()?;
         Ok(Outcome {
@@ -331,7 +343,7 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
 }
 
 fn due(step: usize, every: usize) -> bool {
-    every > 0 && step.is_multiple_of(every)
+    step.is_multiple_of(every)
 }
 
 /// Settings that differ from those of a saved state; an error for those that cannot.
@@ -344,9 +356,8 @@ fn compatible(
         path: folder.to_path_buf(),
         reason,
     };
-    let now = serde_json::to_value(config).map_err(|e| state(e.to_string()))?;
     let mut changed = Vec::new();
-    differences(&position.config, &now, "", &mut changed);
+    differences(&position.config, config.settings(), "", &mut changed);
     let fixed = |key: &&String| key.starts_with("lora.") || *key == "mode" || *key == "seed";
     if let Some(key) = changed.iter().find(fixed) {
         return Err(state(format!(

@@ -1,3 +1,5 @@
+//! Learning rates.
+
 use burn::lr_scheduler::LrScheduler;
 use burn::lr_scheduler::cosine::{CosineAnnealingLrScheduler, CosineAnnealingLrSchedulerConfig};
 use burn::lr_scheduler::linear::{LinearLrScheduler, LinearLrSchedulerConfig};
@@ -79,14 +81,22 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn rates(schedule: ScheduleKind, warmup_steps: usize, steps: usize) -> Vec<f64> {
-        let config = OptimizerSection {
+    fn section(schedule: ScheduleKind, warmup_steps: usize) -> OptimizerSection {
+        OptimizerSection {
             learning_rate: 0.1,
             min_learning_rate: 0.02,
             schedule,
             warmup_steps,
-            ..OptimizerSection::default()
-        };
+            betas: [0.9, 0.999],
+            epsilon: 1e-8,
+            weight_decay: 0.01,
+            max_grad_norm: None,
+            ema_decay: None,
+        }
+    }
+
+    fn rates(schedule: ScheduleKind, warmup_steps: usize, steps: usize) -> Vec<f64> {
+        let config = section(schedule, warmup_steps);
         let mut schedule = Schedule::new(&config, steps, 0).unwrap();
         (0..steps).map(|_| schedule.next()).collect()
     }
@@ -116,11 +126,7 @@ mod tests {
 
     #[test]
     fn a_resumed_schedule_goes_on_where_it_was() {
-        let config = OptimizerSection {
-            schedule: ScheduleKind::Cosine,
-            warmup_steps: 4,
-            ..OptimizerSection::default()
-        };
+        let config = section(ScheduleKind::Cosine, 4);
         let mut whole = Schedule::new(&config, 20, 0).unwrap();
         let all: Vec<f64> = (0..20).map(|_| whole.next()).collect();
         let mut rest = Schedule::new(&config, 20, 9).unwrap();

@@ -89,11 +89,11 @@ impl Store {
     }
 
     /// Writes a state; `export` adds files of its own to the folder. Then all but the newest
-    /// `keep` states go (0 keeps all). Returns the folder.
+    /// `keep` states go. Returns the folder.
     pub(super) fn save<B: Backend>(
         &self,
         state: &State<B>,
-        keep: usize,
+        keep: Option<usize>,
         export: impl FnOnce(&Path) -> Result<(), TrainError>,
     ) -> Result<PathBuf, TrainError> {
         let name = format!("step-{:06}", state.position.step);
@@ -114,10 +114,7 @@ impl Store {
             fs::remove_dir_all(&old).map_err(|e| TrainError::io(&old, e))?;
         }
         let steps = self.steps()?;
-        let surplus = match keep {
-            0 => 0,
-            keep => steps.len().saturating_sub(keep),
-        };
+        let surplus = keep.map_or(0, |keep| steps.len().saturating_sub(keep));
         for (_, folder) in &steps[..surplus] {
             // Renamed first: a state that is half removed must not look like one.
             let hidden = folder.with_file_name(".old");

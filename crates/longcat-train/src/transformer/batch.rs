@@ -3,23 +3,27 @@
 use burn::tensor::TensorData;
 use longcat_dit::TextCondition;
 use longcat_kernels::KernelBackend;
+use longcat_vae::LatentDraw;
 use longcat_weights::upload;
 use rayon::prelude::*;
 
-use super::own::OwnCondition;
 use super::teacher::Teacher;
 use crate::cache::{Entry, Latents};
-use crate::config::{ObjectiveConfig, PosteriorChoice, TimestepSampling, TrainConfig};
+use crate::config::{ConditionShares, NoiseLevels, Objective, TrainConfig};
 use crate::data::Condition;
-use crate::sampling::{Draw, Purpose, normals, own_chance, own_noise, stream};
+use crate::sampling::{Draw, Purpose, normals, stream};
 use crate::{Batch, TrainError};
 
 /// How samples are drawn.
 pub(super) struct Draws {
     seed: u64,
     batch: usize,
-    objective: ObjectiveConfig,
-    posterior: PosteriorChoice,
+    caption_dropout: f64,
+    noise: NoiseLevels,
+    conditions: ConditionShares,
+    /// Share of noise that refining begins with.
+    threshold: Option<f32>,
+    posterior: LatentDraw,
     /// Noise levels to choose from; empty where any level may come.
     levels: Vec<f32>,
 }
@@ -32,9 +36,9 @@ pub(super) struct Drawn {
     noise: Vec<f32>,
     sigma: Vec<f32>,
     shape: [usize; 4],
+    /// What is given of the clips, in as many latent frames.
+    pub condition: Option<Condition>,
     num_cond: usize,
-    /// Noise, and the share of it per sample, for a condition of the model's own making.
-    own: Option<(Vec<f32>, Vec<f32>)>,
 }
 
 /// One sample.
@@ -48,18 +52,25 @@ struct Sample {
 
 impl Draws {
     pub(super) fn new(config: &TrainConfig, teacher: Option<&Teacher>) -> Self {
-        let mut objective = config.objective.clone();
-        let levels = teacher.map_or_else(Vec::new, |t| t.levels().to_vec());
-        if !levels.is_empty() {
-            objective.timesteps = TimestepSampling::Uniform;
-        }
         Self {
             seed: config.seed,
             batch: config.train.batch,
-            objective,
+            caption_dropout: config.caption_dropout,
+            noise: match &config.objective {
+                Objective::Clips { noise, .. } | Objective::Refine { noise, .. } => *noise,
+                // Of the teacher's levels one is as likely as another.
+                Objective::Distill { .. } => NoiseLevels::Uniform,
+            },
+            conditions: config.objective.conditions(),
+            threshold: config.objective.threshold().map(|t| t as f32),
             posterior: config.cache.posterior,
-            levels,
+            levels: teacher.map_or_else(Vec::new, |t| t.levels().to_vec()),
         }
+    }
+
+    /// The number in the run of the first sample of batch number `index`.
+    pub(super) fn first(&self, index: u64) -> u64 {
+        index * self.batch as u64
     }
 
     /// Batch number `index` of the run.
@@ -69,7 +80,7 @@ impl Draws {
         members: &[usize],
         index: u64,
     ) -> Result<Drawn, TrainError> {
-        let first = index * self.batch as u64;
+        let first = self.first(index);
         let samples: Result<Vec<Sample>, TrainError> = members
             .par_iter()
             .enumerate()
@@ -81,21 +92,8 @@ impl Draws {
         } = entries[members[0]];
         let condition = condition.or_else(|| self.condition(samples[0].condition));
         let num_cond = self.frames_of(condition, shape[1]);
-        let continues = condition == Some(Condition::Continuation) && num_cond > 0;
-        let mut drawn = Drawn::new(samples, shape, num_cond);
-        if continues && own_chance(self.seed, first, self.objective.own_continuation) {
-            drawn.own = Some(self.own(first, members.len(), shape.iter().product()));
-        }
-        Ok(drawn)
-    }
-
-    /// Noise, and the share of it per sample, for conditions of the model's own making.
-    fn own(&self, first: u64, count: usize, elements: usize) -> (Vec<f32>, Vec<f32>) {
-        let (noise, sigma): (Vec<_>, Vec<_>) = (first..first + count as u64)
-            .into_par_iter()
-            .map(|number| own_noise(self.seed, number, elements))
-            .unzip();
-        (noise.concat(), sigma)
+        let condition = condition.filter(|_| num_cond > 0);
+        Ok(Drawn::new(samples, shape, condition, num_cond))
     }
 
     /// One clip at a given noise level, without conditions and with its caption.
@@ -116,17 +114,23 @@ impl Draws {
         let latents = entry.read()?;
         sample.x0 = latents.mean.iter::<f32>().collect();
         self.refine(&mut sample, &latents);
-        Ok(Drawn::new(vec![sample], entry.shape, 0))
+        Ok(Drawn::new(vec![sample], entry.shape, None, 0))
     }
 
     fn sample(&self, entry: &Entry, number: u64) -> Result<Sample, TrainError> {
         let elements = entry.shape.iter().product();
-        let draw = Draw::new(self.seed, number, &self.objective, elements);
+        let draw = Draw::new(
+            self.seed,
+            number,
+            self.caption_dropout,
+            self.noise,
+            elements,
+        );
         let latents = entry.read()?;
         let mean = latents.mean.iter::<f32>();
         let x0 = match self.posterior {
-            PosteriorChoice::Mode => mean.collect(),
-            PosteriorChoice::Sample => mean
+            LatentDraw::Mode => mean.collect(),
+            LatentDraw::Sample => mean
                 .zip(latents.deviation.iter::<f32>())
                 .zip(&draw.posterior)
                 .map(|((mean, deviation), noise)| mean + deviation * noise)
@@ -154,8 +158,7 @@ impl Draws {
     /// That is flow matching between x0 and the point at which the line would be at time 1, for
     /// times up to θ.
     fn refine(&self, sample: &mut Sample, latents: &Latents) {
-        let end = self.objective.refine as f32;
-        let Some(source) = latents.source.as_ref().filter(|_| end > 0.0) else {
+        let (Some(end), Some(source)) = (self.threshold, latents.source.as_ref()) else {
             return;
         };
         let share = (1.0 - end) / end;
@@ -168,10 +171,10 @@ impl Draws {
 
     /// What is given of a batch, for a number from 0 to 1.
     fn condition(&self, draw: f64) -> Option<Condition> {
-        let objective = &self.objective;
-        if draw < objective.image_condition {
+        let conditions = self.conditions;
+        if draw < conditions.image {
             Some(Condition::Image)
-        } else if draw < objective.image_condition + objective.continuation {
+        } else if draw < conditions.image + conditions.continuation {
             Some(Condition::Continuation)
         } else {
             None
@@ -183,7 +186,7 @@ impl Draws {
         let wanted = match condition {
             None => 0,
             Some(Condition::Image) => 1,
-            Some(Condition::Continuation) => self.objective.continuation_latents,
+            Some(Condition::Continuation) => self.conditions.latents,
         };
         // A clip too short for the condition is trained without one.
         if wanted < frames { wanted } else { 0 }
@@ -191,15 +194,20 @@ impl Draws {
 }
 
 impl Drawn {
-    fn new(samples: Vec<Sample>, shape: [usize; 4], num_cond: usize) -> Self {
+    fn new(
+        samples: Vec<Sample>,
+        shape: [usize; 4],
+        condition: Option<Condition>,
+        num_cond: usize,
+    ) -> Self {
         let mut drawn = Self {
             captions: Vec::with_capacity(samples.len()),
             x0: Vec::new(),
             noise: Vec::new(),
             sigma: Vec::new(),
             shape,
+            condition,
             num_cond,
-            own: None,
         };
         for sample in samples {
             drawn.captions.push(sample.caption);
@@ -210,34 +218,23 @@ impl Drawn {
         drawn
     }
 
-    /// Whether the model makes the condition.
-    pub(super) fn has_own_condition(&self) -> bool {
-        self.own.is_some()
-    }
-
-    /// The batch on a device, and what a condition of the model's own making starts from.
+    /// The batch on a device.
     pub(super) fn assemble<B: KernelBackend>(
         self,
         text: TextCondition<B>,
         device: &B::Device,
-    ) -> (Batch<B>, Option<OwnCondition<B>>) {
+    ) -> Batch<B> {
         let count = self.sigma.len();
         let [c, t, h, w] = self.shape;
         let tensor =
             |values: Vec<f32>| upload(TensorData::new(values, [count, c, t, h, w]), device);
-        let levels = |values: Vec<f32>| upload(TensorData::new(values, [count]), device);
-        let own = self.own.map(|(noise, sigma)| OwnCondition {
-            noise: tensor(noise),
-            sigma: levels(sigma),
-        });
-        let batch = Batch {
+        Batch {
             x0: tensor(self.x0),
             noise: tensor(self.noise),
-            sigma: levels(self.sigma),
+            sigma: upload(TensorData::new(self.sigma, [count]), device),
             text,
             num_cond: self.num_cond,
-        };
-        (batch, own)
+        }
     }
 }
 
@@ -251,14 +248,17 @@ mod tests {
     use longcat_weights::{NamedTensor, write_safetensors};
 
     use super::*;
-    use crate::Objective;
+    use crate::FlowMatching;
+
+    fn config(extra: &str) -> TrainConfig {
+        let text = format!("output = 'run'\ndata.path = 'clips'\n{extra}");
+        TrainConfig::parse(&text, "run.toml".as_ref()).unwrap()
+    }
 
     #[test]
     fn refining_goes_from_the_noised_upsampled_clip_to_the_clip() {
         let (clean, upsampled, noise, end) = (0.7f32, 0.2f32, -1.3f32, 0.5f64);
-        let mut config = TrainConfig::default();
-        config.objective.refine = end;
-        let draws = Draws::new(&config, None);
+        let draws = Draws::new(&config("[objective]\nrefine = 0.5"), None);
         let shape = [1, 2, 1, 1];
         let values = |value: f32| TensorData::new(vec![value; 2], [1, 1, 2, 1, 1]);
         for drawn_sigma in [0.25f32, 1.0] {
@@ -279,9 +279,9 @@ mod tests {
                 embeds: Tensor::<Flex, 3>::zeros([1, 1, 1], &FlexDevice),
                 mask: None,
             };
-            let drawn = Drawn::new(vec![sample], shape, 0);
-            let (batch, _) = drawn.assemble(text, &FlexDevice);
-            let objective = Objective::new(&batch).unwrap();
+            let drawn = Drawn::new(vec![sample], shape, None, 0);
+            let batch = drawn.assemble(text, &FlexDevice);
+            let objective = FlowMatching::new(&batch).unwrap();
             // What the pipeline starts from at the threshold, and how it gets to the clip.
             let start = (1.0 - end as f32) * upsampled + end as f32 * noise;
             let expected = [
@@ -309,10 +309,7 @@ mod tests {
             data: TensorData::zeros::<f32, _>([1, 1, 5, 1, 1]),
         });
         write_safetensors(&file, &tensors, &BTreeMap::new()).unwrap();
-        let mut config = TrainConfig::default();
-        config.objective.continuation_latents = 3;
-        config.objective.own_continuation = 1.0;
-        let draws = Draws::new(&config, None);
+        let draws = Draws::new(&config("[objective]\ncontinuation_latents = 3"), None);
         for (condition, expected) in [
             (None, 0),
             (Some(Condition::Image), 1),
@@ -329,8 +326,7 @@ mod tests {
             };
             let drawn = draws.batch(&[entry], &[0, 0], 7).unwrap();
             assert_eq!(drawn.num_cond, expected);
-            let own = condition == Some(Condition::Continuation);
-            assert_eq!(drawn.own.map(|(noise, _)| noise.len()), own.then_some(10));
+            assert_eq!(drawn.condition, condition);
         }
     }
 }

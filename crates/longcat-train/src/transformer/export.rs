@@ -1,15 +1,17 @@
+//! Writing what was trained.
+
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::str::FromStr;
 
 use burn::module::AutodiffModule;
 use longcat_dit::{LongCatTransformer, internal_names, lora_targets};
 use longcat_lora::{Format, LoraTraining, WriteOptions};
 use longcat_weights::{collect_module, write_atomic, write_safetensors};
+use regex::Regex;
 
 use super::ADAPTER;
 use crate::config::{Mode, TrainConfig};
-use crate::trainer::Position;
+use crate::trainer::{Position, Weights};
 use crate::{TrainBackend, TrainError};
 
 /// What the header of a trained file says of its run.
@@ -19,8 +21,6 @@ pub struct RunInfo {
     pub base_model: String,
     /// Number of training clips.
     pub clips: usize,
-    /// The configuration file as it was written.
-    pub config_text: String,
 }
 
 /// Writes the adapter in the chosen format, or the weights of the whole transformer.
@@ -29,12 +29,12 @@ pub(super) fn export<B: TrainBackend>(
     info: &RunInfo,
     model: &LongCatTransformer<B>,
     folder: &Path,
-    name: &str,
+    weights: Weights,
     position: &Position,
 ) -> Result<(), TrainError> {
     let metadata = metadata(config, info, position);
     if config.mode == Mode::Full {
-        let folder = folder.join(name.replace("adapter", "dit"));
+        let folder = folder.join(format!("dit{}", weights.suffix()));
         std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
         let path = folder.join("config.json");
         let text = serde_json::to_string_pretty(model.config()).map_err(|e| TrainError::State {
@@ -46,15 +46,15 @@ pub(super) fn export<B: TrainBackend>(
         let file = folder.join("diffusion_pytorch_model.safetensors");
         return Ok(write_safetensors(&file, &tensors, &metadata)?);
     }
-    let format = Format::from_str(&config.checkpoints.format).unwrap_or(Format::Official);
     let mut adapter = model.export_adapter(ADAPTER)?;
     adapter.metadata = metadata;
-    let path = match format {
+    let name = format!("adapter{}", weights.suffix());
+    let path = match config.checkpoints.format {
         Format::Peft => folder.join(name),
         _ => folder.join(format!("{name}.safetensors")),
     };
     let options = WriteOptions {
-        format,
+        format: config.checkpoints.format,
         split: config.checkpoints.split,
     };
     adapter.write(&path, lora_targets(), options)?;
@@ -87,19 +87,22 @@ fn metadata(config: &TrainConfig, info: &RunInfo, position: &Position) -> BTreeM
         ),
         ("ss_lr_warmup_steps", optimizer.warmup_steps.to_string()),
         ("ss_optimizer", "AdamW".into()),
-        ("ss_max_grad_norm", optimizer.max_grad_norm.to_string()),
+        (
+            "ss_max_grad_norm",
+            optimizer.max_grad_norm.unwrap_or(0.0).to_string(),
+        ),
         ("ss_base_model_hash", info.base_model.clone()),
-        ("ss_training_config", info.config_text.clone()),
+        ("ss_training_config", config.text.clone()),
     ]);
     match config.mode {
-        Mode::Full | Mode::Vae => {
+        Mode::Full => {
             map.insert("modelspec.architecture", "longcat-video".into());
         }
         Mode::Lora => {
             map.insert("modelspec.architecture", "longcat-video/lora".into());
             map.insert("ss_network_module", "networks.lora".into());
-            map.insert("ss_network_dim", lora.rank.to_string());
-            map.insert("ss_network_alpha", lora.alpha.to_string());
+            map.insert("ss_network_dim", lora.adapter.rank.to_string());
+            map.insert("ss_network_alpha", lora.adapter.alpha.to_string());
             map.insert("ss_network_dropout", lora.dropout.to_string());
             map.insert("ss_network_args", network_args(config));
         }
@@ -108,12 +111,15 @@ fn metadata(config: &TrainConfig, info: &RunInfo, position: &Position) -> BTreeM
 }
 
 fn network_args(config: &TrainConfig) -> String {
-    let lora = &config.lora;
+    let adapter = &config.lora.adapter;
+    let texts = |patterns: &[Regex]| -> Vec<String> {
+        patterns.iter().map(|p| p.as_str().to_string()).collect()
+    };
     serde_json::json!({
-        "targets": lora.targets,
-        "exclude": lora.exclude,
-        "rslora": lora.rslora,
-        "fused": lora.fused,
+        "targets": texts(&adapter.targets),
+        "exclude": texts(&adapter.exclude),
+        "rslora": adapter.rslora,
+        "fused": adapter.fused,
     })
     .to_string()
 }

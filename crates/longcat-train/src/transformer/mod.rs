@@ -3,19 +3,16 @@
 mod adapter;
 mod batch;
 mod export;
-mod fresh;
-mod guided;
-mod joint;
-mod own;
 mod sample;
 mod task;
 mod teacher;
+mod transform;
 
 pub use adapter::{ADAPTER, attach_adapter};
 pub use export::RunInfo;
-pub(crate) use fresh::fresh_transformer;
-pub use joint::{JointModel, JointTask};
+pub use sample::EncodedText;
 pub use task::TransformerTask;
+pub use transform::{BatchSamples, BatchTransform, EncodedCaptions};
 
 /// The transformer of the golden cases, in f32.
 #[cfg(test)]

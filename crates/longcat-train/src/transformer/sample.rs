@@ -1,56 +1,45 @@
+//! Sample videos of a model in training.
+
 use std::path::Path;
-use std::str::FromStr;
 
 use burn::module::AutodiffModule;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 use longcat_dit::{LongCatTransformer, TextCondition};
-use longcat_video::media::{VideoFrames, WriteOptions, write_video};
 use longcat_video::{
     Checkpoint, FlowMatchScheduler, NoisePurpose, NoiseSource, PixelFrames, Schedule, ScheduleMode,
     SeededNoise, VideoError, cfg_zero,
 };
 
 use crate::config::{SampleConfig, TrainConfig};
-use crate::data::Size;
 use crate::{TrainBackend, TrainError};
 
 /// Frame rate of sample files, that of the release.
 const FPS: f64 = 15.0;
 
 /// Embeddings `[L, width]` of a prompt, and which tokens are text.
-pub(super) type EncodedText = Result<(TensorData, Vec<bool>), TrainError>;
+pub type EncodedText = Result<(TensorData, Vec<bool>), TrainError>;
 
 /// Makes a video per prompt with the model as it is.
 pub(super) struct Sampler {
     config: SampleConfig,
     checkpoint: Checkpoint,
     schedule: Schedule,
-    size: Size,
-    frames: usize,
 }
 
 impl Sampler {
-    pub(super) fn new(config: &TrainConfig) -> Result<Self, TrainError> {
-        let samples = config.samples.clone();
-        let size = match samples.size.as_str() {
-            "" => config.data.sizes.first().map_or("", String::as_str),
-            size => size,
+    /// The sampler of a configuration, if it asks for samples.
+    pub(super) fn new(config: &TrainConfig) -> Result<Option<Self>, TrainError> {
+        let Some(samples) = config.samples.clone() else {
+            return Ok(None);
         };
-        let size = Size::from_str(size).map_err(|reason| config.problem("samples.size", reason))?;
-        let frames = match samples.frames {
-            0 => config.data.frames.iter().copied().max().unwrap_or(1),
-            frames => frames,
-        };
-        let checkpoint = Checkpoint::open(&config.model.checkpoint)?;
+        let checkpoint = Checkpoint::open(config.checkpoint()?)?;
         let scheduler: FlowMatchScheduler = checkpoint.scheduler()?;
-        Ok(Self {
+        Ok(Some(Self {
             schedule: scheduler.schedule(samples.steps, ScheduleMode::Plain)?,
             config: samples,
             checkpoint,
-            size,
-            frames,
-        })
+        }))
     }
 
     pub(super) fn run<B: TrainBackend>(
@@ -72,11 +61,8 @@ impl Sampler {
         for (i, latents) in clips.into_iter().enumerate() {
             let pixels = vae.decode(latents).map_err(VideoError::from)?;
             for frames in PixelFrames::from_tensor(pixels)? {
-                let (width, height) = (self.size.width, self.size.height);
-                let data = frames.as_bytes().to_vec();
-                let video = VideoFrames::new(width, height, FPS, data)?;
                 let path = folder.join(format!("{i:02}.{}", self.config.format));
-                write_video(&path, &video, &WriteOptions::default())?;
+                frames.write_video(path, FPS)?;
             }
         }
         drop(vae);
@@ -97,9 +83,9 @@ impl Sampler {
         let shape = [
             1,
             channels,
-            (self.frames - 1) / vae.scale_factor_temporal + 1,
-            self.size.height as usize / vae.scale_factor_spatial,
-            self.size.width as usize / vae.scale_factor_spatial,
+            (self.config.frames - 1) / vae.scale_factor_temporal + 1,
+            self.config.size.height / vae.scale_factor_spatial,
+            self.config.size.width / vae.scale_factor_spatial,
         ];
         let text = |prompt: &str| -> Result<TextCondition<B>, TrainError> {
             let (embeds, mask) = texts(prompt)?;
@@ -110,10 +96,9 @@ impl Sampler {
             })
         };
         let condition = text(prompt)?;
-        let guided = self.config.guidance > 1.0;
-        let negative = match guided {
-            true => Some(text(&self.config.negative_prompt)?),
-            false => None,
+        let negative = match self.config.guidance {
+            Some(scale) => Some((text(&self.config.negative_prompt)?, scale)),
+            None => None,
         };
         let mut noise = SeededNoise::new(self.config.seed.wrapping_add(number));
         let data = TensorData::new(noise.draw(NoisePurpose::Initial, shape), shape);
@@ -126,7 +111,7 @@ impl Sampler {
             };
             let predicted = predict(&condition)?;
             let predicted = match &negative {
-                Some(negative) => cfg_zero(predicted, predict(negative)?, self.config.guidance),
+                Some((negative, scale)) => cfg_zero(predicted, predict(negative)?, *scale),
                 None => predicted,
             };
             // The model predicts x0 − noise; Euler steps go along noise − x0.

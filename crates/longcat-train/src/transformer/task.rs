@@ -1,144 +1,117 @@
+//! The transformer as a task.
+
 use std::path::Path;
 
-use burn::module::AutodiffModule;
 use burn::tensor::{DType, Tensor, TensorData};
 use longcat_dit::{LongCatTransformer, TextCondition};
 
 use super::batch::Draws;
 use super::export::{RunInfo, export};
-use super::guided::Guidance;
-use super::sample::Sampler;
+use super::sample::{EncodedText, Sampler};
 use super::teacher::Teacher;
-use crate::cache::{Dataset, TextTable};
+use super::transform::{BatchSamples, BatchTransform, EncodedCaptions};
+use crate::cache::TextTable;
 use crate::config::TrainConfig;
-use crate::parameters::{read, trained, update};
-use crate::sampling::{Order, Purpose, dropout_mask, stream};
-use crate::trainer::{Position, Task};
+use crate::parameters::{read_values, trained, update};
+use crate::prepare::TrainingData;
+use crate::sampling::{BatchOrder, Purpose, dropout_mask, stream};
+use crate::trainer::{Position, Task, Weights};
 use crate::{Batch, Gradients, TrainBackend, TrainError, TrainStep};
 
 /// The transformer on cached clips.
 pub struct TransformerTask<B: TrainBackend> {
     config: TrainConfig,
-    training: Dataset,
-    validation: Dataset,
+    data: TrainingData,
     texts: TextTable,
-    order: Order,
+    order: BatchOrder,
     draws: Draws,
-    teacher: Option<Teacher>,
+    transforms: Vec<Box<dyn BatchTransform<B>>>,
     info: RunInfo,
     sampler: Option<Sampler>,
     device: B::Device,
 }
 
 impl<B: TrainBackend> TransformerTask<B> {
-    /// The task of a configuration. Held-out clips are those of `validation`; `texts` holds all
-    /// captions, the empty one, and the prompts of samples.
+    /// The task of a configuration. `texts` holds all captions, the empty one, and the prompts of
+    /// samples. Every batch goes through `transforms`, one after the other, and then to the teacher if
+    /// the objective has one.
     ///
     /// # Errors
-    /// [`TrainError::Config`] when there are no clips, or clips are too short for the conditions.
+    /// [`TrainError::Config`] when there are no clips, or clips have conditions that refining cannot
+    /// have.
     pub fn new(
         config: &TrainConfig,
-        training: Dataset,
-        validation: Dataset,
+        data: TrainingData,
         texts: TextTable,
+        transforms: Vec<Box<dyn BatchTransform<B>>>,
         info: RunInfo,
         device: &B::Device,
     ) -> Result<Self, TrainError> {
-        if training.entries.iter().all(|e| e.repeats == 0) {
+        let training = &data.training.entries;
+        if training.iter().all(|e| e.repeats == 0) {
             let reason = format!("no clip in {}", config.data.path.display());
             return Err(config.problem("data.path", reason));
         }
         let repeats = config.data.repeats;
-        let mut conditioned = training.entries.iter().filter(|e| e.condition.is_some());
-        if let Some(entry) = conditioned.next().filter(|_| config.objective.refine > 0.0) {
+        let mut conditioned = training.iter().filter(|e| e.condition.is_some());
+        let refining = config.objective.threshold().is_some();
+        if let Some(entry) = conditioned.next().filter(|_| refining) {
             let clip = entry.clip.display();
             let reason = format!("refining is trained without conditions, and {clip} has one");
             return Err(config.problem("objective.refine", reason));
         }
         let items: Vec<_> = training
-            .entries
             .iter()
             .map(|e| ((e.shape, e.condition), e.repeats * repeats))
             .collect();
-        let sampler = match config.samples.every {
-            0 => None,
-            _ => Some(Sampler::new(config)?),
-        };
         let teacher = Teacher::new(config)?;
+        let draws = Draws::new(config, teacher.as_ref());
+        let mut transforms = transforms;
+        transforms.extend(teacher.map(|teacher| Box::new(teacher) as Box<_>));
         Ok(Self {
-            order: Order::new(config.seed, config.train.batch, &items),
-            draws: Draws::new(config, teacher.as_ref()),
-            teacher,
+            order: BatchOrder::new(config.seed, config.train.batch, &items),
+            draws,
+            transforms,
+            sampler: Sampler::new(config)?,
             config: config.clone(),
-            training,
-            validation,
+            data,
             texts,
             info,
-            sampler,
             device: device.clone(),
         })
     }
 
-    /// Batch number `index` of the run, of which `model` may make the condition and, with guidance,
-    /// the target; `text` encodes its captions, which are those after dropout, and `plain` empty ones,
-    /// without a gradient.
-    pub(super) fn batch(
+    /// Batch number `index` of the run, after its transforms. `text` encodes its captions, which are
+    /// those after dropout; `plain` encodes captions for the transforms, without a gradient.
+    ///
+    /// # Errors
+    /// Whatever reading, encoding and transforming reports.
+    pub fn batch(
         &self,
         index: u64,
         model: &LongCatTransformer<B>,
-        text: impl FnOnce(&[String]) -> Result<TextCondition<B::InnerBackend>, TrainError>,
-        plain: impl Fn(&[String]) -> Result<TextCondition<B::InnerBackend>, TrainError>,
+        text: impl FnOnce(&[String]) -> EncodedCaptions<B>,
+        plain: impl Fn(&[String]) -> EncodedCaptions<B>,
     ) -> Result<Batch<B::InnerBackend>, TrainError> {
         let members = self.order.batch(index);
-        let drawn = self.draws.batch(&self.training.entries, &members, index)?;
-        let text = text(&drawn.captions)?;
-        let objective = &self.config.objective;
-        let guided = |scale: f64| self.guidance(scale, &drawn.captions, &plain);
-        let guidance = guided(objective.guidance)?;
-        let own_guidance = match drawn.has_own_condition() {
-            true => guided(objective.own_guidance)?,
-            false => None,
+        let entries = &self.data.training.entries;
+        let mut drawn = self.draws.batch(entries, &members, index)?;
+        let captions = std::mem::take(&mut drawn.captions);
+        let samples = BatchSamples {
+            first: self.draws.first(index),
+            captions: &captions,
+            condition: drawn.condition,
+            encode: &plain,
         };
-        let (mut batch, own) = drawn.assemble(text, &self.device);
-        if own.is_none() && guidance.is_none() {
-            return Ok(batch);
+        let mut batch = drawn.assemble(text(&captions)?, &self.device);
+        for transform in &self.transforms {
+            batch = transform.apply(model, &samples, batch)?;
         }
-        let model = model.valid();
-        if let Some(own) = own {
-            batch = own.apply(&model, own_guidance.as_ref(), batch)?;
-        }
-        match guidance {
-            Some(guidance) => guidance.aim(&model, batch),
-            None => Ok(batch),
-        }
-    }
-
-    /// Guidance for samples with these captions, unless the scale is 1.
-    fn guidance(
-        &self,
-        scale: f64,
-        captions: &[String],
-        text: impl FnOnce(&[String]) -> Result<TextCondition<B::InnerBackend>, TrainError>,
-    ) -> Result<Option<Guidance<B::InnerBackend>>, TrainError> {
-        if scale == 1.0 {
-            return Ok(None);
-        }
-        let scales = captions.iter().map(|caption| match caption.is_empty() {
-            true => 1.0,
-            false => scale as f32,
-        });
-        let scales = TensorData::new(scales.collect(), [captions.len()]);
-        Ok(Some(Guidance {
-            empty: text(&vec![String::new(); captions.len()])?,
-            scale: Tensor::from_data(scales, (&self.device, DType::F32)),
-        }))
+        Ok(batch)
     }
 
     /// Embeddings of captions, from the cache.
-    fn cached_text(
-        &self,
-        captions: &[String],
-    ) -> Result<TextCondition<B::InnerBackend>, TrainError> {
+    fn cached_text(&self, captions: &[String]) -> EncodedCaptions<B> {
         let parts = captions.iter().map(|caption| {
             let (embeds, mask) = self.texts.read(caption)?;
             let embeds =
@@ -153,64 +126,62 @@ impl<B: TrainBackend> TransformerTask<B> {
         ))
     }
 
-    /// A batch whose loss asks for what the teacher predicts.
-    fn taught(
-        &self,
-        teacher: &Teacher,
-        model: &LongCatTransformer<B>,
-        index: u64,
-    ) -> Result<Batch<B::InnerBackend>, TrainError> {
-        let text = |captions: &[String]| self.cached_text(captions);
-        let batch = self.batch(index, model, text, text)?;
-        let members = batch.x0.dims()[0];
-        let negative = self.cached_text(&vec![String::new(); members])?;
-        teacher.teach(model.valid(), batch, &negative)
-    }
-
-    /// Mean validation loss per noise level, of the guided prediction if guidance is trained.
-    pub(super) fn validation_means(
+    /// Mean validation loss per noise level, with captions as `text` encodes them.
+    ///
+    /// # Errors
+    /// As [`Self::batch`].
+    pub fn validation_means(
         &self,
         model: &LongCatTransformer<B>,
-        text: impl Fn(&[String]) -> Result<TextCondition<B::InnerBackend>, TrainError>,
+        text: impl Fn(&[String]) -> EncodedCaptions<B>,
     ) -> Result<Vec<(f64, f64)>, TrainError> {
-        let plain = model.valid();
-        let sigmas = &self.config.validation.sigmas;
-        let clips = self.validation.entries.len().max(1) as f64;
+        let validation = self.config.validation.as_ref();
+        let sigmas = validation.map_or(&[][..], |v| &v.sigmas);
+        let entries = &self.data.validation.entries;
+        let clips = entries.len().max(1) as f64;
         let mut means: Vec<(f64, f64)> = sigmas.iter().map(|sigma| (*sigma, 0.0)).collect();
-        for (number, entry) in self.validation.entries.iter().enumerate() {
-            let caption = std::slice::from_ref(&entry.caption);
-            let condition = text(caption)?;
-            let guidance = self.guidance(self.config.objective.guidance, caption, &text)?;
+        for (number, entry) in entries.iter().enumerate() {
+            let captions = std::slice::from_ref(&entry.caption);
+            let condition = text(captions)?;
             for (i, sigma) in sigmas.iter().enumerate() {
                 // The same noise in every run with this seed.
                 let stream = (number * sigmas.len() + i) as u64;
                 let drawn = self.draws.validation(entry, *sigma, stream)?;
-                let (batch, _) = drawn.assemble(condition.clone(), &self.device);
-                let loss = match &guidance {
-                    None => TrainStep::loss(model, &batch)?,
-                    Some(guidance) => {
-                        let batch = guidance.aim(&plain, batch)?;
-                        let scale = guidance.scale.clone();
-                        TrainStep::loss(model, &batch)? * scale.square()
-                    }
+                let mut batch = drawn.assemble(condition.clone(), &self.device);
+                let samples = BatchSamples {
+                    first: number as u64,
+                    captions,
+                    condition: None,
+                    encode: &text,
                 };
-                let value = read(loss, "the validation loss")?;
-                means[i].1 += f64::from(value[0]) / clips;
+                let mut factor = 1.0;
+                for transform in &self.transforms {
+                    let (transformed, by) = transform.validate(model, &samples, batch)?;
+                    (batch, factor) = (transformed, factor * by);
+                }
+                let loss = TrainStep::loss(model, &batch)?;
+                let loss = read_values(loss, "the validation loss")?[0] * factor;
+                means[i].1 += f64::from(loss) / clips;
             }
         }
         Ok(means)
     }
 
-    pub(super) fn config(&self) -> &TrainConfig {
-        &self.config
-    }
-
-    pub(super) fn device(&self) -> &B::Device {
-        &self.device
-    }
-
-    pub(super) fn sampler(&self) -> Option<&Sampler> {
-        self.sampler.as_ref()
+    /// A video per prompt of the configuration into a folder, with prompts as `texts` encodes them:
+    /// embeddings `[L, width]`, and which tokens are text.
+    ///
+    /// # Errors
+    /// Whatever encoding, denoising and writing reports.
+    pub fn sample_with(
+        &self,
+        model: &LongCatTransformer<B>,
+        texts: &dyn Fn(&str) -> EncodedText,
+        folder: &Path,
+    ) -> Result<(), TrainError> {
+        match &self.sampler {
+            Some(sampler) => sampler.run(model, texts, &self.device, folder),
+            None => Ok(()),
+        }
     }
 
     /// Factors' input sides with some input features left out, and the masks by path.
@@ -257,13 +228,8 @@ impl<B: TrainBackend> Task<B> for TransformerTask<B> {
         let step = TrainStep {
             checkpointed: self.config.train.checkpointing,
         };
-        let batch = match &self.teacher {
-            Some(teacher) => self.taught(teacher, model, index)?,
-            None => {
-                let text = |captions: &[String]| self.cached_text(captions);
-                self.batch(index, model, text, text)?
-            }
-        };
+        let text = |captions: &[String]| self.cached_text(captions);
+        let batch = self.batch(index, model, text, text)?;
         let output = match self.config.lora.dropout > 0.0 {
             false => step.run(model, &batch)?,
             true => {
@@ -276,7 +242,7 @@ impl<B: TrainBackend> Task<B> for TransformerTask<B> {
                 output
             }
         };
-        let loss = read(output.loss, "the loss")?;
+        let loss = read_values(output.loss, "the loss")?;
         Ok((f64::from(loss[0]), output.gradients))
     }
 
@@ -288,19 +254,13 @@ impl<B: TrainBackend> Task<B> for TransformerTask<B> {
         &self,
         model: &Self::Model,
         folder: &Path,
-        name: &str,
+        weights: Weights,
         position: &Position,
     ) -> Result<(), TrainError> {
-        export(&self.config, &self.info, model, folder, name, position)
+        export(&self.config, &self.info, model, folder, weights, position)
     }
 
     fn sample(&self, model: &Self::Model, folder: &Path) -> Result<(), TrainError> {
-        match &self.sampler {
-            Some(sampler) => {
-                let texts = |prompt: &str| self.texts.read(prompt);
-                sampler.run(model, &texts, &self.device, folder)
-            }
-            None => Ok(()),
-        }
+        self.sample_with(model, &|prompt: &str| self.texts.read(prompt), folder)
     }
 }

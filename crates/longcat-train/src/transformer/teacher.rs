@@ -1,35 +1,45 @@
-//! Distilling guidance and steps: what the base model, guided and in small steps, does between two
+//! Guidance distillation: what the base model, guided and in small steps, does between two
 //! noise levels of a coarse schedule is what the adapter learns to do in one step without guidance.
 
+use burn::module::AutodiffModule;
 use burn::tensor::{DType, Tensor, TensorData};
 use longcat_dit::{LongCatTransformer, TextCondition};
 use longcat_kernels::KernelBackend;
 use longcat_lora::LoraRegistry;
 use longcat_video::{Checkpoint, ScheduleMode, cfg_zero};
 
-use crate::config::TrainConfig;
-use crate::{Batch, Objective, TrainError};
+use super::transform::{BatchSamples, BatchTransform};
+use crate::config::{Objective, TrainConfig};
+use crate::{Batch, FlowMatching, TrainBackend, TrainError};
 
 /// The base model as the teacher of its adapter.
+#[derive(Clone)]
 pub(super) struct Teacher {
-    guidance: f64,
+    /// Guidance scale, above 1.
+    guidance: Option<f64>,
+    /// Steps for each of the student's.
     steps: usize,
     /// Noise levels of the student's steps, and 0 after the last.
     sigmas: Vec<f32>,
 }
 
 impl Teacher {
-    /// The teacher that `[distill]` asks for, if it does.
+    /// The teacher of a configuration, if there is one.
     pub(super) fn new(config: &TrainConfig) -> Result<Option<Self>, TrainError> {
-        let distill = &config.distill;
-        if distill.guidance == 0.0 {
+        let Objective::Distill {
+            guidance,
+            steps,
+            teacher_steps,
+            ..
+        } = config.objective
+        else {
             return Ok(None);
-        }
-        let scheduler = Checkpoint::open(&config.model.checkpoint)?.scheduler()?;
-        let schedule = scheduler.schedule(distill.steps, ScheduleMode::Distill)?;
+        };
+        let scheduler = Checkpoint::open(config.checkpoint()?)?.scheduler()?;
+        let schedule = scheduler.schedule(steps, ScheduleMode::Distill)?;
         Ok(Some(Self {
-            guidance: distill.guidance,
-            steps: distill.teacher_steps,
+            guidance,
+            steps: teacher_steps,
             sigmas: schedule.sigmas,
         }))
     }
@@ -47,17 +57,17 @@ impl Teacher {
 
     /// The batch with a target such that one step of the student's schedule ends where the teacher
     /// (`model` without its adapters) ends after several guided ones.
-    pub(super) fn teach<B: KernelBackend>(
+    fn teach<B: KernelBackend>(
         &self,
         mut model: LongCatTransformer<B>,
         batch: Batch<B>,
         negative: &TextCondition<B>,
     ) -> Result<Batch<B>, TrainError> {
         model.use_adapters(&[])?;
-        let objective = Objective::new(&batch)?;
+        let objective = FlowMatching::new(&batch)?;
         let [samples, _, frames, _, _] = objective.x_t.dims();
         let device = objective.x_t.device();
-        let starts = crate::parameters::read(batch.sigma.clone(), "noise levels")?;
+        let starts = crate::read_values(batch.sigma.clone(), "noise levels")?;
         let strides: Vec<f32> = starts
             .iter()
             .map(|sigma| (self.next(*sigma) - sigma) / self.steps as f32)
@@ -80,9 +90,9 @@ impl Teacher {
             let predict = |text: &TextCondition<B>| {
                 model.forward(x.clone(), timesteps.clone(), text, batch.num_cond)
             };
-            let predicted = match self.guidance > 1.0 {
-                true => cfg_zero(predict(&batch.text)?, predict(negative)?, self.guidance),
-                false => predict(&batch.text)?,
+            let predicted = match self.guidance {
+                Some(scale) => cfg_zero(predict(&batch.text)?, predict(negative)?, scale),
+                None => predict(&batch.text)?,
             };
             // The model predicts x0 − noise; Euler steps go along noise − x0.
             x = x - predicted.clone() * stride.clone();
@@ -95,7 +105,19 @@ impl Teacher {
             Some(sum) => sum / self.steps as f64,
             None => objective.target,
         };
-        batch.asking_for(mean)
+        batch.with_prediction(mean)
+    }
+}
+
+impl<B: TrainBackend> BatchTransform<B> for Teacher {
+    fn apply(
+        &self,
+        model: &LongCatTransformer<B>,
+        samples: &BatchSamples<'_, B>,
+        batch: Batch<B::InnerBackend>,
+    ) -> Result<Batch<B::InnerBackend>, TrainError> {
+        let negative = (samples.encode)(&vec![String::new(); samples.captions.len()])?;
+        self.teach(model.valid(), batch, &negative)
     }
 }
 
@@ -113,7 +135,7 @@ mod tests {
         let device = FlexDevice;
         let model = tiny_transformer();
         let teacher = Teacher {
-            guidance: 3.0,
+            guidance: Some(3.0),
             steps: 2,
             sigmas: vec![1.0, 0.8, 0.5, 0.0],
         };
@@ -134,19 +156,19 @@ mod tests {
                 num_cond,
             };
             let negative = text(2);
-            let taught = teacher
+            let distilled = teacher
                 .teach(model.clone(), batch.clone(), &negative)
                 .unwrap();
-            let target = Objective::new(&taught).unwrap().target;
+            let target = FlowMatching::new(&distilled).unwrap().target;
             // Sample by sample, with the sampler's own formula.
             for (i, [start, middle, end]) in
                 [[0.8f32, 0.65, 0.5], [0.5, 0.25, 0.0]].iter().enumerate()
             {
-                let own = |text: &TextCondition<Flex>| TextCondition {
+                let sample = |text: &TextCondition<Flex>| TextCondition {
                     embeds: text.embeds.clone().narrow(0, i, 1),
                     mask: None,
                 };
-                let noisy = Objective::new(&batch).unwrap().x_t.narrow(0, i, 1);
+                let noisy = FlowMatching::new(&batch).unwrap().x_t.narrow(0, i, 1);
                 let rest = 3 - num_cond;
                 let mut x = noisy.clone();
                 for [from, to] in [[start, middle], [middle, end]] {
@@ -157,7 +179,11 @@ mod tests {
                         let times = times.clone().unsqueeze();
                         model.forward(x.clone(), times, &text, num_cond).unwrap()
                     };
-                    let guided = cfg_zero(predict(own(&batch.text)), predict(own(&negative)), 3.0);
+                    let guided = cfg_zero(
+                        predict(sample(&batch.text)),
+                        predict(sample(&negative)),
+                        3.0,
+                    );
                     let moved = x.clone() - guided * (to - from);
                     x = match num_cond {
                         0 => moved,

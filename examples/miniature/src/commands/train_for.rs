@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use longcat_builtin::builtin_checkpoint;
-use longcat_runtime::{DeviceSpec, DeviceTask, on_device};
-use longcat_train::{Bar, Observer, Outcome, Progress, TrainError};
-use longcat_video::KernelBackend;
+use longcat_runtime::DeviceSpec;
+use longcat_train::{Bar, Outcome, StepReport, TrainError, TrainObserver};
+
+use super::train::train;
 
 /// Share of the time that is left after the trial in which steps are made; the rest is for loading,
 /// validating and saving.
@@ -116,13 +116,7 @@ impl Trial {
 
     fn train(&mut self, config: &Path, device: DeviceSpec) -> Result<Outcome> {
         let stop = self.stop.clone();
-        let run = Run {
-            config,
-            builtin: &builtin_checkpoint()?,
-            trial: self,
-            stop: &stop,
-        };
-        Ok(on_device(device, run)??)
+        train(config, device, self, &stop)
     }
 
     /// Whether it ended by itself.
@@ -138,7 +132,7 @@ impl Trial {
     }
 }
 
-impl Observer for Trial {
+impl TrainObserver for Trial {
     fn caching(&mut self, what: &str, done: usize, total: usize) {
         self.bar.caching(what, done, total);
     }
@@ -151,9 +145,9 @@ impl Observer for Trial {
         self.bar.resumed(step, changed);
     }
 
-    fn step(&mut self, progress: &Progress) {
-        self.bar.step(progress);
-        let now = (progress.step, Instant::now());
+    fn step(&mut self, report: &StepReport) {
+        self.bar.step(report);
+        let now = (report.step, Instant::now());
         let (_, start) = *self.first.get_or_insert(now);
         if let (None, Some(end)) = (self.last, self.end) {
             let (share, most) = TRIED;
@@ -176,27 +170,6 @@ impl Observer for Trial {
 
     fn saved(&mut self, path: &Path) {
         self.bar.saved(path);
-    }
-}
-
-struct Run<'a> {
-    config: &'a Path,
-    builtin: &'a Path,
-    trial: &'a mut Trial,
-    stop: &'a AtomicBool,
-}
-
-impl DeviceTask for Run<'_> {
-    type Output = Result<Outcome, TrainError>;
-
-    fn run<B: KernelBackend>(self, device: B::Device) -> Self::Output {
-        longcat_train::run::<B>(
-            self.config,
-            Some(self.builtin),
-            &device,
-            self.trial,
-            self.stop,
-        )
     }
 }
 

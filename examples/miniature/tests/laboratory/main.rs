@@ -6,3 +6,4 @@ mod dataset;
 mod model;
 mod overfit;
 mod spoil;
+mod training;

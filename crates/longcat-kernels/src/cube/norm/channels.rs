@@ -104,8 +104,8 @@ pub(crate) fn rms_norm_backward<R: CubeRuntime>(
     Some((d_x, products))
 }
 
-/// How the rows of [`rms_norm_forward`] are cut: a cube reads `rows` of `width` vectors each as one run of
-/// memory, because rows are too short for a plane.
+/// How the rows of [`rms_norm_forward`] are cut: a cube reads `rows` of `width` vectors each as one
+/// run of memory, because rows are too short for a plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct RmsCut {
     /// Rows of a cube.
@@ -227,8 +227,8 @@ fn rms_norm_kernel<F: Float, N: Size>(
     }
 }
 
-/// The gradient of [`rms_norm_forward`] in `x`, and the terms whose sums over rows are that in `weight`; see
-/// the portable body for the formulas.
+/// The gradient of [`rms_norm_forward`] in `x`, and the terms whose sums over rows are that in
+/// `weight`; see the portable body for the formulas.
 #[cube(launch_unchecked, address_type = "dynamic")]
 fn rms_norm_backward_kernel<F: Float, N: Size>(
     x: &Array<Vector<F, N>>,

@@ -1,8 +1,10 @@
-//! Attention for Hopper, written in CUDA C++ (`attention_forward.cu`, `attention_backward.cu`).
+//! Attention for Hopper, written in CUDA C++ (`attention_forward.cu`, `attention_backward.cu`
+//! and `attention_backward_products.cu`).
 //!
 //! cubecl has no `wgmma`, which alone reaches the tensor cores' full rate on these chips. The
-//! kernels take head size 128 in bf16 and f16, the backward one without block lists; everything else, and every other device, is left to
-//! the portable kernels, as is everything where `LONGCAT_NO_HOPPER` is set.
+//! kernels take head size 128 in bf16 and f16, the backward ones without block lists; everything
+//! else, and every other device, is left to the kernels in cubecl, as is everything where
+//! `LONGCAT_NO_HOPPER` is set.
 
 mod backward;
 mod engine;

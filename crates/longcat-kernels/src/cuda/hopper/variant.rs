@@ -25,7 +25,8 @@ impl Program {
             ),
             Self::Backward(_) => concat!(
                 include_str!("common.cuh"),
-                include_str!("attention_backward.cu")
+                include_str!("attention_backward.cu"),
+                include_str!("attention_backward_products.cu")
             ),
         }
     }

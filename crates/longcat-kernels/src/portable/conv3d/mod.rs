@@ -144,7 +144,8 @@ fn product<B: KernelBackend>(
     into_float(y)
 }
 
-/// The lines of the output, in runs whose patches take at most [`KernelDevice::patch_bytes`].
+/// The lines of the output, in runs whose patches take at most
+/// [`KernelDevice::patch_bytes`](crate::KernelDevice::patch_bytes).
 fn chunks<B: KernelBackend>(
     grid: &PatchGrid,
     x: &FloatTensor<B>,

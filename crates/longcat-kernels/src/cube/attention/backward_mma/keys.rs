@@ -14,7 +14,8 @@ const ABSENT: f32 = 1.0e30;
 /// Gradients of the keys and values of a cube.
 ///
 /// `indices` `[B, H, Mk, Mq]` and `counts` `[B, H, Mk]` are the transposed list: the query blocks
-/// that attend to each key block. Otherwise as [`backward_queries_mma`](super::backward_queries_mma); `row_tiles` must be 1.
+/// that attend to each key block. Otherwise as
+/// [`backward_queries_mma`](super::backward_queries_mma); `row_tiles` must be 1.
 #[cube(launch_unchecked, fast_math = FastMath::all(), address_type = "dynamic")]
 pub(in crate::cube::attention) fn backward_keys_mma<E: Float>(
     q: &Tensor<E>,

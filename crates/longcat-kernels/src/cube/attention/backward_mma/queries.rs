@@ -10,8 +10,9 @@ use crate::cube::attention::plain::block_tile;
 
 /// Gradient of the queries of a cube.
 ///
-/// Tensors as in [`forward_mma`](crate::cube::attention::forward_mma::forward_mma); `d_out` like `out`, `lse` and
-/// `delta` `[B, H, Nq]`, `dq` in pairs. Cube `x` is the query tile, `y` the head, `z` the batch entry.
+/// Tensors as in [`forward_mma`](crate::cube::attention::forward_mma::forward_mma); `d_out` like
+/// `out`, `lse` and `delta` `[B, H, Nq]`, `dq` in pairs. Cube `x` is the query tile, `y` the head, `z`
+/// the batch entry.
 #[cube(launch_unchecked, fast_math = FastMath::all(), address_type = "dynamic")]
 pub(in crate::cube::attention) fn backward_queries_mma<E: Float>(
     q: &Tensor<E>,

@@ -8,8 +8,8 @@ use crate::cube::attention::lists::*;
 /// Maximum of a row that has seen no key; finite, so that differences are numbers.
 const NO_MAXIMUM: f32 = -1.0e30;
 
-/// Forward attention. Shapes as in [`forward_mma`](crate::cube::attention::forward_mma::forward_mma), any strides of
-/// the inputs, last dimension of `out` contiguous, any head size, any block sizes.
+/// Forward attention. Shapes as in
+/// [`forward_mma`](crate::cube::attention::forward_mma::forward_mma), any strides of the inputs, last dimension of `out` contiguous, any head size, any block sizes.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(in crate::cube::attention) fn forward_plain<E: Float>(
     q: &Tensor<E>,

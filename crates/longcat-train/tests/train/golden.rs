@@ -1,5 +1,4 @@
 //! A tiny model and golden cases for the tests of this crate.
-#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,10 +8,11 @@ use burn::module::Module;
 use burn::tensor::{DType, Distribution, Tensor, TensorData};
 use burn_flex::{Flex, FlexDevice};
 use longcat_dit::{LongCatTransformer, TextCondition, lora_targets};
-use longcat_lora::{Adapter, LoraOptions, LoraRegistry, LoraTraining, NewAdapter};
+use longcat_lora::{Adapter, Fused, LoraOptions, LoraRegistry, LoraTraining, NewAdapter};
 use longcat_train::{
     Batch, LoraOptimizer, OptimizerConfig, StepOutput, TrainStep, official_tensors, trained, update,
 };
+use regex::Regex;
 use safetensors::SafeTensors;
 
 /// The base backend.
@@ -48,17 +48,18 @@ pub fn tiny() -> LongCatTransformer<B> {
 /// The same, frozen, with an adapter whose factors are all random (a fresh one has zeros).
 pub fn tiny_with_adapter(targets: &[&str]) -> LongCatTransformer<B> {
     let mut model = tiny().no_grad();
-    let mut layers = Vec::new();
-    longcat_lora::LoraHost::visit_lora(&model, &mut |name, _| layers.push(name.to_string()));
+    let pattern = |target: &&str| Regex::new(&format!("{}$", regex::escape(target))).unwrap();
     let new = NewAdapter {
         rank: 3,
         alpha: 6.0,
-        targets: layers
-            .into_iter()
-            .filter(|layer| targets.iter().any(|t| layer.ends_with(t)))
-            .collect(),
+        rslora: false,
+        targets: targets.iter().map(pattern).collect(),
+        exclude: Vec::new(),
+        fused: Fused::Parts,
     };
-    model.create_adapter("train", &new).unwrap();
+    // The factors are drawn below.
+    let created = model.create_adapter("train", &new, DType::F32, &mut |_| 0.0);
+    created.unwrap();
     update::<B, _>(model, |_, values| {
         Some(values.random_like(Distribution::Normal(0.0, 0.1)))
     })

@@ -1,16 +1,13 @@
 //! Gradients on the CPU: against the official code, and checkpointed against plain.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::{B, Golden, Inner};
+use crate::golden::{self, B, Golden, Inner};
 use longcat_train::{Batch, TrainStep, trained};
 
 #[test]
 fn checkpointed_gradients_are_bit_identical_to_plain_ones() {
     for (num_cond, targets) in [
-        (0, common::SEVEN),
-        (1, common::SEVEN),
+        (0, golden::SEVEN),
+        (1, golden::SEVEN),
         (
             0,
             &["ffn.w2", "final_layer.linear", "adaLN_modulation.1"][..],
@@ -28,11 +25,11 @@ fn checkpointed_gradients_are_bit_identical_to_plain_ones() {
         (0, &["final_layer.linear"]),
         (0, &["blocks.1.ffn.w1"]),
     ] {
-        let model = common::tiny_with_adapter(targets);
-        let batch = common::random_batch(2, [3, 4, 6], num_cond);
+        let model = golden::tiny_with_adapter(targets);
+        let batch = golden::random_batch(2, [3, 4, 6], num_cond);
         let [plain, checkpointed] = [false, true]
             .map(|checkpointed| TrainStep { checkpointed }.run::<B>(&model, &batch).unwrap());
-        common::assert_same(&plain, &checkpointed);
+        golden::assert_same(&plain, &checkpointed);
         let parameters: Vec<String> = trained::<B, _>(&model).into_keys().collect();
         let with_gradient: Vec<&str> = plain.gradients.iter().map(|(path, _)| path).collect();
         assert_eq!(parameters, with_gradient, "{targets:?}");
@@ -41,18 +38,18 @@ fn checkpointed_gradients_are_bit_identical_to_plain_ones() {
 
 #[test]
 fn training_the_whole_model_gives_the_same_gradients_checkpointed() {
-    let model = common::tiny();
-    let batch = common::random_batch(1, [2, 4, 4], 0);
+    let model = golden::tiny();
+    let batch = golden::random_batch(1, [2, 4, 4], 0);
     let [plain, checkpointed] = [false, true]
         .map(|checkpointed| TrainStep { checkpointed }.run::<B>(&model, &batch).unwrap());
-    common::assert_same(&plain, &checkpointed);
+    golden::assert_same(&plain, &checkpointed);
     assert!(plain.gradients.get("x_embedder.proj.weight").is_some());
 }
 
 #[test]
 fn a_base_weight_never_gets_a_gradient() {
-    let model = common::tiny_with_adapter(common::SEVEN);
-    let batch: Batch<Inner> = common::random_batch(1, [2, 4, 4], 0);
+    let model = golden::tiny_with_adapter(golden::SEVEN);
+    let batch: Batch<Inner> = golden::random_batch(1, [2, 4, 4], 0);
     let output = TrainStep { checkpointed: true }
         .run::<B>(&model, &batch)
         .unwrap();
@@ -73,8 +70,8 @@ fn gradients_match_the_official_code() {
 
 #[test]
 fn the_gradient_of_the_text_is_the_same_checkpointed_and_agrees_with_differences() {
-    let model = common::tiny_with_adapter(common::SEVEN);
-    let batch = common::random_batch(1, [2, 4, 4], 0);
+    let model = golden::tiny_with_adapter(golden::SEVEN);
+    let batch = golden::random_batch(1, [2, 4, 4], 0);
     let [plain, checkpointed] = [false, true].map(|checkpointed| {
         let step = TrainStep { checkpointed };
         let output = step.run_with_text::<B>(&model, &batch, true).unwrap();

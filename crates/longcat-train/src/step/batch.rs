@@ -1,3 +1,5 @@
+//! A batch, and flow matching on it.
+
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
 use longcat_dit::TextCondition;
@@ -21,12 +23,12 @@ pub struct Batch<B: Backend> {
 
 impl<B: Backend> Batch<B> {
     /// The batch with the same input for the model, and `prediction` (native, as x0 − noise is) as
-    /// what it is to predict: clean latents and noise are moved along the line through the input.
+    /// the target: clean latents and noise are moved along the line through the input.
     ///
     /// # Errors
-    /// As [`Objective::new`].
-    pub fn asking_for(self, prediction: Tensor<B, 5>) -> Result<Self, TrainError> {
-        let input = Objective::new(&self)?.x_t;
+    /// As [`FlowMatching::new`].
+    pub fn with_prediction(self, prediction: Tensor<B, 5>) -> Result<Self, TrainError> {
+        let input = FlowMatching::new(&self)?.x_t;
         let share = per_sample(self.sigma.clone());
         let noise = input.clone() - prediction.clone() * (share.clone().neg() + 1.0);
         let moved = input + prediction * share;
@@ -39,7 +41,7 @@ impl<B: Backend> Batch<B> {
 /// error against x0 − noise, which is what the model predicts natively (the official pipelines
 /// negate it before the scheduler).
 #[derive(Debug, Clone)]
-pub struct Objective<B: Backend> {
+pub struct FlowMatching<B: Backend> {
     /// The model's input `[B, C, T, H, W]`, fp32.
     pub x_t: Tensor<B, 5>,
     /// Timesteps `[B, T]`.
@@ -52,7 +54,7 @@ pub struct Objective<B: Backend> {
     pub num_cond: usize,
 }
 
-impl<B: Backend> Objective<B> {
+impl<B: Backend> FlowMatching<B> {
     /// Mixes the batch.
     ///
     /// # Errors
@@ -113,13 +115,13 @@ impl<B: Backend> Objective<B> {
 }
 
 /// Numbers per sample, `[B]`, to multiply latents `[B, C, T, H, W]` by, in fp32.
-pub(crate) fn per_sample<B: Backend>(values: Tensor<B, 1>) -> Tensor<B, 5> {
+fn per_sample<B: Backend>(values: Tensor<B, 1>) -> Tensor<B, 5> {
     let [samples] = values.dims();
     values.cast(DType::F32).reshape([samples, 1, 1, 1, 1])
 }
 
 /// `x`, with its first `count` frames those of `first`.
-pub(crate) fn with_first_frames<B: Backend>(
+fn with_first_frames<B: Backend>(
     first: Tensor<B, 5>,
     x: Tensor<B, 5>,
     count: usize,
@@ -154,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_prediction_is_asked_for_at_the_same_input() {
+    fn another_target_leaves_the_input_as_it_is() {
         let random = || {
             let spread = Distribution::Normal(0.0, 1.0);
             Tensor::<Flex, 5>::random([2, 3, 4, 2, 2], spread, &FlexDevice)
@@ -171,8 +173,9 @@ mod tests {
                 num_cond,
             };
             let prediction = random();
-            let before = Objective::new(&batch).unwrap();
-            let after = Objective::new(&batch.asking_for(prediction.clone()).unwrap()).unwrap();
+            let before = FlowMatching::new(&batch).unwrap();
+            let after =
+                FlowMatching::new(&batch.with_prediction(prediction.clone()).unwrap()).unwrap();
             let near = |a: Tensor<Flex, 5>, b: Tensor<Flex, 5>| {
                 let worst: f32 = (a - b).abs().max().into_scalar();
                 assert!(worst < 1e-5, "{worst}");

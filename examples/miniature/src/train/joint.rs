@@ -8,13 +8,12 @@ use burn::tensor::{DType, Tensor};
 use longcat_dit::{LongCatTransformer, TextCondition};
 use longcat_kernels::KernelBackend;
 use longcat_text::{PromptTokenizer, Tokens, Umt5Encoder, clean_prompt, internal_names};
+use longcat_train::{
+    Gradients, Position, Task, TrainBackend, TrainConfig, TrainError, TrainStep, TransformerTask,
+    Weights, collect_gradients, read_values,
+};
 use longcat_video::VideoError;
 use longcat_weights::{collect_module, write_safetensors};
-
-use super::TransformerTask;
-use crate::parameters::{collect_gradients, read};
-use crate::trainer::{Position, Task};
-use crate::{Gradients, TrainBackend, TrainError, TrainStep};
 
 /// A transformer and the text encoder that feeds it.
 #[derive(Module, Debug)]
@@ -28,6 +27,10 @@ pub struct JointModel<B: Backend> {
 /// As [`TransformerTask`], with captions encoded in every step by the encoder that is trained too.
 pub struct JointTask<B: TrainBackend> {
     transformer: TransformerTask<B>,
+    device: B::Device,
+    /// Text tokens per caption.
+    length: usize,
+    checkpointing: bool,
     tokenizer: PromptTokenizer,
     /// `text_encoder/config.json` of the checkpoint, which is passed on.
     text_config: PathBuf,
@@ -39,20 +42,26 @@ impl<B: TrainBackend> JointTask<B> {
     ///
     /// # Errors
     /// [`TrainError::Video`] for a tokenizer that cannot be read.
-    pub fn new(transformer: TransformerTask<B>, root: &Path) -> Result<Self, TrainError> {
+    pub fn new(
+        config: &TrainConfig,
+        transformer: TransformerTask<B>,
+        root: &Path,
+        device: &B::Device,
+    ) -> Result<Self, TrainError> {
+        let tokenizer = PromptTokenizer::load(&root.join("tokenizer")).map_err(VideoError::from)?;
         Ok(Self {
             transformer,
-            tokenizer: PromptTokenizer::load(&root.join("tokenizer")).map_err(VideoError::from)?,
+            device: device.clone(),
+            length: tokenizer.length(config.cache.text_length),
+            checkpointing: config.train.checkpointing,
+            tokenizer,
             text_config: root.join("text_encoder/config.json"),
         })
     }
 
     fn tokens(&self, captions: &[String]) -> Result<Tokens, TrainError> {
         let cleaned: Vec<String> = captions.iter().map(|c| clean_prompt(c)).collect();
-        let length = self
-            .tokenizer
-            .length(self.transformer.config().cache.text_length);
-        let tokens = self.tokenizer.encode(&cleaned, length);
+        let tokens = self.tokenizer.encode(&cleaned, self.length);
         Ok(tokens.map_err(VideoError::from)?)
     }
 
@@ -63,7 +72,7 @@ impl<B: TrainBackend> JointTask<B> {
         captions: &[String],
     ) -> Result<TextCondition<A>, TrainError> {
         let tokens = self.tokens(captions)?;
-        let (ids, mask) = tokens.to_tensors(self.transformer.device());
+        let (ids, mask) = tokens.to_tensors(&self.device);
         Ok(TextCondition {
             embeds: encoder.forward(ids, mask).cast(DType::F32),
             mask: Some(tokens.mask),
@@ -95,7 +104,7 @@ impl<B: TrainBackend> Task<B> for JointTask<B> {
         let plain = |captions: &[String]| self.encode(&model.text.valid(), captions);
         let batch = self.transformer.batch(index, &model.dit, text, plain)?;
         let step = TrainStep {
-            checkpointed: self.transformer.config().train.checkpointing,
+            checkpointed: self.checkpointing,
         };
         let output = step.run_with_text(&model.dit, &batch, true)?;
         let mut gradients = output.gradients.under("dit");
@@ -103,7 +112,10 @@ impl<B: TrainBackend> Task<B> for JointTask<B> {
             let surrogate = (embeds * Tensor::from_inner(upstream)).sum();
             collect_gradients::<B, _>(&model.text, "text", &surrogate.backward(), &mut gradients);
         }
-        Ok((f64::from(read(output.loss, "the loss")?[0]), gradients))
+        Ok((
+            f64::from(read_values(output.loss, "the loss")?[0]),
+            gradients,
+        ))
     }
 
     fn validate(&self, model: &Self::Model) -> Result<Vec<(f64, f64)>, TrainError> {
@@ -116,12 +128,12 @@ impl<B: TrainBackend> Task<B> for JointTask<B> {
         &self,
         model: &Self::Model,
         folder: &Path,
-        name: &str,
+        weights: Weights,
         position: &Position,
     ) -> Result<(), TrainError> {
         self.transformer
-            .export(&model.dit, folder, name, position)?;
-        let folder = folder.join(name.replace("adapter", "text_encoder"));
+            .export(&model.dit, folder, weights, position)?;
+        let folder = folder.join(format!("text_encoder{}", weights.suffix()));
         std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
         let target = folder.join("config.json");
         std::fs::copy(&self.text_config, &target).map_err(|e| TrainError::io(&target, e))?;
@@ -131,9 +143,6 @@ impl<B: TrainBackend> Task<B> for JointTask<B> {
     }
 
     fn sample(&self, model: &Self::Model, folder: &Path) -> Result<(), TrainError> {
-        let Some(sampler) = self.transformer.sampler() else {
-            return Ok(());
-        };
         let text = model.text.valid();
         let texts = |prompt: &str| {
             let condition = self.encode(&text, &[prompt.to_string()])?;
@@ -141,6 +150,6 @@ impl<B: TrainBackend> Task<B> for JointTask<B> {
             let mask = condition.mask.unwrap_or_default();
             Ok((data, mask.into_iter().flatten().collect()))
         };
-        sampler.run(&model.dit, &texts, self.transformer.device(), folder)
+        self.transformer.sample_with(&model.dit, &texts, folder)
     }
 }

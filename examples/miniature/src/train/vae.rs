@@ -8,15 +8,15 @@ use burn::module::AutodiffModule;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 use longcat_kernels::KernelBackend;
+use longcat_train::{
+    BatchOrder, Gradients, Position, Purpose, Task, TrainBackend, TrainConfig, TrainError, Weights,
+    collect_gradients, normals, read_values, stream, update,
+};
 use longcat_vae::{Posterior, VaeOptions, WanVae, WanVaeConfig, internal_names};
 use longcat_video::{PixelFrames, VideoError};
 use longcat_weights::{collect_module, upload, write_atomic, write_safetensors};
 
-use crate::config::TrainConfig;
-use crate::parameters::{Gradients, collect_gradients, read, update};
-use crate::sampling::{Order, Purpose, normals, stream};
-use crate::trainer::{Position, Task};
-use crate::{TrainBackend, TrainError};
+use super::config::VaeConfig;
 
 /// Logarithm of the posterior's variance that training from scratch begins with.
 const FIRST_LOGVAR: f32 = -10.0;
@@ -26,32 +26,36 @@ const COUNTED: usize = 128;
 const SHOWN: usize = 8;
 
 /// The VAE on clips in host memory: mean absolute error of a reconstruction from a sample of the
-/// posterior, plus `vae.mse_weight` times the mean squared one, plus `vae.kl_weight` times the
+/// posterior, plus `mse_weight` times the mean squared one, plus `kl_weight` times the
 /// divergence from a standard normal (mean per latent value).
-pub struct VaeTask<B: TrainBackend> {
-    config: TrainConfig,
+pub(super) struct VaeTask<B: TrainBackend> {
+    config: VaeConfig,
+    seed: u64,
+    /// Clips per step.
+    batch: usize,
     clips: Vec<PixelFrames>,
     /// Held-out clips; the first of the training clips where there are none.
     validation: Vec<PixelFrames>,
-    order: Order,
+    order: BatchOrder,
     device: B::Device,
 }
 
 impl<B: TrainBackend> VaeTask<B> {
     /// The task of a configuration on clips that come as often as is said beside them.
-    pub(crate) fn new(
-        config: &TrainConfig,
+    pub(super) fn new(
+        run: &TrainConfig,
+        config: &VaeConfig,
         training: Vec<(PixelFrames, usize)>,
         validation: Option<Vec<(PixelFrames, usize)>>,
         device: &B::Device,
     ) -> Result<Self, TrainError> {
         let items: Vec<_> = training
             .iter()
-            .map(|(clip, repeats)| (shape(clip), repeats * config.data.repeats))
+            .map(|(clip, repeats)| (shape(clip), repeats * run.data.repeats))
             .collect();
         if items.iter().all(|(_, repeats)| *repeats == 0) {
-            let reason = format!("no clip in {}", config.data.path.display());
-            return Err(config.problem("data.path", reason));
+            let reason = format!("no clip in {}", run.data.path.display());
+            return Err(run.problem("data.path", reason));
         }
         let clips: Vec<PixelFrames> = training.into_iter().map(|(clip, _)| clip).collect();
         let validation = match validation {
@@ -59,7 +63,9 @@ impl<B: TrainBackend> VaeTask<B> {
             None => clips.iter().take(COUNTED).cloned().collect(),
         };
         Ok(Self {
-            order: Order::new(config.seed, config.train.batch, &items),
+            order: BatchOrder::new(run.seed, run.train.batch, &items),
+            seed: run.seed,
+            batch: run.train.batch,
             config: config.clone(),
             clips,
             validation,
@@ -69,7 +75,7 @@ impl<B: TrainBackend> VaeTask<B> {
 
     /// Consecutive clips of one shape, as many as a step takes.
     fn batches<'a>(&self, clips: &'a [PixelFrames]) -> impl Iterator<Item = &'a [PixelFrames]> {
-        let batch = self.config.train.batch;
+        let batch = self.batch;
         clips
             .chunk_by(|a, b| shape(a) == shape(b))
             .flat_map(move |equal| equal.chunks(batch))
@@ -109,7 +115,7 @@ impl<B: TrainBackend> VaeTask<B> {
     ) -> Result<Tensor<A, 1>, TrainError> {
         let posterior = self.encode(vae, pixels.clone())?;
         let shape = posterior.mean.dims();
-        let mut rng = stream(self.config.seed, purpose, index);
+        let mut rng = stream(self.seed, purpose, index);
         let noise = normals(&mut rng, shape.iter().product());
         let noise = upload(TensorData::new(noise, shape), &self.device);
         let divergence = divergence(&posterior);
@@ -117,9 +123,9 @@ impl<B: TrainBackend> VaeTask<B> {
         let decoded = self.decode(vae, latents)?;
         let frames = decoded.dims()[2];
         let error = decoded - pixels.narrow(2, 0, frames);
-        let mut loss = error.clone().abs().mean() + divergence * self.config.vae.kl_weight;
-        if self.config.vae.mse_weight > 0.0 {
-            loss = loss + error.square().mean() * self.config.vae.mse_weight;
+        let mut loss = error.clone().abs().mean() + divergence * self.config.kl_weight;
+        if self.config.mse_weight > 0.0 {
+            loss = loss + error.square().mean() * self.config.mse_weight;
         }
         Ok(loss)
     }
@@ -137,7 +143,7 @@ impl<B: TrainBackend> VaeTask<B> {
             let posterior = self.encode(model, self.pixels(clips))?;
             let [count_here, _, t, h, w] = posterior.mean.dims();
             let length = count_here * channels * t * h * w;
-            let values = read(posterior.mean.reshape([length]), "latents")?;
+            let values = read_values(posterior.mean.reshape([length]), "latents")?;
             for (i, values) in values.chunks(t * h * w).enumerate() {
                 let c = i % channels;
                 sums[c] += values.iter().map(|v| f64::from(*v)).sum::<f64>();
@@ -159,7 +165,7 @@ impl<B: TrainBackend> VaeTask<B> {
 /// weights of variance 1/fan-in (three times PyTorch's, which is what is drawn) keep the size of
 /// signals, biases are zero, and the posterior is narrow. Without that, training stands still at the
 /// mean colour for its first hundreds of steps.
-pub(crate) fn fresh_vae<B: KernelBackend>(
+pub(super) fn fresh_vae<B: KernelBackend>(
     config: &WanVaeConfig,
     device: &B::Device,
 ) -> WanVae<Autodiff<B>> {
@@ -215,7 +221,10 @@ impl<B: TrainBackend> Task<B> for VaeTask<B> {
         let loss = self.loss(model, pixels, Purpose::Sample, index)?;
         let mut gradients = Gradients::default();
         collect_gradients::<B, _>(model, "", &loss.backward(), &mut gradients);
-        Ok((f64::from(read(loss.inner(), "the loss")?[0]), gradients))
+        Ok((
+            f64::from(read_values(loss.inner(), "the loss")?[0]),
+            gradients,
+        ))
     }
 
     /// The training loss over the validation clips, under the noise level 0.
@@ -225,7 +234,7 @@ impl<B: TrainBackend> Task<B> for VaeTask<B> {
         for (number, clips) in self.batches(&self.validation).enumerate() {
             let purpose = Purpose::Validation;
             let loss = self.loss(&model, self.pixels(clips), purpose, number as u64)?;
-            let loss = f64::from(read(loss, "the validation loss")?[0]);
+            let loss = f64::from(read_values(loss, "the validation loss")?[0]);
             sum += loss * clips.len() as f64;
         }
         Ok(vec![(0.0, sum / self.validation.len().max(1) as f64)])
@@ -237,13 +246,13 @@ impl<B: TrainBackend> Task<B> for VaeTask<B> {
         &self,
         model: &Self::Model,
         folder: &Path,
-        name: &str,
+        weights: Weights,
         _position: &Position,
     ) -> Result<(), TrainError> {
-        let folder = folder.join(name.replace("adapter", "vae"));
+        let folder = folder.join(format!("vae{}", weights.suffix()));
         std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
         let model = model.valid();
-        let config = match self.config.vae.decoder_only {
+        let config = match self.config.decoder_only {
             true => model.config().clone(),
             false => self.with_latent_statistics(&model)?,
         };

@@ -1,14 +1,44 @@
 //! Guidance as part of what is trained: a small model is used with guidance, and guidance adds to what it
 //! has learnt of a caption. Trained this way, it is the guided prediction that fits the clips.
 
-use burn::tensor::Tensor;
+use burn::module::AutodiffModule;
+use burn::tensor::{DType, Tensor, TensorData};
 use longcat_dit::{LongCatTransformer, TextCondition};
 use longcat_kernels::KernelBackend;
+use longcat_train::{Batch, BatchSamples, BatchTransform, FlowMatching, TrainBackend, TrainError};
 
-use crate::step::per_sample;
-use crate::{Batch, Objective, TrainError};
+use super::per_sample;
 
-/// The guidance that a batch is trained with.
+/// Training with guidance of a scale above 1, which captions that are left out do not have.
+pub(super) struct GuidedTarget(pub f64);
+
+impl<B: TrainBackend> BatchTransform<B> for GuidedTarget {
+    fn apply(
+        &self,
+        model: &LongCatTransformer<B>,
+        samples: &BatchSamples<'_, B>,
+        batch: Batch<B::InnerBackend>,
+    ) -> Result<Batch<B::InnerBackend>, TrainError> {
+        let guidance = Guidance::of(self.0, samples, &batch)?;
+        guidance.with_target(&model.valid(), batch)
+    }
+
+    /// The error of the guided prediction.
+    fn validate(
+        &self,
+        model: &LongCatTransformer<B>,
+        samples: &BatchSamples<'_, B>,
+        batch: Batch<B::InnerBackend>,
+    ) -> Result<(Batch<B::InnerBackend>, f32), TrainError> {
+        let factor = match samples.captions {
+            [caption] if !caption.is_empty() => (self.0 as f32).powi(2),
+            _ => 1.0,
+        };
+        Ok((self.apply(model, samples, batch)?, factor))
+    }
+}
+
+/// The guidance of a batch.
 pub(super) struct Guidance<B: KernelBackend> {
     /// The empty caption, as often as there are samples.
     pub empty: TextCondition<B>,
@@ -17,6 +47,24 @@ pub(super) struct Guidance<B: KernelBackend> {
 }
 
 impl<B: KernelBackend> Guidance<B> {
+    /// Guidance of this scale for the samples of a batch.
+    pub(super) fn of<A: TrainBackend<InnerBackend = B>>(
+        scale: f64,
+        samples: &BatchSamples<'_, A>,
+        batch: &Batch<B>,
+    ) -> Result<Self, TrainError> {
+        let captions = samples.captions;
+        let scales = captions.iter().map(|caption| match caption.is_empty() {
+            true => 1.0,
+            false => scale as f32,
+        });
+        let scales = TensorData::new(scales.collect(), [captions.len()]);
+        Ok(Self {
+            empty: (samples.encode)(&vec![String::new(); captions.len()])?,
+            scale: Tensor::from_data(scales, (&batch.x0.device(), DType::F32)),
+        })
+    }
+
     /// u + scale · (c − u), of the predictions for a caption and for the empty one.
     pub(super) fn predict(
         &self,
@@ -32,23 +80,18 @@ impl<B: KernelBackend> Guidance<B> {
     }
 
     /// The batch with a target for the prediction c of a caption, so that u + scale · (c − u) is what
-    /// the batch asked for. The prediction u for the empty caption is taken as it is.
+    /// the batch had. The prediction u for the empty caption is taken as it is.
     ///
     /// The mean squared error of the guided prediction is scale² times that of c.
-    pub(super) fn aim(
+    fn with_target(
         &self,
         model: &LongCatTransformer<B>,
         batch: Batch<B>,
     ) -> Result<Batch<B>, TrainError> {
-        let objective = Objective::new(&batch)?;
-        let plain = model.forward(
-            objective.x_t,
-            objective.timesteps,
-            &self.empty,
-            batch.num_cond,
-        )?;
-        batch
-            .asking_for(plain.clone() + (objective.target - plain) / per_sample(self.scale.clone()))
+        let plan = FlowMatching::new(&batch)?;
+        let plain = model.forward(plan.x_t, plan.timesteps, &self.empty, batch.num_cond)?;
+        let guided = plain.clone() + (plan.target - plain) / per_sample(self.scale.clone());
+        batch.with_prediction(guided)
     }
 }
 
@@ -59,7 +102,7 @@ mod tests {
     use burn_flex::{Flex, FlexDevice};
 
     use super::*;
-    use crate::transformer::tiny_transformer;
+    use crate::train::tiny_transformer;
 
     #[test]
     fn a_prediction_on_target_fits_the_clip_once_it_is_guided() {
@@ -84,9 +127,9 @@ mod tests {
                 text: text(),
                 num_cond,
             };
-            let before = Objective::new(&batch).unwrap();
-            let aimed = guidance.aim(&model, batch.clone()).unwrap();
-            let after = Objective::new(&aimed).unwrap();
+            let before = FlowMatching::new(&batch).unwrap();
+            let changed = guidance.with_target(&model, batch.clone()).unwrap();
+            let after = FlowMatching::new(&changed).unwrap();
             let predict = |text: &TextCondition<Flex>| {
                 let (x, t) = (before.x_t.clone(), before.timesteps.clone());
                 model.forward(x, t, text, num_cond).unwrap()

@@ -1,13 +1,14 @@
+//! Transformers to train from scratch.
+
 use burn::backend::Autodiff;
 use longcat_dit::{DitConfig, LongCatTransformer};
 use longcat_kernels::KernelBackend;
-
-use crate::parameters::update;
+use longcat_train::update;
 
 /// A transformer to train from scratch. Modulation and output layer are zero, so that attention and
 /// feed-forward layers begin as nothing and join in as they learn; the first loss is that of the
 /// prediction 0.
-pub(crate) fn fresh_transformer<B: KernelBackend>(
+pub(super) fn fresh_transformer<B: KernelBackend>(
     config: &DitConfig,
     device: &B::Device,
 ) -> LongCatTransformer<Autodiff<B>> {
