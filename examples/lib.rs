@@ -67,3 +67,8 @@ impl Common {
         Ok(())
     }
 }
+
+/// The README's program is one of them.
+#[cfg(all(doctest, feature = "cpu"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
