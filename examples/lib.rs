@@ -6,8 +6,7 @@ use std::path::PathBuf;
 
 use longcat_builtin::builtin_checkpoint;
 use longcat_runtime::{DeviceList, best_device};
-use longcat_video::media::{VideoSpec, VideoWriter, WriteOptions, create_video};
-use longcat_video::{PixelFrames, Sampling, VideoError};
+use longcat_video::{PixelFrames, Sampling};
 
 /// What every example can be told.
 #[derive(Debug, Clone, clap::Args)]
@@ -56,45 +55,15 @@ impl Common {
     /// # Errors
     /// What the encoder or the disk reports.
     pub fn write(&self, name: &str, video: &PixelFrames, fps: f64) -> Result<(), Box<dyn Error>> {
-        self.write_clips(name, [Ok(video.clone())], fps)
-    }
-
-    /// Writes a video that comes clip after clip.
-    ///
-    /// # Errors
-    /// Those of the clips, and what the encoder or the disk reports.
-    pub fn write_clips(
-        &self,
-        name: &str,
-        clips: impl IntoIterator<Item = Result<PixelFrames, VideoError>>,
-        fps: f64,
-    ) -> Result<(), Box<dyn Error>> {
         fs::create_dir_all(&self.output)?;
         let path = self.output.join(name);
-        let mut writer: Option<Box<dyn VideoWriter>> = None;
-        let mut frames = 0;
-        for clip in clips {
-            let clip = clip?;
-            let file = match &mut writer {
-                Some(file) => file,
-                none => {
-                    let spec = VideoSpec {
-                        width: u32::try_from(clip.size().width)?,
-                        height: u32::try_from(clip.size().height)?,
-                        fps,
-                    };
-                    none.insert(create_video(&path, spec, &WriteOptions::default())?)
-                }
-            };
-            for frame in clip.frames() {
-                file.push(frame)?;
-                frames += 1;
-            }
-        }
-        if let Some(writer) = writer {
-            writer.finish()?;
-        }
-        println!("{}: {frames} frames", path.display());
+        video.write_video(&path, fps)?;
+        println!(
+            "{}: {} frames of {}",
+            path.display(),
+            video.len(),
+            video.size()
+        );
         Ok(())
     }
 }

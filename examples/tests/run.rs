@@ -20,9 +20,9 @@ fn run(program: &str, dir: &Path, args: &[&str]) -> String {
 }
 
 /// Frames and width of a video that an example wrote.
-fn video(dir: &Path, name: &str) -> (usize, u32) {
+fn video(dir: &Path, name: &str) -> (usize, usize) {
     let video = read_video(&dir.join(name), &ReadOptions::default()).unwrap();
-    (video.len(), video.width())
+    (video.len(), video.size().width)
 }
 
 #[test]

@@ -87,8 +87,7 @@ impl<'a> Writer<'a> {
             none => {
                 self.size = clip.size();
                 let spec = VideoSpec {
-                    width: u32::try_from(self.size.width)?,
-                    height: u32::try_from(self.size.height)?,
+                    size: self.size,
                     fps: self.fps,
                 };
                 let quality = self.output.quality;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use longcat_video::media::{ReadOptions, VideoFrames, read_video};
+use longcat_video::media::{ReadOptions, VideoFrames, VideoSize, read_video};
 
 fn longcat(dir: &Path, args: &[&str]) -> Output {
     command(dir, args).output().unwrap()
@@ -67,7 +67,7 @@ fn a_prompt_becomes_a_video_and_the_seed_decides_which() {
         (&17.into(), &64.into())
     );
     let made = video(&at("a.mp4"));
-    assert_eq!((made.len(), made.width(), made.height()), (17, 64, 64));
+    assert_eq!((made.len(), made.size()), (17, VideoSize::new(64, 64)));
     assert!(at("a.safetensors").is_file());
 
     succeed(dir.path(), &["t2v", prompt, "-o", "b.mp4", "--distill"]);
@@ -97,7 +97,7 @@ fn both_stages_run_from_one_command_and_double_size_and_rate() {
         ],
     );
     let made = video(&dir.path().join("a.mp4"));
-    assert_eq!((made.len(), made.width(), made.height()), (10, 128, 128));
+    assert_eq!((made.len(), made.size()), (10, VideoSize::new(128, 128)));
     assert!((made.fps() - 30.0).abs() < 0.01, "{}", made.fps());
 }
 

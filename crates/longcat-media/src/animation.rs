@@ -5,7 +5,7 @@ use std::path::Path;
 use image::Frames;
 
 use crate::image_file::opaque;
-use crate::{MediaError, VideoFrames};
+use crate::{MediaError, VideoFrames, VideoSize};
 
 /// Durations of frames in whole ticks that add up to the right time, however long the video.
 pub(crate) struct Durations {
@@ -39,17 +39,17 @@ pub(crate) fn collect(path: &Path, frames: Frames<'_>) -> Result<VideoFrames, Me
         let (numerator, denominator) = frame.delay().numer_denom_ms();
         seconds += f64::from(numerator) / f64::from(denominator) / 1000.0;
         let picture = opaque(path, frame.into_buffer().into())?;
-        size = Some(picture.dimensions());
+        size = Some(VideoSize::from(picture.dimensions()));
         data.extend(picture.into_raw());
         count += 1;
     }
-    let (width, height) = size.ok_or_else(|| MediaError::NoFrames {
+    let size = size.ok_or_else(|| MediaError::NoFrames {
         path: path.to_path_buf(),
     })?;
     if seconds == 0.0 {
         return Err(MediaError::unreadable(path, "its frames have no duration"));
     }
-    VideoFrames::new(width, height, f64::from(count) / seconds, data)
+    VideoFrames::new(size, f64::from(count) / seconds, data)
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::VideoSize;
+
 /// What can go wrong with video and image files.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -23,14 +25,12 @@ pub enum MediaError {
         path: PathBuf,
     },
     /// The size does not suit the format.
-    #[error("{path}: {width}x{height} frames cannot be written: {reason}")]
+    #[error("{path}: {size} frames cannot be written: {reason}")]
     Size {
         /// The file.
         path: PathBuf,
-        /// Width in pixels.
-        width: u32,
-        /// Height in pixels.
-        height: u32,
+        /// Width and height.
+        size: VideoSize,
         /// What the format needs.
         reason: &'static str,
     },
@@ -94,20 +94,14 @@ pub enum MediaError {
         path: PathBuf,
     },
     /// Pictures of one video differ in size.
-    #[error(
-        "{path}: {found_width}x{found_height} pixels, but the frames before it have {width}x{height}"
-    )]
+    #[error("{path}: {found} pixels, but the frames before it have {expected}")]
     MixedSizes {
         /// The file that differs.
         path: PathBuf,
-        /// Width of the first frame.
-        width: u32,
-        /// Height of the first frame.
-        height: u32,
-        /// Width of this frame.
-        found_width: u32,
-        /// Height of this frame.
-        found_height: u32,
+        /// Size of the first frame.
+        expected: VideoSize,
+        /// Size of this frame.
+        found: VideoSize,
     },
     /// An output folder already holds something.
     #[error("{path}: the folder is not empty; choose another one or empty it")]

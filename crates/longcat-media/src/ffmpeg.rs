@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use crate::{MediaError, VideoFrames};
+use crate::{MediaError, VideoFrames, VideoSize};
 
 /// Whether `program` can be run.
 pub(crate) fn is_available(program: &Path) -> bool {
@@ -23,7 +23,7 @@ pub(crate) fn read(program: &Path, path: &Path) -> Result<VideoFrames, MediaErro
     // ffmpeg would report this as well, in words that do not say which program failed.
     std::fs::metadata(path).map_err(MediaError::io(path))?;
     let probe = run(program, path, &["-frames:v", "1", "-f", "framecrc"])?;
-    let (width, height, fps) = parse_header(&String::from_utf8_lossy(&probe.stdout))
+    let (size, fps) = parse_header(&String::from_utf8_lossy(&probe.stdout))
         .ok_or_else(|| MediaError::unreadable(path, "ffmpeg finds no video stream in it"))?;
     let frames = run(program, path, &["-f", "rawvideo"])?.stdout;
     if frames.is_empty() {
@@ -31,7 +31,7 @@ pub(crate) fn read(program: &Path, path: &Path) -> Result<VideoFrames, MediaErro
             path: path.to_path_buf(),
         });
     }
-    VideoFrames::new(width, height, fps, frames)
+    VideoFrames::new(size, fps, frames)
 }
 
 fn run(program: &Path, path: &Path, output: &[&str]) -> Result<Output, MediaError> {
@@ -63,24 +63,25 @@ fn run(program: &Path, path: &Path, output: &[&str]) -> Result<Output, MediaErro
 
 /// Size and frame rate in the header of a `framecrc` listing (`#tb 0: 1/15`,
 /// `#dimensions 0: 832x480`), which describes the frames that ffmpeg puts out.
-fn parse_header(listing: &str) -> Option<(u32, u32, f64)> {
+fn parse_header(listing: &str) -> Option<(VideoSize, f64)> {
     let value = |name: &str| listing.lines().find_map(|line| line.strip_prefix(name));
-    let (width, height) = value("#dimensions 0:")?.trim().split_once('x')?;
+    let size = value("#dimensions 0:")?.trim().parse().ok()?;
     let (ticks, second) = value("#tb 0:")?.trim().split_once('/')?;
     let fps = second.parse::<f64>().ok()? / ticks.parse::<f64>().ok()?;
-    Some((width.parse().ok()?, height.parse().ok()?, fps))
+    Some((size, fps))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::parse_header;
+    use super::*;
 
     #[test]
     fn size_and_rate_come_from_the_listing() {
         let listing = "#software: Lavf62\n#tb 0: 1001/30000\n#media_type 0: video\n\
              #codec_id 0: rawvideo\n#dimensions 0: 832x480\n#sar 0: 1/1\n\
              0, 0, 0, 1, 1198080, 0x1\n";
-        assert_eq!(parse_header(listing), Some((832, 480, 30000.0 / 1001.0)));
+        let size = VideoSize::new(832, 480);
+        assert_eq!(parse_header(listing), Some((size, 30000.0 / 1001.0)));
         assert_eq!(parse_header("#tb 0: 1/15\n"), None);
     }
 }

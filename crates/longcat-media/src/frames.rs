@@ -1,45 +1,34 @@
 //! The frames of a video on the host.
 
-use crate::MediaError;
+use crate::{MediaError, VideoSize};
 
 /// Frames of one size, RGB with 8 bits, `[F, H, W, 3]` in one buffer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VideoFrames {
-    width: u32,
-    height: u32,
+    size: VideoSize,
     fps: f64,
     data: Vec<u8>,
 }
 
 impl VideoFrames {
-    /// Frames of `width` × `height` pixels at `fps` frames per second.
+    /// Frames of this size at `fps` frames per second, from bytes `[F, H, W, 3]`.
     ///
     /// # Errors
     /// [`MediaError::FrameBytes`] if `data` does not hold whole frames, or has none of any size.
-    pub fn new(width: u32, height: u32, fps: f64, data: Vec<u8>) -> Result<Self, MediaError> {
-        let expected = frame_bytes(width, height);
+    pub fn new(size: VideoSize, fps: f64, data: Vec<u8>) -> Result<Self, MediaError> {
+        let expected = frame_bytes(size);
         if expected == 0 || !data.len().is_multiple_of(expected) {
             return Err(MediaError::FrameBytes {
                 expected,
                 found: data.len(),
             });
         }
-        Ok(Self {
-            width,
-            height,
-            fps,
-            data,
-        })
+        Ok(Self { size, fps, data })
     }
 
-    /// Pixels in a row.
-    pub fn width(&self) -> u32 {
-        self.width
-    }
-
-    /// Rows.
-    pub fn height(&self) -> u32 {
-        self.height
+    /// Width and height.
+    pub fn size(&self) -> VideoSize {
+        self.size
     }
 
     /// Frames per second, averaged where the source has none that is constant.
@@ -49,7 +38,7 @@ impl VideoFrames {
 
     /// Number of frames.
     pub fn len(&self) -> usize {
-        self.data.len() / frame_bytes(self.width, self.height)
+        self.data.len() / frame_bytes(self.size)
     }
 
     /// Whether there is no frame.
@@ -59,7 +48,7 @@ impl VideoFrames {
 
     /// The frames in order, each `[H, W, 3]`.
     pub fn frames(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        self.data.chunks_exact(frame_bytes(self.width, self.height))
+        self.data.chunks_exact(frame_bytes(self.size))
     }
 
     /// All bytes, `[F, H, W, 3]`.
@@ -74,6 +63,6 @@ impl VideoFrames {
 }
 
 /// Bytes of one RGB frame.
-pub(crate) fn frame_bytes(width: u32, height: u32) -> usize {
-    width as usize * height as usize * 3
+pub(crate) fn frame_bytes(size: VideoSize) -> usize {
+    size.width.saturating_mul(size.height).saturating_mul(3)
 }

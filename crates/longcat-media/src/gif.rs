@@ -10,7 +10,7 @@ use image::codecs::gif::GifDecoder;
 
 use crate::animation::{self, Durations};
 use crate::partial::Partial;
-use crate::{MediaError, VideoFrames, VideoSpec, VideoWriter};
+use crate::{MediaError, VideoFrames, VideoSize, VideoSpec, VideoWriter};
 
 /// Quality of the palettes, from 1 (slow, best) to 30; differences above this are hard to see.
 const PALETTE_SPEED: i32 = 10;
@@ -27,8 +27,8 @@ pub(crate) struct GifWriter {
 
 impl GifWriter {
     pub(crate) fn create(path: &Path, spec: VideoSpec) -> Result<Self, MediaError> {
-        let (Ok(width), Ok(height)) = (u16::try_from(spec.width), u16::try_from(spec.height))
-        else {
+        let VideoSize { width, height } = spec.size;
+        let (Ok(width), Ok(height)) = (u16::try_from(width), u16::try_from(height)) else {
             return Err(spec.size_error(path, "GIF sides are at most 65535 pixels"));
         };
         if spec.fps > 50.0 {

@@ -6,7 +6,7 @@ use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
 use crate::partial::Partial;
-use crate::{MediaError, VideoFrames, VideoSpec, VideoWriter, read_image};
+use crate::{MediaError, VideoFrames, VideoSize, VideoSpec, VideoWriter, read_image};
 
 /// What a picture's name may end in to be taken for a frame.
 const EXTENSIONS: &[&str] = &["png", "jpg", "jpeg", "webp", "bmp"];
@@ -30,18 +30,14 @@ impl PngFolderWriter {
 
 impl VideoWriter for PngFolderWriter {
     fn push(&mut self, frame: &[u8]) -> Result<(), MediaError> {
+        let [width, height] = self.spec.sides();
         let path = self
             .partial
             .path()
             .join(format!("frame_{:05}.png", self.frames));
         let file = std::fs::File::create(&path).map_err(MediaError::io(&path))?;
         PngEncoder::new(std::io::BufWriter::new(file))
-            .write_image(
-                frame,
-                self.spec.width,
-                self.spec.height,
-                ExtendedColorType::Rgb8,
-            )
+            .write_image(frame, width, height, ExtendedColorType::Rgb8)
             .map_err(|e| MediaError::encode(&path, e))?;
         self.frames += 1;
         Ok(())
@@ -69,23 +65,21 @@ pub(crate) fn read_folder(path: &Path, fps: f64) -> Result<VideoFrames, MediaErr
     let mut data = Vec::new();
     for file in &files {
         let picture = read_image(file)?;
-        let found = picture.dimensions();
-        let (width, height) = *size.get_or_insert(found);
-        if found != (width, height) {
+        let found = VideoSize::from(picture.dimensions());
+        let expected = *size.get_or_insert(found);
+        if found != expected {
             return Err(MediaError::MixedSizes {
                 path: file.clone(),
-                width,
-                height,
-                found_width: found.0,
-                found_height: found.1,
+                expected,
+                found,
             });
         }
         data.extend(picture.into_raw());
     }
-    let (width, height) = size.ok_or_else(|| MediaError::NoFrames {
+    let size = size.ok_or_else(|| MediaError::NoFrames {
         path: path.to_path_buf(),
     })?;
-    VideoFrames::new(width, height, fps, data)
+    VideoFrames::new(size, fps, data)
 }
 
 /// A key that compares runs of digits by their value and all else by character.

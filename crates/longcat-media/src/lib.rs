@@ -8,19 +8,21 @@
 //! Files appear under their name only when they are complete. Everything is RGB with 8 bits.
 //!
 //! ```
-//! use longcat_media::{ReadOptions, VideoFrames, WriteOptions, read_video, write_video};
+//! use longcat_media::{
+//!     ReadOptions, VideoFrames, VideoSize, WriteOptions, read_video, write_video,
+//! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // Eight frames of 32 × 16 pixels, from black to grey, at 15 frames per second.
 //! let pixels = (0..8u8).flat_map(|frame| vec![16 * frame; 32 * 16 * 3]).collect();
-//! let video = VideoFrames::new(32, 16, 15.0, pixels)?;
+//! let video = VideoFrames::new(VideoSize::new(32, 16), 15.0, pixels)?;
 //!
 //! let folder = tempfile::tempdir()?;
 //! for name in ["fade.mp4", "fade.gif", "fade.webp"] {
 //!     let path = folder.path().join(name);
 //!     write_video(&path, &video, &WriteOptions::default())?;
 //!     let back = read_video(&path, &ReadOptions::default())?;
-//!     assert_eq!((back.width(), back.height(), back.len()), (32, 16, 8));
+//!     assert_eq!((back.size(), back.len()), (video.size(), 8));
 //! }
 //! # Ok(())
 //! # }

@@ -13,7 +13,7 @@ use shiguredo_mp4::{ErrorKind, TrackKind};
 use crate::colour::{ColourSpace, Matrix, PlaneRef};
 use crate::h264::{append_unit, to_annex_b};
 use crate::sps::{SignalType, signal_type};
-use crate::{MediaError, VideoFrames};
+use crate::{MediaError, VideoFrames, VideoSize};
 
 /// Reads the first video track of an mp4 file.
 pub(crate) fn read_mp4(path: &Path) -> Result<VideoFrames, MediaError> {
@@ -70,10 +70,10 @@ pub(crate) fn read_mp4(path: &Path) -> Result<VideoFrames, MediaError> {
             ),
         ));
     }
-    let (width, height) = frames.size.ok_or_else(|| MediaError::NoFrames {
+    let size = frames.size.ok_or_else(|| MediaError::NoFrames {
         path: path.to_path_buf(),
     })?;
-    VideoFrames::new(width as u32, height as u32, fps, frames.data)
+    VideoFrames::new(size, fps, frames.data)
 }
 
 struct Track {
@@ -208,7 +208,7 @@ fn needs_ffmpeg(path: &Path, reason: &str) -> MediaError {
 struct Frames<'a> {
     path: &'a Path,
     space: ColourSpace,
-    size: Option<(usize, usize)>,
+    size: Option<VideoSize>,
     data: Vec<u8>,
     count: usize,
 }
@@ -216,7 +216,8 @@ struct Frames<'a> {
 impl Frames<'_> {
     fn append(&mut self, picture: &DecodedYUV<'_>) -> Result<(), MediaError> {
         let (width, height) = picture.dimensions();
-        if *self.size.get_or_insert((width, height)) != (width, height) {
+        let size = VideoSize::new(width, height);
+        if *self.size.get_or_insert(size) != size {
             return Err(MediaError::unreadable(
                 self.path,
                 format!("frame {} has another size", self.count),

@@ -11,7 +11,7 @@ use shiguredo_mp4::{BoxSize, BoxType, TrackKind, Uint};
 
 use crate::h264::{H264Encoder, ParameterSets, WRITTEN};
 use crate::partial::Partial;
-use crate::{MediaError, VideoSpec, VideoWriter};
+use crate::{MediaError, VideoSize, VideoSpec, VideoWriter};
 
 /// Room for the index before the pictures, so that players need not look for it at the end: enough
 /// for some 3000 frames. The index of a longer video goes to the end, which costs a seek.
@@ -32,13 +32,14 @@ pub(crate) struct Mp4Writer {
 
 impl Mp4Writer {
     pub(crate) fn create(path: &Path, spec: VideoSpec, quality: u8) -> Result<Self, MediaError> {
-        if !spec.width.is_multiple_of(2) || !spec.height.is_multiple_of(2) {
+        let VideoSize { width, height } = spec.size;
+        if !width.is_multiple_of(2) || !height.is_multiple_of(2) {
             return Err(spec.size_error(
                 path,
                 "mp4 needs even sides; crop or scale by one pixel, or write a GIF or PNG files",
             ));
         }
-        let (long, short) = (spec.width.max(spec.height), spec.width.min(spec.height));
+        let (long, short) = (width.max(height), width.min(height));
         if short < 16 || long > 3840 || short > 2160 {
             return Err(spec.size_error(
                 path,
@@ -75,7 +76,7 @@ impl Mp4Writer {
 
 impl VideoWriter for Mp4Writer {
     fn push(&mut self, frame: &[u8]) -> Result<(), MediaError> {
-        let (width, height) = (self.spec.width as usize, self.spec.height as usize);
+        let VideoSize { width, height } = self.spec.size;
         let planes = WRITTEN.to_planes(frame, width, height);
         let first = self.encoder.parameters().is_none();
         let picture = self
@@ -143,8 +144,8 @@ fn sample_entry(spec: &VideoSpec, sets: &ParameterSets) -> SampleEntry {
         visual: VisualSampleEntryFields {
             data_reference_index: VisualSampleEntryFields::DEFAULT_DATA_REFERENCE_INDEX,
             // At most 3840, as checked on creation.
-            width: spec.width as u16,
-            height: spec.height as u16,
+            width: spec.size.width as u16,
+            height: spec.size.height as u16,
             horizresolution: VisualSampleEntryFields::DEFAULT_HORIZRESOLUTION,
             vertresolution: VisualSampleEntryFields::DEFAULT_VERTRESOLUTION,
             frame_count: VisualSampleEntryFields::DEFAULT_FRAME_COUNT,

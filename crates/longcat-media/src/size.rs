@@ -19,6 +19,13 @@ impl VideoSize {
     }
 }
 
+impl From<(u32, u32)> for VideoSize {
+    /// From the dimensions of a picture, width first.
+    fn from((width, height): (u32, u32)) -> Self {
+        Self::new(width as usize, height as usize)
+    }
+}
+
 impl fmt::Display for VideoSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}x{}", self.width, self.height)

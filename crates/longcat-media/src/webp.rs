@@ -28,7 +28,8 @@ pub(crate) struct WebPWriter {
 
 impl WebPWriter {
     pub(crate) fn create(path: &Path, spec: VideoSpec) -> Result<Self, MediaError> {
-        if spec.width.max(spec.height) > 16384 {
+        let [width, height] = spec.sides();
+        if width.max(height) > 16384 {
             return Err(spec.size_error(path, "WebP sides are at most 16384 pixels"));
         }
         let (partial, file) = Partial::file(path)?;
@@ -36,8 +37,8 @@ impl WebPWriter {
 
         let mut head = b"WEBP".to_vec();
         let mut features = vec![ANIMATED, 0, 0, 0];
-        features.extend(u24(spec.width - 1));
-        features.extend(u24(spec.height - 1));
+        features.extend(u24(width - 1));
+        features.extend(u24(height - 1));
         append_chunk(&mut head, b"VP8X", &features);
         // Background colour, then how often it repeats: 0 is for ever.
         append_chunk(&mut head, b"ANIM", &[0; 6]);
@@ -57,14 +58,10 @@ impl WebPWriter {
 
 impl VideoWriter for WebPWriter {
     fn push(&mut self, frame: &[u8]) -> Result<(), MediaError> {
+        let [width, height] = self.spec.sides();
         let mut still = Vec::new();
         WebPEncoder::new_lossless(&mut still)
-            .encode(
-                frame,
-                self.spec.width,
-                self.spec.height,
-                ExtendedColorType::Rgb8,
-            )
+            .encode(frame, width, height, ExtendedColorType::Rgb8)
             .map_err(|e| MediaError::encode(&self.path, e))?;
         // A still without metadata: 12 bytes of RIFF header, then the chunk that is wanted.
         let picture = still
@@ -73,8 +70,8 @@ impl VideoWriter for WebPWriter {
             .ok_or_else(|| MediaError::encode(&self.path, "unexpected WebP still"))?;
 
         let mut header = vec![0; 6]; // position
-        header.extend(u24(self.spec.width - 1));
-        header.extend(u24(self.spec.height - 1));
+        header.extend(u24(width - 1));
+        header.extend(u24(height - 1));
         header.extend(u24(self.durations.next()));
         header.push(DO_NOT_BLEND);
         let mut chunk = Vec::with_capacity(picture.len() + 24);

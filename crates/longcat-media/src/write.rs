@@ -7,15 +7,13 @@ use crate::gif::GifWriter;
 use crate::image_folder::PngFolderWriter;
 use crate::mp4_writer::Mp4Writer;
 use crate::webp::WebPWriter;
-use crate::{MediaError, OutputFormat, VideoFrames};
+use crate::{MediaError, OutputFormat, VideoFrames, VideoSize};
 
 /// Size and speed of a video to be written.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct VideoSpec {
-    /// Pixels in a row.
-    pub width: u32,
-    /// Rows.
-    pub height: u32,
+    /// Width and height.
+    pub size: VideoSize,
     /// Frames per second.
     pub fps: f64,
 }
@@ -67,8 +65,12 @@ pub fn create_video(
     if options.quality > 100 {
         return Err(MediaError::Quality(options.quality));
     }
-    if spec.width == 0 || spec.height == 0 {
+    let [width, height] = spec.sides();
+    if width == 0 || height == 0 {
         return Err(spec.size_error(path, "both sides must be positive"));
+    }
+    if width == u32::MAX || height == u32::MAX {
+        return Err(spec.size_error(path, "no format has such sides"));
     }
     if !(spec.fps.is_finite() && spec.fps > 0.0) {
         return Err(spec.rate_error(path, "it must be positive"));
@@ -82,7 +84,7 @@ pub fn create_video(
     Ok(Box::new(Checked {
         inner,
         path: path.to_path_buf(),
-        frame_bytes: frame_bytes(spec.width, spec.height),
+        frame_bytes: frame_bytes(spec.size),
         frames: 0,
     }))
 }
@@ -97,8 +99,7 @@ pub fn write_video(
     options: &WriteOptions,
 ) -> Result<(), MediaError> {
     let spec = VideoSpec {
-        width: video.width(),
-        height: video.height(),
+        size: video.size(),
         fps: video.fps(),
     };
     let mut writer = create_video(path, spec, options)?;
@@ -137,11 +138,15 @@ impl VideoWriter for Checked {
 }
 
 impl VideoSpec {
+    /// Width and height; `u32::MAX`, which [`create_video`] refuses, for larger ones.
+    pub(crate) fn sides(&self) -> [u32; 2] {
+        [self.size.width, self.size.height].map(|side| u32::try_from(side).unwrap_or(u32::MAX))
+    }
+
     pub(crate) fn size_error(&self, path: &Path, reason: &'static str) -> MediaError {
         MediaError::Size {
             path: path.to_path_buf(),
-            width: self.width,
-            height: self.height,
+            size: self.size,
             reason,
         }
     }

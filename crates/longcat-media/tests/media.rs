@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use image::{Rgba, RgbaImage};
 use longcat_media::{
-    Decoder, MediaError, ReadOptions, VideoFrames, VideoSpec, WriteOptions, create_video,
-    read_image, read_video, write_video,
+    Decoder, MediaError, ReadOptions, VideoFrames, VideoSize, VideoSpec, WriteOptions,
+    create_video, read_image, read_video, write_video,
 };
 
 /// A disc that moves over a gradient, with an edge as soft as a camera would show it.
@@ -34,15 +34,12 @@ fn clip(width: u32, height: u32, frames: u32, fps: f64) -> VideoFrames {
             }
         }
     }
-    VideoFrames::new(width, height, fps, data).unwrap()
+    VideoFrames::new((width, height).into(), fps, data).unwrap()
 }
 
 /// Peak signal-to-noise ratio in decibels, of videos of one size and length.
 fn psnr(a: &VideoFrames, b: &VideoFrames) -> f64 {
-    assert_eq!(
-        (a.width(), a.height(), a.len()),
-        (b.width(), b.height(), b.len())
-    );
+    assert_eq!((a.size(), a.len()), (b.size(), b.len()));
     let squares: f64 = a
         .data()
         .iter()
@@ -281,7 +278,8 @@ fn what_a_format_cannot_hold_is_refused_before_anything_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let refused = |name: &str, width, height, fps, quality| {
         let path = dir.path().join(name);
-        let spec = VideoSpec { width, height, fps };
+        let size = VideoSize::new(width, height);
+        let spec = VideoSpec { size, fps };
         let Err(error) = create_video(&path, spec, &WriteOptions { quality }) else {
             panic!("{name} was accepted");
         };
@@ -331,8 +329,7 @@ fn what_a_format_cannot_hold_is_refused_before_anything_is_written() {
 fn unfinished_files_leave_nothing_and_do_not_replace() {
     let dir = tempfile::tempdir().unwrap();
     let spec = VideoSpec {
-        width: 32,
-        height: 32,
+        size: VideoSize::new(32, 32),
         fps: 15.0,
     };
     for name in ["a.mp4", "a.gif", "a.webp", "frames/"] {

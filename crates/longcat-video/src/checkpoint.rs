@@ -99,7 +99,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`VideoError::Weights`].
-    pub fn transformer_weights(&self) -> Result<WeightFiles, VideoError> {
+    pub(crate) fn transformer_weights(&self) -> Result<WeightFiles, VideoError> {
         let files = WeightFiles::open(&self.transformer)?;
         Ok(if self.fastvideo {
             from_fastvideo(&files)?

@@ -41,13 +41,9 @@ impl PixelFrames {
             }
             data.extend_from_slice(image.as_raw());
         }
-        let (width, height) = first.dimensions();
         Ok(Self {
             data,
-            size: VideoSize {
-                width: width as usize,
-                height: height as usize,
-            },
+            size: first.dimensions().into(),
         })
     }
 
@@ -80,10 +76,7 @@ impl PixelFrames {
     /// # Errors
     /// [`VideoError::Invalid`] without frames.
     pub fn from_video(video: VideoFrames) -> Result<Self, VideoError> {
-        let size = VideoSize {
-            width: video.width() as usize,
-            height: video.height() as usize,
-        };
+        let size = video.size();
         Self::from_bytes(video.into_data(), size)
     }
 
@@ -140,7 +133,7 @@ impl PixelFrames {
     }
 
     /// The last `count` frames (all, if there are fewer).
-    pub fn tail(&self, count: usize) -> Self {
+    pub(crate) fn tail(&self, count: usize) -> Self {
         let skip = self.len().saturating_sub(count) * self.frame_bytes();
         Self {
             data: self.data[skip..].to_vec(),
@@ -149,7 +142,7 @@ impl PixelFrames {
     }
 
     /// All frames resized (Lanczos, as the official pipelines prepare conditions).
-    pub fn resized(&self, size: VideoSize) -> Self {
+    pub(crate) fn resized(&self, size: VideoSize) -> Self {
         if size == self.size {
             return self.clone();
         }
@@ -240,10 +233,8 @@ pub(crate) fn write_clips<C: Borrow<PixelFrames>>(
         let writer = match &mut writer {
             Some(writer) => writer,
             none => {
-                let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
                 let spec = VideoSpec {
-                    width: side(clip.size.width),
-                    height: side(clip.size.height),
+                    size: clip.size,
                     fps,
                 };
                 none.insert(create_video(path, spec, &WriteOptions::default())?)

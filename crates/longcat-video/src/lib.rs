@@ -1,7 +1,29 @@
 //! LongCat-Video on Burn: pipelines, scheduler, checkpoints and video files.
 //!
-//! [`Pipeline`] is where to start: it opens a [`Checkpoint`] on a device and turns requests into
-//! latents and pixels.
+//! - [`Pipeline`] opens a [`Checkpoint`] directory on a device of any Burn backend and turns requests
+//!   into latents and frames: [`TextToVideoRequest`], [`ImageToVideoRequest`],
+//!   [`ContinuationRequest`], [`LongVideoRequest`], [`RefineRequest`];
+//! - what a request leaves open is the checkpoint's: [`VideoDefaults`];
+//! - adapters are loaded, switched and merged with [`Pipeline::load_lora`], [`Pipeline::use_loras`]
+//!   and [`Pipeline::merge_loras`];
+//! - [`Observer`] follows a run and can stop it; [`NoiseSource`] is where randomness comes from;
+//! - [`PixelFrames`] and [`Latents`] are videos and latents on the host, [`media`] their files.
+//!
+//! ```no_run
+//! use longcat_video::{Pipeline, PipelineOptions, SeededNoise, Silent, TextToVideoRequest};
+//!
+//! type Backend = burn_flex::Flex;
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let options = PipelineOptions::default();
+//!     let mut pipeline = Pipeline::<Backend>::open("LongCat-Video", options, &Default::default())?;
+//!     let request = TextToVideoRequest::new("a red circle moves right");
+//!     let made = pipeline.text_to_video(&request, &mut SeededNoise::new(0), &mut Silent)?;
+//!     let videos = pipeline.decode(made.latents, &mut Silent)?;
+//!     videos[0].write_video("circle.mp4", pipeline.defaults().fps)?;
+//!     Ok(())
+//! }
+//! ```
 
 mod adapters;
 mod buckets;
@@ -35,3 +57,8 @@ pub use pipeline::{
     TextToVideoRequest, refine_start,
 };
 pub use scheduler::{FlowMatchScheduler, Schedule, ScheduleMode};
+
+/// The code in the README is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

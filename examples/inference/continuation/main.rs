@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use clap::Parser;
 use longcat_examples::Common;
 use longcat_runtime::{RuntimeOptions, open_pipeline};
-use longcat_video::media::{ReadOptions, read_video};
 use longcat_video::{ContinuationRequest, PixelFrames, Sampling, SeededNoise, Silent};
 
 #[derive(Parser)]
@@ -23,13 +22,13 @@ struct Args {
 fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
     let common = &args.common;
-    let read = read_video(&args.video, &ReadOptions::default())?;
+    let video = PixelFrames::read_video(&args.video)?;
     let root = common.checkpoint()?;
     let mut pipeline = open_pipeline(&common.devices(), &root, &RuntimeOptions::default())?;
     // Keys and values of the condition frames are computed once and kept, which is the default.
     let request = ContinuationRequest {
         sampling: common.sampling(Sampling::standard()),
-        ..ContinuationRequest::new(PixelFrames::from_video(read)?, args.prompt)
+        ..ContinuationRequest::new(video, args.prompt)
     };
     let latents = pipeline.continue_video(&request, &mut SeededNoise::new(0), &mut Silent)?;
     let video = &pipeline.decode(&latents, &mut Silent)?[0];

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use clap::Parser;
 use longcat_examples::Common;
 use longcat_runtime::{RuntimeOptions, open_pipeline};
-use longcat_video::media::read_image;
 use longcat_video::{ImageToVideoRequest, PixelFrames, Sampling, SeededNoise, Silent};
 
 #[derive(Parser)]
@@ -23,7 +22,7 @@ struct Args {
 fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
     let common = &args.common;
-    let image = PixelFrames::from_images(&[read_image(&args.image)?])?;
+    let image = PixelFrames::read_image(&args.image)?;
     let root = common.checkpoint()?;
     let mut pipeline = open_pipeline(&common.devices(), &root, &RuntimeOptions::default())?;
     // The picture is brought to the size of the checkpoint that is nearest in shape.

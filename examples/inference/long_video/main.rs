@@ -28,6 +28,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let work = common.output.join("long.mp4.segments");
     let video = pipeline.long_video(&request, &work, &mut Silent)?;
     let fps = pipeline.checkpoint().defaults().fps;
-    common.write_clips("long.mp4", video.clips(), fps)?;
+    video.write_video(common.output.join("long.mp4"), fps)?;
     Ok(video.remove()?)
 }

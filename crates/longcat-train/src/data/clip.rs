@@ -70,24 +70,22 @@ impl CaptionedClip {
             Media::Video => read_video(&self.path, &ReadOptions::default())?,
             Media::Image => {
                 let image = read_image(&self.path)?;
-                let (width, height) = image.dimensions();
-                VideoFrames::new(width, height, 1.0, image.into_raw())?
+                VideoFrames::new(image.dimensions().into(), 1.0, image.into_raw())?
             }
         };
         let picked = match (self.media, data.fps) {
             (Media::Image, _) | (_, None) => (0..video.len()).collect(),
             (Media::Video, Some(fps)) => frames_at(video.len(), video.fps(), fps),
         };
-        let size = VideoSize {
-            width: video.width() as usize,
-            height: video.height() as usize,
-        };
+        let size = video.size();
         let bucket = choose(&data.sizes, &data.frames, size, picked.len())
             .ok_or_else(|| too_short(&self.path, picked.len(), &data.frames))?;
         let all: Vec<&[u8]> = video.frames().collect();
         let frames = picked[..bucket.frames]
             .iter()
-            .filter_map(|i| RgbImage::from_raw(video.width(), video.height(), all[*i].to_vec()))
+            .filter_map(|i| {
+                RgbImage::from_raw(size.width as u32, size.height as u32, all[*i].to_vec())
+            })
             .map(|frame| cover(&frame, bucket.size))
             .collect();
         Ok(FittedClip { bucket, frames })

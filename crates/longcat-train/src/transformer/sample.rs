@@ -6,10 +6,9 @@ use burn::module::AutodiffModule;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 use longcat_dit::{LongCatTransformer, TextCondition};
-use longcat_video::media::{VideoFrames, WriteOptions, write_video};
 use longcat_video::{
     Checkpoint, FlowMatchScheduler, NoisePurpose, NoiseSource, PixelFrames, Schedule, ScheduleMode,
-    SeededNoise, VideoError, VideoSize, cfg_zero,
+    SeededNoise, VideoError, cfg_zero,
 };
 
 use crate::config::{SampleConfig, TrainConfig};
@@ -62,12 +61,8 @@ impl Sampler {
         for (i, latents) in clips.into_iter().enumerate() {
             let pixels = vae.decode(latents).map_err(VideoError::from)?;
             for frames in PixelFrames::from_tensor(pixels)? {
-                let VideoSize { width, height } = self.config.size;
-                let (width, height) = (width as u32, height as u32);
-                let data = frames.as_bytes().to_vec();
-                let video = VideoFrames::new(width, height, FPS, data)?;
                 let path = folder.join(format!("{i:02}.{}", self.config.format));
-                write_video(&path, &video, &WriteOptions::default())?;
+                frames.write_video(path, FPS)?;
             }
         }
         drop(vae);

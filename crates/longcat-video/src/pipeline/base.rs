@@ -180,7 +180,7 @@ impl<B: KernelBackend> Pipeline<B> {
     }
 
     /// The transformer's config.
-    pub fn transformer_config(&self) -> &DitConfig {
+    pub(crate) fn transformer_config(&self) -> &DitConfig {
         &self.transformer_config
     }
 
@@ -190,7 +190,7 @@ impl<B: KernelBackend> Pipeline<B> {
     }
 
     /// The scheduler.
-    pub fn scheduler(&self) -> &FlowMatchScheduler {
+    pub(crate) fn scheduler(&self) -> &FlowMatchScheduler {
         &self.scheduler
     }
 
@@ -199,7 +199,7 @@ impl<B: KernelBackend> Pipeline<B> {
     ///
     /// # Errors
     /// What loading it can report.
-    pub fn transformers(&mut self) -> Result<&mut [LongCatTransformer<B>], VideoError> {
+    pub(crate) fn transformers(&mut self) -> Result<&mut [LongCatTransformer<B>], VideoError> {
         if self.transformers.is_empty() {
             let mut replicas = Vec::with_capacity(self.devices.len());
             for device in &self.devices {
@@ -228,7 +228,7 @@ impl<B: KernelBackend> Pipeline<B> {
     }
 
     /// Pixels that one token covers per side.
-    pub fn pixel_multiple(&self) -> usize {
+    pub(crate) fn pixel_multiple(&self) -> usize {
         self.vae_config.scale_factor_spatial * self.transformer_config.patch_size[1]
     }
 
@@ -261,7 +261,7 @@ impl<B: KernelBackend> Pipeline<B> {
     ///
     /// # Errors
     /// [`VideoError::Text`].
-    pub fn encode_prompts(
+    pub(crate) fn encode_prompts(
         &mut self,
         prompts: &[String],
         max_length: usize,

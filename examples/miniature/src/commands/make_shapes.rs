@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use longcat_miniature::{
     DatasetOptions, Motion, Object, Raster, RenderedClip, Sample, Shape, ShapesDataset, Split,
 };
-use longcat_video::media::{VideoFrames, WriteOptions, write_video};
+use longcat_video::media::{VideoFrames, VideoSize, WriteOptions, write_video};
 use rayon::prelude::*;
 use serde_json::json;
 
@@ -222,8 +222,8 @@ fn padded(clip: RenderedClip) -> Result<RenderedClip> {
 }
 
 fn write(path: &Path, clip: &RenderedClip, fps: f64) -> Result<()> {
-    let (width, height) = (clip.width() as u32, clip.height() as u32);
-    let video = VideoFrames::new(width, height, fps, clip.data().to_vec())?;
+    let size = VideoSize::new(clip.width(), clip.height());
+    let video = VideoFrames::new(size, fps, clip.data().to_vec())?;
     Ok(write_video(path, &video, &WriteOptions::default())?)
 }
 

@@ -17,12 +17,8 @@ fn examples(path: &str) -> PathBuf {
 fn sample(output: &Path, step: &str) -> RenderedClip {
     let path = output.join("samples").join(step).join("00.gif");
     let video = read_video(&path, &ReadOptions::default()).unwrap();
-    RenderedClip::new(
-        video.width() as usize,
-        video.height() as usize,
-        video.data().to_vec(),
-    )
-    .unwrap()
+    let size = video.size();
+    RenderedClip::new(size.width, size.height, video.data().to_vec()).unwrap()
 }
 
 #[test]

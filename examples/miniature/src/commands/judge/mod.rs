@@ -9,7 +9,6 @@ use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use longcat_miniature::{JUDGED_PROMPTS, Raster, RenderedClip, Sample, Shape, Split};
 use longcat_runtime::{DeviceSpec, DeviceTask, on_device};
-use longcat_video::media::{VideoFrames, WriteOptions, write_video};
 use longcat_video::{
     CFG_STEP_LORA, KernelBackend, Pipeline, PipelineOptions, PixelFrames, Sampling, VideoSize,
 };
@@ -135,11 +134,8 @@ impl Judge {
 
     fn keep(&self, index: usize, clip: &RenderedClip) -> Result<()> {
         if let Some(folder) = &self.save {
-            let (width, height) = (clip.width() as u32, clip.height() as u32);
-            let fps = Raster::default().fps;
-            let video = VideoFrames::new(width, height, fps, clip.data().to_vec())?;
             let path = folder.join(format!("{index:03}.webp"));
-            write_video(&path, &video, &WriteOptions::default())?;
+            frames(clip)?.write_video(path, Raster::default().fps)?;
         }
         Ok(())
     }
@@ -188,10 +184,7 @@ fn clip(frames: &PixelFrames) -> Result<RenderedClip> {
 }
 
 fn frames(clip: &RenderedClip) -> Result<PixelFrames> {
-    let size = VideoSize {
-        width: clip.width(),
-        height: clip.height(),
-    };
+    let size = VideoSize::new(clip.width(), clip.height());
     Ok(PixelFrames::from_bytes(clip.data().to_vec(), size)?)
 }
 
