@@ -1,9 +1,9 @@
 //! What the examples share: their options, and writing a video.
 
-use std::error::Error;
 use std::fs;
 use std::path::PathBuf;
 
+use anyhow::Result;
 use longcat_builtin::builtin_checkpoint;
 use longcat_runtime::{DeviceList, best_device};
 use longcat_video::{PixelFrames, Sampling};
@@ -35,7 +35,7 @@ impl Common {
     ///
     /// # Errors
     /// When the built-in one cannot be unpacked.
-    pub fn checkpoint(&self) -> Result<PathBuf, Box<dyn Error>> {
+    pub fn checkpoint(&self) -> Result<PathBuf> {
         match &self.model {
             Some(directory) => Ok(directory.clone()),
             None => Ok(builtin_checkpoint()?),
@@ -54,7 +54,7 @@ impl Common {
     ///
     /// # Errors
     /// What the encoder or the disk reports.
-    pub fn write(&self, name: &str, video: &PixelFrames, fps: f64) -> Result<(), Box<dyn Error>> {
+    pub fn write(&self, name: &str, video: &PixelFrames, fps: f64) -> Result<()> {
         fs::create_dir_all(&self.output)?;
         let path = self.output.join(name);
         video.write_video(&path, fps)?;
@@ -67,3 +67,8 @@ impl Common {
         Ok(())
     }
 }
+
+/// The README's program is one of them.
+#[cfg(all(doctest, feature = "cpu"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -6,8 +6,7 @@
 //! their portable bodies, and the same seed makes the same video as on `Flex`, which has an
 //! attention kernel of its own.
 
-use std::error::Error;
-
+use anyhow::{Result, bail};
 use burn_flex::FlexDevice;
 use longcat_builtin::builtin_checkpoint;
 use longcat_kernels::{KernelBackend, KernelDevice};
@@ -27,7 +26,7 @@ impl KernelBackend for Traced {}
 const TOLERANCE: f32 = 1e-3;
 
 /// The latents of a short distilled video.
-fn latents(pipeline: &mut dyn DynPipeline) -> Result<Vec<f32>, Box<dyn Error>> {
+fn latents(pipeline: &mut dyn DynPipeline) -> Result<Vec<f32>> {
     let adapter = pipeline.checkpoint().bundled_lora(CFG_STEP_LORA)?;
     pipeline.load_lora(CFG_STEP_LORA, &adapter)?;
     pipeline.use_loras(&[(CFG_STEP_LORA, 1.0)])?;
@@ -42,7 +41,7 @@ fn latents(pipeline: &mut dyn DynPipeline) -> Result<Vec<f32>, Box<dyn Error>> {
     Ok(made.values().to_vec())
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<()> {
     let root = builtin_checkpoint()?;
     let options = PipelineOptions::default();
     let ours = latents(&mut Pipeline::<Traced>::open(&root, options, &FlexDevice)?)?;
@@ -73,7 +72,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // Written so that a NaN counts as a difference.
     if ours.len() != theirs.len() || !differences().all(|d| d <= TOLERANCE) {
-        return Err(format!("the latents differ by more than {TOLERANCE:e}").into());
+        bail!("the latents differ by more than {TOLERANCE:e}");
     }
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! An adapter is trained on one clip, and then used.
 
-use std::error::Error;
 use std::fs;
 use std::sync::atomic::AtomicBool;
 
+use anyhow::Result;
 use clap::Parser;
 use longcat_examples::Common;
 use longcat_runtime::{RuntimeOptions, open_pipeline, train_lora};
@@ -19,7 +19,7 @@ struct Args {
     common: Common,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<()> {
     let Args { common } = Args::parse();
     let steps = common.steps.unwrap_or(400);
     // Every key and its default: lora.toml, in this folder.
@@ -28,9 +28,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         output = "adapter"
         data = {{ path = {CLIPS:?}, sizes = ["64x64"], frames = [9], fps = 0.0 }}
         lora = {{ rank = 16, alpha = 16.0, targets = ['^blocks\.', '^final_layer\.'] }}
-        optimizer = {{ learning_rate = 2e-3, schedule = "cosine", warmup_steps = 20 }}
+        optimizer = {{ learning_rate = 2e-3, schedule = "cosine", warmup_steps = {} }}
         train = {{ steps = {steps}, batch = 2, checkpointing = false }}
-        "#
+        "#,
+        steps / 20
     );
     fs::create_dir_all(&common.output)?;
     let file = common.output.join("adapter.toml");

@@ -24,13 +24,13 @@ pub enum Command {
     I2v(ImageToVideo),
     /// Continue a video.
     Continue(Continue),
-    /// Make a long video segment by segment, with one prompt or one per segment.
+    /// Make a long video segment by segment, with one prompt for all or one for each.
     Long(Long),
-    /// Refine a video: more pixels and twice the frame rate.
+    /// Refine a video: more pixels, twice the frame rate.
     Refine(Refine),
     /// Turn latents of --save-latents into a video.
     Decode(Decode),
-    /// Look into, convert and merge LoRA adapters.
+    /// Inspect, convert and merge LoRA adapters.
     #[command(subcommand)]
     Lora(Lora),
     /// Train a LoRA adapter on clips with captions.
@@ -42,20 +42,20 @@ pub enum Command {
 /// Which checkpoint, where.
 #[derive(Debug, Args, Clone)]
 pub struct Place {
-    /// Checkpoint directory; a small built-in one without it.
+    /// Checkpoint directory; by default the small built-in checkpoint.
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
-    /// Where to run: cpu, wgpu[:i] or cuda[:i]; cuda:0,cuda:1 share the denoising. The best device
-    /// there is without it.
+    /// Where to run: cpu, wgpu[:i] or cuda[:i]; by default the best device there is. Several, as in
+    /// cuda:0,cuda:1, share the denoising.
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<DeviceList>,
-    /// Type of the weights; bf16 on cuda and f32 elsewhere without it.
+    /// Type of the weights; by default bf16 on cuda and f32 elsewhere.
     #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,
-    /// Encode and decode pictures above 256x256 tile by tile, with less memory.
+    /// Encode and decode frames above 256x256 tile by tile: less memory, a slightly different result.
     #[arg(long)]
     pub vae_tiling: bool,
-    /// On cuda, multiply with Burn's own kernels instead of cuBLASLt.
+    /// On cuda, multiply matrices with Burn's kernels instead of cuBLASLt.
     #[arg(long)]
     pub no_cublas: bool,
 }
@@ -65,13 +65,13 @@ pub struct Place {
 pub struct Model {
     #[command(flatten)]
     pub place: Place,
-    /// A LoRA adapter of any format, with its strength; may be repeated.
+    /// LoRA adapter in any format that is read, with its strength (1 by default); may be repeated.
     #[arg(long = "lora", value_name = "PATH[=STRENGTH]")]
     pub loras: Vec<LoraArg>,
     /// Merge the adapters into the weights before sampling.
     #[arg(long)]
     pub merge: bool,
-    /// Drop each model after use, so that only one is on the device at a time.
+    /// Free each network after use, so that only one is on the device at a time.
     #[arg(long)]
     pub low_memory: bool,
 }
@@ -96,7 +96,7 @@ impl From<Dtype> for DType {
 /// How to sample.
 #[derive(Debug, Args, Clone)]
 pub struct Sampler {
-    /// Use the distilled adapter: 16 steps without guidance.
+    /// Use the checkpoint's cfg_step_lora: 16 steps without guidance.
     #[arg(long)]
     pub distill: bool,
     /// Denoising steps; 50, or 16 with --distill.
@@ -105,7 +105,7 @@ pub struct Sampler {
     /// Guidance scale; 4, or 1 with --distill.
     #[arg(long, value_name = "G")]
     pub guidance: Option<f64>,
-    /// What to keep away from, with guidance above 1.
+    /// Negative prompt: what the video should not show; needs guidance above 1.
     #[arg(
         long,
         default_value = "",
@@ -116,7 +116,7 @@ pub struct Sampler {
     /// Seed of the noise.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub seed: u64,
-    /// Also refine the result with the refinement adapter.
+    /// Refine the result with the checkpoint's refinement_lora.
     #[arg(long)]
     pub refine: bool,
 }
@@ -124,7 +124,7 @@ pub struct Sampler {
 /// What to write.
 #[derive(Debug, Args, Clone)]
 pub struct Output {
-    /// Also write the latents, before they are decoded.
+    /// Also write the latents, which `longcat decode` turns into a video.
     #[arg(long, value_name = "FILE")]
     pub save_latents: Option<PathBuf>,
     #[command(flatten)]
@@ -134,10 +134,10 @@ pub struct Output {
 /// The file to write.
 #[derive(Debug, Args, Clone)]
 pub struct OutputFile {
-    /// Video file: .mp4, .gif, .webp, or a folder for PNG frames; latents with .safetensors.
+    /// Where to write: .mp4, .gif, .webp, a folder for PNG frames, or .safetensors for latents only.
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
-    /// Frames per second of the file; that of the model without it.
+    /// Frames per second of the file; by default those of the checkpoint.
     #[arg(long, value_name = "FPS")]
     pub fps: Option<f64>,
     /// Quality of the video file, 0 to 100.
@@ -155,10 +155,10 @@ pub struct OutputFile {
 pub struct TextToVideo {
     /// What the video shows.
     pub prompt: String,
-    /// Size in pixels.
+    /// Size in pixels; by default the checkpoint's.
     #[arg(long, value_name = "WxH")]
     pub size: Option<VideoSize>,
-    /// Number of frames, 4n + 1.
+    /// Number of frames, 4n + 1; by default the checkpoint's.
     #[arg(long, value_name = "N")]
     pub frames: Option<usize>,
     #[command(flatten)]
@@ -175,10 +175,10 @@ pub struct ImageToVideo {
     pub image: PathBuf,
     /// What the video shows.
     pub prompt: String,
-    /// Size in pixels; without it the one nearest in shape to the image.
+    /// Size in pixels; by default the trained size nearest in shape to the image.
     #[arg(long, value_name = "WxH")]
     pub size: Option<VideoSize>,
-    /// Number of frames, 4n + 1.
+    /// Number of frames, 4n + 1; by default the checkpoint's.
     #[arg(long, value_name = "N")]
     pub frames: Option<usize>,
     #[command(flatten)]
@@ -189,20 +189,21 @@ pub struct ImageToVideo {
     pub output: Output,
 }
 
-/// How a segment takes up the one before it.
+/// How condition frames are used.
 #[derive(Debug, Args, Clone)]
 pub struct Condition {
-    /// Frames of the video that condition its continuation, 4n + 1; 13, or what a short clip
-    /// allows.
+    /// Condition frames: how many of the last frames the new ones continue, 4n + 1; by default the
+    /// checkpoint's (13 in the release).
     #[arg(long, value_name = "N")]
     pub cond_frames: Option<usize>,
-    /// Run the condition through the model in every step instead of caching its keys and values.
+    /// Pass the condition frames through the transformer in every step instead of caching their keys
+    /// and values.
     #[arg(long)]
     pub no_kv_cache: bool,
-    /// Keep the cache in host memory.
+    /// Keep the cache of keys and values in host memory.
     #[arg(long, conflicts_with = "no_kv_cache")]
     pub offload_kv_cache: bool,
-    /// Use the plain schedule for small timesteps.
+    /// Use the plain schedule instead of the one with finer steps at low noise.
     #[arg(long)]
     pub no_enhance_hf: bool,
 }
@@ -213,10 +214,10 @@ pub struct Continue {
     pub video: PathBuf,
     /// What happens next.
     pub prompt: String,
-    /// Size in pixels; without it the one nearest in shape to the video.
+    /// Size in pixels; by default the trained size nearest in shape to the video.
     #[arg(long, value_name = "WxH")]
     pub size: Option<VideoSize>,
-    /// Number of frames of the result, 4n + 1, condition frames included.
+    /// Frames of the result, condition frames included, 4n + 1; by default the checkpoint's.
     #[arg(long, value_name = "N")]
     pub frames: Option<usize>,
     #[command(flatten)]
@@ -234,17 +235,17 @@ pub struct Long {
     /// One prompt for all segments, or one per segment.
     #[arg(required = true)]
     pub prompts: Vec<String>,
-    /// Number of segments; the number of prompts without it.
+    /// Number of segments; by default the number of prompts.
     #[arg(long, value_name = "N")]
     pub segments: Option<usize>,
-    /// Size in pixels.
+    /// Size in pixels; by default the checkpoint's.
     #[arg(long, value_name = "WxH")]
     pub size: Option<VideoSize>,
-    /// Frames per segment, 4n + 1, condition frames included.
+    /// Frames per segment, condition frames included, 4n + 1; by default the checkpoint's.
     #[arg(long, value_name = "N")]
     pub frames: Option<usize>,
-    /// Where finished segments are kept, so that a stopped run goes on; beside the output without
-    /// it.
+    /// Folder that keeps finished segments, from which a stopped run goes on; by default beside the
+    /// output, until that is written.
     #[arg(long, value_name = "DIR")]
     pub work_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -263,22 +264,22 @@ pub struct Refine {
     pub video: PathBuf,
     /// The prompt it was made from.
     pub prompt: String,
-    /// Refined size, multiples of 64; without it the 720p size nearest in shape.
+    /// Refined size, multiples of 64; by default the size for refining nearest in shape.
     #[arg(long, value_name = "WxH")]
     pub size: Option<VideoSize>,
-    /// Keep the frame rate.
+    /// Keep the frame rate instead of doubling it.
     #[arg(long)]
     pub spatial_only: bool,
-    /// Clean first frames to keep to, at the refined size: an image or a video.
+    /// Condition frames of the first stage, as an image or a video.
     #[arg(long, value_name = "FILE")]
     pub condition: Option<PathBuf>,
-    /// How many frames of the condition count.
+    /// Frames of the refined video that the condition covers.
     #[arg(long, default_value_t = 1, value_name = "N", requires = "condition")]
     pub cond_frames: usize,
-    /// Steps of the full schedule, of which those below the threshold are taken.
+    /// Steps of the full schedule, of which those below the threshold run.
     #[arg(long, default_value_t = 50, value_name = "N")]
     pub steps: usize,
-    /// Share of noise to start from.
+    /// Share of noise that refining starts from.
     #[arg(long, default_value_t = 0.5, value_name = "T")]
     pub threshold: f32,
     /// Seed of the noise.
@@ -292,7 +293,7 @@ pub struct Refine {
 
 #[derive(Debug, Args)]
 pub struct Decode {
-    /// Latents that another command wrote.
+    /// Latents that --save-latents wrote.
     pub latents: PathBuf,
     #[command(flatten)]
     pub place: Place,
@@ -302,7 +303,7 @@ pub struct Decode {
 
 #[derive(Debug, Subcommand)]
 pub enum Lora {
-    /// Show format, ranks, scales, targets, metadata and problems of an adapter.
+    /// Show format, ranks, scales, layers, metadata and problems of an adapter.
     Inspect(LoraInspect),
     /// Write an adapter in another format.
     Convert(LoraConvert),
@@ -329,7 +330,7 @@ pub struct LoraConvert {
     /// Format to write: official, peft, diffusers, comfyui or kohya.
     #[arg(long, value_name = "FORMAT")]
     pub to: String,
-    /// Write q, k and v (and k and v) as separate targets.
+    /// Write fused layers (qkv, kv) part by part, as separate layers.
     #[arg(long)]
     pub split: bool,
     /// Replace what exists there.
@@ -345,7 +346,7 @@ pub struct LoraMerge {
     /// Adapter file, or PEFT directory, with its strength.
     #[arg(value_name = "PATH[=STRENGTH]")]
     pub file: LoraArg,
-    /// Checkpoint directory; a small built-in one without it.
+    /// Checkpoint directory; by default the small built-in checkpoint.
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
     /// Where to write the merged transformer.

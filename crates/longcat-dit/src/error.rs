@@ -22,10 +22,10 @@ pub enum DitError {
         /// What is needed.
         expected: String,
     },
-    /// The number of condition latents does not fit the clip.
-    #[error("{count} condition latents with {frames} latent frames: {expected}")]
+    /// The number of condition frames does not fit the clip.
+    #[error("{count} condition frames of {frames} latent frames: {expected}")]
     ConditionFrames {
-        /// Condition latents asked for.
+        /// Condition frames asked for, in latent frames.
         count: usize,
         /// Latent frames of the clip.
         frames: usize,

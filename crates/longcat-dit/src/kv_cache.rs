@@ -16,7 +16,7 @@ enum Layer<B: Backend> {
     Host(Box<[TensorData; 2]>),
 }
 
-/// Keys (before rotation) and values of clean condition latents, per block.
+/// Keys (before rotation) and values of clean condition frames, per block.
 #[derive(Debug, Clone)]
 pub struct KvCache<B: Backend> {
     layers: Vec<Layer<B>>,
@@ -40,7 +40,7 @@ impl<B: Backend> KvCache<B> {
         });
     }
 
-    /// Number of condition latent frames.
+    /// Number of condition frames, in latent frames.
     pub(crate) fn num_latents(&self) -> usize {
         self.num_latents
     }

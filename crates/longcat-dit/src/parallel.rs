@@ -241,9 +241,9 @@ impl<'a, B: KernelBackend> ParallelTransformer<'a, B> {
             let place = (cached + frames.start) * space..(cached + frames.end) * space;
             let rope = self.tables(rank, grid, place);
             // Conditions come first, so that they are the first frames of a share, too.
-            let own_cond = num_cond.clamp(frames.start, frames.end) - frames.start;
+            let share_cond = num_cond.clamp(frames.start, frames.end) - frames.start;
             let Embedded { tokens, context } =
-                replica.embed_latents(latents, timesteps, Some(text), own_cond, rope)?;
+                replica.embed_latents(latents, timesteps, Some(text), share_cond, rope)?;
             shares.push(Share {
                 frames,
                 context,

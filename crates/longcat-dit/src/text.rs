@@ -90,7 +90,7 @@ impl<B: Backend> TextTokens<B> {
             return Err(DitError::Shape {
                 input: "text mask",
                 found: vec![mask.len(), mask.first().map_or(0, Vec::len)],
-                expected: format!("[{batch}, {length}] like the text embeddings"),
+                expected: format!("[{batch}, {length}] like the text embeddings is needed"),
             });
         }
         if mask.iter().flatten().all(|valid| *valid) {

@@ -44,7 +44,7 @@ pub struct Embedded<B: Backend> {
 }
 
 impl<B: Backend> LongCatTransformer<B> {
-    /// A transformer with freshly drawn weights (made when first used).
+    /// A transformer with random weights, which are initialised when they are first used.
     pub fn new(config: &DitConfig, device: &B::Device) -> Self {
         Self {
             x_embedder: PatchEmbed::new(config, device),
@@ -278,7 +278,7 @@ impl<B: KernelBackend> LongCatTransformer<B> {
         })
     }
 
-    /// Keys and values of clean condition latents `[B, C, n, H, W]`: one pass at timestep 0 without
+    /// Keys and values of clean condition frames `[B, C, n, H, W]`: one pass at timestep 0 without
     /// cross-attention. With `offload` they are kept in host memory.
     ///
     /// # Errors
@@ -303,7 +303,7 @@ impl<B: KernelBackend> LongCatTransformer<B> {
             return Err(DitError::ConditionFrames {
                 count: 0,
                 frames,
-                expected: "a KV cache needs at least one condition latent",
+                expected: "a KV cache needs at least one condition frame",
             });
         }
         let device = latents.device();

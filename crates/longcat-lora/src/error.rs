@@ -193,16 +193,16 @@ pub enum LoraError {
         /// Why.
         reason: String,
     },
-    /// The nickname is in use.
+    /// The name is in use.
     #[error("an adapter named {name:?} is already loaded; unload it or choose another name")]
     AdapterExists {
-        /// The nickname.
+        /// The name of the adapter.
         name: String,
     },
-    /// No adapter has this nickname.
+    /// No adapter on the model has this name.
     #[error("no adapter named {name:?} is loaded; loaded: [{}]", loaded.join(", "))]
     UnknownAdapter {
-        /// The nickname.
+        /// The name of the adapter.
         name: String,
         /// Those that are.
         loaded: Vec<String>,
@@ -210,7 +210,7 @@ pub enum LoraError {
     /// The adapter is part of the base weights and cannot change until they are restored.
     #[error("the adapter {name:?} is merged into the weights; unmerge first")]
     Merged {
-        /// The nickname.
+        /// The name of the adapter.
         name: String,
     },
     /// A setting that is not usable.

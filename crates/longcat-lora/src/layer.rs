@@ -117,7 +117,7 @@ impl<B: KernelBackend> LoraLinear<B> {
 }
 
 impl<B: Backend> LoraBranch<B> {
-    /// Nickname of the adapter this branch belongs to.
+    /// Name of the adapter this branch belongs to.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -12,7 +12,7 @@ use crate::{Adapter, Block, LoraBlock, LoraBranch, LoraError, LoraHost, Matrix};
 /// What loading an adapter did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LoraReport {
-    /// The nickname.
+    /// The name of the adapter.
     pub name: String,
     /// Layers that carry the adapter now. All of the adapter's, or loading fails.
     pub applied: Vec<String>,
@@ -23,7 +23,7 @@ pub struct LoraReport {
 /// One adapter on a model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AdapterStatus {
-    /// The nickname.
+    /// The name of the adapter.
     pub name: String,
     /// Factor on the adapter's own scale.
     pub strength: f64,
@@ -53,12 +53,12 @@ impl Default for LoraOptions {
     }
 }
 
-/// The adapters on a model, by nickname. Implemented for every [`LoraHost`].
+/// The adapters on a model, by name. Implemented for every [`LoraHost`].
 ///
 /// Adapters lie beside the base weights, so enabling, disabling and switching cost nothing but the
 /// memory of the factors. A call that fails changes nothing.
 pub trait LoraRegistry<B: Backend>: LoraHost<B> {
-    /// Puts an adapter on the model, enabled, under a nickname.
+    /// Puts an adapter on the model, enabled, under a name that is not in use yet.
     ///
     /// # Errors
     /// [`LoraError::AdapterExists`]; [`LoraError::UnknownModule`] and [`LoraError::ShapeMismatch`]

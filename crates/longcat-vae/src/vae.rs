@@ -37,7 +37,7 @@ pub struct WanVae<B: Backend> {
 }
 
 impl<B: Backend> WanVae<B> {
-    /// A VAE with freshly drawn f32 weights (made when first used).
+    /// A VAE with random f32 weights, which are initialised when they are first used.
     pub fn new(config: &WanVaeConfig, device: &B::Device) -> Self {
         let (z, moments) = (config.z_dim, 2 * config.z_dim);
         Self {
@@ -50,8 +50,8 @@ impl<B: Backend> WanVae<B> {
         }
     }
 
-    /// The VAE with its weights as they are, cast where they are used: f32 weights that are trained
-    /// with activations of half the size.
+    /// The VAE with activations of another dtype than its weights, which are cast where they are used:
+    /// training keeps f32 weights and halves the memory of activations with bf16.
     pub fn computing_in(mut self, dtype: DType) -> Self {
         self.compute_dtype = Some(dtype);
         self
@@ -134,7 +134,7 @@ impl<B: KernelBackend> WanVae<B> {
         })
     }
 
-    /// As [`Self::encode`], cut as `options` say; `progress` hears of every chunk and may stop.
+    /// As [`Self::encode`], cut as `options` say; `progress` is called after every chunk and may stop.
     ///
     /// # Errors
     /// As [`Self::encode`]; also [`VaeError::Options`], and [`VaeError::Cancelled`] on a break.
@@ -194,7 +194,7 @@ impl<B: KernelBackend> WanVae<B> {
         })
     }
 
-    /// As [`Self::decode`], cut as `options` say; `progress` hears of every chunk and may stop.
+    /// As [`Self::decode`], cut as `options` say; `progress` is called after every chunk and may stop.
     ///
     /// Tiles are decoded one after another, each from beginning to end, so that only one of them is
     /// remembered; [`Self::decode_chunks`] needs more memory with tiles.

@@ -1,8 +1,8 @@
 //! A video goes on: its last frames are the first ones of the result.
 
-use std::error::Error;
 use std::path::PathBuf;
 
+use anyhow::Result;
 use clap::Parser;
 use longcat_examples::Common;
 use longcat_runtime::{RuntimeOptions, open_pipeline};
@@ -19,7 +19,7 @@ struct Args {
     common: Common,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<()> {
     let args = Args::parse();
     let common = &args.common;
     let video = PixelFrames::read_video(&args.video)?;

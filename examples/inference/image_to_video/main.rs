@@ -1,8 +1,8 @@
 //! A picture becomes the first frame of a video.
 
-use std::error::Error;
 use std::path::PathBuf;
 
+use anyhow::Result;
 use clap::Parser;
 use longcat_examples::Common;
 use longcat_runtime::{RuntimeOptions, open_pipeline};
@@ -19,7 +19,7 @@ struct Args {
     common: Common,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<()> {
     let args = Args::parse();
     let common = &args.common;
     let image = PixelFrames::read_image(&args.image)?;

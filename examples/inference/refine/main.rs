@@ -1,8 +1,8 @@
 //! A video is refined: more pixels and twice the frame rate.
 
-use std::error::Error;
 use std::path::PathBuf;
 
+use anyhow::Result;
 use clap::Parser;
 use longcat_examples::Common;
 use longcat_runtime::{RuntimeOptions, open_pipeline};
@@ -20,7 +20,7 @@ struct Args {
     common: Common,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<()> {
     let args = Args::parse();
     let common = &args.common;
     let read = read_video(&args.video, &ReadOptions::default())?;

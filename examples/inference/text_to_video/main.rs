@@ -1,7 +1,6 @@
 //! A prompt becomes a video.
 
-use std::error::Error;
-
+use anyhow::Result;
 use clap::Parser;
 use longcat_examples::Common;
 use longcat_runtime::{RuntimeOptions, open_pipeline};
@@ -16,7 +15,7 @@ struct Args {
     common: Common,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<()> {
     let Args { prompt, common } = Args::parse();
     let root = common.checkpoint()?;
     let mut pipeline = open_pipeline(&common.devices(), &root, &RuntimeOptions::default())?;

@@ -50,11 +50,11 @@ impl PeftConfig {
                 key: HEADER_KEY,
                 cause,
             })?;
-        let own = map.into_iter().filter_map(|(key, value)| {
+        let settings = map.into_iter().filter_map(|(key, value)| {
             let key = key.strip_prefix(HEADER_PREFIX)?.to_string();
             Some((key, value))
         });
-        Self::new(file, JsonConfig::new(file, own.collect())).map(Some)
+        Self::new(file, JsonConfig::new(file, settings.collect())).map(Some)
     }
 
     fn new(path: &Path, mut json: JsonConfig) -> Result<Self, LoraError> {

@@ -369,9 +369,9 @@ impl Source {
 
 /// The keys that a block of part `part` came from.
 fn factor_keys(layers: &[(Option<usize>, &Layer)], part: usize) -> FactorKeys {
-    let own = |(of, _): &&(Option<usize>, &Layer)| of.is_none_or(|of| of == part);
+    let of_part = |(of, _): &&(Option<usize>, &Layer)| of.is_none_or(|of| of == part);
     let key = |role: Role| {
-        let (_, layer) = layers.iter().find(own)?;
+        let (_, layer) = layers.iter().find(of_part)?;
         layer.keys.get(&role).cloned()
     };
     FactorKeys {

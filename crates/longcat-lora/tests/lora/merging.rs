@@ -39,8 +39,8 @@ fn golden_merged_weights() {
 
         let mut host = Host::tiny();
         for (index, (adapter, strength)) in loras.iter().enumerate() {
-            let nickname = index.to_string();
-            host.load_adapter(&nickname, adapter, options(*strength))
+            let name_on_model = index.to_string();
+            host.load_adapter(&name_on_model, adapter, options(*strength))
                 .unwrap();
         }
         host.merge_adapters().unwrap();

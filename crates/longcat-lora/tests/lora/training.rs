@@ -68,7 +68,7 @@ fn loaded_adapters_are_exported_as_they_were() {
         let mut host = Host::tiny();
         host.load_adapter("a", &adapter, LoraOptions::default())
             .unwrap();
-        let exported = host.export_adapter("mine").unwrap();
+        let exported = host.export_adapter("a").unwrap();
         assert_eq!(exported.len(), adapter.len());
         for (name, blocks) in exported.targets() {
             assert_eq!(blocks, adapter.get(name).unwrap());

@@ -1,7 +1,6 @@
 //! An adapter merged into the weights, so that it costs nothing per step, and taken out again.
 
-use std::error::Error;
-
+use anyhow::Result;
 use clap::Parser;
 use longcat_examples::Common;
 use longcat_runtime::{DynPipeline, RuntimeOptions, open_pipeline};
@@ -15,7 +14,7 @@ struct Args {
     common: Common,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<()> {
     let Args { common } = Args::parse();
     let root = common.checkpoint()?;
     let mut pipeline = open_pipeline(&common.devices(), &root, &RuntimeOptions::default())?;
