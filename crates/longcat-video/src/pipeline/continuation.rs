@@ -66,8 +66,7 @@ impl<B: KernelBackend> Pipeline<B> {
     /// The checkpoint's number of condition frames, or the most that a shorter video has.
     pub(crate) fn cond_frames_of(&self, given: usize) -> usize {
         let group = self.vae_config().scale_factor_temporal;
-        let most = given.min(self.defaults().cond_frames);
-        most.saturating_sub(1) / group * group + 1
+        whole_groups(given.min(self.defaults().cond_frames), group)
     }
 
     /// Latent frames of a video and of the condition frames that it begins with.
@@ -187,5 +186,21 @@ impl<B: KernelBackend> Pipeline<B> {
             text: text.condition,
             schedule,
         })
+    }
+}
+
+/// The largest number of at most `frames` that is 1 more than a multiple of `group`.
+fn whole_groups(frames: usize, group: usize) -> usize {
+    frames.saturating_sub(1) / group * group + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::whole_groups;
+
+    #[test]
+    fn a_short_video_conditions_with_what_it_has() {
+        let frames = [1, 4, 5, 12, 13, 16].map(|frames| whole_groups(frames, 4));
+        assert_eq!(frames, [1, 1, 5, 9, 13, 13]);
     }
 }
