@@ -1,4 +1,4 @@
-//! Attention, block-sparse attention and linear kernels for Burn backends.
+//! Attention, block-sparse attention, convolution and fused kernels for Burn backends.
 //!
 //! Models call functions of tensors, such as [`linear`], [`attention`], [`bsa_attention`] and
 //! [`conv3d`], which are differentiable under Burn's autodiff:
