@@ -1,3 +1,5 @@
+//! Block-sparse attention against the official code.
+
 use burn::backend::Autodiff;
 use burn::tensor::{DType, Tensor, TensorData};
 use longcat_kernels::bsa::{block_mask, bsa_attention_with_lse};

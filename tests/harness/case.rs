@@ -1,3 +1,5 @@
+//! Golden cases: their files, what they expect, and what was found.
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

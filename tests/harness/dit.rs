@@ -1,3 +1,5 @@
+//! The transformer's forward passes, with and without cached keys and values.
+
 use burn::tensor::{DType, Tensor};
 use longcat_dit::{DitConfig, Embedded, LongCatTransformer, ParallelTransformer, TextCondition};
 use longcat_kernels::KernelBackend;

@@ -1,3 +1,5 @@
+//! Losses, gradients and an optimiser step of an adapter.
+
 use burn::backend::Autodiff;
 use burn::module::Module;
 use burn::tensor::DType;

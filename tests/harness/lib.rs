@@ -4,6 +4,9 @@
 //! `tests/golden`, or that of `LONGCAT_GOLDEN_DIR`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+// Generic code that the runtime has compiled is not compiled again here.
+use longcat_runtime as _;
+
 mod attention;
 mod case;
 mod dit;

@@ -1,3 +1,5 @@
+//! Adapters of every format: loaded, stacked, merged and refused.
+
 use burn::tensor::{DType, Tensor, TensorData};
 use longcat_dit::{LongCatTransformer, lora_targets};
 use longcat_kernels::KernelBackend;

@@ -1,3 +1,5 @@
+//! Whole pipelines, step by step.
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 

@@ -1,3 +1,5 @@
+//! Schedules of noise levels and their steps.
+
 use burn::tensor::{Tensor, TensorData};
 use longcat_kernels::KernelBackend;
 use longcat_video::{FlowMatchScheduler, ScheduleMode};

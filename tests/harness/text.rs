@@ -1,3 +1,5 @@
+//! Prompt cleaning, the tokenizer and the text encoder.
+
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use longcat_kernels::KernelBackend;
 use longcat_text::{PromptTokenizer, Umt5Encoder, clean_prompt};

@@ -1,3 +1,5 @@
+//! The VAE's encoder and decoder.
+
 use burn::tensor::{DType, Tensor};
 use longcat_kernels::KernelBackend;
 use longcat_vae::WanVae;

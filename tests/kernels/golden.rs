@@ -16,7 +16,7 @@ use crate::support::relative_error;
 
 fn golden_dir() -> PathBuf {
     std::env::var_os("LONGCAT_GOLDEN_DIR").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden")),
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/golden")),
         PathBuf::from,
     )
 }

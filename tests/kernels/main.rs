@@ -1,5 +1,7 @@
-//! The kernels against independent references, in one program: every backend that it instantiates
-//! takes minutes to compile.
+//! The kernels of `longcat-kernels` against independent references, on every compiled backend.
+//!
+//! The crate itself is optimised in full for tests; a program of its own package would be, too, which takes
+//! minutes for nothing.
 #![allow(clippy::unwrap_used)]
 
 #[cfg(feature = "cpu")]

@@ -43,7 +43,7 @@ fn float<B: Backend, const D: usize>(primitive: B::FloatTensorPrimitive) -> Tens
 fn golden_cases_run_on_the_fused_kernels() {
     let _guard = ONE_AT_A_TIME.lock();
     let root = std::env::var_os("LONGCAT_GOLDEN_DIR").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden")),
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/golden")),
         PathBuf::from,
     );
     let json =
