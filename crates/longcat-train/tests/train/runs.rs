@@ -329,11 +329,17 @@ fn all_weights_of_a_model_can_be_trained_and_loaded() {
     longcat_dit::LongCatTransformer::<Inner>::load(&dir, None, &FlexDevice).unwrap();
 }
 
-/// The program of this crate that trains, built with the tests.
-fn program() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let target = test.parent().and_then(Path::parent).unwrap();
-    target.join("examples/train")
+/// Names the configuration to the process that is to be killed.
+const KILLED_RUN: &str = "LONGCAT_TEST_KILLED_RUN";
+
+/// Trains in the process that [`a_run_killed_twenty_times_goes_on_from_its_newest_checkpoint`] starts.
+#[test]
+fn the_run_that_is_killed() {
+    if let Some(config) = std::env::var_os(KILLED_RUN) {
+        let interrupt = AtomicBool::new(false);
+        let config = Path::new(&config);
+        run::<Inner>(config, None, &FlexDevice, &mut Quiet, &interrupt).unwrap();
+    }
 }
 
 #[test]
@@ -350,8 +356,9 @@ fn a_run_killed_twenty_times_goes_on_from_its_newest_checkpoint() {
     };
     let mut before = 0;
     for kill in 0..20u64 {
-        let mut child = Command::new(program())
-            .arg(&config)
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "runs::the_run_that_is_killed"])
+            .env(KILLED_RUN, &config)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
