@@ -29,7 +29,7 @@ enum Command {
     Test(Rest),
     /// The documentation, without warnings.
     Doc,
-    /// The packages of the published crates, each compiled from its package alone.
+    /// The packages of the published crates.
     Package,
     /// Time operations and networks with random weights (`cargo xtask bench --help`).
     Bench(Rest),

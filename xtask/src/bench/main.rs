@@ -33,7 +33,7 @@ struct Timing {
     /// Runs after the first, which is reported by itself; their median is reported.
     #[arg(long, default_value_t = 5)]
     repeats: usize,
-    /// Where to run: cpu, wgpu[:i] or cuda[:i].
+    /// Where to run: cpu, wgpu, wgpu:1, cuda or cuda:1.
     #[arg(long, default_value = "cpu")]
     device: DeviceSpec,
     /// On cuda, multiply with Burn's own kernels instead of cuBLASLt.
