@@ -11,7 +11,7 @@ use longcat_video::{PixelFrames, Sampling};
 /// What every example can be told.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Common {
-    /// Where to run: cpu, wgpu[:i] or cuda[:i]. The best device there is without it.
+    /// Where to run: cpu, wgpu, wgpu:1, cuda or cuda:1. The best device there is without it.
     #[arg(long)]
     device: Option<DeviceList>,
     /// Checkpoint directory; the small built-in one without it.

@@ -45,7 +45,7 @@ pub struct Place {
     /// Checkpoint directory; by default the small built-in checkpoint.
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
-    /// Where to run: cpu, wgpu[:i] or cuda[:i]; by default the best device there is. Several, as in
+    /// Where to run: cpu, wgpu, wgpu:1, cuda or cuda:1; by default the best device there is. Several, as in
     /// cuda:0,cuda:1, share the denoising.
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<DeviceList>,
@@ -193,7 +193,7 @@ pub struct ImageToVideo {
 #[derive(Debug, Args, Clone)]
 pub struct Condition {
     /// Condition frames: how many of the last frames the new ones continue, 4n + 1; by default the
-    /// checkpoint's (13 in the release).
+    /// checkpoint's (13 in the release), or as many as a shorter clip has.
     #[arg(long, value_name = "N")]
     pub cond_frames: Option<usize>,
     /// Pass the condition frames through the transformer in every step instead of caching their keys

@@ -17,7 +17,7 @@ pub struct TrainLora {
     /// The run: data, adapter, optimiser and what to write (docs/training.md).
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Where to run: cpu, wgpu[:i] or cuda[:i]. The best device there is without it.
+    /// Where to run: cpu, wgpu, wgpu:1, cuda or cuda:1. The best device there is without it.
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<DeviceSpec>,
     /// Print the result as JSON and nothing else.

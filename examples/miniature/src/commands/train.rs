@@ -17,7 +17,7 @@ pub struct Train {
     /// The run: a file as docs/training.md describes it, with `[miniature]`.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Where to run: cpu, wgpu[:i] or cuda[:i].
+    /// Where to run: cpu, wgpu, wgpu:1, cuda or cuda:1.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     device: DeviceSpec,
 }

@@ -28,7 +28,7 @@ pub struct TrainFor {
     /// How long it is to take in all, preparing data and models included.
     #[arg(long)]
     minutes: f64,
-    /// Where to run: cpu, wgpu[:i] or cuda[:i].
+    /// Where to run: cpu, wgpu, wgpu:1, cuda or cuda:1.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     device: DeviceSpec,
 }

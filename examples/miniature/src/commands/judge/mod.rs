@@ -53,7 +53,7 @@ pub struct Judge {
     /// Seed of the noise; video i takes the seed plus i.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Where to run: cpu, wgpu[:i] or cuda[:i].
+    /// Where to run: cpu, wgpu, wgpu:1, cuda or cuda:1.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     device: DeviceSpec,
     /// Keep the videos in this folder.
