@@ -38,10 +38,13 @@ impl Target {
     fn train(&self, recipe: &str) {
         let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
         let text = fs::read_to_string(recipes.join(format!("{recipe}.toml"))).unwrap();
-        let text = text.replace(
-            "../../../target/miniature",
-            self.dir.path().to_str().unwrap(),
-        );
+        let text = text
+            .replace(
+                "../../../target/miniature",
+                self.dir.path().to_str().unwrap(),
+            )
+            // As the recipe says for a CPU.
+            .replace("precision = \"bf16\"", "precision = \"f32\"");
         let mut table: Table = toml::from_str(&text).unwrap();
         let mut set = |section: &str, key: &str, value: i64| {
             let section = table[section].as_table_mut().unwrap();
