@@ -167,7 +167,7 @@ impl JsonConfig {
     }
 
     fn take_optional<T: DeserializeOwned>(&mut self, key: &str) -> Result<Option<T>, ConfigError> {
-        let Some(value) = self.keys.remove(key) else {
+        let Some(value) = self.keys.shift_remove(key) else {
             return Ok(None);
         };
         let text = value.to_string();
@@ -187,7 +187,7 @@ impl JsonConfig {
     /// [`ConfigError::Unsupported`].
     pub fn require(&mut self, key: &str, supported: impl Into<Value>) -> Result<(), ConfigError> {
         let supported = supported.into();
-        match self.keys.remove(key) {
+        match self.keys.shift_remove(key) {
             Some(value) if value != supported => Err(self.unsupported(key, value, supported)),
             _ => Ok(()),
         }
