@@ -6,7 +6,7 @@ use half::{bf16, f16};
 /// A host matrix of floats in its stored type, row-major, little-endian.
 ///
 /// Factors keep the type and bits of the file they came from; every operation here except
-/// [`Matrix::to_f32`] and [`Matrix::scaled_exactly`] moves bits without looking at values.
+/// [`Matrix::to_f32`] and exact scaling moves bits without looking at values.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Matrix {
     rows: usize,
