@@ -62,7 +62,7 @@ pub fn dependencies() -> Result<()> {
     run(
         "deny",
         &[
-            "--offline",
+            "--locked",
             "check",
             "--hide-inclusion-graph",
             "bans",
@@ -94,8 +94,8 @@ pub fn documents() -> Result<()> {
     finish(command, "doc")
 }
 
-/// Packs the published crates. They are not compiled again from their packages: that takes longer than all
-/// other chores, and what a package may lack, a file or a dependency, is named while it is packed.
+/// Packs the published crates. They are not compiled from their packages, which would compile all
+/// dependencies again.
 pub fn packages() -> Result<()> {
     let mut args = vec!["--allow-dirty".to_string(), "--no-verify".to_string()];
     for name in house::published()? {
