@@ -2,6 +2,7 @@
 //!
 //! - [`WeightFiles`]: one safetensors file, or a directory of shards with an index, memory-mapped;
 //! - [`NameMap`]: an ordered table of regular expressions from file keys to module paths;
+//!   [`KIJAI_LAYERS`]: the layer names of ComfyUI's files;
 //! - [`load_module`]: strict loading of a Burn module, with a [`LoadReport`];
 //! - [`JsonConfig`], [`ConfigError`]: reading the `config.json` beside the weights;
 //! - [`upload`]: host data to a device in one copy;
@@ -64,6 +65,6 @@ pub use config::{ConfigError, JsonConfig};
 pub use error::WeightsError;
 pub use files::{TensorInfo, WeightFiles};
 pub use load::{LoadOptions, LoadReport, load_module};
-pub use names::NameMap;
+pub use names::{KIJAI_LAYERS, NameMap};
 pub use upload::upload;
 pub use write::{NamedTensor, collect_module, write_atomic, write_safetensors};

@@ -1,6 +1,10 @@
 //! Naming schemes: ordered tables of regular expressions.
 
+mod kijai;
+
 use regex::Regex;
+
+pub use kijai::KIJAI_LAYERS;
 
 /// An ordered table of regex rules that turns one naming scheme into another.
 ///
@@ -27,6 +31,36 @@ impl NameMap {
         Self { rules }
     }
 
+    /// Builds a table from whole layer names `(theirs, ours)` such as [`KIJAI_LAYERS`]: `{i}` is a
+    /// number, and the tensor's own name follows the layer's (`.weight`). Part j of a fused layer,
+    /// `layer#j`, becomes `layer.weight#j`, which [`crate::WeightFiles::renamed`] puts together.
+    ///
+    /// # Panics
+    /// If a row makes no valid pattern: tables are data of the program.
+    pub fn of_layers(rows: &[(&str, &str)]) -> Self {
+        let rules = rows.iter().map(|(theirs, ours)| {
+            let numbers = theirs.matches("{i}").count();
+            let pattern = regex::escape(theirs).replace(r"\{i\}", "([0-9]+)");
+            let (layer, part) = match ours.split_once('#') {
+                Some((layer, part)) => (layer, format!("#{part}")),
+                None => (*ours, String::new()),
+            };
+            let mut replacement = layer.to_string();
+            for group in 1..=numbers {
+                replacement = replacement.replacen("{i}", &format!("${{{group}}}"), 1);
+            }
+            let rest = numbers + 1;
+            let pattern = format!(r"^{pattern}\.([^.]+)$");
+            (pattern, format!("{replacement}.${{{rest}}}{part}"))
+        });
+        let rules: Vec<(String, String)> = rules.collect();
+        let rules: Vec<(&str, &str)> = rules
+            .iter()
+            .map(|(from, to)| (from.as_str(), to.as_str()))
+            .collect();
+        Self::new(&rules)
+    }
+
     /// The name of `key` in the target scheme.
     pub fn map(&self, key: &str) -> String {
         self.rules
@@ -41,5 +75,32 @@ impl NameMap {
         self.rules
             .iter()
             .map(|(regex, replacement)| (regex.as_str(), replacement.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_layers_keep_the_tensor_and_mark_parts() {
+        let names = NameMap::of_layers(KIJAI_LAYERS);
+        let expected = [
+            ("patch_embedding.bias", "x_embedder.proj.bias"),
+            (
+                "blocks.12.self_attn.k.weight",
+                "blocks.12.attn.qkv.weight#1",
+            ),
+            (
+                "blocks.0.cross_attn.v.bias",
+                "blocks.0.cross_attn.kv_linear.bias#1",
+            ),
+            ("blocks.3.norm3.weight", "blocks.3.pre_crs_attn_norm.weight"),
+            ("blocks.3.ffn.w2.weight", "blocks.3.ffn.w2.weight"),
+            ("head.head.scale_weight", "final_layer.linear.scale_weight"),
+        ];
+        for (theirs, ours) in expected {
+            assert_eq!(names.map(theirs), ours);
+        }
     }
 }
