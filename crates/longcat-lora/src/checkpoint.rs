@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use burn::tensor::{Bytes, DType, TensorData};
-use longcat_weights::{TensorInfo, WeightFiles, WeightsError};
+use longcat_weights::{StoredType, TensorInfo, WeightFiles, WeightsError};
 use safetensors::tensor::{View, serialize_to_file};
 use safetensors::{Dtype, SafeTensorError};
 use serde::Serialize;
@@ -93,6 +93,13 @@ fn check(
     let mut merged = Vec::new();
     let mut present = BTreeSet::new();
     for key in files.keys() {
+        if files
+            .stored(key)
+            .is_ok_and(|tensor| tensor.float().is_none())
+        {
+            // Packed values are made numbers while the new file is written, which cannot fail.
+            files.tensor_data(key)?;
+        }
         let Some((target, part)) = target_of(key, table) else {
             continue;
         };
@@ -151,11 +158,13 @@ fn write_all(
     let shards: BTreeSet<&Path> = files.files().collect();
     for shard in &shards {
         let source = WeightFiles::open(shard)?;
-        let file = output.join(shard.file_name().unwrap_or_default());
+        let file = output
+            .join(shard.file_name().unwrap_or_default())
+            .with_extension("safetensors");
         let tensors = source.keys().filter_map(|key| {
             let tensor = Tensor {
                 info: source.info(key)?,
-                stored: source.bytes(key).ok()?,
+                source: &source,
                 key,
                 adapters,
                 table,
@@ -187,20 +196,43 @@ fn into_io(error: SafeTensorError) -> std::io::Error {
 /// A tensor of the new checkpoint, computed when its turn comes to be written.
 struct Tensor<'a> {
     info: TensorInfo,
-    stored: Cow<'a, [u8]>,
+    source: &'a WeightFiles,
     key: &'a str,
     adapters: &'a [Weighted<'a>],
     table: &'a TargetTable,
 }
 
 impl Tensor<'_> {
+    /// The type it is written in: the stored one, and bf16 of packed weights.
+    fn written(&self) -> Dtype {
+        match self.info.dtype {
+            StoredType::Plain(Dtype::F8_E4M3 | Dtype::F8_E5M2) | StoredType::Block(_) => {
+                Dtype::BF16
+            }
+            StoredType::Plain(_) if self.info.scaled => Dtype::BF16,
+            StoredType::Plain(dtype) => dtype,
+        }
+    }
+
+    fn stored(&self) -> Cow<'_, [u8]> {
+        if StoredType::Plain(self.written()) == self.info.dtype && !self.info.scaled {
+            return self.source.bytes(self.key).unwrap_or_default();
+        }
+        // Its values were found to be finite before anything was written.
+        let data = self.source.tensor_data_in(self.key, Some(DType::BF16));
+        Cow::Owned(
+            data.map(|data| data.as_bytes().to_vec())
+                .unwrap_or_default(),
+        )
+    }
+
     fn merged(&self) -> Option<Vec<u8>> {
         let (target, part) = target_of(self.key, self.table)?;
         let &[rows, cols] = self.info.shape.as_slice() else {
             return None;
         };
-        let dtype = float_dtype(self.info.dtype)?;
-        let bytes = Bytes::from_bytes_vec(self.stored.to_vec());
+        let dtype = StoredType::Plain(self.written()).float()?;
+        let bytes = Bytes::from_bytes_vec(self.stored().into_owned());
         let data = TensorData::from_bytes(bytes, [rows, cols], dtype);
         let mut weight: Vec<f64> = data.iter::<f64>().collect();
         let first_row = part.unwrap_or(0) * rows;
@@ -218,7 +250,7 @@ impl Tensor<'_> {
 
 impl View for Tensor<'_> {
     fn dtype(&self) -> Dtype {
-        self.info.dtype
+        self.written()
     }
 
     fn shape(&self) -> &[usize] {
@@ -228,22 +260,12 @@ impl View for Tensor<'_> {
     fn data(&self) -> Cow<'_, [u8]> {
         match self.merged() {
             Some(bytes) => bytes.into(),
-            None => Cow::Borrowed(&self.stored),
+            None => self.stored(),
         }
     }
 
     fn data_len(&self) -> usize {
-        self.stored.len()
-    }
-}
-
-fn float_dtype(dtype: Dtype) -> Option<DType> {
-    match dtype {
-        Dtype::F64 => Some(DType::F64),
-        Dtype::F32 => Some(DType::F32),
-        Dtype::F16 => Some(DType::F16),
-        Dtype::BF16 => Some(DType::BF16),
-        _ => None,
+        self.info.shape.iter().product::<usize>() * self.written().bitsize() / 8
     }
 }
 

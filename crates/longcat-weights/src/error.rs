@@ -14,26 +14,27 @@ pub enum WeightsError {
         /// The cause.
         cause: std::io::Error,
     },
-    /// The file is not in the safetensors format at all.
-    #[error(
-        "{path}: not a safetensors file ({reason}); if it is a PyTorch pickle, convert it to safetensors first"
-    )]
+    /// The file is in none of the formats that are read.
+    #[error("{path}: not a file of weights in safetensors, GGUF or PyTorch's format ({reason})")]
     NotSafetensors {
         /// The file.
         path: PathBuf,
         /// What was found instead.
         reason: String,
     },
-    /// The header is well-formed, but the file does not hold the data it announces.
-    #[error("{path}: corrupt or truncated safetensors file ({reason}); download it again")]
+    /// The format is known, but the file contradicts itself or does not hold the data it announces.
+    #[error("{path}: corrupt or truncated file ({reason}); download it again")]
     Corrupt {
         /// The file.
         path: PathBuf,
         /// What is inconsistent.
         reason: String,
     },
-    /// A directory holds neither an index nor a safetensors file.
-    #[error("{path}: no safetensors file or shard index (*.safetensors.index.json) found here")]
+    /// A directory holds neither an index nor a file of weights.
+    #[error(
+        "{path}: no file of weights (safetensors, GGUF, PyTorch) or shard index (*.safetensors.index.json) \
+         found here"
+    )]
     NoWeights {
         /// The directory.
         path: PathBuf,
@@ -85,7 +86,10 @@ pub enum WeightsError {
         index: usize,
     },
     /// A tensor's stored type cannot serve as weights.
-    #[error("{path}: {key} is stored as {dtype}; weights must be F64, F32, F16 or BF16")]
+    #[error(
+        "{path}: {key} is stored as {dtype}; weights must be F64, F32, F16, BF16, fp8, int8 with a scale, \
+         or of a block type of GGUF"
+    )]
     WrongDtype {
         /// The file.
         path: PathBuf,
@@ -93,6 +97,26 @@ pub enum WeightsError {
         key: String,
         /// The stored type.
         dtype: String,
+    },
+    /// A tensor is packed in a way that is not read.
+    #[error("{path}: {key}: {reason}")]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The tensor or layer.
+        key: String,
+        /// What it is, and what would be read.
+        reason: String,
+    },
+    /// The weights are another model's.
+    #[error("{path}: these are weights of {found}; needed are those of {needed}")]
+    OtherModel {
+        /// The file or directory.
+        path: PathBuf,
+        /// Whose weights they are.
+        found: String,
+        /// Whose weights were asked for.
+        needed: &'static str,
     },
     /// Keys and module do not match. The report says how.
     #[error("{path}: the weights do not fit the model: {report}")]

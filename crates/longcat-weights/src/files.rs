@@ -1,4 +1,4 @@
-//! Reading safetensors: memory-mapped files and shards, checked before use.
+//! Tensors by name: memory-mapped files and shards, checked before use.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -8,16 +8,20 @@ use std::sync::Arc;
 
 use burn::tensor::{Bytes, DType, TensorData};
 use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensors};
 
 use crate::error::index_error;
-use crate::{NameMap, WeightsError};
+use crate::finite::first_not_finite;
+use crate::format::{self, OTHER_ENDINGS};
+use crate::stored::{Scale, StoredPart, StoredTensor, StoredType};
+use crate::{WeightsError, scales};
 
 /// Where one tensor lies and what it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Stored type.
-    pub dtype: Dtype,
+    /// Stored type; that of the first part where parts of rows differ.
+    pub dtype: StoredType,
+    /// Whether its values are multiplied by a scale that the file stores beside them.
+    pub scaled: bool,
     /// Shape, outermost dimension first.
     pub shape: Vec<usize>,
     /// The file that holds it.
@@ -25,18 +29,20 @@ pub struct TensorInfo {
 }
 
 #[derive(Clone)]
-struct Entry {
-    dtype: Dtype,
-    shape: Vec<usize>,
+pub(crate) struct Entry {
+    pub(crate) shape: Vec<usize>,
     /// Where the bytes lie: one place, or one per part of rows that a file stores split.
-    parts: Vec<Part>,
+    pub(crate) parts: Vec<Part>,
 }
 
 #[derive(Clone)]
-struct Part {
+pub(crate) struct Part {
     shard: usize,
     start: usize,
     end: usize,
+    elements: usize,
+    pub(crate) kind: StoredType,
+    pub(crate) scale: Option<Scale>,
 }
 
 #[derive(Clone)]
@@ -45,15 +51,16 @@ struct Shard {
     map: Arc<Mmap>,
 }
 
-/// One safetensors file, or the shards of a directory, memory-mapped.
+/// A file of tensors (safetensors, GGUF, or what `torch.save` writes), or the safetensors shards of a
+/// directory, memory-mapped.
 ///
 /// Opening reads and checks headers only; tensor data is paged in when asked for. Clones share the
-/// maps.
+/// maps. Scales of fp8 and int8 weights are no tensors of their own: they belong to the weights.
 #[derive(Clone)]
 pub struct WeightFiles {
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     shards: Vec<Shard>,
-    entries: BTreeMap<String, Entry>,
+    pub(crate) entries: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
 }
 
@@ -67,12 +74,13 @@ impl std::fmt::Debug for WeightFiles {
 }
 
 impl WeightFiles {
-    /// Opens a safetensors file, or a directory that holds either a shard index
-    /// (`*.safetensors.index.json`) or exactly one safetensors file.
+    /// Opens a file, or a directory that holds either a shard index
+    /// (`*.safetensors.index.json`) or exactly one file of weights.
     ///
     /// # Errors
-    /// [`WeightsError`] names the file and, where there is one, the key: absent files, files that
-    /// are not safetensors, truncated data, an index that contradicts its shards.
+    /// [`WeightsError`] names the file and, where there is one, the key: absent files, files of
+    /// another format, truncated data, an index that contradicts its shards, packed types that are not
+    /// read.
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
         let mut files = Self {
             path: path.to_path_buf(),
@@ -80,29 +88,30 @@ impl WeightFiles {
             entries: BTreeMap::new(),
             metadata: BTreeMap::new(),
         };
-        if !path.is_dir() {
+        if path.is_dir() {
+            files.open_directory(path)?;
+        } else {
             files.add_shard(path)?;
-            return Ok(files);
         }
+        scales::attach(&mut files)?;
+        Ok(files)
+    }
+
+    fn open_directory(&mut self, path: &Path) -> Result<(), WeightsError> {
         let (index, mut singles) = list_directory(path)?;
         match (index, singles.len()) {
-            (Some(index), _) => files.open_index(&index)?,
-            (None, 1) => files.add_shard(&singles.remove(0))?,
-            (None, 0) => {
-                return Err(WeightsError::NoWeights {
-                    path: path.to_path_buf(),
-                });
-            }
-            (None, n) => {
-                return Err(WeightsError::BadIndex {
-                    path: path.to_path_buf(),
-                    reason: format!(
-                        "{n} safetensors files and no *.safetensors.index.json that says how they belong together"
-                    ),
-                });
-            }
+            (Some(index), _) => self.open_index(&index),
+            (None, 1) => self.add_shard(&singles.remove(0)),
+            (None, 0) => Err(WeightsError::NoWeights {
+                path: path.to_path_buf(),
+            }),
+            (None, n) => Err(WeightsError::BadIndex {
+                path: path.to_path_buf(),
+                reason: format!(
+                    "{n} safetensors files and no *.safetensors.index.json that says how they belong together"
+                ),
+            }),
         }
-        Ok(files)
     }
 
     fn open_index(&mut self, index: &Path) -> Result<(), WeightsError> {
@@ -165,28 +174,35 @@ impl WeightFiles {
         // SAFETY: the map is read-only; as with every memory-mapped reader, another process that
         // truncates the file meanwhile can raise SIGBUS, which is the documented trade-off.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| WeightsError::io(path, e))?;
-        let (header, metadata) = read_header(path, &map)?;
-        let data_start = map.len() - header.1;
+        let header = format::read(path, &map)?;
         let shard = self.shards.len();
-        for (key, info) in header.0 {
+        for tensor in header.tensors {
+            let key = tensor.key;
+            let part = Part {
+                shard,
+                start: tensor.bytes.start,
+                end: tensor.bytes.end,
+                elements: tensor.shape.iter().product(),
+                kind: tensor.kind,
+                scale: None,
+            };
             let entry = Entry {
-                dtype: info.0,
-                shape: info.1,
-                parts: vec![Part {
-                    shard,
-                    start: data_start + info.2,
-                    end: data_start + info.3,
-                }],
+                shape: tensor.shape,
+                parts: vec![part],
             };
             if let Some(other) = self.entries.insert(key.clone(), entry) {
+                let place = match other.parts[0].shard == shard {
+                    true => "there twice".into(),
+                    false => format!("also in {}", self.file_of(&other).display()),
+                };
                 return Err(WeightsError::BadIndex {
                     path: path.to_path_buf(),
-                    reason: format!("{key} is also in {}", self.file_of(&other).display()),
+                    reason: format!("{key} is {place}"),
                 });
             }
         }
         if shard == 0 {
-            self.metadata = metadata;
+            self.metadata = header.metadata;
         }
         self.shards.push(Shard {
             path: path.to_path_buf(),
@@ -213,139 +229,162 @@ impl WeightFiles {
     /// Type, shape and file of a tensor.
     pub fn info(&self, key: &str) -> Option<TensorInfo> {
         self.entries.get(key).map(|e| TensorInfo {
-            dtype: e.dtype,
+            dtype: e.parts[0].kind,
+            scaled: e.parts.iter().any(|part| part.scale.is_some()),
             shape: e.shape.clone(),
             file: self.file_of(e).to_path_buf(),
         })
     }
 
-    /// The `__metadata__` strings of the (first) file.
+    /// The strings that the (first) file holds beside its tensors: `__metadata__` of safetensors, simple
+    /// values of GGUF.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
 
-    /// The stored bytes of a tensor (little endian, row-major); borrowed from the map unless it has
-    /// several parts.
+    /// The stored bytes of a tensor (little endian, row-major), before its scale; borrowed from the map
+    /// unless it has several parts.
     ///
     /// # Errors
     /// [`WeightsError::MissingTensor`].
     pub fn bytes(&self, key: &str) -> Result<Cow<'_, [u8]>, WeightsError> {
-        let slice = |part: &Part| &self.shards[part.shard].map[part.start..part.end];
         Ok(match self.entry(key)?.parts.as_slice() {
-            [whole] => slice(whole).into(),
-            parts => parts.iter().map(slice).collect::<Vec<_>>().concat().into(),
+            [whole] => self.slice(whole).into(),
+            parts => {
+                let parts: Vec<&[u8]> = parts.iter().map(|part| self.slice(part)).collect();
+                parts.concat().into()
+            }
         })
     }
 
-    /// The same tensors under other names.
-    ///
-    /// Names that `names` turns into `key#0`, `key#1`, … become one tensor `key` with the rows of
-    /// the parts one after another.
-    ///
-    /// # Errors
-    /// [`WeightsError::BadIndex`] when two tensors get one name, or parts are missing or differ in
-    /// type or row shape.
-    pub fn renamed(&self, names: &NameMap) -> Result<Self, WeightsError> {
-        let bad = |reason: String| WeightsError::BadIndex {
-            path: self.path.clone(),
-            reason,
-        };
-        let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
-        let mut split: BTreeMap<String, BTreeMap<usize, &Entry>> = BTreeMap::new();
-        for (old, entry) in &self.entries {
-            let name = names.map(old);
-            let taken = match name.rsplit_once('#').map(|(n, j)| (n, j.parse::<usize>())) {
-                Some((name, Ok(part))) => {
-                    let parts = split.entry(name.to_string()).or_default();
-                    parts.insert(part, entry).is_some()
-                }
-                _ => entries.insert(name.clone(), entry.clone()).is_some(),
-            };
-            if taken {
-                return Err(bad(format!("two tensors are called {name}")));
-            }
-        }
-        for (name, parts) in split {
-            let count = parts.len();
-            let mut fused: Option<Entry> = None;
-            for (expected, (index, part)) in parts.into_iter().enumerate() {
-                let fits = fused.as_ref().is_none_or(|f| {
-                    f.dtype == part.dtype && f.shape.get(1..) == part.shape.get(1..)
-                });
-                if index != expected || !fits || part.shape.is_empty() {
-                    return Err(bad(format!(
-                        "part {expected} of {name} is missing or differs in type or row shape \
-                         ({count} parts found)"
-                    )));
-                }
-                match &mut fused {
-                    None => fused = Some(part.clone()),
-                    Some(fused) => {
-                        fused.shape[0] += part.shape[0];
-                        fused.parts.extend(part.parts.iter().cloned());
-                    }
-                }
-            }
-            if let Some(fused) = fused
-                && entries.insert(name.clone(), fused).is_some()
-            {
-                return Err(bad(format!("two tensors are called {name}")));
-            }
-        }
-        Ok(Self {
+    fn slice(&self, part: &Part) -> &[u8] {
+        &self.shards[part.shard].map[part.start..part.end]
+    }
+
+    /// The same files with other tensors of them.
+    pub(crate) fn with_entries(&self, entries: BTreeMap<String, Entry>) -> Self {
+        Self {
             entries,
             ..self.clone()
+        }
+    }
+
+    /// A tensor as it is stored, to be unpacked.
+    ///
+    /// # Errors
+    /// [`WeightsError::MissingTensor`]; [`WeightsError::WrongDtype`] where the values are no numbers
+    /// of weights, such as integers without a scale.
+    pub fn stored(&self, key: &str) -> Result<StoredTensor<'_>, WeightsError> {
+        let entry = self.entry(key)?;
+        let parts = entry.parts.iter().map(|part| {
+            if !part.kind.is_readable(part.scale.is_some()) {
+                return Err(WeightsError::WrongDtype {
+                    path: self.file_of(entry).to_path_buf(),
+                    key: key.to_string(),
+                    dtype: part.kind.to_string(),
+                });
+            }
+            Ok(StoredPart {
+                kind: part.kind,
+                bytes: self.slice(part),
+                elements: part.elements,
+                scale: part.scale.clone(),
+            })
+        });
+        Ok(StoredTensor {
+            shape: entry.shape.clone(),
+            parts: parts.collect::<Result<_, _>>()?,
         })
     }
 
-    /// A floating-point tensor in its stored type, checked to hold finite values only.
+    /// A tensor of weights, checked to hold finite values only: in its stored type where that is F64,
+    /// F32, F16 or BF16, else unpacked to F32.
     ///
     /// # Errors
-    /// [`WeightsError::MissingTensor`], [`WeightsError::WrongDtype`] for anything but
-    /// F64, F32, F16 and BF16, [`WeightsError::NotFinite`].
+    /// As [`Self::stored`], and [`WeightsError::NotFinite`].
     pub fn tensor_data(&self, key: &str) -> Result<TensorData, WeightsError> {
-        let dtype = self.float_dtype(key)?;
-        let (bytes, shape) = self.finite_bytes(key)?;
-        let bytes = Bytes::from_bytes_vec(bytes.into_owned());
-        Ok(TensorData::from_bytes(bytes, shape.to_vec(), dtype))
+        self.tensor_data_in(key, None)
     }
 
-    /// Bytes and shape of a floating-point tensor that holds finite values only.
+    /// As [`Self::tensor_data`], in another of those types: every value is rounded once.
+    ///
+    /// # Errors
+    /// As [`Self::tensor_data`].
+    pub fn tensor_data_in(
+        &self,
+        key: &str,
+        dtype: Option<DType>,
+    ) -> Result<TensorData, WeightsError> {
+        let stored = self.stored(key)?;
+        let natural = stored.natural_dtype();
+        let dtype = dtype.unwrap_or(natural);
+        // Values of 64 bits do not pass through the 32 of unpacking.
+        let direct = stored.float() == Some(dtype) || natural == DType::F64;
+        let bytes = match direct {
+            true => self.finite_bytes(key)?.0.into_owned(),
+            false => self.unpacked(key, &stored, dtype)?,
+        };
+        let made = if direct { natural } else { dtype };
+        let data = TensorData::from_bytes(Bytes::from_bytes_vec(bytes), stored.shape, made);
+        Ok(if made == dtype {
+            data
+        } else {
+            data.convert_dtype(dtype)
+        })
+    }
+
+    fn unpacked(
+        &self,
+        key: &str,
+        stored: &StoredTensor<'_>,
+        dtype: DType,
+    ) -> Result<Vec<u8>, WeightsError> {
+        stored
+            .unpack(dtype)
+            .map_err(|index| self.not_finite(key, index))
+    }
+
+    /// Bytes and shape of a tensor whose stored values are finite floats of one type.
     pub(crate) fn finite_bytes(
         &self,
         key: &str,
     ) -> Result<(Cow<'_, [u8]>, &[usize]), WeightsError> {
         let bytes = self.bytes(key)?;
         let entry = self.entry(key)?;
-        match first_not_finite(&bytes, self.float_dtype(key)?) {
+        let dtype = entry.parts[0].kind.float();
+        match dtype.and_then(|dtype| first_not_finite(&bytes, dtype)) {
             None => Ok((bytes, &entry.shape)),
-            Some(index) => Err(WeightsError::NotFinite {
-                path: self.file_of(entry).to_path_buf(),
-                key: key.to_string(),
-                index,
-            }),
+            Some(index) => Err(self.not_finite(key, index)),
         }
     }
 
-    pub(crate) fn float_dtype(&self, key: &str) -> Result<DType, WeightsError> {
-        let entry = self.entry(key)?;
-        match entry.dtype {
-            Dtype::F64 => Ok(DType::F64),
-            Dtype::F32 => Ok(DType::F32),
-            Dtype::F16 => Ok(DType::F16),
-            Dtype::BF16 => Ok(DType::BF16),
-            other => Err(WeightsError::WrongDtype {
-                path: self.file_of(entry).to_path_buf(),
-                key: key.to_string(),
-                dtype: format!("{other:?}"),
-            }),
+    fn not_finite(&self, key: &str, index: usize) -> WeightsError {
+        WeightsError::NotFinite {
+            path: self.place(key),
+            key: key.to_string(),
+            index,
         }
     }
 
-    /// How many bytes a tensor takes in the file; 0 where there is none.
-    pub(crate) fn stored_bytes(&self, key: &str) -> usize {
+    /// The file of a tensor.
+    pub(crate) fn place(&self, key: &str) -> PathBuf {
+        let entry = self.entries.get(key);
+        entry
+            .map_or(&self.path, |e| &self.shards[e.parts[0].shard].path)
+            .clone()
+    }
+
+    /// How many bytes a tensor takes in the file.
+    pub fn stored_bytes(&self, key: &str) -> usize {
         let parts = self.entries.get(key).map_or(&[][..], |entry| &entry.parts);
         parts.iter().map(|part| part.end - part.start).sum()
+    }
+
+    /// How many bytes a tensor takes once it is loaded as `dtype`.
+    pub(crate) fn loaded_bytes(&self, key: &str, dtype: Option<DType>) -> usize {
+        let parts = self.entries.get(key).map_or(&[][..], |entry| &entry.parts);
+        let size = |part: &Part| dtype.or(part.kind.float()).unwrap_or(DType::F32).size();
+        parts.iter().map(|part| part.elements * size(part)).sum()
     }
 
     fn file_of(&self, entry: &Entry) -> &Path {
@@ -363,14 +402,14 @@ impl WeightFiles {
 }
 
 fn list_directory(path: &Path) -> Result<(Option<PathBuf>, Vec<PathBuf>), WeightsError> {
-    let mut index = Vec::new();
-    let mut singles = Vec::new();
+    let (mut index, mut singles, mut others) = (Vec::new(), Vec::new(), Vec::new());
     for entry in std::fs::read_dir(path).map_err(|e| WeightsError::io(path, e))? {
         let file = entry.map_err(|e| WeightsError::io(path, e))?.path();
         let name = file.file_name().map(|n| n.to_string_lossy().into_owned());
         match name {
             Some(n) if n.ends_with(".safetensors.index.json") => index.push(file),
             Some(n) if n.ends_with(".safetensors") => singles.push(file),
+            Some(n) if OTHER_ENDINGS.iter().any(|end| n.ends_with(end)) => others.push(file),
             _ => {}
         }
     }
@@ -380,87 +419,9 @@ fn list_directory(path: &Path) -> Result<(Option<PathBuf>, Vec<PathBuf>), Weight
             reason: format!("{} shard indexes in one directory", index.len()),
         });
     }
+    if singles.is_empty() {
+        singles = others;
+    }
     singles.sort();
     Ok((index.pop(), singles))
-}
-
-type HeaderEntries = Vec<(String, (Dtype, Vec<usize>, usize, usize))>;
-
-/// Parses and checks a header. Returns the entries, the length of the data section, the metadata.
-#[allow(clippy::type_complexity)]
-fn read_header(
-    path: &Path,
-    map: &[u8],
-) -> Result<((HeaderEntries, usize), BTreeMap<String, String>), WeightsError> {
-    let not_safetensors = |reason: &str| WeightsError::NotSafetensors {
-        path: path.to_path_buf(),
-        reason: reason.to_string(),
-    };
-    // A header's length can begin with the same bytes as a pickle; its JSON then follows at byte 8.
-    let pickle = [&b"PK\x03\x04"[..], b"\x80\x02", b"\x80\x04"];
-    if map.get(8) != Some(&b'{') && pickle.iter().any(|magic| map.starts_with(magic)) {
-        return Err(not_safetensors(
-            "it is a Python pickle, which is never executed here",
-        ));
-    }
-    let Some(prefix) = map.first_chunk::<8>() else {
-        return Err(not_safetensors("shorter than a header"));
-    };
-    // The length field precedes a JSON object: anything else is another format, while an object
-    // that is cut off is a damaged safetensors file.
-    if map.get(8).is_some_and(|b| *b != b'{') || u64::from_le_bytes(*prefix) > 100_000_000 {
-        return Err(not_safetensors("no JSON header"));
-    }
-    let corrupt = |reason: String| WeightsError::Corrupt {
-        path: path.to_path_buf(),
-        reason,
-    };
-    let (header_len, metadata) =
-        SafeTensors::read_metadata(map).map_err(|e| corrupt(e.to_string()))?;
-    let data_len = metadata.data_len();
-    if 8 + header_len + data_len != map.len() {
-        return Err(corrupt(format!(
-            "the header announces {data_len} bytes of data, {} are there",
-            map.len().saturating_sub(8 + header_len)
-        )));
-    }
-    let entries = metadata
-        .tensors()
-        .into_iter()
-        .map(|(key, info)| {
-            let (start, end) = info.data_offsets;
-            (key, (info.dtype, info.shape.clone(), start, end))
-        })
-        .collect();
-    let strings = metadata
-        .metadata()
-        .clone()
-        .unwrap_or_default()
-        .into_iter()
-        .collect();
-    Ok(((entries, data_len), strings))
-}
-
-/// Index of the first NaN or infinity in little-endian floats, by their exponent bits.
-fn first_not_finite(bytes: &[u8], dtype: DType) -> Option<usize> {
-    match dtype {
-        DType::F64 => first(bytes, |x| u64::from_le_bytes(x) << 1 >= 0x7ff << 53),
-        DType::F32 => first(bytes, |x| u32::from_le_bytes(x) << 1 >= 0xff << 24),
-        DType::BF16 => first(bytes, |x| u16::from_le_bytes(x) << 1 >= 0xff << 8),
-        DType::F16 => first(bytes, |x| u16::from_le_bytes(x) << 1 >= 0x1f << 11),
-        _ => None,
-    }
-}
-
-/// Index of the first element that `matches`. Looks at runs without stopping inside, so that the
-/// loop is one of vector instructions: this pass over a checkpoint is bound by memory.
-fn first<const N: usize>(bytes: &[u8], matches: impl Fn([u8; N]) -> bool) -> Option<usize> {
-    const RUN: usize = 4096;
-    let (elements, _) = bytes.as_chunks::<N>();
-    let run = elements
-        .chunks(RUN)
-        .position(|run| run.iter().fold(false, |any, x| any | matches(*x)))?;
-    let start = run * RUN;
-    let offset = elements[start..].iter().position(|x| matches(*x))?;
-    Some(start + offset)
 }

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 
 use crate::{WeightFiles, WeightsError};
 
-/// Bytes that are under way at once.
+/// Bytes that are under way at once, as they are on the device.
 const RUN_BYTES: usize = 1 << 30;
 
 /// Where a parameter comes from.
@@ -36,13 +36,13 @@ type Row<B> = (Tensor<B, 1>, Shape);
 impl<B: KernelBackend> Source<'_, B> {
     /// Gives the tensor to the device.
     fn send(&self, files: &WeightFiles) -> Result<Row<B>, WeightsError> {
-        let stored = files.float_dtype(self.key)?;
-        let dtype = self.dtype.unwrap_or(stored);
-        if dtype == stored {
+        let stored = files.stored(self.key)?;
+        let dtype = self.dtype.unwrap_or(stored.natural_dtype());
+        if stored.float() == Some(dtype) {
             let (bytes, shape) = files.finite_bytes(self.key)?;
             return Ok((self.row(&bytes, dtype), shape.into()));
         }
-        let data = files.tensor_data(self.key)?.convert_dtype(dtype);
+        let data = files.tensor_data_in(self.key, Some(dtype))?;
         Ok((self.row(&data.bytes, dtype), data.shape))
     }
 
@@ -111,7 +111,7 @@ fn runs<B: Backend>(files: &WeightFiles, sources: &[Source<'_, B>]) -> Vec<Range
     let mut runs = Vec::new();
     let (mut start, mut bytes) = (0, 0);
     for (i, source) in sources.iter().enumerate() {
-        bytes += files.stored_bytes(source.key);
+        bytes += files.loaded_bytes(source.key, source.dtype);
         if bytes >= RUN_BYTES || i + 1 == sources.len() {
             runs.push(start..i + 1);
             (start, bytes) = (i + 1, 0);

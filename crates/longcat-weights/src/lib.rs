@@ -1,11 +1,15 @@
-//! Safetensors checkpoints for Burn modules.
+//! Checkpoints for Burn modules: safetensors, GGUF and PyTorch's files, whole or packed.
 //!
-//! - [`WeightFiles`]: one safetensors file, or a directory of shards with an index, memory-mapped;
+//! - [`WeightFiles`]: one file, or a directory of shards with an index, memory-mapped;
+//! - [`StoredTensor`]: a tensor as the file holds it (floats, fp8, int8, GGUF's blocks) with its scale,
+//!   and unpacking it;
 //! - [`NameMap`]: an ordered table of regular expressions from file keys to module paths;
 //!   [`KIJAI_LAYERS`]: the layer names of ComfyUI's files;
 //! - [`load_module`]: strict loading of a Burn module, with a [`LoadReport`];
 //! - [`JsonConfig`], [`ConfigError`]: reading the `config.json` beside the weights;
 //! - [`upload`]: host data to a device in one copy;
+//! - [`other_model`]: whose weights a file holds, if it is a known model's;
+//! - [`stream_safetensors`]: tensors to a file one after another;
 //! - [`collect_module`], [`write_safetensors`]: a module to a file, written under a temporary name
 //!   and then renamed.
 //!
@@ -55,8 +59,15 @@ mod config;
 mod error;
 mod files;
 mod fill;
+mod finite;
+mod format;
 mod load;
 mod names;
+mod other_models;
+mod renamed;
+mod scales;
+mod stored;
+mod stream;
 mod upload;
 mod write;
 
@@ -66,5 +77,8 @@ pub use error::WeightsError;
 pub use files::{TensorInfo, WeightFiles};
 pub use load::{LoadOptions, LoadReport, load_module};
 pub use names::{KIJAI_LAYERS, NameMap};
+pub use other_models::other_model;
+pub use stored::{BlockType, Scale, StoredPart, StoredTensor, StoredType};
+pub use stream::{PlannedTensor, stream_safetensors};
 pub use upload::upload;
 pub use write::{NamedTensor, collect_module, write_atomic, write_safetensors};

@@ -68,7 +68,7 @@ impl View for DataView<'_> {
     }
 }
 
-fn stored_dtype(dtype: DType) -> Option<Dtype> {
+pub(crate) fn stored_dtype(dtype: DType) -> Option<Dtype> {
     Some(match dtype {
         DType::F64 => Dtype::F64,
         DType::F32 | DType::Flex32 => Dtype::F32,
@@ -141,7 +141,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), WeightsError> {
     })
 }
 
-fn replace_file(
+pub(crate) fn replace_file(
     path: &Path,
     write: impl FnOnce(&Path) -> std::io::Result<()>,
 ) -> Result<(), WeightsError> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::DType;
-use longcat_weights::WeightsError;
+use longcat_weights::{StoredType, WeightsError};
 use safetensors::Dtype;
 
 use super::Format;
@@ -326,8 +326,12 @@ impl Source {
         let dtype = self.files.info(key).map(|info| info.dtype);
         let bytes = self.files.bytes(key)?;
         match (dtype, bytes.first_chunk::<4>(), bytes.first_chunk::<8>()) {
-            (Some(Dtype::I64), _, Some(bytes)) => return Ok(i64::from_le_bytes(*bytes) as f64),
-            (Some(Dtype::I32), Some(bytes), _) => return Ok(i32::from_le_bytes(*bytes).into()),
+            (Some(StoredType::Plain(Dtype::I64)), _, Some(bytes)) => {
+                return Ok(i64::from_le_bytes(*bytes) as f64);
+            }
+            (Some(StoredType::Plain(Dtype::I32)), Some(bytes), _) => {
+                return Ok(i32::from_le_bytes(*bytes).into());
+            }
             _ => {}
         }
         let data = self.files.tensor_data(key);

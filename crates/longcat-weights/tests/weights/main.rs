@@ -1,4 +1,6 @@
 //! Tests of the whole crate through its public interface.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod damaged;
+mod packed;
 mod strict_loading;
