@@ -10,6 +10,7 @@ use longcat_kernels::{BsaParams, KernelBackend};
 use longcat_weights::{LoadOptions, LoadReport, WeightFiles, cast_module, load_module};
 
 use crate::embed::{CaptionEmbedder, FinalLayer, PatchEmbed, TimestepEmbedder};
+use crate::layout::official_weights;
 use crate::names::{canonical_names, fp32_islands};
 use crate::rope::RopeCache;
 use crate::{
@@ -100,19 +101,21 @@ impl<B: Backend> LongCatTransformer<B> {
 }
 
 impl<B: KernelBackend> LongCatTransformer<B> {
-    /// Reads `config.json` and the weights of an official `dit/` directory.
+    /// Reads the weights of a file or directory in any layout, and the `config.json` of a directory; without
+    /// one the config is that of the shapes ([`DitConfig::of_weights`]).
     ///
     /// Weights are cast to `dtype` (kept as stored where `None`); the fp32 islands stay fp32.
     ///
     /// # Errors
     /// [`DitError`] names the file and key.
     pub fn load(
-        dir: &Path,
+        path: &Path,
         dtype: Option<DType>,
         device: &B::Device,
     ) -> Result<(Self, LoadReport), DitError> {
-        let config = DitConfig::read(&dir.join("config.json"))?;
-        Self::load_with_config(&config, &WeightFiles::open(dir)?, dtype, device)
+        let files = official_weights(&WeightFiles::open(path)?)?;
+        let config = DitConfig::beside(path, &files)?;
+        Self::load_with_config(&config, &files, dtype, device)
     }
 
     /// As [`Self::load`], with a config and weights of the caller's.

@@ -83,7 +83,7 @@ impl Umt5Config {
         Ok(config)
     }
 
-    fn check(&self, keys: &JsonConfig) -> Result<(), ConfigError> {
+    pub(crate) fn check(&self, keys: &JsonConfig) -> Result<(), ConfigError> {
         const BUCKETS: &str = "relative_attention_num_buckets";
         const DISTANCE: &str = "relative_attention_max_distance";
         let (buckets, distance) = (

@@ -1,4 +1,4 @@
-//! Loading the encoder from an official `text_encoder/` directory.
+//! Loading the encoder.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use longcat_kernels::KernelBackend;
 use longcat_weights::{LoadOptions, NameMap, WeightFiles, WeightsError, load_module};
 use regex::Regex;
 
-use crate::{TextError, Umt5Config, Umt5Encoder};
+use crate::{TextError, Umt5Config, Umt5Encoder, official_weights};
 
 /// The table from the official keys (`encoder.block.0.layer.0.SelfAttention.q.weight`) to the paths
 /// of [`Umt5Encoder`].
@@ -46,7 +46,9 @@ pub fn internal_names() -> NameMap {
 }
 
 impl<B: KernelBackend> Umt5Encoder<B> {
-    /// Loads `config.json` and the (sharded) safetensors of a `text_encoder/` directory.
+    /// Loads the weights of a file or directory in any layout (see
+    /// [`official_weights`](crate::official_weights)), and the `config.json` of a directory; without
+    /// one the config is that of the shapes.
     ///
     /// Files are memory-mapped; tensors are cast to `dtype`. With [`DType::F16`] the feed-forward
     /// output layers stay f32, as in the reference.
@@ -55,20 +57,37 @@ impl<B: KernelBackend> Umt5Encoder<B> {
     /// [`TextError`] names file and key: see [`Umt5Config::read`] and
     /// [`longcat_weights::load_module`].
     pub fn load(
-        dir: &Path,
+        path: &Path,
         dtype: DType,
         device: &B::Device,
     ) -> Result<(Self, Umt5Config), TextError> {
-        let config = Umt5Config::read(&dir.join("config.json"))?;
-        let files = WeightFiles::open(dir)?;
+        let files = official_weights(&WeightFiles::open(path)?)?;
+        let config = Umt5Config::beside(path, &files)?;
         let mut encoder = Self::new(&config, device);
+        let mut ignore_unused = duplicate_embedding(&files)?;
+        // ComfyUI's files carry the tokenizer, a SentencePiece model in bytes.
+        ignore_unused.push(pattern("^spiece_model$"));
         let options = LoadOptions {
             dtype: Some(dtype),
             keep_f32: (dtype == DType::F16).then(|| pattern(r"^blocks\.\d+\.feed_forward\.wo$")),
-            ignore_unused: duplicate_embedding(&files)?,
+            ignore_unused,
         };
         load_module(&mut encoder, &files, &canonical_names(), &options)?;
         Ok((encoder, config))
+    }
+}
+
+impl Umt5Config {
+    /// The config of weights: `config.json` of a directory, else what [`Self::of_weights`] tells.
+    ///
+    /// # Errors
+    /// [`TextError`] names file and key.
+    pub fn beside(path: &Path, official: &WeightFiles) -> Result<Self, TextError> {
+        let file = path.join("config.json");
+        match file.is_file() {
+            true => Ok(Self::read(&file)?),
+            false => Self::of_weights(official),
+        }
     }
 }
 

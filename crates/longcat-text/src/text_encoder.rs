@@ -67,8 +67,23 @@ impl<B: KernelBackend> TextEncoder<B> {
     /// [`TextError`] names the file and key; also when the tokenizer has ids that the encoder has
     /// no embedding for.
     pub fn load(root: &Path, dtype: DType, device: &B::Device) -> Result<Self, TextError> {
-        let tokenizer = PromptTokenizer::load(&root.join("tokenizer"))?;
-        let (encoder, config) = Umt5Encoder::load(&root.join("text_encoder"), dtype, device)?;
+        let (tokenizer, encoder) = (root.join("tokenizer"), root.join("text_encoder"));
+        Self::load_parts(&tokenizer, &encoder, dtype, device)
+    }
+
+    /// Loads a tokenizer and an encoder from wherever each lies: see [`PromptTokenizer::load`] and
+    /// [`Umt5Encoder::load`].
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_parts(
+        tokenizer: &Path,
+        encoder: &Path,
+        dtype: DType,
+        device: &B::Device,
+    ) -> Result<Self, TextError> {
+        let tokenizer = PromptTokenizer::load(tokenizer)?;
+        let (encoder, config) = Umt5Encoder::load(encoder, dtype, device)?;
         Self::new(tokenizer, encoder, config, device)
     }
 

@@ -6,7 +6,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, Int, Tensor, TensorData};
 use longcat_weights::{ConfigError, JsonConfig};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokenizers::{PostProcessor, Tokenizer, TruncationDirection};
 
 use crate::TextError;
@@ -48,13 +48,17 @@ pub struct PromptTokenizer {
 }
 
 impl PromptTokenizer {
-    /// Reads `tokenizer.json` and, for the padding token and the longest text, `tokenizer_config.json`.
+    /// Reads `tokenizer.json`, a file or one in a directory, and, for the padding token and the longest
+    /// text, the `tokenizer_config.json` beside it; without one the padding token is `<pad>`.
     ///
     /// # Errors
     /// [`TextError`] names the file: unreadable, malformed, padding on the left, a padding token
     /// that is not in the vocabulary.
-    pub fn load(dir: &Path) -> Result<Self, TextError> {
-        let path = dir.join("tokenizer.json");
+    pub fn load(path: &Path) -> Result<Self, TextError> {
+        let path = match path.is_dir() {
+            true => path.join("tokenizer.json"),
+            false => path.to_path_buf(),
+        };
         let bytes = std::fs::read(&path).map_err(|cause| TextError::Io {
             path: path.clone(),
             cause,
@@ -66,7 +70,11 @@ impl PromptTokenizer {
             .with_padding(None)
             .with_truncation(None)
             .map_err(|e| unusable(&path, e.to_string()))?;
-        let mut config = JsonConfig::read(&dir.join("tokenizer_config.json"))?;
+        let beside = path.with_file_name("tokenizer_config.json");
+        let mut config = match beside.is_file() {
+            true => JsonConfig::read(&beside)?,
+            false => JsonConfig::new(&beside, Map::from_iter([pad_token()])),
+        };
         let pad = padding_token(&mut config)?;
         let pad_id = tokenizer
             .token_to_id(&pad)
@@ -146,6 +154,11 @@ impl PromptTokenizer {
         };
         Ok(encoding.get_ids().to_vec())
     }
+}
+
+/// What a `tokenizer_config.json` of T5 and UMT5 says at least.
+fn pad_token() -> (String, Value) {
+    ("pad_token".into(), "<pad>".into())
 }
 
 /// `pad_token` of `tokenizer_config.json`: a string, or an object with `content`.

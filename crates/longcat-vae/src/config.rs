@@ -150,7 +150,7 @@ impl WanVaeConfig {
         }
     }
 
-    fn check(&self, keys: &JsonConfig) -> Result<(), ConfigError> {
+    pub(crate) fn check(&self, keys: &JsonConfig) -> Result<(), ConfigError> {
         keys.check_positive(&[
             ("base_dim", self.base_dim),
             ("decoder_base_dim", self.decoder_base_dim),

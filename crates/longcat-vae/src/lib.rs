@@ -52,6 +52,7 @@ mod decoder;
 mod encoder;
 mod error;
 mod layers;
+mod layout;
 mod names;
 mod options;
 mod posterior;
@@ -62,6 +63,7 @@ mod vae;
 
 pub use config::WanVaeConfig;
 pub use error::VaeError;
+pub use layout::{VaeLayout, official_weights, vae_layout};
 pub use names::{canonical_names, internal_names};
 pub use options::{ChunkProgress, Tiling, VaeOptions};
 pub use posterior::{LatentDraw, Posterior};

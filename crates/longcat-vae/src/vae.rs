@@ -14,6 +14,7 @@ use crate::cache::FrameCache;
 use crate::decoder::Decoder;
 use crate::encoder::Encoder;
 use crate::layers::CausalConv3d;
+use crate::layout::official_weights;
 use crate::stream::{DecodeChunks, EncodeStream};
 use crate::tiling::TileGrid;
 use crate::{ChunkProgress, Posterior, VaeError, VaeOptions, WanVaeConfig, canonical_names};
@@ -103,15 +104,16 @@ impl<B: Backend> WanVae<B> {
 }
 
 impl<B: KernelBackend> WanVae<B> {
-    /// Loads `config.json` and the safetensors of an official `vae/` directory, cast to `dtype`
-    /// (the scales of norms stay f32).
+    /// Loads the weights of a file or directory in any layout (see
+    /// [`official_weights`](crate::official_weights)), cast to `dtype` (the scales of norms stay f32), and
+    /// the `config.json` of a directory; without one the config is that of the shapes.
     ///
     /// # Errors
     /// [`VaeError`] names file and key: see [`WanVaeConfig::read`] and
     /// [`longcat_weights::load_module`].
-    pub fn load(dir: &Path, dtype: DType, device: &B::Device) -> Result<Self, VaeError> {
-        let config = WanVaeConfig::read(&dir.join("config.json"))?;
-        let files = WeightFiles::open(dir)?;
+    pub fn load(path: &Path, dtype: DType, device: &B::Device) -> Result<Self, VaeError> {
+        let files = official_weights(&WeightFiles::open(path)?)?;
+        let config = WanVaeConfig::beside(path, &files)?;
         let mut vae = Self::new(&config, device);
         let options = LoadOptions {
             dtype: Some(dtype),
