@@ -3,4 +3,6 @@
 
 mod backends;
 mod golden;
+#[cfg(feature = "cpu")]
+mod layouts;
 mod parallel;
