@@ -48,11 +48,13 @@ impl Checkpoint {
             (false, true) => (converted, true),
             (false, false) => return Err(missing("dit/")),
         };
+        // Whoever needs the config reads it again, and hears then what is wrong with it.
+        let config = DitConfig::read(&transformer.join("config.json")).ok();
         Ok(Self {
             root: root.to_path_buf(),
             transformer,
             fastvideo,
-            defaults: VideoDefaults::of_checkpoint(root)?,
+            defaults: VideoDefaults::of_checkpoint(root, config.as_ref())?,
         })
     }
 

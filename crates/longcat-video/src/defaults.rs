@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use longcat_dit::DitConfig;
 use longcat_weights::{ConfigError, JsonConfig};
 use serde::Deserialize;
 
@@ -24,7 +25,8 @@ pub enum TrainedSizes {
 /// Size, length and rate of a checkpoint's videos.
 ///
 /// They are those of the release, 93 frames of 832 × 480 at 15 frames per second with 13 condition
-/// frames, unless a `longcat.json` in the checkpoint directory says otherwise:
+/// frames (or those of the built-in miniature, for a transformer of less than a hundredth of the
+/// release's weights), unless a `longcat.json` in the checkpoint directory says otherwise:
 ///
 /// ```json
 /// { "size": "64x64", "sizes": "fixed", "frames": 17, "fps": 15.0, "cond_frames": 5 }
@@ -52,10 +54,26 @@ impl VideoDefaults {
         cond_frames: 13,
     };
 
-    pub(crate) fn of_checkpoint(root: &Path) -> Result<Self, ConfigError> {
+    /// Those of the built-in miniature, for models as small.
+    const SMALL: Self = Self {
+        size: VideoSize::new(64, 64),
+        sizes: TrainedSizes::Fixed,
+        frames: 17,
+        fps: 15.0,
+        cond_frames: 5,
+    };
+
+    /// The defaults of the checkpoint in `root`, whose transformer is `config` if that is known.
+    pub(crate) fn of_checkpoint(
+        root: &Path,
+        config: Option<&DitConfig>,
+    ) -> Result<Self, ConfigError> {
         let path = root.join(FILE);
         if !path.exists() {
-            return Ok(Self::RELEASED);
+            return Ok(match config.is_some_and(is_small) {
+                true => Self::SMALL,
+                false => Self::RELEASED,
+            });
         }
         let mut keys = JsonConfig::read(&path)?;
         let size: String = keys.take("size")?;
@@ -106,6 +124,13 @@ impl VideoDefaults {
     }
 }
 
+/// Whether a transformer is too small to have been trained on 480p: it has less than a hundredth of
+/// the weights of the release.
+fn is_small(config: &DitConfig) -> bool {
+    let weights = |depth: usize, hidden: usize| depth as f64 * (hidden as f64).powi(2);
+    weights(config.depth, config.hidden_size) < 0.01 * weights(48, 4096)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -114,7 +139,12 @@ mod tests {
     #[test]
     fn a_checkpoint_without_the_file_is_like_the_release() {
         let dir = tempfile::tempdir().unwrap();
-        let defaults = VideoDefaults::of_checkpoint(dir.path()).unwrap();
+        let released = DitConfig::default();
+        for config in [None, Some(&released)] {
+            let defaults = VideoDefaults::of_checkpoint(dir.path(), config).unwrap();
+            assert_eq!(defaults, VideoDefaults::RELEASED);
+        }
+        let defaults = VideoDefaults::RELEASED;
         assert_eq!(defaults.size.to_string(), "832x480");
         assert_eq!((defaults.frames, defaults.cond_frames), (93, 13));
         let size = |width, height| VideoSize::new(width, height);
@@ -126,10 +156,25 @@ mod tests {
     }
 
     #[test]
+    fn a_small_checkpoint_without_the_file_is_like_the_miniature() {
+        let dir = tempfile::tempdir().unwrap();
+        let small = DitConfig {
+            depth: 6,
+            hidden_size: 192,
+            ..DitConfig::default()
+        };
+        let defaults = VideoDefaults::of_checkpoint(dir.path(), Some(&small)).unwrap();
+        assert_eq!(
+            (defaults.size.to_string().as_str(), defaults.frames),
+            ("64x64", 17)
+        );
+    }
+
+    #[test]
     fn a_checkpoint_says_what_it_makes() {
         let dir = tempfile::tempdir().unwrap();
         let write = |text: &str| std::fs::write(dir.path().join(FILE), text).unwrap();
-        let read = || VideoDefaults::of_checkpoint(dir.path());
+        let read = || VideoDefaults::of_checkpoint(dir.path(), None);
         write(
             r#"{"size": "64x48", "sizes": "fixed", "frames": 17, "fps": 12.5, "cond_frames": 5}"#,
         );
