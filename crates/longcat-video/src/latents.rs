@@ -7,9 +7,11 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 use longcat_weights::{NamedTensor, WeightFiles, upload, write_safetensors};
 
-use crate::VideoError;
+use crate::{Settings, VideoError};
 
 const KEY: &str = "latents";
+/// Where the header keeps [`Settings`].
+const SETTINGS: &str = "longcat";
 
 /// Normalised latents on the host, fp32 `[B, C, T, H, W]`: what a pipeline makes before it decodes.
 ///
@@ -76,12 +78,31 @@ impl Latents {
     /// # Errors
     /// [`VideoError::Weights`] when it cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), VideoError> {
+        self.write_with(path, None)
+    }
+
+    /// As [`Self::write`], with what the latents were made with in the header.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn write_with(&self, path: &Path, settings: Option<&Settings>) -> Result<(), VideoError> {
         let tensor = NamedTensor {
             name: KEY.into(),
             data: TensorData::new(self.values.clone(), self.dims),
         };
-        write_safetensors(path, &[tensor], &BTreeMap::new())?;
+        let metadata = settings.map(|settings| (SETTINGS.to_string(), settings.to_json()));
+        write_safetensors(path, &[tensor], &BTreeMap::from_iter(metadata))?;
         Ok(())
+    }
+
+    /// What the latents of a file were made with, if it says so.
+    ///
+    /// # Errors
+    /// [`VideoError::Weights`] names the file.
+    pub fn read_settings(path: &Path) -> Result<Option<Settings>, VideoError> {
+        let files = WeightFiles::open(path)?;
+        let text = files.metadata().get(SETTINGS);
+        Ok(text.and_then(|text| Settings::from_json(text)))
     }
 }
 
@@ -100,6 +121,12 @@ mod tests {
         };
         latents.write(&path).unwrap();
         assert_eq!(Latents::read(&path).unwrap(), latents);
+        assert_eq!(Latents::read_settings(&path).unwrap(), None);
+
+        let settings = Settings::new("t2v");
+        latents.write_with(&path, Some(&settings)).unwrap();
+        assert_eq!(Latents::read(&path).unwrap(), latents);
+        assert_eq!(Latents::read_settings(&path).unwrap(), Some(settings));
     }
 
     #[test]

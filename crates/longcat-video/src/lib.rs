@@ -7,7 +7,8 @@
 //! - adapters are loaded, switched and merged with [`Pipeline::load_lora`], [`Pipeline::use_loras`]
 //!   and [`Pipeline::merge_loras`];
 //! - [`Observer`] follows a run and can stop it; [`NoiseSource`] is where randomness comes from;
-//! - [`PixelFrames`] and [`Latents`] are videos and latents on the host, [`media`] their files.
+//! - [`PixelFrames`] and [`Latents`] are videos and latents on the host, [`media`] their files, and
+//!   [`Settings`] what they were made with.
 //!
 //! ```no_run
 //! use longcat_video::{Pipeline, PipelineOptions, SeededNoise, Silent, TextToVideoRequest};
@@ -37,6 +38,7 @@ mod long_video;
 mod noise;
 mod pipeline;
 mod scheduler;
+mod settings;
 
 pub use adapters::{CFG_STEP_LORA, LoraStatus, REFINEMENT_LORA};
 pub use checkpoint::Checkpoint;
@@ -57,6 +59,7 @@ pub use pipeline::{
     TextToVideoRequest, refine_start,
 };
 pub use scheduler::{FlowMatchScheduler, Schedule, ScheduleMode};
+pub use settings::{Settings, StageSettings, UsedAdapter};
 
 /// The code in the README is compiled.
 #[cfg(doctest)]
