@@ -7,7 +7,7 @@ use longcat_kernels::KernelBackend;
 use longcat_video::{
     Checkpoint, ContinuationRequest, ImageToVideoRequest, Latents, LongVideo, LongVideoRequest,
     LoraStatus, NoiseSource, Observer, Pipeline, PipelineOptions, PixelFrames, RefineRequest,
-    TextToVideoRequest, VideoError,
+    TextToVideoRequest, VideoError, VideoPlan, VideoRequest,
 };
 
 use crate::{DeviceList, DeviceTask, RuntimeError, RuntimeOptions, on_device};
@@ -29,17 +29,26 @@ pub trait DynPipeline: Send {
     /// [`VideoError::Lora`] names file, key and shapes; nothing changes then.
     fn load_lora(&mut self, name: &str, path: &Path) -> Result<(), VideoError>;
 
-    /// Enables exactly these adapters with these strengths, without any reload.
+    /// Uses exactly these adapters with these strengths from the next run on, without any reload.
     ///
     /// # Errors
     /// [`VideoError::Lora`] for a nickname that is not loaded, [`VideoError::Invalid`] for a strength
-    /// that is not finite.
+    /// that is not finite, or where two of them are one adapter by their contents.
     fn use_loras(&mut self, chosen: &[(&str, f64)]) -> Result<(), VideoError>;
 
-    /// Merges the enabled adapters into the base weights, which makes them cost nothing per step.
+    /// Lets [`Self::refine`] use exactly these adapters with these strengths, in the place of the
+    /// checkpoint's refinement adapter alone.
     ///
     /// # Errors
-    /// [`VideoError::Lora`]; loading the transformer can fail too.
+    /// As [`Self::use_loras`].
+    fn use_refine_loras(&mut self, chosen: &[(&str, f64)]) -> Result<(), VideoError>;
+
+    /// Merges the adapters in use into the base weights, which makes them cost nothing per step, and
+    /// from now on those that are chosen instead: at once where the transformer is loaded, else when
+    /// it is.
+    ///
+    /// # Errors
+    /// [`VideoError::Lora`] and [`VideoError::Weights`].
     fn merge_loras(&mut self) -> Result<(), VideoError>;
 
     /// Undoes [`Self::merge_loras`] bit for bit, by reading the weights from the checkpoint again.
@@ -62,6 +71,13 @@ pub trait DynPipeline: Send {
     /// # Errors
     /// [`VideoError::Dit`] when the checkpoint has no parameters for it.
     fn set_bsa(&mut self, enabled: bool) -> Result<(), VideoError>;
+
+    /// Checks a request and says what it makes, before any model is loaded.
+    ///
+    /// # Errors
+    /// [`VideoError::Invalid`] names the setting; [`VideoError::Dit`] when a checkpoint without
+    /// block-sparse attention is to refine.
+    fn plan(&self, request: VideoRequest<'_>) -> Result<VideoPlan, VideoError>;
 
     /// Makes videos from prompts; normalised latents `[B, C, T, H, W]`.
     ///
@@ -108,8 +124,8 @@ pub trait DynPipeline: Send {
         observer: &mut dyn Observer,
     ) -> Result<LongVideo, VideoError>;
 
-    /// Refines a video with the checkpoint's refinement adapter and block-sparse attention; both are
-    /// as before afterwards.
+    /// Refines a video with block-sparse attention and the adapters of [`Self::use_refine_loras`],
+    /// else the checkpoint's refinement adapter; both are as before afterwards.
     ///
     /// # Errors
     /// As [`Self::text_to_video`], and [`VideoError::MissingComponent`] without that adapter.
@@ -149,6 +165,10 @@ impl<B: KernelBackend> DynPipeline for Pipeline<B> {
         Pipeline::use_loras(self, chosen)
     }
 
+    fn use_refine_loras(&mut self, chosen: &[(&str, f64)]) -> Result<(), VideoError> {
+        Pipeline::use_refine_loras(self, chosen)
+    }
+
     fn merge_loras(&mut self) -> Result<(), VideoError> {
         Pipeline::merge_loras(self)
     }
@@ -167,6 +187,10 @@ impl<B: KernelBackend> DynPipeline for Pipeline<B> {
 
     fn set_bsa(&mut self, enabled: bool) -> Result<(), VideoError> {
         Pipeline::set_bsa(self, enabled)
+    }
+
+    fn plan(&self, request: VideoRequest<'_>) -> Result<VideoPlan, VideoError> {
+        Pipeline::plan(self, request)
     }
 
     fn text_to_video(

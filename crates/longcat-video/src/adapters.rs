@@ -1,85 +1,147 @@
 //! LoRA adapters of a pipeline.
 //!
 //! Adapter files are read and checked against the transformer's config when they are named, long
-//! before any weight is loaded; they are put on the transformer when it is.
+//! before any weight is loaded. Which of them are in use is a choice that is put on the transformer
+//! when it is needed next, whatever was on it: every pipeline runs with what was chosen last.
 
 use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
-use burn::tensor::backend::Backend;
 use longcat_dit::{DitConfig, LongCatTransformer, lora_targets};
 use longcat_kernels::KernelBackend;
 use longcat_lora::{
-    Adapter, CheckpointWeights, LoraError, LoraMerge, LoraOptions, LoraRegistry, check_fit,
+    Adapter, AdapterStatus, CheckpointWeights, LoraError, LoraMerge, LoraOptions, LoraRegistry,
+    check_fit,
 };
 
 use crate::VideoError;
+use crate::checkpoint::Checkpoint;
 use crate::pipeline::Pipeline;
+use crate::same_adapter::same_adapter;
 
 /// Name of the adapter that replaces 50 guided steps by 16 plain ones.
 pub const CFG_STEP_LORA: &str = "cfg_step_lora";
 /// Name of the adapter that refines 480p to 720p.
 pub const REFINEMENT_LORA: &str = "refinement_lora";
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Loaded {
     name: String,
     path: PathBuf,
     adapter: Adapter,
-    strength: f64,
-    enabled: bool,
+    /// Names of the adapters before it that hold the same.
+    twins: Vec<String>,
+}
+
+/// What the transformer runs with.
+#[derive(Debug, Clone, PartialEq)]
+struct Choice {
+    /// Names and strengths of the adapters in use.
+    loras: Vec<(String, f64)>,
+    /// Whether these are added to the weights, or lie beside them.
+    merged: bool,
+    /// Block-sparse attention.
+    bsa: bool,
 }
 
 /// The adapters of a pipeline, on the host.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 pub(crate) struct Adapters {
     list: Vec<Loaded>,
-    bsa: bool,
+    choice: Choice,
+    /// What refining uses, if it was said.
+    refining: Option<Vec<(String, f64)>>,
 }
 
 impl Adapters {
     pub(crate) fn new(config: &DitConfig) -> Self {
         Self {
             list: Vec::new(),
-            bsa: config.enable_bsa,
+            choice: Choice {
+                loras: Vec::new(),
+                merged: false,
+                bsa: config.enable_bsa,
+            },
+            refining: None,
         }
     }
 
-    /// Puts all of them on a freshly loaded transformer.
-    pub(crate) fn attach_all<B: Backend>(
+    fn find(&self, name: &str) -> Result<&Loaded, VideoError> {
+        let found = self.list.iter().find(|l| l.name == name);
+        Ok(found.ok_or_else(|| LoraError::UnknownAdapter {
+            name: name.to_string(),
+            loaded: self.list.iter().map(|l| l.name.clone()).collect(),
+        })?)
+    }
+
+    /// Checks that adapters can act together.
+    fn check(&self, chosen: &[(&str, f64)]) -> Result<Vec<(String, f64)>, VideoError> {
+        for (i, (name, strength)) in chosen.iter().enumerate() {
+            let loaded = self.find(name)?;
+            if !strength.is_finite() {
+                return Err(VideoError::invalid(
+                    "lora",
+                    format!("the strength {strength} of {name} is not a finite number"),
+                ));
+            }
+            for (other, _) in &chosen[..i] {
+                let first = self.find(other)?;
+                let twins =
+                    loaded.twins.contains(&first.name) || first.twins.contains(&loaded.name);
+                if twins || first.name == loaded.name {
+                    return Err(VideoError::invalid(
+                        "lora",
+                        format!(
+                            "{} holds the same adapter as {}: it would act twice; name it once, with \
+                             the strength it shall have",
+                            loaded.path.display(),
+                            first.path.display()
+                        ),
+                    ));
+                }
+            }
+        }
+        let own = |(name, strength): &(&str, f64)| (name.to_string(), *strength);
+        Ok(chosen.iter().map(own).collect())
+    }
+
+    /// Brings a transformer to what is chosen now. After an error it holds some of it.
+    pub(crate) fn put_on<B: KernelBackend>(
         &self,
         model: &mut LongCatTransformer<B>,
         dtype: DType,
+        checkpoint: &Checkpoint,
     ) -> Result<(), VideoError> {
-        for loaded in &self.list {
-            loaded.attach(model, dtype)?;
+        let Choice { loras, merged, bsa } = &self.choice;
+        model.set_bsa(*bsa)?;
+        let on = model.adapters();
+        if on.iter().any(|status| status.merged) {
+            let enabled: Vec<_> = on.iter().filter(|status| status.enabled).collect();
+            let chosen = |status: &&AdapterStatus| {
+                let mut loras = loras.iter();
+                loras.any(|(name, strength)| *name == status.name && *strength == status.strength)
+            };
+            let as_chosen = enabled.len() == loras.len() && enabled.iter().all(chosen);
+            if *merged && as_chosen {
+                return Ok(());
+            }
+            let files = checkpoint.transformer_weights()?;
+            model.unmerge_adapters(&CheckpointWeights(&files))?;
         }
-        self.apply_choice(model)
-    }
-
-    fn apply_choice<B: Backend>(
-        &self,
-        model: &mut LongCatTransformer<B>,
-    ) -> Result<(), VideoError> {
-        let enabled = self.list.iter().filter(|l| l.enabled);
-        let chosen: Vec<(&str, f64)> = enabled.map(|l| (l.name.as_str(), l.strength)).collect();
+        for (name, strength) in loras {
+            if on.iter().all(|status| status.name != *name) {
+                let options = LoraOptions {
+                    strength: *strength,
+                    dtype: Some(dtype),
+                };
+                model.load_adapter(name, &self.find(name)?.adapter, options)?;
+            }
+        }
+        let chosen: Vec<(&str, f64)> = loras.iter().map(|(n, s)| (n.as_str(), *s)).collect();
         model.use_adapters(&chosen)?;
-        model.set_bsa(self.bsa)?;
-        Ok(())
-    }
-}
-
-impl Loaded {
-    fn attach<B: Backend>(
-        &self,
-        model: &mut LongCatTransformer<B>,
-        dtype: DType,
-    ) -> Result<(), VideoError> {
-        let options = LoraOptions {
-            strength: self.strength,
-            dtype: Some(dtype),
-        };
-        model.load_adapter(&self.name, &self.adapter, options)?;
+        if *merged && !loras.is_empty() {
+            model.merge_adapters()?;
+        }
         Ok(())
     }
 }
@@ -91,7 +153,7 @@ pub struct LoraStatus {
     pub name: String,
     /// The file or directory it was read from.
     pub path: PathBuf,
-    /// Factor on the adapter's own scale.
+    /// Factor on the adapter's own scale; 1 where it is not in use.
     pub strength: f64,
     /// Whether it takes part.
     pub enabled: bool,
@@ -112,53 +174,36 @@ impl<B: KernelBackend> Pipeline<B> {
         // Parameters are made when first read: this model has shapes and no memory.
         let shapes = LongCatTransformer::<B>::new(self.transformer_config(), self.device());
         check_fit(&shapes, &adapter)?;
-        let loaded = Loaded {
+        let others = self.adapters.list.iter();
+        let twins = others.filter(|l| same_adapter(&l.adapter, &adapter));
+        let twins = twins.map(|l| l.name.clone()).collect();
+        self.adapters.list.push(Loaded {
             name: name.to_string(),
             path: path.to_path_buf(),
             adapter,
-            strength: 1.0,
-            enabled: false,
-        };
-        let dtype = self.options().dtype;
-        for model in self.loaded_transformers() {
-            loaded.attach(model, dtype)?;
-            model.set_adapter_enabled(name, false)?;
-        }
-        self.adapters.list.push(loaded);
+            twins,
+        });
         Ok(())
     }
 
-    /// Enables exactly these adapters with these strengths, without any reload.
+    /// Uses exactly these adapters with these strengths from the next run on, without any reload.
     ///
     /// # Errors
-    /// [`VideoError::Lora`] for a nickname that is not loaded or a strength that is not finite.
+    /// [`VideoError::Lora`] for a nickname that is not loaded, [`VideoError::Invalid`] for a strength
+    /// that is not finite, or where two of them are one adapter by their contents.
     pub fn use_loras(&mut self, chosen: &[(&str, f64)]) -> Result<(), VideoError> {
-        let mut next = self.adapters.clone();
-        for loaded in &mut next.list {
-            loaded.enabled = false;
-        }
-        for (name, strength) in chosen {
-            if !strength.is_finite() {
-                return Err(VideoError::invalid(
-                    "lora",
-                    format!("the strength {strength} of {name} is not a finite number"),
-                ));
-            }
-            match next.list.iter_mut().find(|l| l.name == *name) {
-                Some(loaded) => {
-                    loaded.enabled = true;
-                    loaded.strength = *strength;
-                }
-                None => {
-                    return Err(LoraError::UnknownAdapter {
-                        name: name.to_string(),
-                        loaded: self.adapters.list.iter().map(|l| l.name.clone()).collect(),
-                    }
-                    .into());
-                }
-            }
-        }
-        self.switch_to(next)
+        self.adapters.choice.loras = self.adapters.check(chosen)?;
+        Ok(())
+    }
+
+    /// Lets [`Self::with_refinement`] use exactly these adapters with these strengths, in the place of
+    /// the checkpoint's refinement adapter alone.
+    ///
+    /// # Errors
+    /// As [`Self::use_loras`].
+    pub fn use_refine_loras(&mut self, chosen: &[(&str, f64)]) -> Result<(), VideoError> {
+        self.adapters.refining = Some(self.adapters.check(chosen)?);
+        Ok(())
     }
 
     /// Switches block-sparse attention on or off.
@@ -166,25 +211,28 @@ impl<B: KernelBackend> Pipeline<B> {
     /// # Errors
     /// [`VideoError::Dit`] when the checkpoint has no parameters for it.
     pub fn set_bsa(&mut self, enabled: bool) -> Result<(), VideoError> {
-        if enabled && self.transformer_config().bsa_params.is_none() {
-            return Err(longcat_dit::DitError::NoBsaParams.into());
-        }
-        let next = Adapters {
-            bsa: enabled,
-            ..self.adapters.clone()
-        };
-        self.switch_to(next)
+        self.check_bsa(enabled)?;
+        self.adapters.choice.bsa = enabled;
+        Ok(())
     }
 
-    /// Merges the enabled adapters into the base weights, which makes them cost nothing per step.
+    fn check_bsa(&self, enabled: bool) -> Result<(), VideoError> {
+        match enabled && self.transformer_config().bsa_params.is_none() {
+            true => Err(longcat_dit::DitError::NoBsaParams.into()),
+            false => Ok(()),
+        }
+    }
+
+    /// Adds the adapters in use to the base weights, which makes them cost nothing per step, and from
+    /// now on those that are chosen instead, until [`Self::unmerge_loras`]: at once where the
+    /// transformer is loaded, else when it is.
     ///
     /// # Errors
-    /// [`VideoError::Lora`]; loading the transformer can fail too.
+    /// [`VideoError::Lora`]; [`VideoError::Weights`] where others were merged before and the
+    /// checkpoint cannot be read again.
     pub fn merge_loras(&mut self) -> Result<(), VideoError> {
-        for model in self.transformers()? {
-            model.merge_adapters()?;
-        }
-        Ok(())
+        self.adapters.choice.merged = true;
+        self.refresh_transformers()
     }
 
     /// Undoes [`Self::merge_loras`] bit for bit, by reading the weights from the checkpoint again.
@@ -192,9 +240,13 @@ impl<B: KernelBackend> Pipeline<B> {
     /// # Errors
     /// [`VideoError::Weights`] and [`VideoError::Lora`].
     pub fn unmerge_loras(&mut self) -> Result<(), VideoError> {
-        let files = self.checkpoint().transformer_weights()?;
-        for model in self.transformers()? {
-            model.unmerge_adapters(&CheckpointWeights(&files))?;
+        self.adapters.choice.merged = false;
+        self.refresh_transformers()
+    }
+
+    fn refresh_transformers(&mut self) -> Result<(), VideoError> {
+        if !self.loaded_transformers().is_empty() {
+            self.transformers()?;
         }
         Ok(())
     }
@@ -202,35 +254,54 @@ impl<B: KernelBackend> Pipeline<B> {
     /// Forgets an adapter.
     ///
     /// # Errors
-    /// [`VideoError::Lora`] for a nickname that is not loaded.
+    /// [`VideoError::Lora`] for a nickname that is not loaded; [`VideoError::Weights`] where it was
+    /// merged and the checkpoint cannot be read again.
     pub fn unload_lora(&mut self, name: &str) -> Result<(), VideoError> {
-        let Some(index) = self.adapters.list.iter().position(|l| l.name == name) else {
-            return Err(LoraError::UnknownAdapter {
-                name: name.to_string(),
-                loaded: self.adapters.list.iter().map(|l| l.name.clone()).collect(),
-            }
-            .into());
-        };
+        self.adapters.find(name)?;
+        let checkpoint = self.checkpoint().clone();
         for model in self.loaded_transformers() {
+            let on = model.adapters();
+            let Some(status) = on.iter().find(|status| status.name == name) else {
+                continue;
+            };
+            if status.merged {
+                let files = checkpoint.transformer_weights()?;
+                model.unmerge_adapters(&CheckpointWeights(&files))?;
+            }
             model.unload_adapter(name)?;
         }
-        self.adapters.list.remove(index);
+        let Adapters {
+            list,
+            choice,
+            refining,
+        } = &mut self.adapters;
+        list.retain(|l| l.name != name);
+        choice.loras.retain(|(n, _)| n != name);
+        refining
+            .iter_mut()
+            .for_each(|c| c.retain(|(n, _)| n != name));
         Ok(())
     }
 
     /// The adapters, in the order in which they were loaded.
     pub fn loras(&self) -> Vec<LoraStatus> {
-        let status = |l: &Loaded| LoraStatus {
-            name: l.name.clone(),
-            path: l.path.clone(),
-            strength: l.strength,
-            enabled: l.enabled,
+        let chosen = &self.adapters.choice.loras;
+        let status = |l: &Loaded| {
+            let choice = chosen.iter().find(|(name, _)| *name == l.name);
+            LoraStatus {
+                name: l.name.clone(),
+                path: l.path.clone(),
+                strength: choice.map_or(1.0, |(_, strength)| *strength),
+                enabled: choice.is_some(),
+            }
         };
         self.adapters.list.iter().map(status).collect()
     }
 
-    /// Runs `task` with the checkpoint's refinement adapter alone and block-sparse attention on;
-    /// afterwards adapters and attention are as before, also when the task fails.
+    /// Runs `task` with block-sparse attention and the adapters of refining alone: those of
+    /// [`Self::use_refine_loras`], else the checkpoint's refinement adapter. They are merged if
+    /// [`Self::merge_loras`] was called. Afterwards adapters and attention are as before, also when
+    /// the task fails.
     ///
     /// # Errors
     /// Those of the task, and of loading the adapter.
@@ -238,22 +309,22 @@ impl<B: KernelBackend> Pipeline<B> {
         &mut self,
         task: impl FnOnce(&mut Self) -> Result<T, VideoError>,
     ) -> Result<T, VideoError> {
-        if !self.adapters.list.iter().any(|l| l.name == REFINEMENT_LORA) {
-            let path = self.checkpoint().bundled_lora(REFINEMENT_LORA)?;
-            self.load_lora(REFINEMENT_LORA, &path)?;
+        self.check_bsa(true)?;
+        if self.adapters.refining.is_none() {
+            if self.adapters.find(REFINEMENT_LORA).is_err() {
+                let path = self.checkpoint().bundled_lora(REFINEMENT_LORA)?;
+                self.load_lora(REFINEMENT_LORA, &path)?;
+            }
+            self.use_refine_loras(&[(REFINEMENT_LORA, 1.0)])?;
         }
-        let before = self.adapters.clone();
-        self.use_loras(&[(REFINEMENT_LORA, 1.0)])?;
-        let result = self.set_bsa(true).and_then(|()| task(self));
-        self.switch_to(before)?;
+        let refining = Choice {
+            loras: self.adapters.refining.clone().unwrap_or_default(),
+            bsa: true,
+            merged: self.adapters.choice.merged,
+        };
+        let before = std::mem::replace(&mut self.adapters.choice, refining);
+        let result = task(self);
+        self.adapters.choice = before;
         result
-    }
-
-    fn switch_to(&mut self, next: Adapters) -> Result<(), VideoError> {
-        for model in self.loaded_transformers() {
-            next.apply_choice(model)?;
-        }
-        self.adapters = next;
-        Ok(())
     }
 }

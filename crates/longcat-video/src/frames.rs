@@ -141,8 +141,41 @@ impl PixelFrames {
         }
     }
 
+    /// `count` frames from the one of index `first` on, or as many of them as there are; at least one.
+    #[must_use]
+    pub fn part(&self, first: usize, count: usize) -> Self {
+        let first = first.min(self.len() - 1);
+        let count = count.clamp(1, self.len() - first);
+        let bytes = self.frame_bytes();
+        Self {
+            data: self.data[first * bytes..(first + count) * bytes].to_vec(),
+            size: self.size,
+        }
+    }
+
+    /// The middle of all frames, of `size` or as much of it as they have.
+    #[must_use]
+    pub fn middle(&self, size: VideoSize) -> Self {
+        let width = size.width.clamp(1, self.size.width);
+        let height = size.height.clamp(1, self.size.height);
+        let left = (self.size.width - width) / 2;
+        let top = (self.size.height - height) / 2;
+        let rows = self.frames().flat_map(|frame| {
+            let rows = frame.chunks_exact(3 * self.size.width);
+            rows.skip(top).take(height)
+        });
+        Self {
+            data: rows
+                .flat_map(|row| &row[3 * left..3 * (left + width)])
+                .copied()
+                .collect(),
+            size: VideoSize { width, height },
+        }
+    }
+
     /// All frames resized (Lanczos, as the official pipelines prepare conditions).
-    pub(crate) fn resized(&self, size: VideoSize) -> Self {
+    #[must_use]
+    pub fn resized(&self, size: VideoSize) -> Self {
         if size == self.size {
             return self.clone();
         }

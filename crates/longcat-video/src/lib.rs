@@ -6,6 +6,7 @@
 //! - what a request leaves open is the checkpoint's: [`VideoDefaults`];
 //! - adapters are loaded, switched and merged with [`Pipeline::load_lora`], [`Pipeline::use_loras`]
 //!   and [`Pipeline::merge_loras`];
+//! - [`Pipeline::plan`] checks a request and says what it comes to, before any model is loaded;
 //! - [`Observer`] follows a run and can stop it; [`NoiseSource`] is where randomness comes from;
 //! - [`PixelFrames`] and [`Latents`] are videos and latents on the host, [`media`] their files, and
 //!   [`Settings`] what they were made with.
@@ -37,6 +38,7 @@ mod latents;
 mod long_video;
 mod noise;
 mod pipeline;
+mod same_adapter;
 mod scheduler;
 mod settings;
 
@@ -56,7 +58,7 @@ pub use noise::{NoisePurpose, NoiseSource, SeededNoise};
 pub use pipeline::{
     ContinuationRequest, Generated, ImageToVideoRequest, LongVideoRequest, Observer, Pipeline,
     PipelineOptions, RefineCondition, RefineRequest, Refined, Sampling, Silent, StepEvent,
-    TextToVideoRequest, refine_start,
+    TextToVideoRequest, VideoPlan, VideoRequest, refine_start,
 };
 pub use scheduler::{FlowMatchScheduler, Schedule, ScheduleMode};
 pub use settings::{Settings, StageSettings, UsedAdapter};

@@ -11,6 +11,8 @@ use crate::frames::{PixelFrames, write_clips};
 use crate::{VideoError, VideoSize};
 
 const SETTINGS: &str = "settings.txt";
+/// First line of the settings. Another number where segments of before cannot be gone on with.
+const HEADING: &str = "segments of a long video, format 2";
 const KEY: &str = "frames";
 
 /// The folder of a long video's finished segments.
@@ -22,28 +24,25 @@ pub(crate) struct SegmentFolder {
 impl SegmentFolder {
     /// Opens the folder, or makes it.
     ///
-    /// `settings` describes everything that the segments depend on.
+    /// `settings` names everything that the segments depend on.
     ///
     /// # Errors
-    /// [`VideoError::Invalid`] when the folder holds segments of other settings;
-    /// [`VideoError::Io`].
-    pub(crate) fn open(dir: &Path, settings: &str) -> Result<Self, VideoError> {
+    /// [`VideoError::Invalid`] when the folder holds segments of other settings, which it names, or of
+    /// another version of this program; [`VideoError::Io`].
+    pub(crate) fn open(dir: &Path, settings: &[(&str, String)]) -> Result<Self, VideoError> {
         fs::create_dir_all(dir).map_err(|e| VideoError::io(dir, e))?;
         let file = dir.join(SETTINGS);
         match fs::read_to_string(&file) {
-            Ok(found) if found == settings => {}
-            Ok(_) => {
-                return Err(VideoError::invalid(
-                    "work dir",
-                    format!(
-                        "{} holds segments of a video with other settings; remove it or name \
-                         another folder",
-                        dir.display()
-                    ),
-                ));
-            }
+            Ok(found) => compare(&found, settings).map_err(|reason| {
+                let dir = dir.display();
+                VideoError::invalid("work dir", format!("{dir} holds segments {reason}"))
+            })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                write_atomic(&file, settings.as_bytes())?;
+                let lines = settings
+                    .iter()
+                    .map(|(key, value)| format!("{key}: {value}\n"));
+                let text = format!("{HEADING}\n{}", lines.collect::<String>());
+                write_atomic(&file, text.as_bytes())?;
             }
             Err(error) => return Err(VideoError::io(file, error)),
         }
@@ -94,6 +93,39 @@ impl SegmentFolder {
             }
         };
         PixelFrames::from_bytes(files.bytes(KEY)?.into_owned(), size)
+    }
+}
+
+/// Compares what the file of settings says with the settings of this run.
+///
+/// # Errors
+/// Says whose segments they are and what to do.
+fn compare(found: &str, settings: &[(&str, String)]) -> Result<(), String> {
+    let mut lines = found.lines();
+    if lines.next() != Some(HEADING) {
+        return Err(
+            "that another version of this program made; finish the video with that version, or \
+             remove the folder or name another one"
+                .into(),
+        );
+    }
+    let found: BTreeMap<&str, &str> = lines.filter_map(|line| line.split_once(": ")).collect();
+    let other: Vec<String> = settings
+        .iter()
+        .filter(|(key, value)| found.get(key).copied() != Some(value))
+        .map(|(key, value)| {
+            format!(
+                "{key} {}, now {value}",
+                found.get(key).unwrap_or(&"unknown")
+            )
+        })
+        .collect();
+    match other.is_empty() {
+        true => Ok(()),
+        false => Err(format!(
+            "of a video with other settings ({}); remove it or name another folder",
+            other.join("; ")
+        )),
     }
 }
 
@@ -165,25 +197,36 @@ mod tests {
     fn segments_come_back_and_other_settings_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let work = dir.path().join("work");
-        let folder = SegmentFolder::open(&work, "a").unwrap();
+        let of = |seed: u64| [("size", "2x1".to_string()), ("seed", seed.to_string())];
+        let folder = SegmentFolder::open(&work, &of(7)).unwrap();
         assert!(!folder.has(0));
         folder.keep(0, &clip(0..18)).unwrap();
 
-        let again = SegmentFolder::open(&work, "a").unwrap();
+        let again = SegmentFolder::open(&work, &of(7)).unwrap();
         assert!(again.has(0) && !again.has(1));
         assert_eq!(again.read(0).unwrap(), clip(0..18));
-        let error = SegmentFolder::open(&work, "b").unwrap_err().to_string();
-        assert!(
-            error.contains("work") && error.contains("other settings"),
-            "{error}"
-        );
+        let refused = |seed| {
+            SegmentFolder::open(&work, &of(seed))
+                .unwrap_err()
+                .to_string()
+        };
+        let error = refused(8);
+        for word in ["work", "other settings", "seed 7, now 8"] {
+            assert!(error.contains(word), "{error}");
+        }
+        assert!(!error.contains("size"), "{error}");
+
+        // What earlier versions wrote.
+        fs::write(work.join(SETTINGS), "(LongVideoRequest { .. })").unwrap();
+        let error = refused(7);
+        assert!(error.contains("another version"), "{error}");
     }
 
     #[test]
     fn repeated_frames_are_left_out() {
         let dir = tempfile::tempdir().unwrap();
         let work = dir.path().join("work");
-        let folder = SegmentFolder::open(&work, "a").unwrap();
+        let folder = SegmentFolder::open(&work, &[]).unwrap();
         folder.keep(0, &clip(0..18)).unwrap();
         folder.keep(1, &clip(12..30)).unwrap();
         let video = LongVideo::new(folder, 2, 1);

@@ -12,7 +12,7 @@ use longcat_weights::ConfigError;
 
 use super::observer::{Follower, StepHook};
 use super::predict::Model;
-use super::request::{check_size, latent_frames};
+use super::request::check_size;
 use super::{Observer, Sampling, StepEvent};
 use crate::adapters::Adapters;
 use crate::checkpoint::Checkpoint;
@@ -194,22 +194,26 @@ impl<B: KernelBackend> Pipeline<B> {
         &self.scheduler
     }
 
-    /// The transformer with the adapters of this pipeline, one replica for each device, loaded when
-    /// first asked for.
+    /// The transformer with the adapters that are in use now, one replica for each device, loaded
+    /// when first asked for.
     ///
     /// # Errors
     /// What loading it can report.
     pub(crate) fn transformers(&mut self) -> Result<&mut [LongCatTransformer<B>], VideoError> {
+        let dtype = self.options.dtype;
         if self.transformers.is_empty() {
-            let mut replicas = Vec::with_capacity(self.devices.len());
-            for device in &self.devices {
-                let mut model = self
-                    .checkpoint
-                    .load_transformer(Some(self.options.dtype), device)?;
-                self.adapters.attach_all(&mut model, self.options.dtype)?;
-                replicas.push(model);
-            }
-            self.transformers = replicas;
+            let devices = self.devices.iter();
+            let load = |device| self.checkpoint.load_transformer(Some(dtype), device);
+            self.transformers = devices.map(load).collect::<Result<_, _>>()?;
+        }
+        let mut put_on = Ok(());
+        for model in &mut self.transformers {
+            put_on = put_on.and_then(|()| self.adapters.put_on(model, dtype, &self.checkpoint));
+        }
+        if let Err(error) = put_on {
+            // Perhaps with some of the adapters: the next run loads it anew.
+            self.drop_transformers();
+            return Err(error);
         }
         Ok(&mut self.transformers)
     }
@@ -243,18 +247,12 @@ impl<B: KernelBackend> Pipeline<B> {
     pub(crate) fn size_for(
         &self,
         asked: Option<VideoSize>,
-        given: &PixelFrames,
+        given: VideoSize,
     ) -> Result<VideoSize, VideoError> {
         match asked {
             Some(size) => Ok(size),
-            None => self.defaults().size_for(given.size()),
+            None => self.defaults().size_for(given),
         }
-    }
-
-    /// Latent frames of a video of as many frames as a request says.
-    pub(crate) fn latent_frames(&self, frames: Option<usize>) -> Result<usize, VideoError> {
-        let frames = frames.unwrap_or(self.defaults().frames);
-        latent_frames("frames", frames, &self.vae_config)
     }
 
     /// Encodes prompts; the text encoder leaves the device afterwards unless it is to be kept.
@@ -295,9 +293,6 @@ impl<B: KernelBackend> Pipeline<B> {
         sampling: &Sampling,
         observer: &mut dyn Observer,
     ) -> Result<EncodedText<B>, VideoError> {
-        if prompts.is_empty() {
-            return Err(VideoError::invalid("prompt", "at least one is needed"));
-        }
         let guidance = (sampling.guidance > 1.0).then_some(sampling.guidance);
         let mut all = Vec::with_capacity(2 * prompts.len());
         if guidance.is_some() {

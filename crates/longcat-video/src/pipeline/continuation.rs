@@ -5,9 +5,10 @@ use longcat_kernels::KernelBackend;
 use longcat_vae::LatentDraw;
 
 use super::denoise::Denoise;
+use super::plan::{Planned, check_prompts};
 use super::predict::Conditions;
 use super::request::latent_frames;
-use super::{Generated, Observer, Pipeline, Sampling};
+use super::{Generated, Observer, Pipeline, Sampling, VideoPlan};
 use crate::frames::PixelFrames;
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::scheduler::ScheduleMode;
@@ -88,18 +89,15 @@ impl<B: KernelBackend> Pipeline<B> {
         Ok([total, num_cond])
     }
 
-    /// Continues a video. The result begins with the condition frames.
-    ///
-    /// # Errors
-    /// [`VideoError`]: a request that cannot work is refused before any model is loaded.
-    pub fn continue_video(
-        &mut self,
+    /// What continuing a video of this size and number of frames comes to; the frames of the request
+    /// itself are not looked at.
+    pub(crate) fn plan_continuation(
+        &self,
         request: &ContinuationRequest,
-        noise: &mut dyn NoiseSource,
-        observer: &mut dyn Observer,
-    ) -> Result<Generated<B>, VideoError> {
+        (given_size, given): (VideoSize, usize),
+    ) -> Result<Planned, VideoError> {
+        check_prompts(&request.prompts)?;
         request.sampling.check()?;
-        let given = request.video.len();
         let cond_frames = request
             .cond_frames
             .unwrap_or_else(|| self.cond_frames_of(given));
@@ -112,21 +110,43 @@ impl<B: KernelBackend> Pipeline<B> {
                 ),
             ));
         }
-        let mode = match (request.enhance_hf, request.sampling.distill) {
-            (Some(true), true) => {
-                return Err(VideoError::invalid(
-                    "enhance-hf",
-                    "the distilled schedule has no finer tail; switch one of the two off",
-                ));
-            }
-            (Some(true) | None, false) => ScheduleMode::EnhanceHighFrequencies,
-            (_, _) => request.sampling.mode(),
-        };
-        let size = self.size_for(request.size, &request.video)?;
+        let mode = continuation_mode(&request.sampling, request.enhance_hf)?;
+        let size = self.size_for(request.size, given_size)?;
         let [height, width] = self.latent_size(size)?;
         let frames = request.frames.unwrap_or(self.defaults().frames);
-        let [frames, num_cond] = self.condition_latents(frames, cond_frames)?;
-        let schedule = self.scheduler().schedule(request.sampling.steps, mode)?;
+        let [latent_frames, num_cond] = self.condition_latents(frames, cond_frames)?;
+        Ok(Planned {
+            plan: VideoPlan {
+                size,
+                frames,
+                cond_frames,
+                first_frame: 0,
+            },
+            latents: [latent_frames, height, width],
+            num_cond,
+            schedule: self.scheduler().schedule(request.sampling.steps, mode)?,
+        })
+    }
+
+    /// Continues a video. The result begins with the condition frames.
+    ///
+    /// # Errors
+    /// [`VideoError`]: a request that cannot work is refused before any model is loaded.
+    pub fn continue_video(
+        &mut self,
+        request: &ContinuationRequest,
+        noise: &mut dyn NoiseSource,
+        observer: &mut dyn Observer,
+    ) -> Result<Generated<B>, VideoError> {
+        let shape = (request.video.size(), request.video.len());
+        let Planned {
+            plan: VideoPlan {
+                size, cond_frames, ..
+            },
+            latents: [frames, height, width],
+            num_cond,
+            schedule,
+        } = self.plan_continuation(request, shape)?;
         let text = self.encode_for(
             &request.prompts,
             &request.negative_prompt,
@@ -186,6 +206,21 @@ impl<B: KernelBackend> Pipeline<B> {
             text: text.condition,
             schedule,
         })
+    }
+}
+
+/// The schedule of a continuation.
+pub(crate) fn continuation_mode(
+    sampling: &Sampling,
+    enhance_hf: Option<bool>,
+) -> Result<ScheduleMode, VideoError> {
+    match (enhance_hf, sampling.distill) {
+        (Some(true), true) => Err(VideoError::invalid(
+            "enhance-hf",
+            "the distilled schedule has no finer tail; switch one of the two off",
+        )),
+        (Some(true) | None, false) => Ok(ScheduleMode::EnhanceHighFrequencies),
+        (_, _) => Ok(sampling.mode()),
     }
 }
 

@@ -5,8 +5,10 @@ use longcat_kernels::KernelBackend;
 use longcat_vae::LatentDraw;
 
 use super::denoise::Denoise;
+use super::plan::{Planned, check_prompts};
 use super::predict::Conditions;
-use super::{Generated, Observer, Pipeline, Sampling};
+use super::request::latent_frames;
+use super::{Generated, Observer, Pipeline, Sampling, VideoPlan};
 use crate::frames::PixelFrames;
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::{VideoError, VideoSize};
@@ -47,6 +49,42 @@ impl ImageToVideoRequest {
 }
 
 impl<B: KernelBackend> Pipeline<B> {
+    pub(crate) fn plan_image_to_video(
+        &self,
+        request: &ImageToVideoRequest,
+    ) -> Result<Planned, VideoError> {
+        check_prompts(&request.prompts)?;
+        request.sampling.check()?;
+        if request.image.len() != 1 {
+            return Err(VideoError::invalid(
+                "image",
+                format!("one picture is needed, not {}", request.image.len()),
+            ));
+        }
+        let size = self.size_for(request.size, request.image.size())?;
+        let [height, width] = self.latent_size(size)?;
+        let frames = request.frames.unwrap_or(self.defaults().frames);
+        let latent_frames = latent_frames("frames", frames, self.vae_config())?;
+        if latent_frames < 2 {
+            return Err(VideoError::invalid(
+                "frames",
+                "the image is the first frame: at least 5 frames are needed",
+            ));
+        }
+        let (steps, mode) = (request.sampling.steps, request.sampling.mode());
+        Ok(Planned {
+            plan: VideoPlan {
+                size,
+                frames,
+                cond_frames: 1,
+                first_frame: 0,
+            },
+            latents: [latent_frames, height, width],
+            num_cond: 1,
+            schedule: self.scheduler().schedule(steps, mode)?,
+        })
+    }
+
     /// Makes videos that begin with an image.
     ///
     /// # Errors
@@ -57,25 +95,12 @@ impl<B: KernelBackend> Pipeline<B> {
         noise: &mut dyn NoiseSource,
         observer: &mut dyn Observer,
     ) -> Result<Generated<B>, VideoError> {
-        request.sampling.check()?;
-        if request.image.len() != 1 {
-            return Err(VideoError::invalid(
-                "image",
-                format!("one picture is needed, not {}", request.image.len()),
-            ));
-        }
-        let size = self.size_for(request.size, &request.image)?;
-        let [height, width] = self.latent_size(size)?;
-        let frames = self.latent_frames(request.frames)?;
-        if frames < 2 {
-            return Err(VideoError::invalid(
-                "frames",
-                "the image is the first frame: at least 5 frames are needed",
-            ));
-        }
-        let schedule = self
-            .scheduler()
-            .schedule(request.sampling.steps, request.sampling.mode())?;
+        let Planned {
+            plan: VideoPlan { size, .. },
+            latents: [frames, height, width],
+            schedule,
+            ..
+        } = self.plan_image_to_video(request)?;
         let text = self.encode_for(
             &request.prompts,
             &request.negative_prompt,

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use longcat_kernels::KernelBackend;
 
-use super::{ContinuationRequest, Observer, Pipeline, Sampling, TextToVideoRequest};
+use super::continuation::continuation_mode;
+use super::{ContinuationRequest, Observer, Pipeline, Sampling, TextToVideoRequest, VideoPlan};
 use crate::long_video::{LongVideo, SegmentFolder};
 use crate::noise::SeededNoise;
 use crate::{VideoError, VideoSize};
@@ -68,12 +69,47 @@ impl LongVideoRequest {
         Ok(())
     }
 
+    /// The request of the first segment.
+    fn first(&self) -> TextToVideoRequest {
+        TextToVideoRequest {
+            negative_prompt: self.negative_prompt.clone(),
+            size: self.size,
+            frames: self.frames,
+            sampling: self.sampling.clone(),
+            ..TextToVideoRequest::new(self.prompt(0))
+        }
+    }
+
     fn prompt(&self, segment: usize) -> &str {
         &self.prompts[segment.min(self.prompts.len() - 1)]
     }
 }
 
 impl<B: KernelBackend> Pipeline<B> {
+    pub(crate) fn plan_long_video(
+        &self,
+        request: &LongVideoRequest,
+    ) -> Result<VideoPlan, VideoError> {
+        request.check()?;
+        let first = self.plan_text_to_video(&request.first())?.plan;
+        let cond_frames = request
+            .cond_frames
+            .unwrap_or_else(|| self.cond_frames_of(first.frames));
+        let mut frames = first.frames;
+        if request.segments > 1 {
+            self.condition_latents(first.frames, cond_frames)?;
+            let mode = continuation_mode(&request.sampling, request.enhance_hf)?;
+            self.scheduler().schedule(request.sampling.steps, mode)?;
+            let new = first.frames - cond_frames;
+            frames = frames.saturating_add((request.segments - 1).saturating_mul(new));
+        }
+        Ok(VideoPlan {
+            frames,
+            cond_frames,
+            ..first
+        })
+    }
+
     /// Makes a long video: a first segment from its prompt, then continuations.
     ///
     /// Finished segments are kept in `work_dir`: a run that was stopped goes on there, and gives the
@@ -90,18 +126,11 @@ impl<B: KernelBackend> Pipeline<B> {
         work_dir: &Path,
         observer: &mut dyn Observer,
     ) -> Result<LongVideo, VideoError> {
-        request.check()?;
-        let size = request.size.unwrap_or(self.defaults().size);
-        let frames = request.frames.unwrap_or(self.defaults().frames);
-        let cond_frames = request
-            .cond_frames
-            .unwrap_or_else(|| self.cond_frames_of(frames));
-        if request.segments > 1 {
-            self.condition_latents(frames, cond_frames)?;
-        }
+        let plan = self.plan_long_video(request)?;
+        let cond_frames = plan.cond_frames;
         let request = LongVideoRequest {
-            size: Some(size),
-            frames: Some(frames),
+            size: Some(plan.size),
+            frames: Some(request.frames.unwrap_or(self.defaults().frames)),
             cond_frames: Some(cond_frames),
             ..request.clone()
         };
@@ -116,22 +145,36 @@ impl<B: KernelBackend> Pipeline<B> {
         Ok(LongVideo::new(folder, request.segments, cond_frames))
     }
 
-    /// Everything that segments depend on but their number.
-    fn settings_of(&self, request: &LongVideoRequest) -> String {
-        let request = LongVideoRequest {
-            segments: 0,
-            ..request.clone()
-        };
+    /// Everything that segments depend on but their number, by name.
+    fn settings_of(&self, request: &LongVideoRequest) -> Vec<(&'static str, String)> {
         let options = self.options();
-        format!(
-            "{:?}",
+        let adapters = self.loras();
+        let adapters: Vec<_> = adapters
+            .iter()
+            .filter(|lora| lora.enabled)
+            .map(|lora| (&lora.path, lora.strength))
+            .collect();
+        vec![
+            ("prompts", format!("{:?}", request.prompts)),
+            ("negative prompt", format!("{:?}", request.negative_prompt)),
             (
-                request,
-                self.checkpoint().root(),
-                (options.dtype, options.vae_dtype, options.tiling),
-                self.loras()
-            )
-        )
+                "size",
+                request.size.map(|s| s.to_string()).unwrap_or_default(),
+            ),
+            ("frames", format!("{:?}", request.frames)),
+            ("condition frames", format!("{:?}", request.cond_frames)),
+            ("sampling", format!("{:?}", request.sampling)),
+            ("seed", request.seed.to_string()),
+            ("kv cache", request.kv_cache.to_string()),
+            ("enhance-hf", format!("{:?}", request.enhance_hf)),
+            ("model", format!("{:?}", self.checkpoint().root())),
+            ("adapters", format!("{adapters:?}")),
+            (
+                "dtypes",
+                format!("{:?}", (options.dtype, options.vae_dtype)),
+            ),
+            ("tiling", format!("{:?}", options.tiling)),
+        ]
     }
 
     fn make_segment(
@@ -144,16 +187,7 @@ impl<B: KernelBackend> Pipeline<B> {
         let mut noise = SeededNoise::new(request.seed.wrapping_add(index as u64));
         let prompt = request.prompt(index);
         let made = match index {
-            0 => {
-                let first = TextToVideoRequest {
-                    negative_prompt: request.negative_prompt.clone(),
-                    size: request.size,
-                    frames: request.frames,
-                    sampling: request.sampling.clone(),
-                    ..TextToVideoRequest::new(prompt)
-                };
-                self.text_to_video(&first, &mut noise, observer)?
-            }
+            0 => self.text_to_video(&request.first(), &mut noise, observer)?,
             _ => {
                 let next = ContinuationRequest {
                     negative_prompt: request.negative_prompt.clone(),

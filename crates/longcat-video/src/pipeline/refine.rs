@@ -6,9 +6,10 @@ use longcat_kernels::KernelBackend;
 use longcat_vae::LatentDraw;
 
 use super::denoise::Denoise;
+use super::plan::Planned;
 use super::predict::Conditions;
 use super::request::check_size;
-use super::{Generated, Observer, Pipeline, Sampling};
+use super::{Generated, Observer, Pipeline, Sampling, VideoPlan};
 use crate::frames::{PixelFrames, resample};
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::scheduler::ScheduleMode;
@@ -51,6 +52,11 @@ pub struct RefineRequest {
 }
 
 impl RefineRequest {
+    /// Steps of the full schedule in the release.
+    pub const STEPS: usize = 50;
+    /// Share of noise that the release starts from.
+    pub const THRESHOLD: f32 = 0.5;
+
     /// The official settings, in space and time.
     pub fn new(video: PixelFrames, prompt: impl Into<String>) -> Self {
         Self {
@@ -59,8 +65,8 @@ impl RefineRequest {
             size: None,
             spatial_only: false,
             condition: None,
-            steps: 50,
-            threshold: 0.5,
+            steps: Self::STEPS,
+            threshold: Self::THRESHOLD,
             max_sequence_length: Sampling::standard().max_sequence_length,
             latent_draw: LatentDraw::Sample,
         }
@@ -100,7 +106,91 @@ impl RefinePadding {
     }
 }
 
+/// What the shape of a refined video depends on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RefineShape {
+    given: VideoSize,
+    frames: usize,
+    size: Option<VideoSize>,
+    spatial_only: bool,
+    cond_frames: usize,
+    steps: usize,
+    threshold: f32,
+}
+
+impl RefineRequest {
+    pub(crate) fn shape(&self) -> RefineShape {
+        RefineShape {
+            given: self.video.size(),
+            frames: self.video.len(),
+            size: self.size,
+            spatial_only: self.spatial_only,
+            cond_frames: self.condition.as_ref().map_or(0, |c| c.frames),
+            steps: self.steps,
+            threshold: self.threshold,
+        }
+    }
+}
+
+impl RefineShape {
+    /// Refining a video of this size and number of frames with the official settings.
+    pub(crate) fn of(given: VideoSize, frames: usize, cond_frames: usize) -> Self {
+        Self {
+            given,
+            frames,
+            size: None,
+            spatial_only: false,
+            cond_frames,
+            steps: RefineRequest::STEPS,
+            threshold: RefineRequest::THRESHOLD,
+        }
+    }
+}
+
 impl<B: KernelBackend> Pipeline<B> {
+    pub(crate) fn plan_refinement(&self, shape: &RefineShape) -> Result<Planned, VideoError> {
+        Ok(self.plan_refined(shape)?.0)
+    }
+
+    fn plan_refined(&self, shape: &RefineShape) -> Result<(Planned, RefinePadding), VideoError> {
+        let size = match shape.size {
+            Some(size) => size,
+            None => self.defaults().refined_size_for(shape.given)?,
+        };
+        check_size(size, 4 * self.pixel_multiple())?;
+        let [height, width] = self.latent_size(size)?;
+        let frames = match shape.spatial_only {
+            true => shape.frames,
+            false => 2 * shape.frames,
+        };
+        let cond_frames = shape.cond_frames;
+        if cond_frames >= frames {
+            return Err(VideoError::invalid(
+                "condition frames",
+                format!("{cond_frames}, for a refined video of {frames}: fewer than it has"),
+            ));
+        }
+        let mode = ScheduleMode::Refine {
+            threshold: shape.threshold,
+        };
+        let schedule = self.scheduler().schedule(shape.steps, mode)?;
+        let per_latent = self.vae_config().scale_factor_temporal;
+        let padding = RefinePadding::new(frames, cond_frames, per_latent);
+        let all = padding.front + frames + padding.back;
+        let planned = Planned {
+            plan: VideoPlan {
+                size,
+                frames,
+                cond_frames,
+                first_frame: padding.front,
+            },
+            latents: [1 + (all - 1) / per_latent, height, width],
+            num_cond: padding.cond_latents,
+            schedule,
+        };
+        Ok((planned, padding))
+    }
+
     /// Refines a video: more pixels and, unless `spatial_only`, twice the frames.
     ///
     /// Adapter and block-sparse attention are the caller's to switch
@@ -115,25 +205,15 @@ impl<B: KernelBackend> Pipeline<B> {
         noise: &mut dyn NoiseSource,
         observer: &mut dyn Observer,
     ) -> Result<Refined<B>, VideoError> {
-        let size = match request.size {
-            Some(size) => size,
-            None => self.defaults().refined_size_for(request.video.size())?,
-        };
-        check_size(size, 4 * self.pixel_multiple())?;
-        let given = request.video.len();
-        let frames = if request.spatial_only {
-            given
-        } else {
-            2 * given
-        };
-        let cond_frames = request.condition.as_ref().map_or(0, |c| c.frames);
-        self.check_condition(request, frames)?;
-        let mode = ScheduleMode::Refine {
-            threshold: request.threshold,
-        };
-        let schedule = self.scheduler().schedule(request.steps, mode)?;
-        let padding =
-            RefinePadding::new(frames, cond_frames, self.vae_config().scale_factor_temporal);
+        let shape = request.shape();
+        let cond_frames = shape.cond_frames;
+        let (planned, padding) = self.plan_refined(&shape)?;
+        self.check_condition(request, planned.plan.frames)?;
+        let Planned {
+            plan: VideoPlan { size, frames, .. },
+            schedule,
+            ..
+        } = planned;
         let text = self.encode_prompts(
             std::slice::from_ref(&request.prompt),
             request.max_sequence_length,
@@ -179,7 +259,11 @@ impl<B: KernelBackend> Pipeline<B> {
         })
     }
 
-    fn check_condition(&self, request: &RefineRequest, frames: usize) -> Result<(), VideoError> {
+    pub(crate) fn check_condition(
+        &self,
+        request: &RefineRequest,
+        frames: usize,
+    ) -> Result<(), VideoError> {
         let Some(condition) = &request.condition else {
             return Ok(());
         };

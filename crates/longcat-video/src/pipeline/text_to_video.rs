@@ -3,8 +3,10 @@
 use longcat_kernels::KernelBackend;
 
 use super::denoise::Denoise;
+use super::plan::{Planned, check_prompts};
 use super::predict::Conditions;
-use super::{Generated, Observer, Pipeline, Sampling};
+use super::request::latent_frames;
+use super::{Generated, Observer, Pipeline, Sampling, VideoPlan};
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::{VideoError, VideoSize};
 
@@ -47,6 +49,30 @@ impl TextToVideoRequest {
 }
 
 impl<B: KernelBackend> Pipeline<B> {
+    pub(crate) fn plan_text_to_video(
+        &self,
+        request: &TextToVideoRequest,
+    ) -> Result<Planned, VideoError> {
+        check_prompts(&request.prompts)?;
+        request.sampling.check()?;
+        let size = request.size.unwrap_or(self.defaults().size);
+        let [height, width] = self.latent_size(size)?;
+        let frames = request.frames.unwrap_or(self.defaults().frames);
+        let latent_frames = latent_frames("frames", frames, self.vae_config())?;
+        let (steps, mode) = (request.sampling.steps, request.sampling.mode());
+        Ok(Planned {
+            plan: VideoPlan {
+                size,
+                frames,
+                cond_frames: 0,
+                first_frame: 0,
+            },
+            latents: [latent_frames, height, width],
+            num_cond: 0,
+            schedule: self.scheduler().schedule(steps, mode)?,
+        })
+    }
+
     /// Makes videos from prompts.
     ///
     /// # Errors
@@ -57,12 +83,11 @@ impl<B: KernelBackend> Pipeline<B> {
         noise: &mut dyn NoiseSource,
         observer: &mut dyn Observer,
     ) -> Result<Generated<B>, VideoError> {
-        request.sampling.check()?;
-        let [height, width] = self.latent_size(request.size.unwrap_or(self.defaults().size))?;
-        let frames = self.latent_frames(request.frames)?;
-        let schedule = self
-            .scheduler()
-            .schedule(request.sampling.steps, request.sampling.mode())?;
+        let Planned {
+            latents: [frames, height, width],
+            schedule,
+            ..
+        } = self.plan_text_to_video(request)?;
         let text = self.encode_for(
             &request.prompts,
             &request.negative_prompt,
