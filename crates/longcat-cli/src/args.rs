@@ -65,12 +65,16 @@ pub struct Place {
 pub struct Model {
     #[command(flatten)]
     pub place: Place,
-    /// LoRA adapter in any format that is read, with its strength (1 by default); may be repeated.
+    /// LoRA adapter in any format that is read, with its strength (1 by default); may be repeated. Acts
+    /// in every stage, also in refining.
     #[arg(long = "lora", value_name = "PATH[=STRENGTH]")]
     pub loras: Vec<LoraArg>,
-    /// Merge the adapters into the weights before sampling.
+    /// Merge the adapters of each stage into the weights before sampling.
     #[arg(long)]
     pub merge: bool,
+    /// Refinement adapter, with its strength; by default the checkpoint's refinement_lora.
+    #[arg(long, value_name = "PATH[=STRENGTH]")]
+    pub refine_lora: Option<LoraArg>,
     /// Free each network after use, so that only one is on the device at a time.
     #[arg(long)]
     pub low_memory: bool,
@@ -96,9 +100,10 @@ impl From<Dtype> for DType {
 /// How to sample.
 #[derive(Debug, Args, Clone)]
 pub struct Sampler {
-    /// Use the checkpoint's cfg_step_lora: 16 steps without guidance.
-    #[arg(long)]
-    pub distill: bool,
+    /// Use the checkpoint's cfg_step_lora, or another distilled adapter with its strength: 16 steps
+    /// without guidance. Does not act in refining.
+    #[arg(long, value_name = "PATH[=STRENGTH]", num_args = 0..=1, require_equals = true)]
+    pub distill: Option<Option<LoraArg>>,
     /// Denoising steps; 50, or 16 with --distill.
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
@@ -146,14 +151,20 @@ pub struct OutputFile {
     /// Replace files that exist.
     #[arg(short = 'y', long)]
     pub overwrite: bool,
-    /// Print the result as JSON.
+    /// Leave prompt, seed, model, adapters and other settings out of the files.
+    #[arg(long)]
+    pub no_metadata: bool,
+    /// Print the result as one line of JSON, with the settings and the seconds of each stage.
     #[arg(long)]
     pub json: bool,
+    /// Print the seconds of each stage on stderr.
+    #[arg(long)]
+    pub verbose: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct TextToVideo {
-    /// What the video shows.
+    /// What the video shows: a text, @FILE, or - for standard input.
     pub prompt: String,
     /// Size in pixels; by default the checkpoint's.
     #[arg(long, value_name = "WxH")]
@@ -173,9 +184,10 @@ pub struct TextToVideo {
 pub struct ImageToVideo {
     /// The first frame.
     pub image: PathBuf,
-    /// What the video shows.
+    /// What the video shows: a text, @FILE, or - for standard input.
     pub prompt: String,
-    /// Size in pixels; by default the trained size nearest in shape to the image.
+    /// Size in pixels, for which the image is cropped in the middle. Without it the video has the shape
+    /// of the image: it is made at the trained size nearest in shape and stretched back.
     #[arg(long, value_name = "WxH")]
     pub size: Option<VideoSize>,
     /// Number of frames, 4n + 1; by default the checkpoint's.
@@ -212,9 +224,10 @@ pub struct Condition {
 pub struct Continue {
     /// The video to continue.
     pub video: PathBuf,
-    /// What happens next.
+    /// What happens next: a text, @FILE, or - for standard input.
     pub prompt: String,
-    /// Size in pixels; by default the trained size nearest in shape to the video.
+    /// Size in pixels, for which the video is cropped in the middle. Without it the result has the
+    /// shape of the video: it is made at the trained size nearest in shape and stretched back.
     #[arg(long, value_name = "WxH")]
     pub size: Option<VideoSize>,
     /// Frames of the result, condition frames included, 4n + 1; by default the checkpoint's.
@@ -232,7 +245,8 @@ pub struct Continue {
 
 #[derive(Debug, Args)]
 pub struct Long {
-    /// One prompt for all segments, or one per segment.
+    /// One prompt for all segments, or one per segment; @FILE, or - for standard input, has one in each
+    /// line.
     #[arg(required = true)]
     pub prompts: Vec<String>,
     /// Number of segments; by default the number of prompts.
@@ -262,12 +276,13 @@ pub struct Long {
 pub struct Refine {
     /// The video to refine.
     pub video: PathBuf,
-    /// The prompt it was made from.
+    /// The prompt it was made from: a text, @FILE, or - for standard input.
     pub prompt: String,
     /// Refined size, multiples of 64; by default the size for refining nearest in shape.
     #[arg(long, value_name = "WxH")]
     pub size: Option<VideoSize>,
-    /// Keep the frame rate instead of doubling it.
+    /// Keep the frames as they are in time. Without it the video is brought to the checkpoint's frame
+    /// rate (15 in the release), which is then doubled.
     #[arg(long)]
     pub spatial_only: bool,
     /// Condition frames of the first stage, as an image or a video.

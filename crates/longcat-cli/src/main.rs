@@ -1,11 +1,16 @@
 //! The `longcat` command.
 
+mod adapters;
 mod args;
 mod commands;
 mod lora_arg;
 mod output;
+mod prompt;
+mod report;
 mod session;
+mod shape;
 mod stage_bar;
+mod stage_times;
 
 use std::process::ExitCode;
 

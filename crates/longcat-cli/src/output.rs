@@ -1,12 +1,10 @@
 //! Files that commands write.
 
 use std::path::Path;
-use std::time::Instant;
 
 use anyhow::{Result, bail};
 use longcat_video::media::{OutputFormat, VideoSpec, VideoWriter, WriteOptions, create_video};
 use longcat_video::{PixelFrames, VideoSize};
-use serde::Serialize;
 
 use crate::args::{Output, OutputFile};
 
@@ -51,29 +49,20 @@ pub fn latents_only(output: &OutputFile) -> bool {
         .is_some_and(|e| e == "safetensors")
 }
 
-/// Writes a video, clip after clip, and then tells of it.
+/// Writes a video, clip after clip.
 pub struct Writer<'a> {
     output: &'a OutputFile,
-    latents: Option<&'a Path>,
     fps: f64,
-    started: Instant,
     file: Option<Box<dyn VideoWriter>>,
     size: VideoSize,
     frames: usize,
 }
 
 impl<'a> Writer<'a> {
-    pub fn new(
-        output: &'a OutputFile,
-        latents: Option<&'a Path>,
-        fps: f64,
-        started: Instant,
-    ) -> Self {
+    pub fn new(output: &'a OutputFile, fps: f64) -> Self {
         Self {
             output,
-            latents,
-            fps: output.fps.unwrap_or(fps),
-            started,
+            fps,
             file: None,
             size: VideoSize::new(0, 0),
             frames: 0,
@@ -105,53 +94,23 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Ends the file and tells of it.
-    pub fn finish(mut self) -> Result<()> {
-        if let Some(file) = self.file.take() {
+    /// Ends the file; says what it holds.
+    pub fn finish(self) -> Result<Written> {
+        if let Some(file) = self.file {
             file.finish()?;
         }
-        self.report(Some((self.size, self.frames)))
-    }
-
-    /// Tells of what was written: a video, or latents alone.
-    pub fn report(&self, video: Option<(VideoSize, usize)>) -> Result<()> {
-        let result = Written {
-            output: &self.output.output,
-            latents: self.latents,
-            width: video.map(|(size, _)| size.width),
-            height: video.map(|(size, _)| size.height),
-            frames: video.map(|(_, frames)| frames),
-            fps: video.map(|_| self.fps),
-            seconds: self.started.elapsed().as_secs_f64(),
-        };
-        if self.output.json {
-            println!("{}", serde_json::to_string_pretty(&result)?);
-            return Ok(());
-        }
-        let what = match video {
-            Some((size, frames)) => {
-                // Some files keep durations in milliseconds.
-                let fps = (self.fps * 100.0).round() / 100.0;
-                format!("{frames} frames of {size} at {fps} fps")
-            }
-            None => "latents".into(),
-        };
-        println!(
-            "{}: {what}, {:.1} s",
-            self.output.output.display(),
-            result.seconds
-        );
-        Ok(())
+        Ok(Written {
+            size: self.size,
+            frames: self.frames,
+            fps: self.fps,
+        })
     }
 }
 
-#[derive(Serialize)]
-struct Written<'a> {
-    output: &'a Path,
-    latents: Option<&'a Path>,
-    width: Option<usize>,
-    height: Option<usize>,
-    frames: Option<usize>,
-    fps: Option<f64>,
-    seconds: f64,
+/// A video that was written.
+#[derive(Debug, Clone, Copy)]
+pub struct Written {
+    pub size: VideoSize,
+    pub frames: usize,
+    pub fps: f64,
 }

@@ -1,25 +1,55 @@
 //! A pipeline on a device, with where its results go.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use anyhow::{Context, Result};
 use longcat_builtin::builtin_checkpoint;
 use longcat_cli::device_or_best;
 use longcat_runtime::{DeviceSpec, DynPipeline, RuntimeOptions, open_pipeline};
-use longcat_video::{CFG_STEP_LORA, Latents, PixelFrames, Sampling, Tiling};
+use longcat_video::{
+    Latents, PixelFrames, RefineRequest, Sampling, Settings, StageSettings, Tiling, VideoPlan,
+    VideoSize,
+};
 
 use crate::args::{Model, Output, OutputFile, Place, Sampler};
-use crate::output::{Writer, latents_only};
+use crate::output::{Writer, Written, latents_only};
+use crate::report::Report;
+use crate::shape::stretched_back;
 use crate::stage_bar::StageBar;
+use crate::stage_times::StageTimes;
 
 /// A model on a device, with where its results go.
 pub struct Session {
     pub pipeline: Box<dyn DynPipeline>,
     pub bar: StageBar,
-    output: OutputFile,
+    pub output: OutputFile,
     save_latents: Option<PathBuf>,
-    started: Instant,
+    /// What is known of the result before the request.
+    base: Settings,
+}
+
+/// What a command is about to make.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// What the file is made with.
+    pub settings: Settings,
+    /// The same for the latents of the first pass.
+    pub latents: Settings,
+}
+
+/// The request of a command, as its result will tell of it.
+pub struct Asked<'a> {
+    pub prompts: &'a [String],
+    pub negative: &'a str,
+    pub seed: u64,
+    /// Size of the picture or video that the result takes its shape from.
+    pub shape: Option<VideoSize>,
+    /// What is made first.
+    pub plan: VideoPlan,
+    /// Rate at which it plays.
+    pub fps: f64,
+    /// What that is refined to.
+    pub refined: Option<VideoPlan>,
 }
 
 pub fn checkpoint_dir(model: Option<&Path>) -> Result<PathBuf> {
@@ -30,38 +60,50 @@ pub fn checkpoint_dir(model: Option<&Path>) -> Result<PathBuf> {
 }
 
 impl Session {
-    /// Opens the checkpoint and its adapters.
-    pub fn open(model: &Model, distill: bool, output: &Output) -> Result<Self> {
-        let save_latents = output.save_latents.clone();
+    /// Opens the checkpoint and the adapters of each stage: those of generating with a sampler, those
+    /// of refining if it `refines`.
+    pub fn open(
+        command: &str,
+        model: &Model,
+        sampler: Option<&Sampler>,
+        refines: bool,
+        output: &Output,
+    ) -> Result<Self> {
         let mut session =
-            Self::without_adapters(&model.place, model.low_memory, &output.file, save_latents)?;
-        let pipeline = &mut session.pipeline;
-        let mut chosen = Vec::new();
-        if distill {
-            let path = pipeline.checkpoint().bundled_lora(CFG_STEP_LORA)?;
-            pipeline.load_lora(CFG_STEP_LORA, &path)?;
-            chosen.push((CFG_STEP_LORA.to_string(), 1.0));
-        }
-        for (i, lora) in model.loras.iter().enumerate() {
-            let name = format!("lora-{i}");
-            pipeline.load_lora(&name, &lora.path)?;
-            chosen.push((name, lora.strength));
-        }
-        let chosen: Vec<(&str, f64)> = chosen.iter().map(|(n, s)| (n.as_str(), *s)).collect();
-        pipeline.use_loras(&chosen)?;
-        if model.merge {
-            pipeline.merge_loras()?;
-        }
+            Self::without_adapters(command, &model.place, model.low_memory, &output.file)?;
+        session.save_latents = output.save_latents.clone();
+        let used = crate::adapters::put_on(&mut *session.pipeline, model, sampler, refines)?;
+        session.base.generation = sampler.map(|args| {
+            let sampling = sampling(args);
+            StageSettings {
+                steps: sampling.steps,
+                guidance: sampling.guidance,
+                distilled: sampling.distill,
+                threshold: None,
+                adapters: used.generation,
+                merged: model.merge,
+            }
+        });
+        session.base.refinement = refines.then_some(StageSettings {
+            steps: RefineRequest::STEPS,
+            guidance: 1.0,
+            distilled: false,
+            threshold: Some(RefineRequest::THRESHOLD),
+            adapters: used.refinement,
+            merged: model.merge,
+        });
         Ok(session)
     }
 
     /// Opens the checkpoint for a command that uses no adapters.
     pub fn without_adapters(
+        command: &str,
         place: &Place,
         low_memory: bool,
         output: &OutputFile,
-        save_latents: Option<PathBuf>,
     ) -> Result<Self> {
+        let mut times = StageTimes::new();
+        times.begin("open");
         let devices = device_or_best(place.device.clone());
         longcat_runtime::set_cublas_enabled(!place.no_cublas);
         if matches!(devices.first(), DeviceSpec::Cuda(_)) {
@@ -82,23 +124,102 @@ impl Session {
         let root = checkpoint_dir(place.model.as_deref())?;
         let pipeline = open_pipeline(&devices, &root, &options)?;
         let interrupt = longcat_cli::interrupt()?;
+        let base = Settings {
+            model: match &place.model {
+                Some(dir) => file_name(dir),
+                None => "built-in".into(),
+            },
+            device: devices.to_string(),
+            dtype: format!("{:?}", pipeline.options().dtype).to_lowercase(),
+            vae_tiling: place.vae_tiling,
+            ..Settings::new(command)
+        };
         Ok(Self {
             pipeline,
-            bar: StageBar::new(interrupt, save_latents.clone()),
+            bar: StageBar::new(interrupt, times),
             output: output.clone(),
-            save_latents,
-            started: Instant::now(),
+            save_latents: None,
+            base,
         })
     }
 
-    /// Decodes latents, unless latents are all that is asked for, and writes the result.
-    pub fn finish(&mut self, latents: &Latents, fps: f64) -> Result<()> {
-        if latents_only(&self.output) {
-            latents.write(&self.output.output)?;
-            return self.writer(fps).report(None);
+    /// Frames per second of what the checkpoint makes.
+    pub fn fps(&self) -> f64 {
+        self.pipeline.checkpoint().defaults().fps
+    }
+
+    /// Says that refining takes other settings than those of the release.
+    pub fn refine_with(&mut self, steps: usize, threshold: f32) {
+        if let Some(refinement) = &mut self.base.refinement {
+            refinement.steps = steps;
+            refinement.threshold = Some(threshold);
         }
-        let frames = self.decode(latents)?;
-        self.write(&frames, fps)
+    }
+
+    /// Takes up a request that was checked: all that can be known of the result is known then.
+    pub fn begin(&mut self, asked: &Asked<'_>) -> Job {
+        let guided = self
+            .base
+            .generation
+            .as_ref()
+            .is_some_and(|g| g.guidance > 1.0);
+        let negative_prompt = match guided {
+            true => asked.negative.to_string(),
+            false => String::new(),
+        };
+        if !guided && !asked.negative.is_empty() {
+            eprintln!("warning: --negative has no effect without guidance above 1");
+        }
+        let base = Settings {
+            prompts: asked.prompts.to_vec(),
+            negative_prompt,
+            seed: asked.seed,
+            ..self.base.clone()
+        };
+        let of = |plan: &VideoPlan, fps: f64| {
+            let shape = asked.shape.unwrap_or(plan.size);
+            let size = stretched_back(plan.size, shape);
+            Settings {
+                width: size.width,
+                height: size.height,
+                frames: plan.frames,
+                fps: self.output.fps.unwrap_or(fps),
+                cond_frames: plan.cond_frames,
+                first_frame: plan.first_frame,
+                ..base.clone()
+            }
+        };
+        let first = of(&asked.plan, asked.fps);
+        let job = match &asked.refined {
+            Some(plan) => Job {
+                settings: of(plan, 2.0 * asked.fps),
+                latents: Settings {
+                    refinement: None,
+                    ..first
+                },
+            },
+            None => Job {
+                settings: first.clone(),
+                latents: first,
+            },
+        };
+        let job = Job {
+            settings: Settings {
+                first_frame: 0,
+                ..job.settings
+            },
+            ..job
+        };
+        if let Some(path) = self.save_latents.clone() {
+            let settings = self.kept(&job.latents).cloned();
+            self.bar.keep_latents(path, settings);
+        }
+        job
+    }
+
+    /// Settings, unless files shall not have them.
+    fn kept<'a>(&self, settings: &'a Settings) -> Option<&'a Settings> {
+        (!self.output.no_metadata).then_some(settings)
     }
 
     /// The video of latents.
@@ -107,26 +228,59 @@ impl Session {
         Ok(videos.swap_remove(0))
     }
 
-    /// Writes frames and says so.
-    pub fn write(&self, frames: &PixelFrames, fps: f64) -> Result<()> {
-        let mut writer = self.writer(fps);
-        writer.push(frames)?;
-        writer.finish()
+    /// Writes latents as the result.
+    pub fn write_latents(&mut self, latents: &Latents, job: &Job) -> Result<()> {
+        self.bar.times.begin("write");
+        latents.write_with(&self.output.output, self.kept(&job.latents))?;
+        self.report(None, Some(&job.latents))
     }
 
-    /// Writes the result, at `fps` if the command line says no other rate.
-    pub fn writer(&self, fps: f64) -> Writer<'_> {
-        self.bar.finish();
-        let latents = self.save_latents.as_deref();
-        Writer::new(&self.output, latents, fps, self.started)
+    /// Writes frames as the result, in the shape that they shall have.
+    pub fn write(&mut self, frames: &PixelFrames, job: &Job) -> Result<()> {
+        self.bar.times.pass("");
+        self.bar.times.begin("write");
+        let mut writer = self.writer(job.settings.fps);
+        writer.push(&frames.resized(job.settings.size()))?;
+        let written = writer.finish()?;
+        self.report(Some(written), Some(&job.settings))
     }
+
+    /// A file for the result.
+    pub fn writer(&self, fps: f64) -> Writer<'_> {
+        Writer::new(&self.output, fps)
+    }
+
+    /// Tells of the result: a video, or latents alone.
+    pub fn report(&mut self, video: Option<Written>, settings: Option<&Settings>) -> Result<()> {
+        self.bar.finish();
+        Report {
+            output: &self.output,
+            latents: self.save_latents.as_deref(),
+            video,
+            settings,
+            times: &self.bar.times,
+        }
+        .print()
+    }
+
+    /// Whether the run ends at latents.
+    pub fn latents_only(&self) -> bool {
+        latents_only(&self.output)
+    }
+}
+
+/// The last part of a path; empty where it has none.
+pub fn file_name(path: &Path) -> String {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 /// The sampling settings of a command line.
 pub fn sampling(args: &Sampler) -> Sampling {
     let base = match args.distill {
-        true => Sampling::distilled(),
-        false => Sampling::standard(),
+        Some(_) => Sampling::distilled(),
+        None => Sampling::standard(),
     };
     Sampling {
         steps: args.steps.unwrap_or(base.steps),

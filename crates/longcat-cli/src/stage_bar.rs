@@ -5,33 +5,45 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use longcat_video::{Latents, Observer, VideoError};
+use longcat_video::{Latents, Observer, Settings, VideoError};
+
+use crate::stage_times::StageTimes;
 
 /// A progress bar for each stage on stderr, latents to a file, and Ctrl-C.
 pub struct StageBar {
     bar: ProgressBar,
     interrupt: Arc<AtomicBool>,
-    latents: Option<PathBuf>,
+    /// Where the next latents go.
+    latents: Option<(PathBuf, Option<Settings>)>,
+    pub times: StageTimes,
 }
 
 impl StageBar {
-    pub fn new(interrupt: Arc<AtomicBool>, latents: Option<PathBuf>) -> Self {
+    pub fn new(interrupt: Arc<AtomicBool>, times: StageTimes) -> Self {
         let style = ProgressStyle::with_template("{prefix:12} {wide_bar} {pos}/{len} {eta} {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         Self {
             bar: ProgressBar::no_length().with_style(style),
             interrupt,
-            latents,
+            latents: None,
+            times,
         }
     }
 
-    pub fn finish(&self) {
+    /// Keeps the next latents in a file, with what they were made with.
+    pub fn keep_latents(&mut self, path: PathBuf, settings: Option<Settings>) {
+        self.latents = Some((path, settings));
+    }
+
+    pub fn finish(&mut self) {
+        self.times.end();
         self.bar.finish_and_clear();
     }
 }
 
 impl Observer for StageBar {
     fn stage(&mut self, name: &'static str) {
+        self.times.begin(name);
         self.bar.reset();
         self.bar.set_length(1);
         self.bar.set_prefix(name);
@@ -58,8 +70,9 @@ impl Observer for StageBar {
     }
 
     fn latents(&mut self, latents: &Latents) -> Result<(), VideoError> {
-        match &self.latents {
-            Some(path) => latents.write(path),
+        // Once: a second pass, which refines, has other latents.
+        match self.latents.take() {
+            Some((path, settings)) => latents.write_with(&path, settings.as_ref()),
             None => Ok(()),
         }
     }

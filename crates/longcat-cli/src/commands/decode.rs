@@ -1,7 +1,7 @@
 //! `longcat decode`: latents to a video.
 
 use anyhow::{Result, bail};
-use longcat_video::Latents;
+use longcat_video::{Latents, PixelFrames, Settings};
 
 use crate::args::Decode;
 use crate::output::{check_output_file, latents_only};
@@ -16,6 +16,7 @@ pub fn run(args: &Decode) -> Result<()> {
         );
     }
     let latents = Latents::read(&args.latents)?;
+    let settings = Latents::read_settings(&args.latents)?;
     let videos = latents.dims()[0];
     if videos != 1 {
         bail!(
@@ -23,7 +24,37 @@ pub fn run(args: &Decode) -> Result<()> {
             args.latents.display()
         );
     }
-    let mut session = Session::without_adapters(&args.place, false, &args.output, None)?;
-    let fps = session.pipeline.checkpoint().defaults().fps;
-    session.finish(&latents, fps)
+    let mut session = Session::without_adapters("decode", &args.place, false, &args.output)?;
+    let frames = session.decode(&latents)?;
+    let settings = settings.filter(|settings| describes(settings, &frames));
+    let (frames, fps) = match &settings {
+        Some(settings) => {
+            let frames = frames.part(settings.first_frame, settings.frames);
+            (frames.resized(settings.size()), settings.fps)
+        }
+        None => (frames, session.fps()),
+    };
+    let settings = settings.map(|settings| Settings {
+        first_frame: 0,
+        fps: args.output.fps.unwrap_or(fps),
+        ..settings
+    });
+    session.bar.times.begin("write");
+    let mut writer = session.writer(args.output.fps.unwrap_or(fps));
+    writer.push(&frames)?;
+    let written = writer.finish()?;
+    session.report(Some(written), settings.as_ref())
+}
+
+/// Whether what a file says of its latents can be so: its frames are among the decoded ones, and of
+/// their size but for a stretch.
+fn describes(settings: &Settings, frames: &PixelFrames) -> bool {
+    let (made, said) = (frames.size(), settings.size());
+    let stretched = |made: usize, said: usize| (made..=9 * made).contains(&said);
+    settings.frames > 0
+        && settings.first_frame.saturating_add(settings.frames) <= frames.len()
+        && settings.fps.is_finite()
+        && settings.fps > 0.0
+        && stretched(made.width, said.width)
+        && stretched(made.height, said.height)
 }

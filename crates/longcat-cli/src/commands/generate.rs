@@ -2,77 +2,129 @@
 
 use anyhow::{Context, Result, bail};
 use longcat_video::{
-    ContinuationRequest, ImageToVideoRequest, Latents, PixelFrames, REFINEMENT_LORA, RefineRequest,
-    SeededNoise, TextToVideoRequest,
+    ContinuationRequest, ImageToVideoRequest, Latents, PixelFrames, REFINEMENT_LORA,
+    RefineCondition, RefineRequest, SeededNoise, TextToVideoRequest, VideoRequest, VideoSize,
 };
 
 use crate::args::{Continue, ImageToVideo, Output, Sampler, TextToVideo};
 use crate::output::{check_output, latents_only};
-use crate::session::{Session, sampling};
+use crate::prompt::prompt;
+use crate::session::{Asked, Job, Session, sampling};
+use crate::shape::{check_shape, cropped_for};
 
 pub fn text_to_video(args: &TextToVideo) -> Result<()> {
-    check_output(&args.output)?;
-    check_refine(&args.sampler, &args.output)?;
-    let mut session = Session::open(&args.model, args.sampler.distill, &args.output)?;
+    check(&args.sampler, &args.output)?;
+    let prompt = prompt(&args.prompt)?;
+    let sampler = &args.sampler;
+    let mut session = Session::open(
+        "t2v",
+        &args.model,
+        Some(sampler),
+        sampler.refine,
+        &args.output,
+    )?;
     let request = TextToVideoRequest {
-        negative_prompt: args.sampler.negative.clone(),
+        negative_prompt: sampler.negative.clone(),
         size: args.size,
         frames: args.frames,
-        sampling: sampling(&args.sampler),
-        ..TextToVideoRequest::new(&args.prompt)
+        sampling: sampling(sampler),
+        ..TextToVideoRequest::new(&prompt)
     };
-    let mut noise = SeededNoise::new(args.sampler.seed);
+    let run = Run {
+        sampler,
+        prompt: &prompt,
+        shape: None,
+        condition: None,
+    };
+    let job = run.begin(&mut session, VideoRequest::TextToVideo(&request))?;
+    let mut noise = SeededNoise::new(sampler.seed);
     let latents = session
         .pipeline
         .text_to_video(&request, &mut noise, &mut session.bar)?;
-    finish(session, &latents, &args.prompt, &args.sampler)
+    run.finish(session, &job, &latents)
 }
 
 pub fn image_to_video(args: &ImageToVideo) -> Result<()> {
-    check_output(&args.output)?;
-    check_refine(&args.sampler, &args.output)?;
+    check(&args.sampler, &args.output)?;
+    let prompt = prompt(&args.prompt)?;
+    let sampler = &args.sampler;
     let image = PixelFrames::read_image(&args.image)?;
-    let mut session = Session::open(&args.model, args.sampler.distill, &args.output)?;
+    let (image, shape) = shaped("image", image, args.size)?;
+    let mut session = Session::open(
+        "i2v",
+        &args.model,
+        Some(sampler),
+        sampler.refine,
+        &args.output,
+    )?;
+    let condition = sampler.refine.then(|| RefineCondition {
+        pixels: image.clone(),
+        frames: 1,
+    });
     let request = ImageToVideoRequest {
         size: args.size,
-        negative_prompt: args.sampler.negative.clone(),
+        negative_prompt: sampler.negative.clone(),
         frames: args.frames,
-        sampling: sampling(&args.sampler),
-        ..ImageToVideoRequest::new(image, &args.prompt)
+        sampling: sampling(sampler),
+        ..ImageToVideoRequest::new(image, &prompt)
     };
-    let mut noise = SeededNoise::new(args.sampler.seed);
+    let run = Run {
+        sampler,
+        prompt: &prompt,
+        shape,
+        condition,
+    };
+    let job = run.begin(&mut session, VideoRequest::ImageToVideo(&request))?;
+    let mut noise = SeededNoise::new(sampler.seed);
     let latents = session
         .pipeline
         .image_to_video(&request, &mut noise, &mut session.bar)?;
-    finish(session, &latents, &args.prompt, &args.sampler)
+    run.finish(session, &job, &latents)
 }
 
 pub fn continue_video(args: &Continue) -> Result<()> {
-    check_output(&args.output)?;
-    check_refine(&args.sampler, &args.output)?;
+    check(&args.sampler, &args.output)?;
+    let prompt = prompt(&args.prompt)?;
+    let sampler = &args.sampler;
     let video = PixelFrames::read_video(&args.video)?;
-    let mut session = Session::open(&args.model, args.sampler.distill, &args.output)?;
+    let (video, shape) = shaped("video", video, args.size)?;
+    let mut session = Session::open(
+        "continue",
+        &args.model,
+        Some(sampler),
+        sampler.refine,
+        &args.output,
+    )?;
     let condition = &args.condition;
     let request = ContinuationRequest {
         size: args.size,
-        negative_prompt: args.sampler.negative.clone(),
+        negative_prompt: sampler.negative.clone(),
         frames: args.frames,
         cond_frames: condition.cond_frames,
-        sampling: sampling(&args.sampler),
+        sampling: sampling(sampler),
         kv_cache: !condition.no_kv_cache,
         offload_kv_cache: condition.offload_kv_cache,
         enhance_hf: condition.no_enhance_hf.then_some(false),
-        ..ContinuationRequest::new(video, &args.prompt)
+        ..ContinuationRequest::new(video, &prompt)
     };
-    let mut noise = SeededNoise::new(args.sampler.seed);
+    let run = Run {
+        sampler,
+        prompt: &prompt,
+        shape,
+        condition: None,
+    };
+    let job = run.begin(&mut session, VideoRequest::Continuation(&request))?;
+    let mut noise = SeededNoise::new(sampler.seed);
     let latents = session
         .pipeline
         .continue_video(&request, &mut noise, &mut session.bar)?;
-    finish(session, &latents, &args.prompt, &args.sampler)
+    run.finish(session, &job, &latents)
 }
 
-/// Refining starts from pixels: it cannot follow a run that stops at latents.
-fn check_refine(sampler: &Sampler, output: &Output) -> Result<()> {
+/// What can be checked without the checkpoint.
+fn check(sampler: &Sampler, output: &Output) -> Result<()> {
+    check_output(output)?;
+    // Refining starts from pixels: it cannot follow a run that stops at latents.
     if sampler.refine && latents_only(&output.file) {
         bail!(
             "--refine needs a video output; use --save-latents for the latents of the first stage"
@@ -81,18 +133,72 @@ fn check_refine(sampler: &Sampler, output: &Output) -> Result<()> {
     Ok(())
 }
 
-/// Decodes, refines when asked to, and writes.
-fn finish(mut session: Session, latents: &Latents, prompt: &str, sampler: &Sampler) -> Result<()> {
-    let fps = session.pipeline.checkpoint().defaults().fps;
-    if !sampler.refine {
-        return session.finish(latents, fps);
+/// Frames in the shape of the size that is asked for, else the shape that the result will have.
+fn shaped(
+    what: &'static str,
+    frames: PixelFrames,
+    size: Option<VideoSize>,
+) -> Result<(PixelFrames, Option<VideoSize>)> {
+    if let Some(size) = size {
+        return Ok((cropped_for(size, frames), None));
     }
-    let video = session.decode(latents)?;
-    let request = RefineRequest::new(video, prompt);
-    let mut noise = SeededNoise::new(sampler.seed);
-    let frames = session
-        .pipeline
-        .refine(&request, &mut noise, &mut session.bar)
-        .with_context(|| format!("refining with {REFINEMENT_LORA}"))?;
-    session.write(&frames, 2.0 * fps)
+    let shape = frames.size();
+    check_shape(what, shape)?;
+    Ok((frames, Some(shape)))
+}
+
+/// What the three commands have in common.
+struct Run<'a> {
+    sampler: &'a Sampler,
+    prompt: &'a String,
+    /// Size of the picture or video that the result takes its shape from.
+    shape: Option<VideoSize>,
+    /// Condition frames of refining.
+    condition: Option<RefineCondition>,
+}
+
+impl Run<'_> {
+    /// Checks the request, and the refining of its result, before any model is loaded.
+    fn begin(&self, session: &mut Session, request: VideoRequest<'_>) -> Result<Job> {
+        let plan = session.pipeline.plan(request)?;
+        let refined = match self.sampler.refine {
+            true => Some(session.pipeline.plan(VideoRequest::RefinementOf {
+                video: &plan,
+                cond_frames: self.condition.as_ref().map_or(0, |c| c.frames),
+            })?),
+            false => None,
+        };
+        let fps = session.fps();
+        Ok(session.begin(&Asked {
+            prompts: std::slice::from_ref(self.prompt),
+            negative: &self.sampler.negative,
+            seed: self.sampler.seed,
+            shape: self.shape,
+            plan,
+            fps,
+            refined,
+        }))
+    }
+
+    /// Decodes, refines when asked to, and writes.
+    fn finish(self, mut session: Session, job: &Job, latents: &Latents) -> Result<()> {
+        if session.latents_only() {
+            return session.write_latents(latents, job);
+        }
+        let video = session.decode(latents)?;
+        if !self.sampler.refine {
+            return session.write(&video, job);
+        }
+        session.bar.times.pass("refine: ");
+        let request = RefineRequest {
+            condition: self.condition,
+            ..RefineRequest::new(video, self.prompt)
+        };
+        let mut noise = SeededNoise::new(self.sampler.seed);
+        let frames = session
+            .pipeline
+            .refine(&request, &mut noise, &mut session.bar)
+            .with_context(|| format!("refining with {REFINEMENT_LORA}"))?;
+        session.write(&frames, job)
+    }
 }

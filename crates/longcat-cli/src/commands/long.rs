@@ -3,46 +3,64 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use longcat_video::LongVideoRequest;
+use longcat_video::{LongVideoRequest, VideoRequest};
 
 use crate::args::Long;
 use crate::output::{check_output, latents_only};
-use crate::session::{Session, sampling};
+use crate::prompt::prompts;
+use crate::session::{Asked, Session, sampling};
 
 pub fn run(args: &Long) -> Result<()> {
     check_output(&args.output)?;
     if latents_only(&args.output.file) {
         bail!("a long video cannot be written as latents; name a video file");
     }
-    if args.sampler.refine {
+    if args.output.save_latents.is_some() {
+        bail!("--save-latents: a long video has none of the whole; --work-dir keeps its segments");
+    }
+    let sampler = &args.sampler;
+    if sampler.refine {
         bail!("--refine: refine the finished long video with `longcat refine`");
     }
+    let prompts = prompts(&args.prompts)?;
     let request = LongVideoRequest {
-        segments: args.segments.unwrap_or(args.prompts.len()),
-        negative_prompt: args.sampler.negative.clone(),
+        segments: args.segments.unwrap_or(prompts.len()),
+        negative_prompt: sampler.negative.clone(),
         size: args.size,
         frames: args.frames,
         cond_frames: args.condition.cond_frames,
-        sampling: sampling(&args.sampler),
+        sampling: sampling(sampler),
         kv_cache: !args.condition.no_kv_cache,
         offload_kv_cache: args.condition.offload_kv_cache,
         enhance_hf: args.condition.no_enhance_hf.then_some(false),
-        seed: args.sampler.seed,
-        ..LongVideoRequest::new(&args.prompts)
+        seed: sampler.seed,
+        ..LongVideoRequest::new(&prompts)
     };
-    let mut session = Session::open(&args.model, args.sampler.distill, &args.output)?;
+    let mut session = Session::open("long", &args.model, Some(sampler), false, &args.output)?;
+    let plan = session.pipeline.plan(VideoRequest::LongVideo(&request))?;
+    let fps = session.fps();
+    let job = session.begin(&Asked {
+        prompts: &prompts,
+        negative: &sampler.negative,
+        seed: sampler.seed,
+        shape: None,
+        plan,
+        fps,
+        refined: None,
+    });
     let video = session
         .pipeline
         .long_video(&request, &work_dir(args), &mut session.bar)?;
-    let mut writer = session.writer(session.pipeline.checkpoint().defaults().fps);
+    session.bar.times.begin("write");
+    let mut writer = session.writer(job.settings.fps);
     for clip in video.clips() {
         writer.push(&clip?)?;
     }
-    writer.finish()?;
+    let written = writer.finish()?;
     if args.work_dir.is_none() {
         video.remove()?;
     }
-    Ok(())
+    session.report(Some(written), Some(&job.settings))
 }
 
 /// Beside the output, so that a stopped run is found again by the same command.

@@ -1,6 +1,9 @@
 //! The command as a newcomer meets it: the built-in model on the CPU.
 #![allow(clippy::unwrap_used)]
 
+mod adapters;
+mod requests;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
