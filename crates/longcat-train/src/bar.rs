@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::{StepReport, TrainError, TrainObserver};
+use crate::{DataSummary, StepReport, TrainError, TrainObserver};
 
 /// A progress bar on stderr, with messages above it. Where stderr is no terminal only the messages
 /// are printed, and a line every so many steps.
@@ -60,6 +60,14 @@ impl TrainObserver for Bar {
 
     fn skipped(&mut self, problem: &TrainError) {
         self.say(format!("skipped: {problem}"));
+    }
+
+    fn data(&mut self, summary: &DataSummary) {
+        self.say(summary.to_string());
+    }
+
+    fn warned(&mut self, message: &str) {
+        self.say(format!("warning: {message}"));
     }
 
     fn resumed(&mut self, step: usize, changed: &[String]) {

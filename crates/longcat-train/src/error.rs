@@ -64,6 +64,20 @@ pub enum TrainError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Another run writes to the same folder.
+    #[error(
+        "{path}: another run{holder} writes here; wait until it ends, stop it, or choose another \
+         output"
+    )]
+    Busy {
+        /// The output folder.
+        path: PathBuf,
+        /// ` (process 123)`, where it is known.
+        holder: String,
+    },
+    /// Clips and repeats make an epoch that cannot be counted.
+    #[error("an epoch has more than 2^63 samples; lower data.repeats or the repeats of the list")]
+    EpochTooLong,
     /// Interrupted before training began.
     #[error("interrupted")]
     Interrupted,
@@ -72,16 +86,19 @@ pub enum TrainError {
     NothingTrained,
     /// Loss or gradients are no longer numbers.
     #[error(
-        "step {step}: {what} is {value}; lower optimizer.learning_rate or optimizer.max_grad_norm, \
-         and look for broken clips"
+        "step {step}: {what} is {value} (clips: {}); lower optimizer.learning_rate or \
+         optimizer.max_grad_norm, or leave out these clips if they are broken",
+        clips.join(", ")
     )]
     NotFinite {
-        /// The step, from 1.
+        /// The step, from 1; that of a validation loss may be 0.
         step: usize,
         /// Loss, or gradient norm.
         what: &'static str,
         /// Its value.
         value: f64,
+        /// The clips that it came from.
+        clips: Vec<String>,
     },
     /// The device failed to hand values over.
     #[error("reading {what} from the device: {reason}")]
@@ -121,6 +138,14 @@ impl TrainError {
             path: path.into(),
             cause,
         }
+    }
+
+    /// The same, after this step.
+    pub(crate) fn after_step(mut self, now: usize) -> Self {
+        if let Self::NotFinite { step, .. } = &mut self {
+            *step = now;
+        }
+        self
     }
 
     /// The same, with the name of the clip it happened to.

@@ -38,12 +38,14 @@ mod error;
 mod names;
 mod observe;
 mod optimizer;
+mod order;
 mod packed;
 mod parameters;
 mod prepare;
 mod run;
 mod sampling;
 mod step;
+mod summary;
 mod trainer;
 mod transformer;
 
@@ -55,19 +57,21 @@ pub use cache::{
 pub use config::{
     CacheConfig, CheckpointConfig, ConditionShares, DataConfig, LoopConfig, LoraConfig, Mode,
     ModelConfig, NoiseLevels, Objective, OptimizerSection, ParseSampleFormatError, Precision,
-    SampleConfig, SampleFormat, ScheduleKind, TrainConfig, ValidationConfig, read_config,
+    SampleConfig, SampleFormat, ScheduleKind, Take, TrainConfig, ValidationConfig, read_config,
 };
-pub use data::{CaptionedClip, Condition, Media, scan};
+pub use data::{CaptionedClip, Condition, FoundClips, Ignored, Media};
 pub use error::TrainError;
 pub use names::official_tensors;
 pub use observe::{Quiet, StepReport, TrainObserver};
 pub use optimizer::{LoraOptimizer, OptimizerConfig};
+pub use order::BatchOrder;
 pub use parameters::{Gradients, Parameter, collect_gradients, read_values, trained, update};
 pub use prepare::TrainingData;
 pub use run::{run, train};
-pub use sampling::{BatchOrder, Purpose, normals, open_unit, stream};
+pub use sampling::{Purpose, normals, open_unit, stream};
 pub use step::{Batch, FlowMatching, StepOutput, TrainStep};
-pub use trainer::{Metric, Outcome, Position, Task, Trainer, Weights, read_metrics};
+pub use summary::{BucketSummary, DataSummary};
+pub use trainer::{Metric, Outcome, OutputFolder, Position, Task, Trainer, Weights, read_metrics};
 pub use transformer::{
     ADAPTER, BatchSamples, BatchTransform, EncodedCaptions, EncodedText, RunInfo, TransformerTask,
     attach_adapter,

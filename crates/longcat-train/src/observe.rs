@@ -1,8 +1,9 @@
 //! What a run tells while it works.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::TrainError;
+use crate::{DataSummary, TrainError};
 
 /// One optimiser step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -30,6 +31,10 @@ pub trait TrainObserver {
     fn caching(&mut self, what: &str, done: usize, total: usize) {}
     /// A broken clip is left out.
     fn skipped(&mut self, problem: &TrainError) {}
+    /// What will be trained on, before it is.
+    fn data(&mut self, summary: &DataSummary) {}
+    /// Something is not as it should be, and the run goes on.
+    fn warned(&mut self, message: &str) {}
     /// The run continues after this step; `changed` are settings that are not those it began with.
     fn resumed(&mut self, step: usize, changed: &[String]) {}
     /// A step is done.
@@ -45,3 +50,11 @@ pub trait TrainObserver {
 pub struct Quiet;
 
 impl TrainObserver for Quiet {}
+
+/// An error if the run is to end.
+pub(crate) fn stop(interrupt: &AtomicBool) -> Result<(), TrainError> {
+    match interrupt.load(Ordering::Relaxed) {
+        true => Err(TrainError::Interrupted),
+        false => Ok(()),
+    }
+}

@@ -6,13 +6,15 @@ use std::sync::atomic::AtomicBool;
 use burn::backend::Autodiff;
 use burn::module::Module;
 use burn::tensor::DType;
+use longcat_dit::lora_targets;
 use longcat_kernels::KernelBackend;
+use longcat_lora::Adapter;
 use longcat_video::Checkpoint;
 
 use crate::cache::fingerprint;
 use crate::config::{Mode, TrainConfig, read_config};
 use crate::prepare::TrainingData;
-use crate::trainer::{Outcome, Trainer};
+use crate::trainer::{Outcome, OutputFolder, Trainer};
 use crate::transformer::{BatchTransform, RunInfo, TransformerTask, attach_adapter};
 use crate::{TrainError, TrainObserver};
 
@@ -65,7 +67,11 @@ fn uninterrupted<B: KernelBackend>(
     interrupt: &AtomicBool,
 ) -> Result<Outcome, TrainError> {
     let checkpoint = Checkpoint::open(config.checkpoint()?)?;
-    std::fs::create_dir_all(&config.output).map_err(|e| TrainError::io(&config.output, e))?;
+    let _folder = OutputFolder::claim(config)?;
+    // What cannot be read is told before anything is encoded.
+    if let (Mode::Lora, Some(file)) = (config.mode, &config.lora.start_from) {
+        Adapter::read(file, lora_targets())?;
+    }
     let data = TrainingData::prepare::<B>(config, device, observer, interrupt)?;
     let texts = data.encode_texts::<B>(config, device, observer, interrupt)?;
     let info = RunInfo {

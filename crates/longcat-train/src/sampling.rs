@@ -4,7 +4,7 @@
 //! so that the position of the random numbers is the number of samples seen, a run that was
 //! interrupted draws what it would have drawn, and batches of any size see the same draws.
 
-use rand::{Rng, SeedableRng, seq::SliceRandom};
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use rand_distr::{Distribution, StandardNormal};
 
@@ -23,6 +23,8 @@ pub enum Purpose {
     Validation,
     /// Factors of a new adapter.
     Factors,
+    /// Which caption and which part of its clip a sample has, by its number in the run.
+    Choice,
     /// A purpose of a task outside this crate, by a number that the task gives it.
     Other(u8),
 }
@@ -36,6 +38,7 @@ pub fn stream(seed: u64, purpose: Purpose, index: u64) -> ChaCha12Rng {
         Purpose::Validation => 3,
         Purpose::Factors => 4,
         Purpose::Other(number) => 5 + u64::from(number),
+        Purpose::Choice => 5 + 256,
     };
     let mut rng = ChaCha12Rng::seed_from_u64(seed);
     rng.set_stream((number << 40) + index);
@@ -119,58 +122,31 @@ pub(crate) fn dropout_mask(rng: &mut ChaCha12Rng, features: usize, share: f64) -
         .collect()
 }
 
-/// Which samples come in which batch of an epoch.
-#[derive(Debug, Clone)]
-pub struct BatchOrder {
-    seed: u64,
-    batch: usize,
-    /// Entry numbers by group (one latent shape each), repeats included.
-    groups: Vec<Vec<usize>>,
+/// What is chosen for one sample where its clip has several of a kind.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Choice {
+    window: f64,
+    caption: f64,
 }
 
-impl BatchOrder {
-    /// `items` are pairs of a shape and how often it comes in an epoch.
-    pub fn new<K: Ord + Copy>(seed: u64, batch: usize, items: &[(K, usize)]) -> Self {
-        let mut keys: Vec<K> = items.iter().map(|(key, _)| *key).collect();
-        keys.sort();
-        keys.dedup();
-        let group = |key: &K| {
-            let members = items.iter().enumerate().filter(|(_, (k, _))| k == key);
-            let repeated = members.flat_map(|(i, (_, repeats))| std::iter::repeat_n(i, *repeats));
-            repeated.collect::<Vec<usize>>()
-        };
-        let mut groups: Vec<Vec<usize>> = keys.iter().map(group).collect();
-        groups.retain(|group| !group.is_empty());
+impl Choice {
+    /// The choices of sample `number`.
+    pub(crate) fn new(seed: u64, number: u64) -> Self {
+        let mut rng = stream(seed, Purpose::Choice, number);
         Self {
-            seed,
-            batch,
-            groups,
+            window: rng.random(),
+            caption: rng.random(),
         }
     }
 
-    /// Batches per epoch.
-    pub fn batches_per_epoch(&self) -> usize {
-        let batches = self.groups.iter().map(|g| g.len().div_ceil(self.batch));
-        batches.sum()
+    /// Which of so many parts of the clip.
+    pub(crate) fn window(self, count: usize) -> usize {
+        (self.window * count as f64) as usize
     }
 
-    /// The entries of batch number `index` of the run. Batches hold one shape; the last batch of a
-    /// shape in an epoch is filled from the front of its order.
-    pub fn batch(&self, index: u64) -> Vec<usize> {
-        let per_epoch = self.batches_per_epoch() as u64;
-        let mut rng = stream(self.seed, Purpose::Order, index / per_epoch);
-        let mut batches = Vec::new();
-        for group in &self.groups {
-            let mut order = group.clone();
-            order.shuffle(&mut rng);
-            let padded = order.len().next_multiple_of(self.batch);
-            let filled: Vec<usize> = order.iter().copied().cycle().take(padded).collect();
-            batches.extend(filled.chunks(self.batch).map(<[usize]>::to_vec));
-        }
-        if self.groups.len() > 1 {
-            batches.shuffle(&mut rng);
-        }
-        batches.swap_remove((index % per_epoch) as usize)
+    /// Which of so many captions.
+    pub(crate) fn caption(self, count: usize) -> usize {
+        (self.caption * count as f64) as usize
     }
 }
 
@@ -198,31 +174,5 @@ mod tests {
         assert!((median(NoiseLevels::Uniform) - 0.5).abs() < 0.03);
         assert!((median(logit_normal) - 0.5).abs() < 0.03);
         assert!((median(NoiseLevels::Shifted { shift: 12.0 }) - 12.0 / 13.0).abs() < 0.01);
-    }
-
-    #[test]
-    fn an_epoch_holds_every_sample_and_no_batch_mixes_shapes() {
-        let items = [(1, 1), (2, 2), (1, 1), (1, 1), (2, 0)];
-        let order = BatchOrder::new(3, 2, &items);
-        assert_eq!(order.batches_per_epoch(), 3);
-        for epoch in 0..5 {
-            let batches: Vec<_> = (0..3).map(|i| order.batch(epoch * 3 + i)).collect();
-            for entry in 0..4 {
-                assert!(batches.iter().flatten().any(|e| *e == entry), "{batches:?}");
-            }
-            for batch in &batches {
-                assert_eq!(batch.len(), 2);
-                assert_eq!(items[batch[0]].0, items[batch[1]].0);
-            }
-        }
-    }
-
-    #[test]
-    fn one_by_one_and_in_batches_the_order_is_the_same() {
-        let items = [((), 3), ((), 1), ((), 4)];
-        let (single, double) = (BatchOrder::new(1, 1, &items), BatchOrder::new(1, 2, &items));
-        let one: Vec<usize> = (0..8).flat_map(|i| single.batch(i)).collect();
-        let two: Vec<usize> = (0..4).flat_map(|i| double.batch(i)).collect();
-        assert_eq!(one, two);
     }
 }

@@ -16,12 +16,16 @@ pub struct Entry {
     pub number: usize,
     /// The clip it was made from.
     pub clip: PathBuf,
-    /// Its latents on disk.
-    pub latents: PathBuf,
-    /// Shape of the latents, `[C, T, H, W]`.
+    /// Its latents on disk: of the part that is taken of it, or of each of several.
+    pub latents: Vec<PathBuf>,
+    /// Shape of the latents of a part, `[C, T, H, W]`.
     pub shape: [usize; 4],
-    /// The caption.
-    pub caption: String,
+    /// Size and frames of a part, for people.
+    pub bucket: String,
+    /// Frames of the whole clip, where the cache knows them.
+    pub length: Option<usize>,
+    /// Its captions, at least one.
+    pub captions: Vec<String>,
     /// How often it comes in an epoch.
     pub repeats: usize,
     /// What is always given of it.
@@ -47,12 +51,12 @@ pub struct CachedLatents {
 }
 
 impl Entry {
-    /// The latents of the clip.
+    /// The latents of part number `part` of the clip.
     ///
     /// # Errors
     /// [`TrainError::Weights`].
-    pub fn read(&self) -> Result<CachedLatents, TrainError> {
-        let files = WeightFiles::open(&self.latents)?;
+    pub fn read(&self, part: usize) -> Result<CachedLatents, TrainError> {
+        let files = WeightFiles::open(&self.latents[part])?;
         Ok(CachedLatents {
             mean: files.tensor_data("mean")?,
             deviation: files.tensor_data("deviation")?,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use burn::tensor::{DType, Tensor};
 use longcat_kernels::KernelBackend;
@@ -15,6 +15,7 @@ use super::key::{Hasher, fingerprint};
 use super::latents::latents;
 use crate::config::TrainConfig;
 use crate::data::CaptionedClip;
+use crate::observe::stop;
 use crate::{TrainError, TrainObserver};
 
 /// Encodes clips that are not in the cache yet. The VAE is loaded only if something is missing and gone
@@ -120,11 +121,4 @@ pub(super) fn named<B: KernelBackend, const D: usize>(
         name: name.to_string(),
         data,
     })
-}
-
-pub(super) fn stop(interrupt: &AtomicBool) -> Result<(), TrainError> {
-    match interrupt.load(Ordering::Relaxed) {
-        true => Err(TrainError::Interrupted),
-        false => Ok(()),
-    }
 }

@@ -1,12 +1,14 @@
 //! Names of cached files.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use sha2::{Digest, Sha256};
 
 use crate::TrainError;
+use crate::observe::stop;
 
 /// Bytes of a large file that its fingerprint reads at either end.
 const SAMPLE: u64 = 1 << 20;
@@ -29,12 +31,24 @@ impl Hasher {
 }
 
 /// A hash of all bytes of a file, or of all files of a folder with their names.
-pub(super) fn content(path: &Path) -> Result<String, TrainError> {
+///
+/// # Errors
+/// [`TrainError::Io`], [`TrainError::Interrupted`].
+pub(super) fn content(path: &Path, interrupt: &AtomicBool) -> Result<String, TrainError> {
     let mut hasher = Hasher::default();
+    let mut block = vec![0; SAMPLE as usize];
     for file in files(path)? {
         let mut sha = Sha256::new();
         let mut reader = File::open(&file).map_err(|e| TrainError::io(&file, e))?;
-        std::io::copy(&mut reader, &mut sha).map_err(|e| TrainError::io(&file, e))?;
+        loop {
+            stop(interrupt)?;
+            match reader.read(&mut block) {
+                Ok(0) => break,
+                Ok(length) => sha.update(&block[..length]),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(TrainError::io(&file, e)),
+            }
+        }
         let name = file.strip_prefix(path).unwrap_or(Path::new(""));
         hasher = hasher
             .part(name.to_string_lossy().as_bytes())
@@ -73,15 +87,17 @@ pub fn fingerprint(folder: &Path) -> Result<String, TrainError> {
     Ok(hasher.finish())
 }
 
-/// The file itself, or the files directly in a folder, sorted.
+/// The file itself, or the files directly in a folder, sorted, without hidden ones.
 fn files(path: &Path) -> Result<Vec<PathBuf>, TrainError> {
     if !path.is_dir() {
         return Ok(vec![path.to_path_buf()]);
     }
     let mut files = Vec::new();
     for entry in std::fs::read_dir(path).map_err(|e| TrainError::io(path, e))? {
-        let file = entry.map_err(|e| TrainError::io(path, e))?.path();
-        if file.is_file() {
+        let entry = entry.map_err(|e| TrainError::io(path, e))?;
+        let file = entry.path();
+        let hidden = entry.file_name().to_string_lossy().starts_with('.');
+        if file.is_file() && !hidden {
             files.push(file);
         }
     }
@@ -105,9 +121,11 @@ mod tests {
             path
         };
         let (a, b, c) = (file("a", b"one"), file("b", b"one"), file("c", b"two"));
-        assert_eq!(content(&a).unwrap(), content(&b).unwrap());
-        assert_ne!(content(&a).unwrap(), content(&c).unwrap());
+        let content = |path: &Path| content(path, &AtomicBool::new(false)).unwrap();
+        assert_eq!(content(&a), content(&b));
+        assert_ne!(content(&a), content(&c));
         let before = fingerprint(dir.path()).unwrap();
+        file(".DS_Store", b"of a file manager");
         assert_eq!(before, fingerprint(dir.path()).unwrap());
         file("c", b"owt");
         assert_ne!(before, fingerprint(dir.path()).unwrap());

@@ -1,45 +1,39 @@
 //! Clips to latents: files are read by all processors, and small clips of one shape pass through
 //! the VAE together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::DType;
 use longcat_kernels::KernelBackend;
-use longcat_vae::{VaeOptions, WanVae};
-use longcat_video::media::{ReadOptions, read_video};
-use longcat_video::{Checkpoint, PixelFrames, VideoError, VideoSize, refine_start};
+use longcat_vae::WanVae;
+use longcat_video::Checkpoint;
 use longcat_weights::{NamedTensor, WeightFiles, write_safetensors};
 use rayon::prelude::*;
 
 use super::dataset::{Entry, LatentDataset};
-use super::encode::{named, stop};
-use super::key::{Hasher, content, fingerprint};
-use crate::config::{DataConfig, TrainConfig};
+use super::plan::{Fitted, Part, Recipe};
+use super::vae::encode_batch;
+use crate::config::{Take, TrainConfig};
 use crate::data::{Bucket, CaptionedClip};
+use crate::observe::stop;
 use crate::{TrainError, TrainObserver};
 
-/// Bytes of decoded clips that are held at once, if that is more than one clip.
-const HELD: usize = 1 << 28;
 /// Pixels of all frames that pass through the VAE at once, if that is more than one clip.
 const PIXELS: usize = 1 << 22;
+/// What passes through the VAE at once takes about this long, if that is more than one clip: an
+/// interrupt waits for it, and loses it.
+const BATCH: Duration = Duration::from_millis(500);
+/// Clips whose files are hashed between two looks at the progress.
+const HASHED: usize = 64;
 
-/// Settings that decide what the latents of a clip are.
-struct Recipe<'a> {
-    data: &'a DataConfig,
-    /// Whether clips come with a first-stage clip, for refining.
-    refine: bool,
-    /// Settings and VAE as text.
-    key: String,
-    folder: PathBuf,
-}
-
-/// A clip read from disk and fitted to its bucket.
-struct Fitted {
-    bucket: Bucket,
-    pixels: PixelFrames,
-    source: Option<PixelFrames>,
+/// A part of a clip that the cache lacks.
+struct Job {
+    /// Number of the clip.
+    clip: usize,
+    part: Part,
 }
 
 pub(super) fn latents<B: KernelBackend>(
@@ -51,233 +45,210 @@ pub(super) fn latents<B: KernelBackend>(
     interrupt: &AtomicBool,
 ) -> Result<LatentDataset, TrainError> {
     let recipe = Recipe::new(config, checkpoint)?;
-    let mut vae = None;
-    let mut dataset = LatentDataset::default();
-    let chunk = recipe.clips_at_once();
-    for (i, part) in clips.chunks(chunk).enumerate() {
-        stop(interrupt)?;
-        observer.caching("clips", i * chunk, clips.len());
-        let paths: Vec<_> = part.par_iter().map(|clip| recipe.path(clip)).collect();
-        let mut outcomes: Vec<Result<PathBuf, TrainError>> = paths;
-        let missing: Vec<usize> = (0..part.len())
-            .filter(|n| matches!(&outcomes[*n], Ok(path) if latent_shape(path).is_none()))
+    // Clips whose files cannot be used, by the file of the cache that would hold them.
+    let mut broken: HashMap<PathBuf, usize> = HashMap::new();
+    let mut parts: Vec<Vec<Part>> = Vec::with_capacity(clips.len());
+    for part in clips.chunks(HASHED) {
+        observer.caching("names of clips", parts.len(), clips.len());
+        let found: Vec<_> = part
+            .par_iter()
+            .map(|clip| recipe.parts(clip, interrupt))
             .collect();
-        let read: Vec<(usize, Result<Fitted, TrainError>)> = missing
-            .into_par_iter()
-            .map(|n| (n, recipe.read(&part[n])))
-            .collect();
-        let mut buckets: BTreeMap<Bucket, Vec<(usize, Fitted)>> = BTreeMap::new();
-        for (n, fitted) in read {
-            match fitted {
-                Ok(fitted) => buckets.entry(fitted.bucket).or_default().push((n, fitted)),
-                Err(error) => outcomes[n] = Err(error),
-            }
-        }
-        if !buckets.is_empty() && vae.is_none() {
-            vae = Some(checkpoint.load_vae::<B>(DType::F32, device)?);
-        }
-        for (bucket, members) in &buckets {
-            let Some(vae) = &vae else {
-                unreachable!("it was just loaded")
-            };
-            let pixels = bucket.frames * bucket.size.width * bucket.size.height;
-            for members in members.chunks((PIXELS / pixels).max(1)) {
-                stop(interrupt)?;
-                let encoded = encode_batch(vae, members, device)?;
-                let written: Vec<(usize, Result<(), TrainError>)> = members
-                    .par_iter()
-                    .zip(encoded)
-                    .map(|((n, _), tensors)| {
-                        let written = match &outcomes[*n] {
-                            Ok(path) => write(path, &tensors, &part[*n], bucket),
-                            Err(_) => Ok(()),
-                        };
-                        (*n, written)
-                    })
-                    .collect();
-                for (n, result) in written {
-                    if let Err(error) = result {
-                        outcomes[n] = Err(error);
-                    }
+        for (clip, found) in part.iter().zip(found) {
+            parts.push(match found {
+                Ok(found) => found,
+                Err(error) => {
+                    config.data.skip(error.of_clip(&clip.path), observer)?;
+                    Vec::new()
                 }
-            }
-        }
-        for (n, (clip, outcome)) in part.iter().zip(outcomes).enumerate() {
-            match outcome.and_then(|path| entry(i * chunk + n, clip, path)) {
-                Ok(entry) => dataset.entries.push(entry),
-                Err(error) => config.data.skip(error.of_clip(&clip.path), observer)?,
-            }
+            });
         }
     }
-    observer.caching("clips", clips.len(), clips.len());
-    if vae.take().is_some() {
+    let mut encoder = Encoder::<B> {
+        recipe: &recipe,
+        checkpoint,
+        clips,
+        vae: None,
+        together: 1,
+        device,
+        interrupt,
+    };
+    // Equal clips have one file.
+    let mut seen = BTreeSet::new();
+    let all = parts.iter().enumerate().flat_map(|(clip, parts)| {
+        let parts = parts.iter().cloned();
+        parts.map(move |part| Job { clip, part })
+    });
+    let all = all.filter(|job| seen.insert(job.part.path.clone()));
+    let (done, jobs): (Vec<Job>, Vec<Job>) = all.partition(|job| shape(&job.part.path).is_some());
+    let total = done.len() + jobs.len();
+    for (i, jobs) in jobs.chunks(recipe.clips_at_once()).enumerate() {
+        let before = done.len() + i * recipe.clips_at_once();
+        let mut progress = |done| observer.caching("clips", before + done, total);
+        let failed = encoder.run(jobs, &mut progress)?;
+        for (job, error) in failed {
+            let clip = &clips[job.clip];
+            config.data.skip(error.of_clip(&clip.path), observer)?;
+            broken.insert(job.part.path.clone(), job.clip);
+        }
+    }
+    observer.caching("clips", total, total);
+    if encoder.vae.take().is_some() {
         B::memory_cleanup(device);
+    }
+    let mut dataset = LatentDataset::default();
+    for (number, (clip, parts)) in clips.iter().zip(parts).enumerate() {
+        if let Some(other) = parts.iter().find_map(|part| broken.get(&part.path)) {
+            if *other != number {
+                let reason = format!(
+                    "it is the same as {}, which cannot be used",
+                    clips[*other].path.display()
+                );
+                let path = clip.path.clone();
+                config
+                    .data
+                    .skip(TrainError::Data { path, reason }, observer)?;
+            }
+            continue;
+        }
+        let apart = match config.data.take {
+            Take::Every => 1,
+            Take::Start | Take::Random => parts.len().max(1),
+        };
+        for parts in parts.chunks(apart) {
+            dataset.entries.push(entry(number, clip, parts)?);
+        }
     }
     Ok(dataset)
 }
 
-impl<'a> Recipe<'a> {
-    fn new(config: &'a TrainConfig, checkpoint: &Checkpoint) -> Result<Self, TrainError> {
-        let folder = config.cache.path.join("latents");
-        std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
-        let model = fingerprint(&checkpoint.root().join("vae"))?;
-        let data = &config.data;
-        // Spelt as in every cache so far.
-        let size = |s: &VideoSize| format!("Size {{ width: {}, height: {} }}", s.width, s.height);
-        let sizes: Vec<String> = data.sizes.iter().map(size).collect();
-        let (sizes, fps) = (sizes.join(", "), data.fps.unwrap_or(0.0));
-        let settings = format!("[{sizes}] {:?} {fps}", data.frames);
-        Ok(Self {
-            data,
-            refine: config.objective.threshold().is_some(),
-            key: format!("{settings} {model}"),
-            folder,
-        })
-    }
+/// What clips are encoded with.
+struct Encoder<'a, B: KernelBackend> {
+    recipe: &'a Recipe<'a>,
+    checkpoint: &'a Checkpoint,
+    clips: &'a [CaptionedClip],
+    /// Loaded when it is first needed.
+    vae: Option<WanVae<B>>,
+    /// How many clips pass through it at once.
+    together: usize,
+    device: &'a B::Device,
+    interrupt: &'a AtomicBool,
+}
 
-    /// As many clips as fit in [`HELD`], by the largest that the settings allow.
-    fn clips_at_once(&self) -> usize {
-        let pixels = self.data.sizes.iter().map(|s| s.width * s.height);
-        let frames = self.data.frames.iter().copied().max().unwrap_or(1);
-        let bytes = 3 * frames * pixels.max().unwrap_or(1);
-        (HELD / bytes.max(1)).clamp(1, 1024)
-    }
-
-    /// Where the latents of a clip are, once they are there.
-    fn path(&self, clip: &CaptionedClip) -> Result<PathBuf, TrainError> {
-        let mut hasher = Hasher::default()
-            .part(b"latents 2")
-            .part(content(&clip.path)?.as_bytes())
-            .part(self.key.as_bytes());
-        if self.refine {
-            hasher = hasher.part(content(source(clip)?)?.as_bytes());
-        }
-        Ok(self.folder.join(format!("{}.safetensors", hasher.finish())))
-    }
-
-    fn read(&self, clip: &CaptionedClip) -> Result<Fitted, TrainError> {
-        let fitted = clip.fitted(self.data)?;
-        let source = match self.refine {
-            true => {
-                let video = read_video(source(clip)?, &ReadOptions::default())?;
-                Some(PixelFrames::from_video(video)?)
+impl<B: KernelBackend> Encoder<'_, B> {
+    /// Encodes what fits into memory at once; returns what cannot be used.
+    fn run<'j>(
+        &mut self,
+        jobs: &'j [Job],
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<(&'j Job, TrainError)>, TrainError> {
+        progress(0);
+        let read: Vec<Result<Fitted, TrainError>> = jobs
+            .par_iter()
+            .map(|job| {
+                let clip = &self.clips[job.clip];
+                self.recipe.read(clip, job.part.start, self.interrupt)
+            })
+            .collect();
+        stop(self.interrupt)?;
+        let mut buckets: BTreeMap<Bucket, Vec<(usize, Fitted)>> = BTreeMap::new();
+        let mut failed = Vec::new();
+        for (n, fitted) in read.into_iter().enumerate() {
+            match fitted {
+                Ok(fitted) => buckets.entry(fitted.bucket).or_default().push((n, fitted)),
+                Err(error) => failed.push((&jobs[n], error)),
             }
-            false => None,
-        };
-        Ok(Fitted {
-            bucket: fitted.bucket,
-            pixels: PixelFrames::from_images(&fitted.frames)?,
-            source,
-        })
-    }
-}
-
-fn source(clip: &CaptionedClip) -> Result<&Path, TrainError> {
-    clip.source.as_deref().ok_or_else(|| TrainError::Data {
-        path: clip.path.clone(),
-        reason: "objective.refine needs the first-stage clip, as `source` in the list".into(),
-    })
-}
-
-/// Latents of clips of one bucket.
-fn encode_batch<B: KernelBackend>(
-    vae: &WanVae<B>,
-    members: &[(usize, Fitted)],
-    device: &B::Device,
-) -> Result<Vec<Vec<NamedTensor>>, TrainError> {
-    let options = VaeOptions {
-        // One clip is cut in time, so that memory stays small; several are small.
-        latent_frames_per_chunk: if members.len() > 1 { usize::MAX } else { 1 },
-        ..VaeOptions::default()
-    };
-    let encode = |clips: Vec<Tensor<B, 5>>| {
-        let posterior = vae.encode_with(Tensor::cat(clips, 0), &options, &mut |_| {
-            std::ops::ControlFlow::Continue(())
-        });
-        posterior.map_err(VideoError::from)
-    };
-    let clips = members.iter().map(|(_, m)| m.pixels.to_tensor(device));
-    let posterior = encode(clips.collect())?;
-    let mean = vae.normalize(posterior.mean);
-    let std = &vae.config().latents_std;
-    let std = TensorData::new(std.clone(), [1, std.len(), 1, 1, 1]);
-    let deviation =
-        (posterior.logvar * 0.5).exp() / Tensor::<B, 5>::from_data(std, (device, DType::F32));
-    let shape = mean.dims();
-    let mut parts = vec![("mean", mean), ("deviation", deviation)];
-    if members.iter().all(|(_, m)| m.source.is_some()) {
-        let per_latent = vae.config().scale_factor_temporal;
-        let start = |(_, m): &(usize, Fitted)| {
-            let size = m.bucket.size;
-            let video = m.source.as_ref()?;
-            let spatial_only = 2 * video.len() > m.bucket.frames;
-            Some(refine_start(video, size, spatial_only, per_latent, device))
-        };
-        let upsampled = encode(members.iter().filter_map(start).collect())?;
-        let upsampled = vae.normalize(upsampled.mean);
-        if upsampled.dims() != shape {
-            return Err(TrainError::Shape {
-                input: "upsampled first-stage latents",
-                found: upsampled.dims().to_vec(),
-                expected: format!(
-                    "{shape:?} like the clip is needed: it must hold twice the frames of its \
-                     source, then its last frame until the latents are a multiple of 4"
-                ),
-            });
         }
-        parts.push(("source", upsampled));
-    }
-    let mut files: Vec<Vec<NamedTensor>> = members.iter().map(|_| Vec::new()).collect();
-    for (name, tensor) in parts {
-        let whole = named(name, tensor)?.data;
-        let per_clip = whole.num_elements() / members.len();
-        let values: Vec<f32> = whole.iter().collect();
-        let [_, c, t, h, w] = shape;
-        for (file, values) in files.iter_mut().zip(values.chunks(per_clip)) {
-            file.push(NamedTensor {
-                name: name.to_string(),
-                data: TensorData::new(values.to_vec(), [1, c, t, h, w]),
-            });
+        let mut done = failed.len();
+        for (bucket, members) in &buckets {
+            let pixels = bucket.frames * bucket.size.width * bucket.size.height;
+            let mut left = members.as_slice();
+            while !left.is_empty() {
+                stop(self.interrupt)?;
+                let count = self
+                    .together
+                    .min(PIXELS / pixels.max(1))
+                    .clamp(1, left.len());
+                let (now, rest) = left.split_at(count);
+                left = rest;
+                self.encode(jobs, bucket, now)?;
+                done += count;
+                progress(done);
+            }
         }
+        Ok(failed)
     }
-    Ok(files)
+
+    fn encode(
+        &mut self,
+        jobs: &[Job],
+        bucket: &Bucket,
+        members: &[(usize, Fitted)],
+    ) -> Result<(), TrainError> {
+        let vae = match self.vae.take() {
+            Some(vae) => vae,
+            None => self.checkpoint.load_vae::<B>(DType::F32, self.device)?,
+        };
+        let vae = self.vae.insert(vae);
+        let start = Instant::now();
+        let encoded = encode_batch(vae, members, self.device, self.interrupt)?;
+        let taken = start.elapsed() / members.len() as u32;
+        let fit = BATCH.as_secs_f64() / taken.as_secs_f64().max(1e-6);
+        self.together = (fit as usize).clamp(1, 2 * members.len());
+        let written: Result<Vec<()>, TrainError> = members
+            .par_iter()
+            .zip(encoded)
+            .map(|((n, fitted), tensors)| {
+                let Job { clip, part } = &jobs[*n];
+                write(part, &tensors, &self.clips[*clip], bucket, fitted.length)
+            })
+            .collect();
+        written.map(|_| ())
+    }
 }
 
 fn write(
-    path: &Path,
+    part: &Part,
     tensors: &[NamedTensor],
     clip: &CaptionedClip,
     bucket: &Bucket,
+    length: usize,
 ) -> Result<(), TrainError> {
     let origin = clip.path.to_string_lossy().into_owned();
     let metadata = BTreeMap::from([
         ("clip".to_string(), origin),
         ("bucket".to_string(), bucket.to_string()),
+        ("length".to_string(), length.to_string()),
+        ("start".to_string(), part.start.to_string()),
     ]);
-    Ok(write_safetensors(path, tensors, &metadata)?)
+    Ok(write_safetensors(&part.path, tensors, &metadata)?)
 }
 
-fn entry(number: usize, clip: &CaptionedClip, path: PathBuf) -> Result<Entry, TrainError> {
-    let shape = latent_shape(&path).ok_or_else(|| TrainError::Data {
+fn entry(number: usize, clip: &CaptionedClip, parts: &[Part]) -> Result<Entry, TrainError> {
+    let path = &parts[0].path;
+    let (shape, files) = shape(path).ok_or_else(|| TrainError::Data {
         path: path.clone(),
         reason: "the cached latents cannot be read back".into(),
     })?;
+    let metadata = files.metadata();
     Ok(Entry {
         number,
         clip: clip.path.clone(),
-        latents: path,
+        latents: parts.iter().map(|part| part.path.clone()).collect(),
         shape,
-        caption: clip.caption.clone(),
+        bucket: metadata.get("bucket").cloned().unwrap_or_default(),
+        length: metadata.get("length").and_then(|text| text.parse().ok()),
+        captions: clip.captions.clone(),
         repeats: clip.repeats,
         condition: clip.condition,
     })
 }
 
-/// Shape `[C, T, H, W]` of cached latents; `None` where the file is absent or damaged.
-fn latent_shape(path: &Path) -> Option<[usize; 4]> {
+/// Shape `[C, T, H, W]` of cached latents, and their file; `None` where it is absent or damaged.
+fn shape(path: &Path) -> Option<([usize; 4], WeightFiles)> {
     let files = WeightFiles::open(path).ok()?;
     let mean = files.info("mean")?;
     files.info("deviation").filter(|d| d.shape == mean.shape)?;
     let shape: [usize; 5] = mean.shape.try_into().ok()?;
-    Some([shape[1], shape[2], shape[3], shape[4]])
+    Some(([shape[1], shape[2], shape[3], shape[4]], files))
 }

@@ -8,6 +8,8 @@ mod dataset;
 mod encode;
 mod key;
 mod latents;
+mod plan;
+mod vae;
 
 pub use dataset::{CachedLatents, Entry, LatentDataset, TextTable};
 pub use encode::{encode_clips, encode_texts};

@@ -116,6 +116,19 @@ pub struct ModelConfig {
     pub block_sparse: bool,
 }
 
+/// Which frames are taken of a clip that is longer than it need be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Take {
+    /// The first ones.
+    #[default]
+    Start,
+    /// One of its windows for each sample.
+    Random,
+    /// All of its windows, each a sample of an epoch.
+    Every,
+}
+
 /// `[data]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct DataConfig {
@@ -125,6 +138,10 @@ pub struct DataConfig {
     pub sizes: Vec<VideoSize>,
     /// Frame counts (4n + 1); each clip takes the largest that it fills.
     pub frames: Vec<usize>,
+    /// Which of its frames.
+    pub take: Take,
+    /// How many windows of a clip at most; as many as fit without it.
+    pub windows: Option<usize>,
     /// Frame rate that videos are brought to; their own without it.
     pub fps: Option<f64>,
     /// How often every clip comes in an epoch.

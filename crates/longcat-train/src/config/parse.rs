@@ -10,8 +10,8 @@ use regex::Regex;
 use super::raw::{RawConfig, RawObjective, RawTimesteps};
 use super::{
     CacheConfig, CheckpointConfig, ConditionShares, DataConfig, LoraConfig, Mode, ModelConfig,
-    NoiseLevels, Objective, OptimizerSection, Precision, SampleConfig, SampleFormat, TrainConfig,
-    ValidationConfig,
+    NoiseLevels, Objective, OptimizerSection, Precision, SampleConfig, SampleFormat, Take,
+    TrainConfig, ValidationConfig,
 };
 
 /// Pixels per side of a token: 8 of a latent, times a patch of 2.
@@ -294,10 +294,18 @@ fn data(config: &RawConfig) -> Result<DataConfig, Problem> {
     if frames.is_empty() {
         return fail("data.frames", "at least one count is needed");
     }
+    if data.take != Take::Start && config.objective.refine > 0.0 {
+        return fail(
+            "data.take",
+            "refining goes from the start of a first-stage clip; set it to \"start\"",
+        );
+    }
     Ok(DataConfig {
         path: data.path.clone(),
         sizes,
         frames,
+        take: data.take,
+        windows: positive(data.windows),
         fps: positive(data.fps),
         repeats: data.repeats,
         skip_broken: data.skip_broken,

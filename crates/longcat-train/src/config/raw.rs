@@ -6,7 +6,7 @@ use longcat_lora::Fused;
 use longcat_vae::LatentDraw;
 use serde::{Deserialize, Serialize};
 
-use super::{LoopConfig, Mode, Precision, ScheduleKind};
+use super::{LoopConfig, Mode, Precision, ScheduleKind, Take};
 
 /// A configuration file. What keys mean is said in `examples/train/lora.toml`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -43,6 +43,9 @@ pub(super) struct RawData {
     pub path: PathBuf,
     pub sizes: Vec<String>,
     pub frames: Vec<usize>,
+    pub take: Take,
+    /// 0: as many as fit.
+    pub windows: usize,
     /// 0: their own.
     pub fps: f64,
     pub repeats: usize,
@@ -55,6 +58,8 @@ impl Default for RawData {
             path: PathBuf::new(),
             sizes: vec!["832x480".into()],
             frames: vec![1, 33, 93],
+            take: Take::Start,
+            windows: 0,
             fps: 15.0,
             repeats: 1,
             skip_broken: false,

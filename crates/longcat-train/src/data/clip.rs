@@ -8,9 +8,9 @@ use longcat_video::media::{ReadOptions, VideoFrames, read_image, read_video};
 use longcat_video::{PixelFrames, VideoSize};
 use serde::Deserialize;
 
-use super::{Bucket, choose};
+use super::{Bucket, choose, starts};
 use crate::TrainError;
-use crate::config::DataConfig;
+use crate::config::{DataConfig, Take};
 
 /// What kind of file a clip is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,8 +38,8 @@ pub struct CaptionedClip {
     pub path: PathBuf,
     /// What kind of file it is.
     pub media: Media,
-    /// The caption.
-    pub caption: String,
+    /// Its captions, at least one; each sample has one of them.
+    pub captions: Vec<String>,
     /// How often it comes in an epoch.
     pub repeats: usize,
     /// The first-stage clip that this one refines, where refining is trained.
@@ -48,24 +48,62 @@ pub struct CaptionedClip {
     pub condition: Option<Condition>,
 }
 
-/// A clip in the shape of its bucket.
+/// A part of a clip in the shape of its bucket.
 #[derive(Debug, Clone)]
 pub(crate) struct FittedClip {
     pub bucket: Bucket,
     pub frames: Vec<RgbImage>,
+    /// Frames of the whole clip, at the rate of the configuration.
+    pub length: usize,
+}
+
+/// A clip as it is in its file, and which of its frames count.
+struct Source {
+    video: VideoFrames,
+    picked: Vec<usize>,
+    bucket: Bucket,
 }
 
 impl CaptionedClip {
-    /// Reads the file, picks frames at the rate of the configuration and fits them to one of its sizes
-    /// and frame counts.
+    /// Reads the file, picks frames at the rate of the configuration and fits the first of them to one
+    /// of its sizes and frame counts.
     ///
     /// # Errors
     /// [`TrainError::Media`] for a file that cannot be read, [`TrainError::Data`] for too few frames.
     pub fn fit(&self, data: &DataConfig) -> Result<PixelFrames, TrainError> {
-        Ok(PixelFrames::from_images(&self.fitted(data)?.frames)?)
+        Ok(PixelFrames::from_images(&self.fitted(data, 0)?.frames)?)
     }
 
-    pub(crate) fn fitted(&self, data: &DataConfig) -> Result<FittedClip, TrainError> {
+    /// First frames of the parts that are taken of the clip.
+    pub(crate) fn starts(&self, data: &DataConfig) -> Result<Vec<usize>, TrainError> {
+        if self.media == Media::Image || data.take == Take::Start {
+            return Ok(vec![0]);
+        }
+        let Source { picked, bucket, .. } = self.source(data)?;
+        Ok(starts(data, bucket.frames, picked.len()))
+    }
+
+    /// The part that begins with frame `start`, at the rate of the configuration.
+    pub(crate) fn fitted(&self, data: &DataConfig, start: usize) -> Result<FittedClip, TrainError> {
+        let source = self.source(data)?;
+        let (size, bucket) = (source.video.size(), source.bucket);
+        let all: Vec<&[u8]> = source.video.frames().collect();
+        let end = (start + bucket.frames).min(source.picked.len());
+        let frames = source.picked[end - bucket.frames..end]
+            .iter()
+            .filter_map(|i| {
+                RgbImage::from_raw(size.width as u32, size.height as u32, all[*i].to_vec())
+            })
+            .map(|frame| cover(&frame, bucket.size))
+            .collect();
+        Ok(FittedClip {
+            bucket,
+            frames,
+            length: source.picked.len(),
+        })
+    }
+
+    fn source(&self, data: &DataConfig) -> Result<Source, TrainError> {
         let video = match self.media {
             Media::Video => read_video(&self.path, &ReadOptions::default())?,
             Media::Image => {
@@ -77,18 +115,13 @@ impl CaptionedClip {
             (Media::Image, _) | (_, None) => (0..video.len()).collect(),
             (Media::Video, Some(fps)) => frames_at(video.len(), video.fps(), fps),
         };
-        let size = video.size();
-        let bucket = choose(&data.sizes, &data.frames, size, picked.len())
+        let bucket = choose(&data.sizes, &data.frames, video.size(), picked.len())
             .ok_or_else(|| too_short(&self.path, picked.len(), &data.frames))?;
-        let all: Vec<&[u8]> = video.frames().collect();
-        let frames = picked[..bucket.frames]
-            .iter()
-            .filter_map(|i| {
-                RgbImage::from_raw(size.width as u32, size.height as u32, all[*i].to_vec())
-            })
-            .map(|frame| cover(&frame, bucket.size))
-            .collect();
-        Ok(FittedClip { bucket, frames })
+        Ok(Source {
+            video,
+            picked,
+            bucket,
+        })
     }
 }
 

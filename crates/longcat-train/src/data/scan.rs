@@ -1,43 +1,50 @@
 //! Finding clips and their captions.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
-use serde::Deserialize;
-
-use super::{CaptionedClip, Condition, Media};
+use super::kind::Kind;
+use super::list::list;
+use super::walk::walk;
+use super::{CaptionedClip, Ignored};
 use crate::TrainError;
+use crate::observe::stop;
 
-const VIDEOS: &[&str] = &["mp4", "m4v", "mov", "mkv", "webm", "avi", "gif", "webp"];
-const IMAGES: &[&str] = &["png", "jpg", "jpeg", "bmp"];
-
-/// A line of `metadata.jsonl`, a row of `metadata.csv`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Row {
-    #[serde(alias = "file_name", alias = "video", alias = "image")]
-    path: PathBuf,
-    #[serde(alias = "text", alias = "prompt")]
-    caption: String,
-    #[serde(default)]
-    repeats: Option<usize>,
-    #[serde(default)]
-    source: Option<PathBuf>,
-    #[serde(default)]
-    condition: Option<Condition>,
+/// What a folder or list holds.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Clips with their captions, which may be empty.
+    pub clips: Vec<CaptionedClip>,
+    /// What is wrong with others.
+    pub problems: Vec<TrainError>,
+    /// What was left out.
+    pub ignored: Vec<Ignored>,
 }
 
-/// The clips of a folder or list, with their captions, and a list of what is wrong with others.
+/// The clips of a folder or list.
 ///
-/// A `.jsonl` or `.csv` file lists clips (`path`, `caption`, optional `repeats`, `source` and
-/// `condition`), relative to itself. A folder is searched with its subfolders: every video or picture
-/// needs a `.txt` of the same name beside it, unless `metadata.jsonl` or `metadata.csv` in the folder
-/// list them.
+/// A `.jsonl` or `.csv` file lists clips (`path`, `caption` or `captions`, optional `repeats`, `source`
+/// and `condition`), relative to itself. A folder is searched with its subfolders, but those of
+/// `without` (canonical): every video or picture needs a `.txt` of the same name beside it, unless
+/// `metadata.jsonl` or `metadata.csv` in the folder list them.
 ///
 /// # Errors
-/// [`TrainError::Io`], [`TrainError::Data`] for a list that cannot be parsed.
-pub fn scan(path: &Path) -> Result<(Vec<CaptionedClip>, Vec<TrainError>), TrainError> {
+/// [`TrainError::Io`], [`TrainError::Data`] for a list that cannot be parsed,
+/// [`TrainError::Interrupted`].
+pub(super) fn scan(
+    path: &Path,
+    without: &[PathBuf],
+    interrupt: &AtomicBool,
+) -> Result<Found, TrainError> {
     if path.is_file() {
-        return list(path);
+        return match Kind::of(path) {
+            Kind::Other => list(path),
+            _ => Err(TrainError::Data {
+                path: path.to_path_buf(),
+                reason: "a folder of clips or a list of them (.jsonl, .csv) is needed".into(),
+            }),
+        };
     }
     for name in ["metadata.jsonl", "metadata.csv"] {
         let file = path.join(name);
@@ -45,105 +52,60 @@ pub fn scan(path: &Path) -> Result<(Vec<CaptionedClip>, Vec<TrainError>), TrainE
             return list(&file);
         }
     }
-    let mut files = Vec::new();
-    walk(path, &mut files)?;
-    files.sort();
-    let (mut clips, mut problems) = (Vec::new(), Vec::new());
-    for file in files {
-        let Some(media) = media(&file) else {
-            continue;
-        };
+    let walked = walk(path, without, interrupt)?;
+    let texts: BTreeSet<&Path> = walked
+        .files
+        .iter()
+        .map(PathBuf::as_path)
+        .filter(|file| file.extension().is_some_and(|e| e == "txt"))
+        .collect();
+    let mut found = Found {
+        ignored: walked.ignored,
+        ..Found::default()
+    };
+    for file in &walked.files {
+        stop(interrupt)?;
         let caption = file.with_extension("txt");
-        match std::fs::read_to_string(&caption) {
-            Ok(text) => clips.push(CaptionedClip {
-                path: file,
-                media,
-                caption: text.trim().to_string(),
-                repeats: 1,
-                source: None,
-                condition: None,
-            }),
-            Err(error) => problems.push(TrainError::Data {
-                path: file,
-                reason: format!("its caption {} cannot be read: {error}", caption.display()),
-            }),
-        }
-    }
-    Ok((clips, problems))
-}
-
-fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), TrainError> {
-    let entries = std::fs::read_dir(folder).map_err(|e| TrainError::io(folder, e))?;
-    for entry in entries {
-        let path = entry.map_err(|e| TrainError::io(folder, e))?.path();
-        match path.is_dir() {
-            true => walk(&path, files)?,
-            false => files.push(path),
-        }
-    }
-    Ok(())
-}
-
-fn media(path: &Path) -> Option<Media> {
-    let extension = path.extension()?.to_str()?.to_lowercase();
-    if VIDEOS.contains(&extension.as_str()) {
-        Some(Media::Video)
-    } else if IMAGES.contains(&extension.as_str()) {
-        Some(Media::Image)
-    } else {
-        None
-    }
-}
-
-fn list(file: &Path) -> Result<(Vec<CaptionedClip>, Vec<TrainError>), TrainError> {
-    let data = |line: usize, reason: String| TrainError::Data {
-        path: file.to_path_buf(),
-        reason: format!("line {line}: {reason}"),
-    };
-    let text = std::fs::read_to_string(file).map_err(|e| TrainError::io(file, e))?;
-    let rows: Vec<Row> = match file.extension().is_some_and(|e| e == "csv") {
-        true => csv::Reader::from_reader(text.as_bytes())
-            .deserialize()
-            .enumerate()
-            .map(|(i, row)| row.map_err(|e| data(i + 2, e.to_string())))
-            .collect::<Result<_, _>>()?,
-        false => text
-            .lines()
-            .enumerate()
-            .filter(|(_, line)| !line.trim().is_empty())
-            .map(|(i, line)| serde_json::from_str(line).map_err(|e| data(i + 1, e.to_string())))
-            .collect::<Result<_, _>>()?,
-    };
-    let folder = file.parent().unwrap_or(Path::new(""));
-    let (mut clips, mut problems) = (Vec::new(), Vec::new());
-    for row in rows {
-        let path = folder.join(&row.path);
-        let media = if path.is_dir() {
-            Some(Media::Video)
-        } else {
-            media(&path)
-        };
-        let problem = match media {
-            _ if !path.exists() => "there is no such file",
-            None => "neither a video nor a picture, by its ending",
-            Some(media) => {
-                clips.push(CaptionedClip {
-                    path,
+        let captioned = texts.contains(caption.as_path());
+        let left_out = match Kind::of(file) {
+            Kind::Clip(media) | Kind::WithCaption(media) if captioned => {
+                match std::fs::read_to_string(&caption) {
+                    Ok(text) => found.clips.push(CaptionedClip {
+                        path: file.clone(),
+                        media,
+                        captions: vec![text.trim_start_matches('\u{feff}').trim().to_string()],
+                        repeats: 1,
+                        source: None,
+                        condition: None,
+                    }),
+                    Err(e) => found.problems.push(TrainError::Data {
+                        path: file.clone(),
+                        reason: format!("its caption {} cannot be read: {e}", caption.display()),
+                    }),
+                }
+                continue;
+            }
+            Kind::Clip(media) => {
+                found.clips.push(CaptionedClip {
+                    path: file.clone(),
                     media,
-                    caption: row.caption.trim().to_string(),
-                    repeats: row.repeats.unwrap_or(1),
-                    source: row.source.map(|source| folder.join(source)),
-                    condition: row.condition,
+                    captions: vec![String::new()],
+                    repeats: 1,
+                    source: None,
+                    condition: None,
                 });
                 continue;
             }
+            Kind::WithCaption(_) => "without a caption, and its ending has other uses too",
+            Kind::Unread => "files of this ending are not read; convert them to png or mp4",
+            Kind::Other => continue,
         };
-        problems.push(TrainError::Data {
-            path,
-            reason: format!("{problem} (listed in {})", file.display()),
+        found.ignored.push(Ignored {
+            path: file.clone(),
+            reason: left_out.into(),
         });
     }
-    Ok((clips, problems))
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -152,46 +114,71 @@ mod tests {
     use std::fs::{create_dir, write};
 
     use super::*;
+    use crate::data::Media;
+
+    fn found(path: &Path) -> Found {
+        scan(path, &[], &AtomicBool::new(false)).unwrap()
+    }
 
     fn names(clips: &[CaptionedClip]) -> Vec<(String, String, usize)> {
         clips
             .iter()
             .map(|c| {
                 let name = c.path.file_name().unwrap().to_string_lossy().into_owned();
-                (name, c.caption.clone(), c.repeats)
+                (name, c.captions.join("|"), c.repeats)
             })
             .collect()
     }
 
     #[test]
-    fn a_folder_gives_clips_with_captions_and_names_those_without() {
+    fn a_folder_gives_clips_with_captions_and_names_what_is_left_out() {
         let dir = tempfile::tempdir().unwrap();
         create_dir(dir.path().join("more")).unwrap();
+        let still = b"RIFF\x1a\0\0\0WEBPVP8L\x0d\0\0\0\x2f\0\0\0\0\0\0\0\0\0\0\0\0\0";
         for (name, text) in [
-            ("b.mp4", ""),
-            ("b.txt", " a dog\n"),
-            ("a.png", ""),
-            ("a.txt", "a cat"),
-            ("lost.mp4", ""),
-            ("notes.md", ""),
-            ("more/c.GIF", ""),
-            ("more/c.txt", "a bird"),
+            ("b.mp4", &b""[..]),
+            ("b.txt", b"\xef\xbb\xbf a dog\n"),
+            ("a.png", b""),
+            ("a.txt", b"a cat"),
+            ("lost.mp4", b""),
+            ("latin.png", b""),
+            ("latin.txt", b"caf\xe9"),
+            ("notes.md", b""),
+            ("index.ts", b""),
+            ("s.webp", still),
+            ("s.txt", b"still"),
+            ("m.webp", b"RIFF\x1a\0\0\0WEBPVP8X\x0a\0\0\0\x02\0\0\0"),
+            ("m.txt", b"moves"),
+            ("t.ts", b""),
+            ("t.txt", b"a train"),
+            ("h.heic", b""),
+            ("h.txt", b"a house"),
+            ("more/c.GIF", b""),
+            ("more/c.txt", b"a bird"),
         ] {
             write(dir.path().join(name), text).unwrap();
         }
-        let (clips, problems) = scan(dir.path()).unwrap();
+        let found = found(dir.path());
         let expected = [
             ("a.png", "a cat", 1),
             ("b.mp4", "a dog", 1),
+            ("lost.mp4", "", 1),
+            ("m.webp", "moves", 1),
             ("c.GIF", "a bird", 1),
+            ("s.webp", "still", 1),
+            ("t.ts", "a train", 1),
         ];
         assert_eq!(
-            names(&clips),
+            names(&found.clips),
             expected.map(|(n, c, r)| (n.to_string(), c.to_string(), r))
         );
-        assert_eq!(clips[0].media, Media::Image);
-        assert_eq!(problems.len(), 1);
-        assert!(problems[0].to_string().contains("lost.mp4"));
+        let media: Vec<Media> = found.clips.iter().map(|c| c.media).collect();
+        let [i, v] = [Media::Image, Media::Video];
+        assert_eq!(media, [i, v, v, v, v, i, v]);
+        assert_eq!(found.problems.len(), 1);
+        assert!(found.problems[0].to_string().contains("latin.txt"));
+        let ignored: Vec<_> = found.ignored.iter().map(|i| i.path.clone()).collect();
+        assert_eq!(ignored, ["h.heic", "index.ts"].map(|n| dir.path().join(n)));
     }
 
     #[test]
@@ -201,9 +188,9 @@ mod tests {
         let jsonl = "{\"file_name\": \"a.png\", \"text\": \"one\", \"repeats\": 3}\n\n\
                      {\"path\": \"gone.mp4\", \"caption\": \"two\"}\n";
         write(dir.path().join("metadata.jsonl"), jsonl).unwrap();
-        let (clips, problems) = scan(dir.path()).unwrap();
-        assert_eq!(names(&clips), [("a.png".into(), "one".into(), 3)]);
-        assert!(problems[0].to_string().contains("gone.mp4"));
+        let listed = found(dir.path());
+        assert_eq!(names(&listed.clips), [("a.png".into(), "one".into(), 3)]);
+        assert!(listed.problems[0].to_string().contains("gone.mp4"));
 
         let csv = dir.path().join("list.csv");
         write(
@@ -211,27 +198,22 @@ mod tests {
             "path,caption,condition\na.png,one,continuation\na.png,two,\n",
         )
         .unwrap();
-        let conditions: Vec<_> = scan(&csv).unwrap().0.iter().map(|c| c.condition).collect();
-        assert_eq!(conditions, [Some(Condition::Continuation), None]);
+        let conditions: Vec<_> = found(&csv).clips.iter().map(|c| c.condition).collect();
+        assert_eq!(conditions, [Some(crate::Condition::Continuation), None]);
         write(&csv, "path,caption\na.png,\"one, two\"\n").unwrap();
         assert_eq!(
-            names(&scan(&csv).unwrap().0),
+            names(&found(&csv).clips),
             [("a.png".into(), "one, two".into(), 1)]
         );
     }
 
     #[test]
-    fn a_bad_list_names_file_and_line() {
+    fn a_clip_is_no_list() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("x.jsonl");
-        write(
-            &file,
-            "{\"path\": \"a.png\", \"caption\": \"\", \"wieght\": 1}\n",
-        )
-        .unwrap();
-        let message = scan(&file).unwrap_err().to_string();
-        for word in ["x.jsonl", "line 1", "wieght"] {
-            assert!(message.contains(word), "{message}");
-        }
+        let clip = dir.path().join("clip.mp4");
+        write(&clip, "").unwrap();
+        let message = scan(&clip, &[], &AtomicBool::new(false)).unwrap_err();
+        let message = message.to_string();
+        assert!(message.contains("clip.mp4") && message.contains(".jsonl"));
     }
 }

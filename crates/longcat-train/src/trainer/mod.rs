@@ -1,5 +1,6 @@
 //! The training loop, whatever is trained.
 
+mod folder;
 mod metrics;
 mod plot;
 mod run;
@@ -12,6 +13,7 @@ use burn::module::Module;
 
 use crate::{Gradients, TrainBackend, TrainError};
 
+pub use folder::OutputFolder;
 pub use metrics::{Metric, read_metrics};
 pub use run::{Outcome, Trainer};
 pub use state::Position;
@@ -53,6 +55,12 @@ pub trait Task<B: TrainBackend> {
         model: &Self::Model,
         index: u64,
     ) -> Result<(f64, Gradients<B::InnerBackend>), TrainError>;
+
+    /// The clips of batch number `index`, for messages.
+    #[allow(unused_variables)]
+    fn clips(&self, index: u64) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Mean validation loss per noise level.
     ///

@@ -1,6 +1,7 @@
 //! The loop.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use burn::tensor::Tensor;
 
 use super::metrics::{Metric, Metrics};
 use super::schedule::Schedule;
-use super::state::{Position, State, Store};
+use super::state::{Newest, Position, State, Store};
 use super::{Task, Weights};
 use crate::config::TrainConfig;
 use crate::packed::{Packed, RunningAverage};
@@ -89,10 +90,19 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
         let store = Store::open(config.checkpoint_dir())?;
         let mut average = BTreeMap::new();
         let (mut step, mut saved, mut model) = (0, None, model);
-        if let Some(state) = store.newest::<B::InnerBackend>(device)? {
-            let folder = config
-                .checkpoint_dir()
-                .join(format!("step-{:06}", state.position.step));
+        if let Some(newest) = store.newest::<B::InnerBackend>(device)? {
+            let Newest {
+                state,
+                folder,
+                broken,
+            } = newest;
+            for (broken, error) in broken {
+                observer.warned(&format!(
+                    "{} cannot be continued ({error}); going on from step {} instead",
+                    broken.display(),
+                    state.position.step
+                ));
+            }
             let changed = compatible(config, &state.position, &folder)?;
             model = restore::<B, T>(model, &state, &folder)?;
             step = state.position.step;
@@ -146,15 +156,7 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
                 self.optimizer
                     .pack::<B, _>(self.stepped.take(), &model, gradients);
             let norm = gradients.norm()?;
-            for (what, value) in [("the loss", loss), ("the gradient norm", norm)] {
-                if !value.is_finite() {
-                    return Err(TrainError::NotFinite {
-                        step: self.step + 1,
-                        what,
-                        value,
-                    });
-                }
-            }
+            self.finite("the gradient norm", norm, 0..self.config.train.accumulation)?;
             if let Some(limit) = self.config.optimizer.max_grad_norm
                 && norm > limit
             {
@@ -204,6 +206,7 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
                 return Ok(None);
             }
             let (mean, gradients) = self.task.gradients(model, (self.step * count + i) as u64)?;
+            self.finite("the loss", mean, i..i + 1)?;
             loss += mean / count as f64;
             sum.add(gradients);
         }
@@ -211,6 +214,30 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             sum.scale(1.0 / count as f64);
         }
         Ok(Some((loss, sum)))
+    }
+
+    /// An error unless `value`, which came from these batches of the next step, is a number.
+    fn finite(
+        &self,
+        what: &'static str,
+        value: f64,
+        batches: Range<usize>,
+    ) -> Result<(), TrainError> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        let first = self.step * self.config.train.accumulation;
+        let mut clips: Vec<String> = batches
+            .flat_map(|i| self.task.clips((first + i) as u64))
+            .collect();
+        clips.sort();
+        clips.dedup();
+        Err(TrainError::NotFinite {
+            step: self.step + 1,
+            what,
+            value,
+            clips,
+        })
     }
 
     fn log(&mut self, loss: f64, learning_rate: f64, gradient_norm: f64) -> Result<(), TrainError> {
@@ -244,7 +271,8 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
         let every = self.config.validation.as_ref().map(|v| v.every);
         let wanted = every.is_some_and(|every| due(self.step, every) || last);
         if wanted && !self.metrics.has_validation(self.step) {
-            let by_sigma = self.task.validate(model)?;
+            let by_sigma = self.task.validate(model);
+            let by_sigma = by_sigma.map_err(|e| e.after_step(self.step))?;
             let sum: f64 = by_sigma.iter().map(|(_, loss)| loss).sum();
             let validation_loss = sum / by_sigma.len().max(1) as f64;
             self.validation_loss = Some(validation_loss);
@@ -347,7 +375,7 @@ fn due(step: usize, every: usize) -> bool {
 }
 
 /// Settings that differ from those of a saved state; an error for those that cannot.
-fn compatible(
+pub(super) fn compatible(
     config: &TrainConfig,
     position: &Position,
     folder: &Path,

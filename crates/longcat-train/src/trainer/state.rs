@@ -15,6 +15,8 @@ use crate::{Parameter, TrainError};
 
 const STATE: &str = "state.json";
 const TENSORS: &str = "state.safetensors";
+/// What a state is called while it is removed.
+const REMOVED: &str = ".old";
 
 /// What a run needs to go on exactly where it was.
 pub(super) struct State<B: Backend> {
@@ -37,54 +39,67 @@ pub struct Position {
     pub config: serde_json::Value,
 }
 
+/// The state to go on from.
+pub(super) struct Newest<B: Backend> {
+    pub state: State<B>,
+    pub folder: PathBuf,
+    /// Newer ones, and what is wrong with them.
+    pub broken: Vec<(PathBuf, TrainError)>,
+}
+
 /// The folders of a run's states.
 pub(super) struct Store {
     folder: PathBuf,
 }
 
 impl Store {
-    /// Opens the folder and removes what an interrupted writer left.
+    /// Opens the folder and removes what an interrupted writer left. What others put there stays.
     pub(super) fn open(folder: PathBuf) -> Result<Self, TrainError> {
         fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
-        let store = Self { folder };
-        for (name, path) in store.entries()? {
-            if name.starts_with('.') {
+        for (name, path) in entries(&folder)? {
+            let ours = name == REMOVED || name.starts_with(".step-");
+            if ours && path.is_dir() {
                 fs::remove_dir_all(&path).map_err(|e| TrainError::io(&path, e))?;
             }
         }
-        Ok(store)
+        Ok(Self { folder })
     }
 
-    fn entries(&self) -> Result<Vec<(String, PathBuf)>, TrainError> {
-        let io = |e| TrainError::io(&self.folder, e);
-        let mut entries = Vec::new();
-        for entry in fs::read_dir(&self.folder).map_err(io)? {
-            let entry = entry.map_err(io)?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            entries.push((name, entry.path()));
-        }
-        Ok(entries)
-    }
-
-    /// Steps with a state, ascending, and their folders.
-    pub(super) fn steps(&self) -> Result<Vec<(usize, PathBuf)>, TrainError> {
-        let mut steps: Vec<(usize, PathBuf)> = self
-            .entries()?
-            .into_iter()
-            .filter_map(|(name, path)| Some((name.strip_prefix("step-")?.parse().ok()?, path)))
-            .collect();
-        steps.sort();
-        Ok(steps)
-    }
-
-    /// The newest state; `None` if there is none.
+    /// The newest state that can be read, its folder, and why newer ones cannot; those get another
+    /// name, so that they are neither tried again nor counted. `None` if there is none.
+    ///
+    /// # Errors
+    /// [`TrainError::State`] where none of those that are there can be read.
     pub(super) fn newest<B: Backend>(
         &self,
         device: &B::Device,
-    ) -> Result<Option<State<B>>, TrainError> {
-        match self.steps()?.pop() {
-            Some((_, folder)) => read(&folder, device).map(Some),
+    ) -> Result<Option<Newest<B>>, TrainError> {
+        let mut broken: Vec<(PathBuf, TrainError)> = Vec::new();
+        for (_, folder) in steps(&self.folder)?.into_iter().rev() {
+            match read(&folder, device) {
+                Ok(state) => {
+                    for (folder, _) in &broken {
+                        set_aside(folder)?;
+                    }
+                    return Ok(Some(Newest {
+                        state,
+                        folder,
+                        broken,
+                    }));
+                }
+                Err(error) => broken.push((folder, error)),
+            }
+        }
+        match broken.into_iter().next() {
             None => Ok(None),
+            Some((folder, error)) => Err(TrainError::State {
+                reason: format!(
+                    "{error}; no older checkpoint is whole, so the run cannot go on: move {} away \
+                     to begin anew",
+                    self.folder.display()
+                ),
+                path: folder,
+            }),
         }
     }
 
@@ -113,16 +128,61 @@ impl Store {
         if old.exists() {
             fs::remove_dir_all(&old).map_err(|e| TrainError::io(&old, e))?;
         }
-        let steps = self.steps()?;
+        let steps = steps(&self.folder)?;
         let surplus = keep.map_or(0, |keep| steps.len().saturating_sub(keep));
         for (_, folder) in &steps[..surplus] {
             // Renamed first: a state that is half removed must not look like one.
-            let hidden = folder.with_file_name(".old");
+            let hidden = folder.with_file_name(REMOVED);
             fs::rename(folder, &hidden).map_err(|e| TrainError::io(folder, e))?;
             fs::remove_dir_all(&hidden).map_err(|e| TrainError::io(&hidden, e))?;
         }
         Ok(target)
     }
+}
+
+fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, TrainError> {
+    let io = |e| TrainError::io(folder, e);
+    let mut entries = Vec::new();
+    for entry in fs::read_dir(folder).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        entries.push((name, entry.path()));
+    }
+    Ok(entries)
+}
+
+/// Steps with a state, ascending, and their folders. What else lies there is not looked at.
+fn steps(folder: &Path) -> Result<Vec<(usize, PathBuf)>, TrainError> {
+    let state = |(name, path): (String, PathBuf)| {
+        let step = name.strip_prefix("step-")?.parse().ok()?;
+        path.is_dir().then_some((step, path))
+    };
+    let mut steps: Vec<(usize, PathBuf)> = entries(folder)?.into_iter().filter_map(state).collect();
+    steps.sort();
+    Ok(steps)
+}
+
+/// Gives the folder of a broken state a name that is not looked at.
+fn set_aside(folder: &Path) -> Result<(), TrainError> {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let aside = folder.with_file_name(format!("broken-{name}"));
+    if aside.exists() {
+        fs::remove_dir_all(&aside).map_err(|e| TrainError::io(&aside, e))?;
+    }
+    fs::rename(folder, &aside).map_err(|e| TrainError::io(folder, e))
+}
+
+/// The position of the newest state that has one, and its folder, without reading any tensor.
+pub(super) fn newest_position(folder: &Path) -> Result<Option<(PathBuf, Position)>, TrainError> {
+    if !folder.is_dir() {
+        return Ok(None);
+    }
+    let steps = steps(folder)?.into_iter().rev();
+    let mut positions = steps.filter_map(|(_, folder)| {
+        let position = read_position(&folder).ok()?;
+        Some((folder, position))
+    });
+    Ok(positions.next())
 }
 
 /// Makes the names in a folder durable.
@@ -161,6 +221,18 @@ fn write<B: Backend>(folder: &Path, state: &State<B>) -> Result<(), TrainError> 
     for (path, values) in &state.average {
         push(format!("average.{path}"), values)?;
     }
+    // The loss of the next step would show it, but by then this were the newest state.
+    let broken = |tensor: &&NamedTensor| !tensor.data.iter::<f32>().all(f32::is_finite);
+    if let Some(tensor) = tensors.iter().find(broken) {
+        return Err(TrainError::State {
+            path: folder.to_path_buf(),
+            reason: format!(
+                "{} is no longer made of numbers after step {}; lower optimizer.learning_rate. The \
+                 checkpoint before it stays",
+                tensor.name, state.position.step
+            ),
+        });
+    }
     write_safetensors(&folder.join(TENSORS), &tensors, &times)?;
     let path = folder.join(STATE);
     let text = serde_json::to_string_pretty(&state.position).map_err(|e| TrainError::State {
@@ -171,7 +243,7 @@ fn write<B: Backend>(folder: &Path, state: &State<B>) -> Result<(), TrainError> 
 }
 
 /// Reads `state.json` of a saved state.
-pub(super) fn read_position(folder: &Path) -> Result<Position, TrainError> {
+fn read_position(folder: &Path) -> Result<Position, TrainError> {
     let path = folder.join(STATE);
     let text = fs::read_to_string(&path).map_err(|e| TrainError::io(&path, e))?;
     serde_json::from_str(&text).map_err(|e| TrainError::State {

@@ -11,7 +11,7 @@ use super::teacher::Teacher;
 use crate::cache::{CachedLatents, Entry};
 use crate::config::{ConditionShares, NoiseLevels, Objective, TrainConfig};
 use crate::data::Condition;
-use crate::sampling::{Draw, Purpose, normals, stream};
+use crate::sampling::{Choice, Draw, Purpose, normals, stream};
 use crate::{Batch, TrainError};
 
 /// How samples are drawn.
@@ -96,7 +96,7 @@ impl Draws {
         Ok(Drawn::new(samples, shape, condition, num_cond))
     }
 
-    /// One clip at a given noise level, without conditions and with its caption.
+    /// The first part of one clip at a given noise level, without conditions and with its first caption.
     pub(super) fn validation(
         &self,
         entry: &Entry,
@@ -105,13 +105,13 @@ impl Draws {
     ) -> Result<Drawn, TrainError> {
         let mut rng = stream(self.seed, Purpose::Validation, number);
         let mut sample = Sample {
-            caption: entry.caption.clone(),
+            caption: entry.captions[0].clone(),
             noise: normals(&mut rng, entry.shape.iter().product()),
             x0: Vec::new(),
             sigma: sigma as f32,
             condition: 1.0,
         };
-        let latents = entry.read()?;
+        let latents = entry.read(0)?;
         sample.x0 = latents.mean.iter::<f32>().collect();
         self.refine(&mut sample, &latents);
         Ok(Drawn::new(vec![sample], entry.shape, None, 0))
@@ -126,7 +126,8 @@ impl Draws {
             self.noise,
             elements,
         );
-        let latents = entry.read()?;
+        let choice = Choice::new(self.seed, number);
+        let latents = entry.read(choice.window(entry.latents.len()))?;
         let mean = latents.mean.iter::<f32>();
         let x0 = match self.posterior {
             LatentDraw::Mode => mean.collect(),
@@ -140,7 +141,7 @@ impl Draws {
         let mut sample = Sample {
             caption: match draw.drop_caption {
                 true => String::new(),
-                false => entry.caption.clone(),
+                false => entry.captions[choice.caption(entry.captions.len())].clone(),
             },
             x0,
             noise: draw.noise,
@@ -318,9 +319,11 @@ mod tests {
             let entry = Entry {
                 number: 0,
                 clip: file.clone(),
-                latents: file.clone(),
+                latents: vec![file.clone()],
                 shape: [1, 5, 1, 1],
-                caption: String::new(),
+                bucket: String::new(),
+                length: None,
+                captions: vec![String::new()],
                 repeats: 1,
                 condition,
             };

@@ -12,9 +12,10 @@ use super::teacher::Teacher;
 use super::transform::{BatchSamples, BatchTransform, EncodedCaptions};
 use crate::cache::TextTable;
 use crate::config::TrainConfig;
+use crate::order::BatchOrder;
 use crate::parameters::{read_values, trained, update};
 use crate::prepare::TrainingData;
-use crate::sampling::{BatchOrder, Purpose, dropout_mask, stream};
+use crate::sampling::{Purpose, dropout_mask, stream};
 use crate::trainer::{Position, Task, Weights};
 use crate::{Batch, Gradients, TrainBackend, TrainError, TrainStep};
 
@@ -37,8 +38,7 @@ impl<B: TrainBackend> TransformerTask<B> {
     /// the objective has one.
     ///
     /// # Errors
-    /// [`TrainError::Config`] when there are no clips, or clips have conditions that refining cannot
-    /// have.
+    /// [`TrainError::Config`] when there are no clips, [`TrainError::EpochTooLong`].
     pub fn new(
         config: &TrainConfig,
         data: TrainingData,
@@ -48,28 +48,19 @@ impl<B: TrainBackend> TransformerTask<B> {
         device: &B::Device,
     ) -> Result<Self, TrainError> {
         let training = &data.training.entries;
-        if training.iter().all(|e| e.repeats == 0) {
-            let reason = format!("no clip in {}", config.data.path.display());
-            return Err(config.problem("data.path", reason));
-        }
-        let repeats = config.data.repeats;
-        let mut conditioned = training.iter().filter(|e| e.condition.is_some());
-        let refining = config.objective.threshold().is_some();
-        if let Some(entry) = conditioned.next().filter(|_| refining) {
-            let clip = entry.clip.display();
-            let reason = format!("refining is trained without conditions, and {clip} has one");
-            return Err(config.problem("objective.refine", reason));
-        }
+        let repeats = training.iter().map(|e| e.repeats);
+        config.some_clip("data.path", &config.data.path, repeats)?;
         let items: Vec<_> = training
             .iter()
-            .map(|e| ((e.shape, e.condition), e.repeats * repeats))
+            .map(|e| ((e.shape, e.condition), e.repeats))
             .collect();
+        let (seed, batch) = (config.seed, config.train.batch);
         let teacher = Teacher::new(config)?;
         let draws = Draws::new(config, teacher.as_ref());
         let mut transforms = transforms;
         transforms.extend(teacher.map(|teacher| Box::new(teacher) as Box<_>));
         Ok(Self {
-            order: BatchOrder::new(config.seed, config.train.batch, &items),
+            order: BatchOrder::new(seed, batch, &items, config.data.repeats)?,
             draws,
             transforms,
             sampler: Sampler::new(config)?,
@@ -141,7 +132,7 @@ impl<B: TrainBackend> TransformerTask<B> {
         let clips = entries.len().max(1) as f64;
         let mut means: Vec<(f64, f64)> = sigmas.iter().map(|sigma| (*sigma, 0.0)).collect();
         for (number, entry) in entries.iter().enumerate() {
-            let captions = std::slice::from_ref(&entry.caption);
+            let captions = &entry.captions[..1];
             let condition = text(captions)?;
             for (i, sigma) in sigmas.iter().enumerate() {
                 // The same noise in every run with this seed.
@@ -161,6 +152,14 @@ impl<B: TrainBackend> TransformerTask<B> {
                 }
                 let loss = TrainStep::loss(model, &batch)?;
                 let loss = read_values(loss, "the validation loss")?[0] * factor;
+                if !loss.is_finite() {
+                    return Err(TrainError::NotFinite {
+                        step: 0,
+                        what: "the validation loss",
+                        value: loss.into(),
+                        clips: vec![entry.clip.display().to_string()],
+                    });
+                }
                 means[i].1 += f64::from(loss) / clips;
             }
         }
@@ -244,6 +243,12 @@ impl<B: TrainBackend> Task<B> for TransformerTask<B> {
         };
         let loss = read_values(output.loss, "the loss")?;
         Ok((f64::from(loss[0]), output.gradients))
+    }
+
+    fn clips(&self, index: u64) -> Vec<String> {
+        let members = self.order.batch(index).into_iter();
+        let clips = members.map(|member| &self.data.training.entries[member].clip);
+        clips.map(|clip| clip.display().to_string()).collect()
     }
 
     fn validate(&self, model: &Self::Model) -> Result<Vec<(f64, f64)>, TrainError> {

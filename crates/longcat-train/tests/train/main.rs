@@ -3,5 +3,8 @@
 
 mod golden;
 mod gradients;
+mod habits;
+mod long_clips;
 mod objectives;
 mod runs;
+mod workshop;

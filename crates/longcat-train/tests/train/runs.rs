@@ -7,59 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use burn_flex::FlexDevice;
-use image::{Rgb, RgbImage};
 use longcat_dit::lora_targets;
 use longcat_lora::Adapter;
 use longcat_train::{
     Metric, Outcome, Quiet, StepReport, TrainError, TrainObserver, read_metrics, run,
 };
-use tempfile::TempDir;
 
-use crate::golden::{Inner, golden};
-
-/// A folder with two pictures, a list of them, and the golden checkpoint.
-struct Workshop {
-    dir: TempDir,
-}
+use crate::golden::Inner;
+use crate::workshop::Workshop;
 
 impl Workshop {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let clips = dir.path().join("clips");
-        fs::create_dir(&clips).unwrap();
-        for (name, colour, caption) in [("a", 40, "a fox in the snow"), ("b", 200, "a red boat")] {
-            let image =
-                RgbImage::from_fn(48, 32, |x, y| Rgb([colour, (x * 5) as u8, (y * 7) as u8]));
-            image.save(clips.join(format!("{name}.png"))).unwrap();
-            fs::write(clips.join(format!("{name}.txt")), caption).unwrap();
-        }
-        Self { dir }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// Writes a configuration for the output folder `name`.
-    fn config(&self, name: &str, steps: usize, extra: &str) -> PathBuf {
-        let checkpoint = golden("checkpoints/tiny");
-        let checkpoint = fs::canonicalize(checkpoint).unwrap();
-        let text = format!(
-            "output = '{name}'\nseed = 5\n\
-             model.checkpoint = '{}'\n\
-             data.path = 'clips'\ndata.sizes = ['48x32']\ndata.frames = [1]\n\
-             cache.path = 'cache'\ncache.text_length = 8\n\
-             lora.rank = 2\nlora.alpha = 2.0\n\
-             optimizer.learning_rate = 1e-2\n\
-             train.steps = {steps}\n{extra}\n",
-            checkpoint.display()
-        );
-        let path = self.path(&format!("{name}.toml"));
-        fs::write(&path, text).unwrap();
-        path
-    }
-
-    fn run(&self, config: &Path) -> Outcome {
+    pub(crate) fn run(&self, config: &Path) -> Outcome {
         run::<Inner>(
             config,
             None,
@@ -70,22 +28,26 @@ impl Workshop {
         .unwrap()
     }
 
-    fn losses(&self, name: &str) -> Vec<(usize, f64)> {
-        let lines = read_metrics(&self.path(name).join("metrics.jsonl")).unwrap();
-        let steps = lines.iter().filter_map(|line| match line {
-            Metric::Step { step, loss, .. } => Some((*step, *loss)),
-            Metric::Validation { .. } => None,
-        });
-        steps.collect()
+    /// The error of a run that is refused before anything is encoded.
+    pub(crate) fn refused(&self, config: &Path) -> String {
+        struct Nothing;
+        impl TrainObserver for Nothing {
+            fn caching(&mut self, what: &str, _done: usize, _total: usize) {
+                panic!("{what} are encoded");
+            }
+        }
+        let interrupt = AtomicBool::new(false);
+        let error = run::<Inner>(config, None, &FlexDevice, &mut Nothing, &interrupt).unwrap_err();
+        error.to_string()
     }
 
-    fn adapter(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn adapter(&self, name: &str) -> Vec<u8> {
         fs::read(self.path(name).join("adapter.safetensors")).unwrap()
     }
 }
 
 /// Interrupts after some steps.
-struct StopAfter<'a>(usize, &'a AtomicBool);
+pub(crate) struct StopAfter<'a>(pub usize, pub &'a AtomicBool);
 
 impl TrainObserver for StopAfter<'_> {
     fn step(&mut self, report: &StepReport) {
@@ -255,9 +217,7 @@ fn a_folder_without_clips_is_named_with_the_configuration() {
     let config = shop.config("run", 1, "");
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("'clips'", "'empty'")).unwrap();
-    let interrupt = AtomicBool::new(false);
-    let error = run::<Inner>(&config, None, &FlexDevice, &mut Quiet, &interrupt).unwrap_err();
-    let error = error.to_string();
+    let error = shop.refused(&config);
     for word in ["run.toml: data.path", "empty"] {
         assert!(error.contains(word), "{error}");
     }

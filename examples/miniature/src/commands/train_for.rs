@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use longcat_runtime::DeviceSpec;
-use longcat_train::{Bar, Outcome, StepReport, TrainError, TrainObserver};
+use longcat_train::{Bar, DataSummary, Outcome, StepReport, TrainError, TrainObserver};
 
 use super::train::train;
 
@@ -139,6 +139,14 @@ impl TrainObserver for Trial {
 
     fn skipped(&mut self, problem: &TrainError) {
         self.bar.skipped(problem);
+    }
+
+    fn data(&mut self, summary: &DataSummary) {
+        self.bar.data(summary);
+    }
+
+    fn warned(&mut self, message: &str) {
+        self.bar.warned(message);
     }
 
     fn resumed(&mut self, step: usize, changed: &[String]) {

@@ -8,8 +8,8 @@ use burn::tensor::DType;
 use longcat_kernels::KernelBackend;
 use longcat_text::{Umt5Config, Umt5Encoder};
 use longcat_train::{
-    BatchTransform, Mode, Outcome, RunInfo, TextTable, TrainConfig, TrainError, TrainObserver,
-    Trainer, TrainingData, TransformerTask, fingerprint, train,
+    BatchTransform, Mode, Outcome, OutputFolder, RunInfo, TextTable, TrainConfig, TrainError,
+    TrainObserver, Trainer, TrainingData, TransformerTask, fingerprint, train,
 };
 use longcat_video::{Checkpoint, PixelFrames, VideoError};
 use rayon::prelude::*;
@@ -78,7 +78,7 @@ fn train_whole<B: KernelBackend>(
 ) -> Result<Outcome, TrainError> {
     let (run, lab) = (&config.run, &config.laboratory);
     debug_assert_eq!(run.mode, Mode::Full);
-    let checkpoint = open(run)?;
+    let (checkpoint, _folder) = open(run)?;
     let data = TrainingData::prepare::<B>(run, device, observer, interrupt)?;
     let texts = match lab.train_text_encoder {
         true => TextTable::default(),
@@ -128,12 +128,12 @@ fn train_vae<B: KernelBackend>(
     interrupt: &AtomicBool,
 ) -> Result<Outcome, TrainError> {
     let run = &config.run;
-    let checkpoint = open(run)?;
-    let training = pixels(run, &run.data.path, observer)?;
+    let (checkpoint, _folder) = open(run)?;
+    let training = pixels(run, "data.path", &run.data.path, observer, interrupt)?;
     let held_out = run.validation.as_ref().and_then(|v| v.path.as_ref());
     let validation = match held_out {
         None => None,
-        Some(path) => Some(pixels(run, path, observer)?),
+        Some(path) => Some(pixels(run, "validation.path", path, observer, interrupt)?),
     };
     let model = match config.laboratory.random_weights {
         true => {
@@ -151,20 +151,22 @@ fn train_vae<B: KernelBackend>(
     trainer.run(model)
 }
 
-/// The checkpoint of a run, whose output folder is made.
-fn open(run: &TrainConfig) -> Result<Checkpoint, TrainError> {
+/// The checkpoint of a run, and its output folder, which no other run may write to meanwhile.
+fn open(run: &TrainConfig) -> Result<(Checkpoint, OutputFolder), TrainError> {
     let checkpoint = Checkpoint::open(run.checkpoint()?)?;
-    std::fs::create_dir_all(&run.output).map_err(|e| TrainError::io(&run.output, e))?;
-    Ok(checkpoint)
+    Ok((checkpoint, OutputFolder::claim(run)?))
 }
 
-/// The clips at `path`, fitted to their buckets, and how often each comes in an epoch.
+/// The clips at `path`, which `key` names, fitted to their buckets, and how often each comes in an
+/// epoch.
 fn pixels(
     run: &TrainConfig,
+    key: &str,
     path: &Path,
     observer: &mut dyn TrainObserver,
+    interrupt: &AtomicBool,
 ) -> Result<Vec<(PixelFrames, usize)>, TrainError> {
-    let clips = run.data.find_clips(path, observer)?;
+    let clips = run.find_clips(key, path, observer, interrupt)?.clips;
     let read: Vec<Result<PixelFrames, TrainError>> =
         clips.par_iter().map(|clip| clip.fit(&run.data)).collect();
     let mut fitted = Vec::with_capacity(clips.len());
@@ -174,5 +176,6 @@ fn pixels(
             Err(error) => run.data.skip(error.of_clip(&clip.path), observer)?,
         }
     }
+    run.some_clip(key, path, fitted.iter().map(|(_, repeats)| *repeats))?;
     Ok(fitted)
 }

@@ -51,19 +51,16 @@ impl<B: TrainBackend> VaeTask<B> {
     ) -> Result<Self, TrainError> {
         let items: Vec<_> = training
             .iter()
-            .map(|(clip, repeats)| (shape(clip), repeats * run.data.repeats))
+            .map(|(clip, repeats)| (shape(clip), *repeats))
             .collect();
-        if items.iter().all(|(_, repeats)| *repeats == 0) {
-            let reason = format!("no clip in {}", run.data.path.display());
-            return Err(run.problem("data.path", reason));
-        }
+        let order = BatchOrder::new(run.seed, run.train.batch, &items, run.data.repeats)?;
         let clips: Vec<PixelFrames> = training.into_iter().map(|(clip, _)| clip).collect();
         let validation = match validation {
             Some(held_out) => held_out.into_iter().map(|(clip, _)| clip).collect(),
             None => clips.iter().take(COUNTED).cloned().collect(),
         };
         Ok(Self {
-            order: BatchOrder::new(run.seed, run.train.batch, &items),
+            order,
             seed: run.seed,
             batch: run.train.batch,
             config: config.clone(),

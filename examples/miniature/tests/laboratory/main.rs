@@ -8,3 +8,5 @@ mod overfit;
 mod recipes;
 mod spoil;
 mod training;
+#[path = "../../../../crates/longcat-train/tests/train/workshop.rs"]
+mod workshop;

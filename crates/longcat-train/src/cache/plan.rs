@@ -1,0 +1,150 @@
+//! Which files of the cache belong to a clip, and what they are made of.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use longcat_video::media::{ReadOptions, read_video};
+use longcat_video::{Checkpoint, PixelFrames, VideoSize};
+use longcat_weights::write_atomic;
+
+use super::key::{Hasher, content, fingerprint};
+use crate::TrainError;
+use crate::config::{DataConfig, Take, TrainConfig};
+use crate::data::{Bucket, CaptionedClip, Media};
+use crate::observe::stop;
+
+/// Bytes of decoded clips that are held at once, if that is more than one clip.
+const HELD: usize = 1 << 28;
+
+/// Settings that decide what the latents of a clip are.
+pub(super) struct Recipe<'a> {
+    data: &'a DataConfig,
+    /// Whether clips come with a first-stage clip, for refining.
+    refine: bool,
+    /// Settings and VAE as text.
+    key: String,
+    folder: PathBuf,
+}
+
+/// A part of a clip: its first frame, and where its latents are once they are there.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Part {
+    pub start: usize,
+    pub path: PathBuf,
+}
+
+/// A part of a clip, read from disk and fitted to its bucket.
+pub(super) struct Fitted {
+    pub bucket: Bucket,
+    pub pixels: PixelFrames,
+    pub source: Option<PixelFrames>,
+    /// Frames of the whole clip.
+    pub length: usize,
+}
+
+impl<'a> Recipe<'a> {
+    pub(super) fn new(
+        config: &'a TrainConfig,
+        checkpoint: &Checkpoint,
+    ) -> Result<Self, TrainError> {
+        let folder = config.cache.path.join("latents");
+        std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
+        let model = fingerprint(&checkpoint.root().join("vae"))?;
+        let data = &config.data;
+        // Spelt as in every cache so far.
+        let size = |s: &VideoSize| format!("Size {{ width: {}, height: {} }}", s.width, s.height);
+        let sizes: Vec<String> = data.sizes.iter().map(size).collect();
+        let (sizes, fps) = (sizes.join(", "), data.fps.unwrap_or(0.0));
+        let settings = format!("[{sizes}] {:?} {fps}", data.frames);
+        Ok(Self {
+            data,
+            refine: config.objective.threshold().is_some(),
+            key: format!("{settings} {model}"),
+            folder,
+        })
+    }
+
+    /// As many clips as fit in [`HELD`], by the largest that the settings allow.
+    pub(super) fn clips_at_once(&self) -> usize {
+        let pixels = self.data.sizes.iter().map(|s| s.width * s.height);
+        let frames = self.data.frames.iter().copied().max().unwrap_or(1);
+        let bytes = 3 * frames * pixels.max().unwrap_or(1);
+        (HELD / bytes.max(1)).clamp(1, 1024)
+    }
+
+    /// The parts that are taken of a clip.
+    pub(super) fn parts(
+        &self,
+        clip: &CaptionedClip,
+        interrupt: &AtomicBool,
+    ) -> Result<Vec<Part>, TrainError> {
+        let mut hasher = Hasher::default()
+            .part(b"latents 2")
+            .part(content(&clip.path, interrupt)?.as_bytes())
+            .part(self.key.as_bytes());
+        if self.refine {
+            hasher = hasher.part(content(source(clip)?, interrupt)?.as_bytes());
+        }
+        let whole = hasher.finish();
+        let part = |start: usize| {
+            let key = match start {
+                0 => whole.clone(),
+                start => Hasher::default()
+                    .part(whole.as_bytes())
+                    .part(format!("from {start}").as_bytes())
+                    .finish(),
+            };
+            let path = self.folder.join(format!("{key}.safetensors"));
+            Part { start, path }
+        };
+        let starts = self.starts(clip, &whole)?;
+        Ok(starts.into_iter().map(part).collect())
+    }
+
+    /// First frames of the parts of a clip, from the cache if it has them.
+    fn starts(&self, clip: &CaptionedClip, key: &str) -> Result<Vec<usize>, TrainError> {
+        if self.data.take == Take::Start || clip.media == Media::Image {
+            return Ok(vec![0]);
+        }
+        let limit = self.data.windows.unwrap_or(0);
+        let file = self.folder.join(format!("{key}.windows-{limit}.json"));
+        let known = std::fs::read_to_string(&file).ok();
+        let known: Option<Vec<usize>> = known.and_then(|text| serde_json::from_str(&text).ok());
+        if let Some(starts) = known.filter(|starts| !starts.is_empty()) {
+            return Ok(starts);
+        }
+        let starts = clip.starts(self.data)?;
+        write_atomic(&file, format!("{starts:?}").as_bytes())?;
+        Ok(starts)
+    }
+
+    pub(super) fn read(
+        &self,
+        clip: &CaptionedClip,
+        start: usize,
+        interrupt: &AtomicBool,
+    ) -> Result<Fitted, TrainError> {
+        stop(interrupt)?;
+        let fitted = clip.fitted(self.data, start)?;
+        let source = match self.refine {
+            true => {
+                let video = read_video(source(clip)?, &ReadOptions::default())?;
+                Some(PixelFrames::from_video(video)?)
+            }
+            false => None,
+        };
+        Ok(Fitted {
+            bucket: fitted.bucket,
+            pixels: PixelFrames::from_images(&fitted.frames)?,
+            source,
+            length: fitted.length,
+        })
+    }
+}
+
+fn source(clip: &CaptionedClip) -> Result<&Path, TrainError> {
+    clip.source.as_deref().ok_or_else(|| TrainError::Data {
+        path: clip.path.clone(),
+        reason: "objective.refine needs the first-stage clip, as `source` in the list".into(),
+    })
+}
