@@ -40,6 +40,8 @@ impl Default for OptimizerConfig {
 #[derive(Clone)]
 pub struct LoraOptimizer<B: Backend> {
     adamw: AdamW,
+    /// What the rate of the factors `up` is multiplied by.
+    up_rate: f64,
     /// The parameters of the last step; without a state before their first.
     packs: Vec<(Pack, Option<AdamWState<B, 1>>)>,
     /// States of parameters that had no gradient in the last step.
@@ -57,9 +59,23 @@ impl<B: Backend> LoraOptimizer<B> {
             .build();
         Self {
             adamw,
+            up_rate: 1.0,
             packs: Vec::new(),
             others: BTreeMap::new(),
         }
+    }
+
+    /// The same, with this factor on the learning rate of the factors `up` of adapters (LoRA+, Hayou et
+    /// al. 2024). Decoupled weight decay goes by the rate, so it is multiplied too.
+    #[must_use]
+    pub fn with_up_rate(mut self, factor: f64) -> Self {
+        self.up_rate = factor;
+        self
+    }
+
+    /// Whether a parameter has a rate of its own.
+    fn is_up(&self, name: &str) -> bool {
+        self.up_rate != 1.0 && name.contains(".adapters.") && name.ends_with(".up")
     }
 
     /// Moments by module path.
@@ -109,10 +125,7 @@ impl<B: Backend> LoraOptimizer<B> {
         M: Module<A>,
     {
         let mut gradients = flat(gradients.into_map());
-        let fits = |last: &Packed<B>| {
-            let names = last.packs().flat_map(Pack::names);
-            names.eq(gradients.keys().map(String::as_str))
-        };
+        let fits = |last: &Packed<B>| are_keys(last.packs(), &gradients);
         let values = last.filter(fits).unwrap_or_else(|| {
             let mut values = flat(trained::<A, M>(module));
             values.retain(|path, _| gradients.contains_key(path));
@@ -137,10 +150,19 @@ impl<B: Backend> LoraOptimizer<B> {
         gradients: Packed<B>,
         learning_rate: f64,
     ) -> Packed<B> {
+        let up = self.packs.iter().map(|(pack, _)| {
+            let mut names = pack.names();
+            names.any(|name| self.is_up(name))
+        });
+        let mut up = up.collect::<Vec<_>>().into_iter();
         let mut states = self.packs.iter_mut();
         values.zip(gradients, |old, gradient| {
-            let Some((_, state)) = states.next() else {
+            let (Some((_, state)), Some(up)) = (states.next(), up.next()) else {
                 unreachable!("a state for each pack");
+            };
+            let learning_rate = match up {
+                true => learning_rate * self.up_rate,
+                false => learning_rate,
             };
             let (stepped, moments) = self.adamw.step(learning_rate, old, gradient, state.take());
             *state = moments;
@@ -150,17 +172,20 @@ impl<B: Backend> LoraOptimizer<B> {
 
     /// Makes the packs those of `values`.
     fn arrange(&mut self, values: &BTreeMap<String, Tensor<B, 1>>) {
-        let packed = self.packs.iter().flat_map(|(pack, _)| pack.names());
-        if packed.eq(values.keys().map(String::as_str)) {
+        if are_keys(self.packs.iter().map(|(pack, _)| pack), values) {
             return;
         }
         let mut states = self.state();
-        // Parameters that begin later are younger, and share no pack with others.
+        // Parameters that begin later are younger, and share no pack with others; nor do those of
+        // another rate.
         let items = values.iter().map(|(name, values)| {
             let time = states.get(name).map(|state| state.momentum.time);
-            (name.clone(), values.dims()[0], (values.dtype(), time))
+            let key = (values.dtype(), time, self.is_up(name));
+            (name.clone(), values.dims()[0], key)
         });
-        let packs: Vec<Pack> = Pack::all(items.collect::<Vec<_>>());
+        let mut items: Vec<_> = items.collect();
+        items.sort_by_key(|(_, _, (_, _, up))| *up);
+        let packs: Vec<Pack> = Pack::all(items);
         let packs = packs.into_iter().map(|pack| {
             let states: Option<Vec<_>> = pack.names().map(|name| states.remove(name)).collect();
             let state = states.map(|states| {
@@ -182,4 +207,16 @@ impl<B: Backend> LoraOptimizer<B> {
         self.packs = packs.collect();
         self.others = states;
     }
+}
+
+/// Whether packs hold what the keys of a map name.
+fn are_keys<'a, V>(packs: impl Iterator<Item = &'a Pack>, map: &BTreeMap<String, V>) -> bool {
+    let mut count = 0;
+    for name in packs.flat_map(Pack::names) {
+        if !map.contains_key(name) {
+            return false;
+        }
+        count += 1;
+    }
+    count == map.len()
 }

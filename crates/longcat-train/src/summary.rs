@@ -1,6 +1,6 @@
 //! What a run trains on, in few words and as a file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
@@ -73,12 +73,22 @@ impl DataSummary {
                 }
             }
         }
+        let mut remarks = remarks(config, training);
+        let held_out = held_out.map_or(&[][..], |held_out| &held_out.entries);
+        let trained: BTreeSet<_> = training.entries.iter().flat_map(|e| &e.latents).collect();
+        let both = |entry: &&Entry| entry.latents.iter().any(|part| trained.contains(part));
+        let both = held_out.iter().filter(both).count();
+        if both > 0 {
+            remarks.push(format!(
+                "{both} of the clips to validate on are trained on too"
+            ));
+        }
         Self {
             buckets: buckets.into_values().collect(),
-            held_out: held_out.map_or(0, |held_out| clips(&held_out.entries)),
+            held_out: clips(held_out),
             ignored,
             skipped,
-            remarks: remarks(config, training),
+            remarks,
         }
     }
 

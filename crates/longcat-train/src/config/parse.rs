@@ -139,6 +139,7 @@ fn numbers(config: &RawConfig) -> Result<(), Problem> {
         ("objective.shift", objective.shift),
         ("objective.logit_std", objective.logit_std),
         ("optimizer.learning_rate", optimizer.learning_rate),
+        ("optimizer.lora_plus", optimizer.lora_plus),
         ("optimizer.epsilon", f64::from(optimizer.epsilon)),
     ];
     for (key, value) in above_zero {
@@ -195,6 +196,7 @@ fn optimizer(config: &RawConfig) -> Result<OptimizerSection, Problem> {
         betas: optimizer.betas,
         epsilon: optimizer.epsilon,
         weight_decay: optimizer.weight_decay,
+        lora_plus: optimizer.lora_plus,
         max_grad_norm: positive(optimizer.max_grad_norm),
         ema_decay: positive(optimizer.ema_decay),
     })

@@ -187,6 +187,7 @@ pub(super) struct RawOptimizer {
     pub betas: [f32; 2],
     pub epsilon: f32,
     pub weight_decay: f32,
+    pub lora_plus: f64,
     /// 0: no limit.
     pub max_grad_norm: f64,
     /// 0: no average.
@@ -203,6 +204,7 @@ impl Default for RawOptimizer {
             betas: [0.9, 0.999],
             epsilon: 1e-8,
             weight_decay: 0.01,
+            lora_plus: 1.0,
             max_grad_norm: 1.0,
             ema_decay: 0.0,
         }

@@ -38,6 +38,8 @@ pub struct OptimizerSection {
     pub epsilon: f32,
     /// Decoupled weight decay.
     pub weight_decay: f32,
+    /// Factor on the learning rate of the factors `up`.
+    pub lora_plus: f64,
     /// Limit of the norm over all gradients.
     pub max_grad_norm: Option<f64>,
     /// Decay per step of the running average of trained parameters, where one is kept.

@@ -86,7 +86,8 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             betas: section.betas,
             epsilon: section.epsilon,
             weight_decay: section.weight_decay,
-        });
+        })
+        .with_up_rate(section.lora_plus);
         let store = Store::open(config.checkpoint_dir())?;
         let mut average = BTreeMap::new();
         let (mut step, mut saved, mut model) = (0, None, model);

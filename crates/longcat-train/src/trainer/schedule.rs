@@ -90,6 +90,7 @@ mod tests {
             betas: [0.9, 0.999],
             epsilon: 1e-8,
             weight_decay: 0.01,
+            lora_plus: 1.0,
             max_grad_norm: None,
             ema_decay: None,
         }

@@ -104,6 +104,10 @@ fn metadata(config: &TrainConfig, info: &RunInfo, position: &Position) -> BTreeM
             map.insert("ss_network_dim", lora.adapter.rank.to_string());
             map.insert("ss_network_alpha", lora.adapter.alpha.to_string());
             map.insert("ss_network_dropout", lora.dropout.to_string());
+            if optimizer.lora_plus != 1.0 {
+                let ratio = optimizer.lora_plus.to_string();
+                map.insert("ss_loraplus_lr_ratio", ratio);
+            }
             map.insert("ss_network_args", network_args(config));
         }
     }

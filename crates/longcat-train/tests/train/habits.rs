@@ -74,6 +74,8 @@ fn equal_clips_are_encoded_once() {
     assert_eq!(shop.cached("latents"), 2);
     let summary = heard.summary.unwrap();
     assert_eq!((summary.buckets[0].clips, summary.held_out), (3, 3));
+    let remark = "3 of the clips to validate on are trained on too";
+    assert_eq!(summary.remarks, [remark]);
     assert_eq!(shop.losses("run").len(), 2);
 }
 

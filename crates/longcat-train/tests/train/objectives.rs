@@ -7,7 +7,9 @@ use std::sync::atomic::AtomicBool;
 use burn::tensor::DType;
 use burn_flex::FlexDevice;
 use image::{Rgb, RgbImage};
-use longcat_train::{Metric, Quiet, encode_clips, read_config, read_metrics, run, scan};
+use longcat_dit::lora_targets;
+use longcat_lora::Adapter;
+use longcat_train::{Metric, Quiet, encode_clips, read_config, read_metrics, run};
 use longcat_vae::WanVae;
 use longcat_video::PixelFrames;
 use longcat_video::media::read_image;
@@ -65,20 +67,21 @@ fn clips_encoded_together_have_the_latents_of_each() {
     let dir = workshop(&names);
     let extra = "data.path = '.'\ndata.frames = [1]";
     let config = read_config(&config(dir.path(), "run", extra)).unwrap();
-    let (clips, _) = scan(dir.path()).unwrap();
     let interrupt = AtomicBool::new(false);
+    let found = config.find_clips("data.path", dir.path(), &mut Quiet, &interrupt);
+    let clips = found.unwrap().clips;
     let dataset =
         encode_clips::<Inner>(&config, &clips, &FlexDevice, &mut Quiet, &interrupt).unwrap();
     let vae = golden("checkpoints/tiny/vae");
     let vae = WanVae::<Inner>::load(&vae, DType::F32, &FlexDevice).unwrap();
     assert_eq!(dataset.entries.len(), names.len());
     for (entry, name) in dataset.entries.iter().zip(names) {
-        assert_eq!(entry.caption, format!("the {name} picture"));
+        assert_eq!(entry.captions, [format!("the {name} picture")]);
         let image = read_image(&dir.path().join(format!("{name}.png"))).unwrap();
         let pixels = PixelFrames::from_images(&[image]).unwrap();
         let posterior = vae.encode(pixels.to_tensor(&FlexDevice)).unwrap();
         let expected = vae.normalize(posterior.mean).into_data();
-        let found = entry.read().unwrap().mean;
+        let found = entry.read(0).unwrap().mean;
         for (a, b) in found.iter::<f32>().zip(expected.iter::<f32>()) {
             assert!((a - b).abs() < 1e-4, "{name}: {a} {b}");
         }
@@ -138,4 +141,36 @@ fn refining_needs_the_first_stage_and_trains_on_padded_latents() {
     list(", \"source\": \"low\"");
     let loss = first_loss(dir.path(), "with", extra);
     assert!(loss.is_finite() && loss > 0.0);
+}
+
+/// The first step of AdamW without decay is the learning rate, whatever the size of the gradient.
+#[test]
+fn lora_plus_is_a_factor_on_the_rate_of_one_side() {
+    let dir = workshop(&["one"]);
+    let factors = |name: &str, rate: &str, plus: f64| {
+        let extra = format!(
+            "data.path = '.'\ndata.frames = [1]\ntrain.steps = 2\noptimizer.weight_decay = 0.0\n\
+             optimizer.max_grad_norm = 0.0\noptimizer.learning_rate = {rate}\n\
+             optimizer.lora_plus = {plus:.1}"
+        );
+        first_loss(dir.path(), name, &extra);
+        let path = dir.path().join(name).join("adapter.safetensors");
+        let adapter = Adapter::read(&path, lora_targets()).unwrap();
+        let blocks = adapter.targets().flat_map(|(_, blocks)| blocks.to_vec());
+        let pairs = blocks.map(|block| (block.down.to_f32(), block.up.to_f32()));
+        pairs.collect::<Vec<_>>()
+    };
+    let largest = |values: &[f32]| values.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+    let none = factors("none", "1e-12", 1.0);
+    let plain = factors("plain", "1e-4", 1.0);
+    let plus = factors("plus", "1e-4", 8.0);
+    for ((none, plain), plus) in none.iter().zip(plain).zip(plus) {
+        // Up factors begin at zero and go two steps; down factors have a gradient from the second on.
+        let ratio = largest(&plus.1) / largest(&plain.1);
+        assert!((ratio - 8.0).abs() < 0.1, "{ratio}");
+        for down in [&plain.0, &plus.0] {
+            let moved: Vec<f32> = down.iter().zip(&none.0).map(|(a, b)| a - b).collect();
+            assert!(largest(&moved) < 1.1e-4, "{}", largest(&moved));
+        }
+    }
 }
