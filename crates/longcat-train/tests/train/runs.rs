@@ -1,7 +1,7 @@
 //! Whole runs on the CPU: resuming, accumulating, interrupting, killing.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
