@@ -299,3 +299,39 @@ fn read<B: Backend>(folder: &Path, device: &B::Device) -> Result<State<B>, Train
     }
     Ok(state)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use burn_flex::{Flex, FlexDevice};
+
+    use super::*;
+
+    #[test]
+    fn parameters_that_are_no_numbers_are_not_saved() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path().to_path_buf()).unwrap();
+        let state = |step: usize, value: f32| {
+            let values = Tensor::<Flex, 1>::from_data([1.0, value], &FlexDevice);
+            let shape = vec![2];
+            State {
+                position: Position {
+                    step,
+                    samples: 1,
+                    seed: 0,
+                    config: serde_json::Value::Null,
+                },
+                parameters: BTreeMap::from([("up".to_string(), Parameter { values, shape })]),
+                moments: BTreeMap::new(),
+                average: BTreeMap::new(),
+            }
+        };
+        store.save(&state(1, 2.0), None, |_| Ok(())).unwrap();
+        let error = store.save(&state(2, f32::INFINITY), None, |_| Ok(()));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("parameter.up") && error.contains("step 2"));
+        let newest = Store::open(dir.path().to_path_buf()).unwrap();
+        let newest = newest.newest::<Flex>(&FlexDevice).unwrap().unwrap();
+        assert_eq!((newest.state.position.step, newest.broken.len()), (1, 0));
+    }
+}
