@@ -1,6 +1,9 @@
 //! Videos written, read back and compared; files that must be refused.
 #![allow(clippy::unwrap_used)]
 
+mod field;
+mod output;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -53,6 +56,13 @@ fn write(dir: &Path, name: &str, video: &VideoFrames) -> PathBuf {
     let path = dir.join(name);
     write_video(&path, video, &WriteOptions::default()).unwrap();
     path
+}
+
+fn options(quality: u8) -> WriteOptions {
+    WriteOptions {
+        quality,
+        ..WriteOptions::default()
+    }
 }
 
 fn bundled() -> ReadOptions {
@@ -148,7 +158,7 @@ fn quality_trades_size_for_likeness() {
     let path = dir.path().join("clip.mp4");
     let mut last = (0, 0.0);
     for quality in [0, 50, 100] {
-        write_video(&path, &video, &WriteOptions { quality }).unwrap();
+        write_video(&path, &video, &options(quality)).unwrap();
         let found = (
             fs::metadata(&path).unwrap().len(),
             psnr(&video, &read_video(&path, &bundled()).unwrap()),
@@ -280,7 +290,7 @@ fn what_a_format_cannot_hold_is_refused_before_anything_is_written() {
         let path = dir.path().join(name);
         let size = VideoSize::new(width, height);
         let spec = VideoSpec { size, fps };
-        let Err(error) = create_video(&path, spec, &WriteOptions { quality }) else {
+        let Err(error) = create_video(&path, spec, &options(quality)) else {
             panic!("{name} was accepted");
         };
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{name}");
