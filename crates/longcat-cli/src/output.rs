@@ -83,7 +83,10 @@ impl<'a> Writer<'a> {
                 none.insert(create_video(
                     &self.output.output,
                     spec,
-                    &WriteOptions { quality },
+                    &WriteOptions {
+                        quality,
+                        ..WriteOptions::default()
+                    },
                 )?)
             }
         };

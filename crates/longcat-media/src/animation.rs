@@ -1,11 +1,12 @@
 //! What animated GIF and WebP have in common: frames that each have a duration.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use image::Frames;
 
 use crate::image_file::opaque;
-use crate::{MediaError, VideoFrames, VideoSize};
+use crate::source::{Opened, Source, Stored, StoredFrame};
+use crate::{MediaError, VideoSize};
 
 /// Durations of frames in whole ticks that add up to the right time, however long the video.
 pub(crate) struct Durations {
@@ -28,28 +29,47 @@ impl Durations {
     }
 }
 
-/// Collects decoded frames; the frame rate is their average.
-pub(crate) fn collect(path: &Path, frames: Frames<'_>) -> Result<VideoFrames, MediaError> {
-    let mut data = Vec::new();
-    let mut size = None;
-    let mut count = 0u32;
-    let mut seconds = 0.0;
-    for frame in frames {
-        let frame = frame.map_err(|e| MediaError::unreadable(path, e))?;
+/// Reads decoded frames one by one. Where a frame would be shown for 10 ms or less it is shown for
+/// 100, as browsers and ffmpeg do.
+pub(crate) fn open(path: &Path, size: VideoSize, frames: Frames<'static>) -> Opened {
+    Opened {
+        source: Box::new(Animation {
+            path: path.to_path_buf(),
+            frames,
+            milliseconds: 0.0,
+        }),
+        stored: Stored::rgb(size),
+        fps: None,
+        whole: true,
+    }
+}
+
+struct Animation {
+    path: PathBuf,
+    frames: Frames<'static>,
+    /// Start of the next frame.
+    milliseconds: f64,
+}
+
+impl Source for Animation {
+    fn next(&mut self) -> Result<Option<StoredFrame>, MediaError> {
+        let Some(frame) = self.frames.next() else {
+            return Ok(None);
+        };
+        let frame = frame.map_err(|e| MediaError::unreadable(&self.path, e))?;
         let (numerator, denominator) = frame.delay().numer_denom_ms();
-        seconds += f64::from(numerator) / f64::from(denominator) / 1000.0;
-        let picture = opaque(path, frame.into_buffer().into())?;
-        size = Some(VideoSize::from(picture.dimensions()));
-        data.extend(picture.into_raw());
-        count += 1;
+        let delay = match f64::from(numerator) / f64::from(denominator) {
+            short if short <= 10.0 => 100.0,
+            delay => delay,
+        };
+        let start = self.milliseconds;
+        self.milliseconds += delay;
+        Ok(Some(StoredFrame {
+            start: start / 1000.0,
+            duration: delay / 1000.0,
+            bytes: opaque(&self.path, frame.into_buffer().into())?.into_raw(),
+        }))
     }
-    let size = size.ok_or_else(|| MediaError::NoFrames {
-        path: path.to_path_buf(),
-    })?;
-    if seconds == 0.0 {
-        return Err(MediaError::unreadable(path, "its frames have no duration"));
-    }
-    VideoFrames::new(size, f64::from(count) / seconds, data)
 }
 
 #[cfg(test)]

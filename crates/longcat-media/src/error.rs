@@ -103,6 +103,12 @@ pub enum MediaError {
         /// Size of this frame.
         found: VideoSize,
     },
+    /// The folder that an output is to lie in is not there.
+    #[error("{path} is not a folder; make it first")]
+    NoFolder {
+        /// The folder.
+        path: PathBuf,
+    },
     /// An output folder already holds something.
     #[error("{path}: the folder is not empty; choose another one or empty it")]
     FolderNotEmpty {

@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use gif::{Encoder, Frame, Repeat};
-use image::AnimationDecoder;
+use gif::{Encoder, Extension, Frame, Repeat};
 use image::codecs::gif::GifDecoder;
+use image::{AnimationDecoder, ImageDecoder, Limits};
 
 use crate::animation::{self, Durations};
 use crate::partial::Partial;
-use crate::{MediaError, VideoFrames, VideoSize, VideoSpec, VideoWriter};
+use crate::source::Opened;
+use crate::{MediaError, VideoSize, VideoSpec, VideoWriter, WriteOptions};
 
 /// Quality of the palettes, from 1 (slow, best) to 30; differences above this are hard to see.
 const PALETTE_SPEED: i32 = 10;
@@ -26,19 +27,23 @@ pub(crate) struct GifWriter {
 }
 
 impl GifWriter {
-    pub(crate) fn create(path: &Path, spec: VideoSpec) -> Result<Self, MediaError> {
-        let VideoSize { width, height } = spec.size;
-        let (Ok(width), Ok(height)) = (u16::try_from(width), u16::try_from(height)) else {
-            return Err(spec.size_error(path, "GIF sides are at most 65535 pixels"));
-        };
-        if spec.fps > 50.0 {
-            let reason = "players slow down GIF frames shorter than 1/50 second";
-            return Err(spec.rate_error(path, reason));
-        }
+    pub(crate) fn create(
+        path: &Path,
+        spec: VideoSpec,
+        options: &WriteOptions,
+    ) -> Result<Self, MediaError> {
+        let [width, height] = spec
+            .sides()
+            .map(|side| u16::try_from(side).unwrap_or(u16::MAX));
         let (partial, file) = Partial::file(path)?;
         let failed = |e| MediaError::encode(path, e);
         let mut encoder = Encoder::new(BufWriter::new(file), width, height, &[]).map_err(failed)?;
         encoder.set_repeat(Repeat::Infinite).map_err(failed)?;
+        if let Some(text) = &options.metadata {
+            let comment = Extension::Comment.into();
+            let written = encoder.write_raw_extension(comment, &[text.as_bytes()]);
+            written.map_err(failed)?;
+        }
         Ok(Self {
             path: path.to_path_buf(),
             partial,
@@ -71,9 +76,11 @@ impl VideoWriter for GifWriter {
     }
 }
 
-pub(crate) fn read_gif(path: &Path) -> Result<VideoFrames, MediaError> {
+pub(crate) fn open_gif(path: &Path) -> Result<Opened, MediaError> {
+    let damaged = |e| MediaError::unreadable(path, e);
     let file = File::open(path).map_err(MediaError::io(path))?;
-    let decoder =
-        GifDecoder::new(BufReader::new(file)).map_err(|e| MediaError::unreadable(path, e))?;
-    animation::collect(path, decoder.into_frames())
+    let mut decoder = GifDecoder::new(BufReader::new(file)).map_err(damaged)?;
+    decoder.set_limits(Limits::default()).map_err(damaged)?;
+    let size = VideoSize::from(decoder.dimensions());
+    Ok(animation::open(path, size, decoder.into_frames()))
 }

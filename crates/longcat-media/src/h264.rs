@@ -7,13 +7,11 @@ use openh264::encoder::{
 };
 use openh264::formats::YUVSlices;
 
-use crate::colour::{ColourSpace, Matrix, Planes};
+use crate::VideoSize;
+use crate::colour::{ColourSpace, Matrix};
 
 /// What the encoder is told to write into the stream, and the pictures are converted to.
-pub(crate) const WRITTEN: ColourSpace = ColourSpace {
-    matrix: Matrix::Bt709,
-    full_range: false,
-};
+pub(crate) const WRITTEN: ColourSpace = ColourSpace::sdr(Matrix::Bt709, false);
 
 /// NAL unit types that matter to a container.
 const IDR: u8 = 5;
@@ -43,7 +41,7 @@ pub(crate) struct H264Encoder {
 
 impl H264Encoder {
     pub(crate) fn new(fps: f64, quality: u8) -> Result<Self, String> {
-        let quantiser = 46 - (u32::from(quality.min(100)) * 36 / 100) as u8;
+        let quantiser = 44 - (u32::from(quality.min(100)) * 36 / 100) as u8;
         let config = EncoderConfig::new()
             .profile(Profile::Baseline)
             .max_frame_rate(FrameRate::from_hz(fps as f32))
@@ -71,13 +69,12 @@ impl H264Encoder {
         self.parameters.as_ref()
     }
 
-    pub(crate) fn encode(&mut self, planes: &Planes) -> Result<Picture, String> {
-        let (width, height) = (planes.width, planes.height);
-        let source = YUVSlices::new(
-            (&planes.y, &planes.u, &planes.v),
-            (width, height),
-            (width, width / 2, width / 2),
-        );
+    /// Encodes a frame in planes of 4:2:0, one after another. Sides are even.
+    pub(crate) fn encode(&mut self, planes: &[u8], size: VideoSize) -> Result<Picture, String> {
+        let VideoSize { width, height } = size;
+        let (y, chroma) = planes.split_at(width * height);
+        let (u, v) = chroma.split_at(chroma.len() / 2);
+        let source = YUVSlices::new((y, u, v), (width, height), (width, width / 2, width / 2));
         let stream = self.encoder.encode(&source).map_err(|e| e.to_string())?;
         if matches!(stream.frame_type(), FrameType::Skip | FrameType::Invalid) {
             return Err("the encoder dropped a frame".into());
@@ -146,6 +143,19 @@ pub(crate) fn to_annex_b(picture: &[u8], length_size: usize, out: &mut Vec<u8>) 
     Some(())
 }
 
+/// Whether nothing after a picture refers to what is before it.
+pub(crate) fn has_instant_refresh(picture: &[u8], length_size: usize) -> bool {
+    let mut rest = picture;
+    while let Some((length, after)) = rest.split_at_checked(length_size) {
+        let length = length.iter().fold(0, |n, &b| n << 8 | usize::from(b));
+        if after.first().is_some_and(|header| header & 0x1f == IDR) {
+            return true;
+        }
+        rest = after.get(length..).unwrap_or_default();
+    }
+    false
+}
+
 /// Appends a NAL unit with a start code before it.
 pub(crate) fn append_unit(unit: &[u8], out: &mut Vec<u8>) {
     out.extend([0, 0, 0, 1]);
@@ -156,20 +166,24 @@ pub(crate) fn append_unit(unit: &[u8], out: &mut Vec<u8>) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::sps::{SignalType, signal_type};
+    use crate::planar::Planar;
+    use crate::sps::{Signal, Sps};
 
     #[test]
     fn the_stream_says_which_colour_space_it_has() {
         let mut encoder = H264Encoder::new(15.0, 75).unwrap();
-        let planes = WRITTEN.to_planes(&[128; 32 * 16 * 3], 32, 16);
-        let picture = encoder.encode(&planes).unwrap();
-        assert!(picture.keyframe);
-        let expected = SignalType {
+        let size = VideoSize::new(32, 16);
+        let planes = Planar::YUV420.from_rgb(&[128; 32 * 16 * 3], size, WRITTEN);
+        let picture = encoder.encode(&planes, size).unwrap();
+        assert!(picture.keyframe && has_instant_refresh(&picture.data, 4));
+        let expected = Signal {
+            primaries: 1,
+            transfer: 1,
             matrix: 1,
             full_range: false,
         };
-        let sets = encoder.parameters().unwrap();
-        assert_eq!(signal_type(&sets.sps), Some(expected));
+        let sps = Sps::parse(&encoder.parameters().unwrap().sps).unwrap();
+        assert_eq!((sps.signal, sps.size), (Some(expected), size));
     }
 
     #[test]

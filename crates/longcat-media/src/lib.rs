@@ -2,8 +2,11 @@
 //!
 //! - [`create_video`] and [`VideoWriter`]: frame by frame into an mp4 (H.264), an animated GIF or
 //!   WebP, or a folder of PNG files, chosen by the path ([`OutputFormat`]);
-//! - [`read_video`]: mp4 and other containers, GIF, WebP, folders of images;
-//! - [`read_image`]: one picture.
+//! - [`VideoReader`]: frame by frame out of mp4 and other containers, GIF, WebP, folders of images;
+//!   [`SteadyFrames`] at a steady rate, by time; [`read_video`] and [`read_last`] all or the last ones;
+//! - [`read_image`]: one picture;
+//! - [`check_output`]: whether a file can be written, before any work;
+//! - [`WriteOptions::metadata`] and [`read_metadata`]: a text that goes with a video.
 //!
 //! Files appear under their name only when they are complete. Everything is RGB with 8 bits.
 //!
@@ -29,6 +32,8 @@
 //! ```
 
 mod animation;
+mod check;
+mod chroma;
 mod colour;
 mod error;
 mod ffmpeg;
@@ -38,19 +43,32 @@ mod gif;
 mod h264;
 mod image_file;
 mod image_folder;
+mod light;
+mod metadata;
+mod mp4_index;
 mod mp4_reader;
+mod mp4_tags;
 mod mp4_writer;
 mod partial;
+mod planar;
+mod probe;
 mod read;
+mod reader;
 mod size;
+mod source;
 mod sps;
+mod steady;
 mod webp;
 mod write;
 
+pub use check::{PlannedOutput, check_output};
 pub use error::MediaError;
 pub use format::OutputFormat;
 pub use frames::VideoFrames;
-pub use image_file::read_image;
+pub use image_file::{is_picture, read_image};
+pub use metadata::read_metadata;
 pub use read::{Decoder, ReadOptions, read_video};
+pub use reader::{TimedFrame, VideoReader};
 pub use size::{ParseSizeError, VideoSize};
+pub use steady::{SteadyFrames, frames_to_the_last, read_last};
 pub use write::{VideoSpec, VideoWriter, WriteOptions, create_video, write_video};

@@ -11,7 +11,8 @@ use shiguredo_mp4::{BoxSize, BoxType, TrackKind, Uint};
 
 use crate::h264::{H264Encoder, ParameterSets, WRITTEN};
 use crate::partial::Partial;
-use crate::{MediaError, VideoSize, VideoSpec, VideoWriter};
+use crate::planar::Planar;
+use crate::{MediaError, VideoSpec, VideoWriter, WriteOptions, mp4_tags};
 
 /// Room for the index before the pictures, so that players need not look for it at the end: enough
 /// for some 3000 frames. The index of a longer video goes to the end, which costs a seek.
@@ -28,30 +29,23 @@ pub(crate) struct Mp4Writer {
     duration: u32,
     encoder: H264Encoder,
     muxer: Mp4FileMuxer,
+    /// Goes to the end of the index.
+    user_data: Option<Vec<u8>>,
 }
 
 impl Mp4Writer {
-    pub(crate) fn create(path: &Path, spec: VideoSpec, quality: u8) -> Result<Self, MediaError> {
-        let VideoSize { width, height } = spec.size;
-        if !width.is_multiple_of(2) || !height.is_multiple_of(2) {
-            return Err(spec.size_error(
-                path,
-                "mp4 needs even sides; crop or scale by one pixel, or write a GIF or PNG files",
-            ));
-        }
-        let (long, short) = (width.max(height), width.min(height));
-        if short < 16 || long > 3840 || short > 2160 {
-            return Err(spec.size_error(
-                path,
-                "the H.264 encoder needs sides from 16 to 3840x2160 (or 2160x3840) pixels",
-            ));
-        }
-        let (timescale, duration) = time_base(spec.fps)
-            .ok_or_else(|| spec.rate_error(path, "mp4 needs 0.01 to 1000 frames per second"))?;
+    pub(crate) fn create(
+        path: &Path,
+        spec: VideoSpec,
+        options: &WriteOptions,
+    ) -> Result<Self, MediaError> {
+        let (timescale, duration) = time_base(spec.fps);
+        let user_data = options.metadata.as_deref().map(mp4_tags::user_data);
+        let reserved = RESERVED_INDEX + user_data.as_ref().map_or(0, Vec::len);
         let failed = |e: String| MediaError::encode(path, e);
-        let encoder = H264Encoder::new(spec.fps, quality).map_err(failed)?;
+        let encoder = H264Encoder::new(spec.fps, options.quality).map_err(failed)?;
         let muxer = Mp4FileMuxer::with_options(Mp4FileMuxerOptions {
-            reserved_moov_box_size: RESERVED_INDEX,
+            reserved_moov_box_size: reserved,
             ..Default::default()
         })
         .map_err(|e| MediaError::encode(path, e))?;
@@ -70,18 +64,18 @@ impl Mp4Writer {
             duration,
             encoder,
             muxer,
+            user_data,
         })
     }
 }
 
 impl VideoWriter for Mp4Writer {
     fn push(&mut self, frame: &[u8]) -> Result<(), MediaError> {
-        let VideoSize { width, height } = self.spec.size;
-        let planes = WRITTEN.to_planes(frame, width, height);
+        let planes = Planar::YUV420.from_rgb(frame, self.spec.size, WRITTEN);
         let first = self.encoder.parameters().is_none();
         let picture = self
             .encoder
-            .encode(&planes)
+            .encode(&planes, self.spec.size)
             .map_err(|e| MediaError::encode(&self.path, e))?;
         let entry = match self.encoder.parameters() {
             Some(sets) if first => Some(sample_entry(&self.spec, sets)),
@@ -112,9 +106,17 @@ impl VideoWriter for Mp4Writer {
             .muxer
             .finalize()
             .map_err(|e| MediaError::encode(&self.path, e))?;
-        for (offset, bytes) in boxes.offset_and_bytes_pairs() {
+        let mut pieces: Vec<(u64, Vec<u8>)> = boxes
+            .offset_and_bytes_pairs()
+            .map(|(offset, bytes)| (offset, bytes.to_vec()))
+            .collect();
+        if let Some(user_data) = &self.user_data {
+            mp4_tags::append_to_index(&mut pieces, user_data)
+                .ok_or_else(|| MediaError::encode(&self.path, "no room for the metadata"))?;
+        }
+        for (offset, bytes) in pieces {
             self.file.seek(SeekFrom::Start(offset)).map_err(io)?;
-            self.file.write_all(bytes).map_err(io)?;
+            self.file.write_all(&bytes).map_err(io)?;
         }
         self.file.flush().map_err(io)?;
         self.file.get_ref().sync_all().map_err(io)?;
@@ -122,11 +124,9 @@ impl VideoWriter for Mp4Writer {
     }
 }
 
-/// Ticks per second and ticks per frame. Rates such as 29.97 are held exactly as 30000/1001.
-fn time_base(fps: f64) -> Option<(NonZeroU32, u32)> {
-    if !(0.01..=1000.0).contains(&fps) {
-        return None;
-    }
+/// Ticks per second and ticks per frame, of 0.01 to 1000 frames per second. Rates such as 29.97 are
+/// held exactly as 30000/1001.
+fn time_base(fps: f64) -> (NonZeroU32, u32) {
     let ntsc = fps * 1.001;
     let is_ntsc = (ntsc - ntsc.round()).abs() < 1e-3 && (fps - fps.round()).abs() > 1e-3;
     let (ticks, duration) = if is_ntsc {
@@ -134,7 +134,8 @@ fn time_base(fps: f64) -> Option<(NonZeroU32, u32)> {
     } else {
         (fps * 1000.0, 1000)
     };
-    Some((NonZeroU32::new(ticks.round() as u32)?, duration))
+    let ticks = NonZeroU32::new(ticks.round() as u32);
+    (ticks.unwrap_or(NonZeroU32::MIN), duration)
 }
 
 fn sample_entry(spec: &VideoSpec, sets: &ParameterSets) -> SampleEntry {
@@ -188,12 +189,14 @@ mod tests {
 
     #[test]
     fn frame_rates_are_exact() {
-        let base = |fps| time_base(fps).map(|(ticks, duration)| (ticks.get(), duration));
-        assert_eq!(base(15.0), Some((15000, 1000)));
-        assert_eq!(base(30000.0 / 1001.0), Some((30000, 1001)));
-        assert_eq!(base(23.976), Some((24000, 1001)));
-        assert_eq!(base(12.5), Some((12500, 1000)));
-        assert_eq!(base(0.0), None);
-        assert_eq!(base(1e6), None);
+        let base = |fps| {
+            let (ticks, duration) = time_base(fps);
+            (ticks.get(), duration)
+        };
+        assert_eq!(base(15.0), (15000, 1000));
+        assert_eq!(base(30000.0 / 1001.0), (30000, 1001));
+        assert_eq!(base(23.976), (24000, 1001));
+        assert_eq!(base(12.5), (12500, 1000));
+        assert_eq!(base(0.01), (10, 1000));
     }
 }

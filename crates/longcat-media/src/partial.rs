@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::MediaError;
 
@@ -14,8 +15,19 @@ pub(crate) struct Partial {
 
 impl Partial {
     fn new(target: &Path) -> Self {
+        static MADE: AtomicUsize = AtomicUsize::new(0);
         let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = target.with_file_name(format!(".{name}.{}.partial", std::process::id()));
+        // What is added would make a long name too long.
+        let mut end = name.len().min(200);
+        while !name.is_char_boundary(end) {
+            end -= 1;
+        }
+        let temporary = target.with_file_name(format!(
+            ".{}.{}.{}.partial",
+            &name[..end],
+            std::process::id(),
+            MADE.fetch_add(1, Ordering::Relaxed)
+        ));
         Self {
             target: target.to_path_buf(),
             temporary: Some(temporary),

@@ -1,9 +1,8 @@
-//! Reading a video, whatever its format.
+//! How videos are read, and reading all of one.
 
 use std::path::{Path, PathBuf};
 
-use crate::{MediaError, VideoFrames, ffmpeg};
-use crate::{gif::read_gif, image_folder::read_folder, mp4_reader::read_mp4, webp::read_webp};
+use crate::{MediaError, VideoFrames, VideoReader};
 
 /// Who decodes videos.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -36,41 +35,16 @@ impl Default for ReadOptions {
 }
 
 /// Reads all frames of an mp4 (or any container that ffmpeg knows), an animated GIF or WebP, or a
-/// folder of pictures.
+/// folder of pictures, as they are: [`VideoReader`] gives them one by one, and at a steady rate.
 ///
-/// The bundled decoder reads the first track of H.264 mp4 files, does not look at rotation, and
-/// knows colour from the stream or the container (else BT.601 in limited range).
+/// The bundled decoder reads the first track of H.264 mp4 files with 8 bits and 4:2:0, and refuses
+/// what it cannot read right.
 ///
 /// # Errors
 /// [`MediaError`] names the file: absent, damaged or truncated, without frames, transparent
 /// pictures or pictures of several sizes, and files that would need ffmpeg where it is missing.
 pub fn read_video(path: &Path, options: &ReadOptions) -> Result<VideoFrames, MediaError> {
-    if path.is_dir() {
-        return read_folder(path, options.folder_fps);
-    }
-    let extension = extension(path);
-    match extension.as_str() {
-        "gif" => return read_gif(path),
-        "webp" => return read_webp(path),
-        _ => {}
-    }
-    let program = match &options.decoder {
-        Decoder::Ffmpeg(program) => Some(program.clone()),
-        Decoder::Auto => Some(PathBuf::from("ffmpeg")).filter(|p| ffmpeg::is_available(p)),
-        Decoder::Bundled => None,
-    };
-    match program {
-        Some(program) => ffmpeg::read(&program, path),
-        None if matches!(extension.as_str(), "mp4" | "m4v" | "mov") => read_mp4(path),
-        None => {
-            std::fs::metadata(path).map_err(MediaError::io(path))?;
-            Err(MediaError::NeedsFfmpeg {
-                path: path.to_path_buf(),
-                reason: "only mp4, GIF, WebP and folders of pictures can be read without ffmpeg"
-                    .into(),
-            })
-        }
-    }
+    VideoReader::open(path, options)?.read_all()
 }
 
 /// The extension in small letters; empty where there is none.

@@ -1,94 +1,216 @@
-//! The one thing in an H.264 sequence parameter set that its decoder does not pass on: colour.
+//! What the sequence parameter set of an H.264 stream says about size, samples and colour.
 
-/// What a stream says about its colour, in the codes of the H.264 standard (table E-5).
+use crate::VideoSize;
+
+/// A sequence parameter set, as far as pictures need it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Sps {
+    profile: u32,
+    /// What is shown of the coded picture.
+    pub(crate) size: VideoSize,
+    /// 0 for luma alone, 1 for 4:2:0, 2 for 4:2:2, 3 for 4:4:4.
+    chroma_format: u32,
+    /// Bits of a sample.
+    depth: u32,
+    interlaced: bool,
+    /// Width of a sample over its height, where it is given.
+    pub(crate) aspect: Option<f64>,
+    /// Its colour, where something is said of it.
+    pub(crate) signal: Option<Signal>,
+}
+
+/// What a stream says about its colour, in the codes of the H.264 standard (tables E-3 to E-5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct SignalType {
-    /// Matrix coefficients; 2 where they are not given.
+pub(crate) struct Signal {
+    /// Colour primaries; 2 where they are not given, as for the others.
+    pub(crate) primaries: u8,
+    /// Transfer characteristics.
+    pub(crate) transfer: u8,
+    /// Matrix coefficients.
     pub(crate) matrix: u8,
     /// Luma from 0 to 255.
     pub(crate) full_range: bool,
 }
 
-/// Reads the colour description of a parameter set (with its NAL header, without start code).
-/// `None` if it has none, or ends too early.
-pub(crate) fn signal_type(unit: &[u8]) -> Option<SignalType> {
-    let payload = without_emulation_prevention(unit);
-    let mut bits = Bits {
-        data: &payload,
-        position: 8,
+impl Signal {
+    /// Nothing is said.
+    pub(crate) const UNKNOWN: Self = Self {
+        primaries: 2,
+        transfer: 2,
+        matrix: 2,
+        full_range: false,
     };
-    let profile = bits.read(8)?;
-    bits.read(16)?; // constraints, level
-    bits.golomb()?; // id
-    if matches!(
-        profile,
-        100 | 110 | 122 | 244 | 44 | 83 | 86 | 118 | 128 | 138 | 139 | 134 | 135
-    ) {
-        skip_high_profile_fields(&mut bits)?;
-    }
-    bits.golomb()?; // bits of frame_num
-    match bits.golomb()? {
-        0 => {
-            bits.golomb()?;
+}
+
+impl Sps {
+    /// Reads a parameter set (with its NAL header, without start code). `None` if it ends too early.
+    pub(crate) fn parse(unit: &[u8]) -> Option<Self> {
+        let payload = without_emulation_prevention(unit);
+        let mut bits = Bits {
+            data: &payload,
+            position: 8,
+        };
+        let profile = bits.read(8)?;
+        bits.read(16)?; // constraints, level
+        bits.golomb()?; // id
+        let (mut chroma_format, mut depth) = (1, 8);
+        if matches!(
+            profile,
+            100 | 110 | 122 | 244 | 44 | 83 | 86 | 118 | 128 | 138 | 139 | 134 | 135
+        ) {
+            (chroma_format, depth) = high_profile_fields(&mut bits)?;
         }
-        1 => {
-            bits.read(1)?;
-            bits.golomb()?;
-            bits.golomb()?;
-            for _ in 0..bits.golomb()?.min(255) {
+        bits.golomb()?; // bits of frame_num
+        match bits.golomb()? {
+            0 => {
                 bits.golomb()?;
             }
+            1 => {
+                bits.read(1)?;
+                bits.golomb()?;
+                bits.golomb()?;
+                for _ in 0..bits.golomb()?.min(255) {
+                    bits.golomb()?;
+                }
+            }
+            _ => {}
         }
-        _ => {}
-    }
-    bits.golomb()?; // reference frames
-    bits.read(1)?;
-    bits.golomb()?; // width
-    bits.golomb()?; // height
-    if bits.read(1)? == 0 {
+        bits.golomb()?; // reference frames
         bits.read(1)?;
+        let (columns, rows) = (bits.golomb()?, bits.golomb()?);
+        let interlaced = bits.read(1)? == 0;
+        if interlaced {
+            bits.read(1)?;
+        }
+        bits.read(1)?;
+        let mut crop = [0; 4];
+        if bits.read(1)? == 1 {
+            for side in &mut crop {
+                *side = bits.golomb()?;
+            }
+        }
+        let size = shown_size([columns, rows], interlaced, chroma_format, crop)?;
+        let (aspect, signal) = match bits.read(1)? {
+            1 => usability(&mut bits)?,
+            _ => (None, None),
+        };
+        Some(Self {
+            profile,
+            size,
+            chroma_format,
+            depth,
+            interlaced,
+            aspect,
+            signal,
+        })
     }
-    bits.read(1)?;
-    if bits.read(1)? == 1 {
-        for _ in 0..4 {
-            bits.golomb()?; // cropping
+
+    /// What the bundled decoder would do wrong, or not at all.
+    pub(crate) fn beyond_bundled(&self) -> Option<&'static str> {
+        /// Baseline, Main, Extended and High.
+        const KNOWN: [u32; 4] = [66, 77, 88, 100];
+        match (self.chroma_format, self.depth, self.interlaced) {
+            (0, ..) => Some("it has no colour (4:0:0)"),
+            (2, ..) => Some("its chroma is 4:2:2"),
+            (3, ..) => Some("its chroma is 4:4:4"),
+            (_, 9.., _) => Some("it has more than 8 bits a sample"),
+            (_, _, true) => Some("it is interlaced"),
+            _ if !KNOWN.contains(&self.profile) => {
+                Some("it has a profile above High, as lossless video")
+            }
+            _ => None,
         }
     }
-    if bits.read(1)? == 0 {
-        return None; // no usability information at all
+}
+
+/// In pixels, from macroblocks and what is cropped at the left, right, top and bottom.
+fn shown_size(
+    [columns, rows]: [u32; 2],
+    interlaced: bool,
+    chroma_format: u32,
+    crop: [u32; 4],
+) -> Option<VideoSize> {
+    let fields = if interlaced { 2 } else { 1 };
+    let [unit_x, unit_y] = match chroma_format {
+        1 => [2, 2],
+        2 => [2, 1],
+        _ => [1, 1],
+    };
+    let [left, right, top, bottom] = crop.map(u64::from);
+    let side = |blocks: u64, cropped: u64| {
+        let pixels = (16 * blocks).checked_sub(cropped)?;
+        usize::try_from(pixels).ok().filter(|side| *side > 0)
+    };
+    let rows = fields * (u64::from(rows) + 1);
+    Some(VideoSize::new(
+        side(u64::from(columns) + 1, unit_x * (left + right))?,
+        side(rows, fields * unit_y * (top + bottom))?,
+    ))
+}
+
+/// Shape of samples, and colour.
+fn usability(bits: &mut Bits<'_>) -> Option<(Option<f64>, Option<Signal>)> {
+    /// Table E-1, from code 1.
+    const ASPECTS: [(u32, u32); 16] = [
+        (1, 1),
+        (12, 11),
+        (10, 11),
+        (16, 11),
+        (40, 33),
+        (24, 11),
+        (20, 11),
+        (32, 11),
+        (80, 33),
+        (18, 11),
+        (15, 11),
+        (64, 33),
+        (160, 99),
+        (4, 3),
+        (3, 2),
+        (2, 1),
+    ];
+    const EXTENDED: u32 = 255;
+    let mut aspect = None;
+    if bits.read(1)? == 1 {
+        aspect = match bits.read(8)? {
+            EXTENDED => Some((bits.read(16)?, bits.read(16)?)),
+            code => ASPECTS.get((code as usize).wrapping_sub(1)).copied(),
+        };
     }
-    const EXTENDED_ASPECT_RATIO: u32 = 255;
-    if bits.read(1)? == 1 && bits.read(8)? == EXTENDED_ASPECT_RATIO {
-        bits.read(32)?;
-    }
+    let aspect = aspect
+        .filter(|(width, height)| *width > 0 && *height > 0)
+        .map(|(width, height)| f64::from(width) / f64::from(height));
     if bits.read(1)? == 1 {
         bits.read(1)?; // overscan
     }
     if bits.read(1)? == 0 {
-        return None;
+        return Some((aspect, None));
     }
     bits.read(3)?; // video format
     let full_range = bits.read(1)? == 1;
-    let described = bits.read(1)? == 1;
-    let matrix = if described {
-        bits.read(16)?; // primaries, transfer
-        bits.read(8)? as u8
-    } else {
-        2
+    let mut signal = Signal {
+        full_range,
+        ..Signal::UNKNOWN
     };
-    Some(SignalType { matrix, full_range })
+    if bits.read(1)? == 1 {
+        signal.primaries = bits.read(8)? as u8;
+        signal.transfer = bits.read(8)? as u8;
+        signal.matrix = bits.read(8)? as u8;
+    }
+    Some((aspect, Some(signal)))
 }
 
-fn skip_high_profile_fields(bits: &mut Bits<'_>) -> Option<()> {
+/// Chroma format and bits of a sample.
+fn high_profile_fields(bits: &mut Bits<'_>) -> Option<(u32, u32)> {
     let chroma_format = bits.golomb()?;
     if chroma_format == 3 {
         bits.read(1)?;
     }
-    bits.golomb()?; // luma depth
-    bits.golomb()?; // chroma depth
+    let deeper = bits.golomb()?.max(bits.golomb()?);
+    let found = (chroma_format, 8 + deeper.min(8));
     bits.read(1)?;
     if bits.read(1)? == 0 {
-        return Some(());
+        return Some(found);
     }
     let lists = if chroma_format == 3 { 12 } else { 8 };
     for list in 0..lists {
@@ -105,7 +227,7 @@ fn skip_high_profile_fields(bits: &mut Bits<'_>) -> Option<()> {
             }
         }
     }
-    Some(())
+    Some(found)
 }
 
 /// Drops the 3 of every `00 00 03`, which keeps start codes from occurring in a payload.
@@ -172,19 +294,24 @@ mod tests {
     }
 
     #[test]
-    fn colour_is_found_in_parameter_sets_of_x264() {
+    fn parameter_sets_of_x264_are_understood() {
         // 1280x720, High, BT.709 matrix in full range; primaries and transfer not given.
         let described = bytes("6764001facd9405005bb016e040402800000030080000019078c18cb");
-        let expected = SignalType {
+        let found = Sps::parse(&described).unwrap();
+        let expected = Signal {
             matrix: 1,
             full_range: true,
+            ..Signal::UNKNOWN
         };
-        assert_eq!(signal_type(&described), Some(expected));
+        assert_eq!(found.signal, Some(expected));
+        assert_eq!(found.size, VideoSize::new(1280, 720));
+        assert_eq!(found.beyond_bundled(), None);
         // 128x96, High, usability information without colour.
         let silent = bytes("6764000aacd9420db011000003000100000300320f122596");
-        assert_eq!(signal_type(&silent), None);
+        let found = Sps::parse(&silent).unwrap();
+        assert_eq!((found.size, found.signal), (VideoSize::new(128, 96), None));
         for end in 0..described.len() {
-            let _ = signal_type(&described[..end]);
+            let _ = Sps::parse(&described[..end]);
         }
     }
 

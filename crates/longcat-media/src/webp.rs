@@ -5,14 +5,18 @@ use std::io::{BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use image::codecs::webp::{WebPDecoder, WebPEncoder};
-use image::{AnimationDecoder, ExtendedColorType};
+use image::{AnimationDecoder, ExtendedColorType, ImageDecoder, Limits};
 
 use crate::animation::{self, Durations};
+use crate::metadata::to_xmp;
 use crate::partial::Partial;
-use crate::{MediaError, VideoFrames, VideoSpec, VideoWriter};
+use crate::source::Opened;
+use crate::{MediaError, VideoSize, VideoSpec, VideoWriter, WriteOptions};
 
 /// The bit of the header that announces an animation.
 const ANIMATED: u8 = 0b10;
+/// The bit of the header that announces a description.
+const XMP: u8 = 0b100;
 /// The bit of a frame that replaces what is below it.
 const DO_NOT_BLEND: u8 = 0b10;
 
@@ -24,19 +28,23 @@ pub(crate) struct WebPWriter {
     size: u64,
     spec: VideoSpec,
     durations: Durations,
+    /// XMP, which comes last.
+    description: Option<String>,
 }
 
 impl WebPWriter {
-    pub(crate) fn create(path: &Path, spec: VideoSpec) -> Result<Self, MediaError> {
+    pub(crate) fn create(
+        path: &Path,
+        spec: VideoSpec,
+        options: &WriteOptions,
+    ) -> Result<Self, MediaError> {
         let [width, height] = spec.sides();
-        if width.max(height) > 16384 {
-            return Err(spec.size_error(path, "WebP sides are at most 16384 pixels"));
-        }
         let (partial, file) = Partial::file(path)?;
         let mut file = BufWriter::new(file);
 
         let mut head = b"WEBP".to_vec();
-        let mut features = vec![ANIMATED, 0, 0, 0];
+        let described = if options.metadata.is_some() { XMP } else { 0 };
+        let mut features = vec![ANIMATED | described, 0, 0, 0];
         features.extend(u24(width - 1));
         features.extend(u24(height - 1));
         append_chunk(&mut head, b"VP8X", &features);
@@ -51,6 +59,7 @@ impl WebPWriter {
             file,
             size: head.len() as u64,
             durations: Durations::new(1000.0, spec.fps),
+            description: options.metadata.as_deref().map(to_xmp),
             spec,
         })
     }
@@ -83,6 +92,13 @@ impl VideoWriter for WebPWriter {
     }
 
     fn finish(mut self: Box<Self>) -> Result<(), MediaError> {
+        if let Some(description) = self.description.take() {
+            let mut chunk = Vec::new();
+            append_chunk(&mut chunk, b"XMP ", description.as_bytes());
+            self.size += chunk.len() as u64;
+            let written = self.file.write_all(&chunk);
+            written.map_err(MediaError::io(&self.path))?;
+        }
         let size = u32::try_from(self.size)
             .map_err(|_| MediaError::encode(&self.path, "WebP files are at most 4 GiB"))?;
         let io = |e| MediaError::io(&self.path)(e);
@@ -94,17 +110,21 @@ impl VideoWriter for WebPWriter {
     }
 }
 
-pub(crate) fn read_webp(path: &Path) -> Result<VideoFrames, MediaError> {
+pub(crate) fn open_webp(path: &Path) -> Result<Opened, MediaError> {
+    let damaged = |e| MediaError::unreadable(path, e);
     let file = File::open(path).map_err(MediaError::io(path))?;
-    let decoder =
-        WebPDecoder::new(BufReader::new(file)).map_err(|e| MediaError::unreadable(path, e))?;
+    let mut decoder = WebPDecoder::new(BufReader::new(file)).map_err(damaged)?;
     if !decoder.has_animation() {
         return Err(MediaError::unreadable(
             path,
             "a single picture, not a video",
         ));
     }
-    animation::collect(path, decoder.into_frames())
+    let mut limits = Limits::default();
+    limits.reserve(decoder.total_bytes()).map_err(damaged)?;
+    decoder.set_limits(limits).map_err(damaged)?;
+    let size = VideoSize::from(decoder.dimensions());
+    Ok(animation::open(path, size, decoder.into_frames()))
 }
 
 fn append_chunk(out: &mut Vec<u8>, name: &[u8; 4], payload: &[u8]) {
