@@ -3,6 +3,7 @@
 use burn::tensor::{DType, backend::Backend};
 use burn_backend::tensor::FloatTensor;
 
+use crate::faults::{DeviceFault, keep_own_fault, own_fault};
 use crate::portable;
 
 /// A backend whose devices the kernels and models know: sizes that suit them, uploads, transfers.
@@ -33,5 +34,24 @@ pub trait KernelDevice: Backend {
     /// The bytes are read before this returns, by this thread: several threads upload at once.
     fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
         portable::float_from_bytes::<Self>(bytes, dtype, device)
+    }
+
+    /// Bytes of the largest tensor that a device has room for in one piece; no limit but its memory by
+    /// default.
+    fn max_tensor_bytes(_device: &Self::Device) -> u64 {
+        u64::MAX
+    }
+
+    /// The first fault of a device that is known, without waiting for anything. Nothing that the device
+    /// holds since then may be used; see [`guard`](crate::guard).
+    ///
+    /// By default that of the calling thread, on which such a backend works.
+    fn fault(_device: &Self::Device) -> Option<DeviceFault> {
+        own_fault()
+    }
+
+    /// Keeps a fault for [`fault`](Self::fault), unless there was one before.
+    fn keep_fault(_device: &Self::Device, fault: DeviceFault) {
+        keep_own_fault(fault);
     }
 }

@@ -34,6 +34,7 @@
 //! - `flex`, `cube`, `cuda`: kernels for the CPU, for cubecl's runtimes, and what runs on CUDA beside
 //!   cubecl.
 //! - `wrap`: autodiff and fusion.
+//! - `faults`: whether a device did its work; [`guard`] stands around all that leaves one.
 
 mod backend;
 #[cfg(feature = "cubecl")]
@@ -41,6 +42,7 @@ pub mod cube;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod device;
+mod faults;
 #[cfg(feature = "cpu")]
 mod flex;
 mod ops;
@@ -49,7 +51,7 @@ mod wrap;
 
 pub use backend::KernelBackend;
 #[cfg(feature = "cubecl")]
-pub use cube::runtime::set_up_gpu_runtime;
+pub use cube::{runtime::set_up_gpu_runtime, watch::watch_device_threads};
 #[cfg(feature = "cuda")]
 pub use cuda::{
     cublas::{CublasStatus, cublas_status, set_cublas_enabled},
@@ -58,6 +60,7 @@ pub use cuda::{
     transfers::nccl_problem,
 };
 pub use device::KernelDevice;
+pub use faults::{DeviceError, DeviceFault, Stage, attempt, guard, wait};
 pub use ops::bsa::{BsaParams, EmptySelection, bsa_attention};
 pub use ops::{
     BlockList, BlockRule, CdfRule, Conv3dOptions, LowRankPart, PatchGrid, Rotation,

@@ -6,12 +6,16 @@ use std::ops::Range;
 use burn::tensor::DType;
 use burn_backend::tensor::{FloatTensor, IntTensor};
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
+use cubecl::device::Device;
 
 use super::attention::{self, Backward};
-use super::{conv, norm, permute};
+use super::{conv, norm, permute, watch};
 #[cfg(feature = "cuda")]
 use crate::Conv3dOptions;
-use crate::{BlockList, BlockRule, KernelBackend, KernelDevice, LowRankPart, PatchGrid, portable};
+use crate::{
+    BlockList, BlockRule, DeviceFault, KernelBackend, KernelDevice, LowRankPart, PatchGrid,
+    portable,
+};
 
 impl<R, F, I, BT> KernelDevice for CubeBackend<R, F, I, BT>
 where
@@ -26,6 +30,24 @@ where
     fn patch_bytes(device: &Self::Device) -> usize {
         let most = R::client(device).properties().memory.max_page_size;
         (most as usize).min(1 << 30)
+    }
+
+    fn max_tensor_bytes(device: &Self::Device) -> u64 {
+        // What CUDA devices report is a share of their memory that their pools keep to.
+        #[cfg(feature = "cuda")]
+        if (device as &dyn std::any::Any).is::<cubecl::cuda::CudaDevice>() {
+            return u64::MAX;
+        }
+        R::client(device).properties().memory.max_page_size
+    }
+
+    fn fault(device: &Self::Device) -> Option<DeviceFault> {
+        let fault = watch::first(device.to_id())?;
+        Some(fault.within(Self::max_tensor_bytes(device)))
+    }
+
+    fn keep_fault(device: &Self::Device, fault: DeviceFault) {
+        watch::keep(device.to_id(), fault);
     }
 
     #[cfg(feature = "cuda")]

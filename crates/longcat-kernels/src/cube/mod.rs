@@ -10,5 +10,6 @@ pub(crate) mod launch;
 mod norm;
 mod permute;
 pub(crate) mod runtime;
+pub(crate) mod watch;
 
 pub use attention::{Launches, launches};

@@ -5,9 +5,12 @@ use std::sync::{Mutex, MutexGuard};
 
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::cuda::CudaRuntime;
+use cubecl::device::Device;
 use cubecl::server::{Binding, ComputeServer};
 use cubecl::stream_id::StreamId;
 
+use crate::DeviceFault;
+use crate::cube::watch;
 use crate::cuda::stream::{Server, device_thread, lock};
 
 /// What is set up once per device. Handles may be used from any thread, one at a time.
@@ -101,6 +104,14 @@ impl<E: Engine> Engines<E> {
         let bindings = tensors.map(|tensor| tensor.handle.clone().binding());
         device_thread(index).submit(move |server| {
             if let Err(failure) = self.run(server, index, bindings, work) {
+                let words = format!(
+                    "{} failed: {failure}; {}=1 avoids it",
+                    self.what, self.switch
+                );
+                watch::keep(
+                    cubecl::cuda::CudaDevice::new(index).to_id(),
+                    DeviceFault::new(&words),
+                );
                 *lock(&self.failure) = Some(failure);
             }
         });

@@ -15,7 +15,9 @@ use burn_backend::TensorMetadata;
 use burn_backend::tensor::{FloatTensor, IntTensor};
 
 use crate::portable::{from_float, into_float, to_dtype};
-use crate::{BlockList, BlockRule, Conv3dOptions, KernelBackend, KernelDevice, portable};
+use crate::{
+    BlockList, BlockRule, Conv3dOptions, DeviceFault, KernelBackend, KernelDevice, portable,
+};
 
 /// A tensor that autodiff may track.
 type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
@@ -29,6 +31,18 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelDevice for Autodiff<B, C> {
 
     fn order_transfers(device: &Self::Device) {
         B::order_transfers(device);
+    }
+
+    fn max_tensor_bytes(device: &Self::Device) -> u64 {
+        B::max_tensor_bytes(device)
+    }
+
+    fn fault(device: &Self::Device) -> Option<DeviceFault> {
+        B::fault(device)
+    }
+
+    fn keep_fault(device: &Self::Device, fault: DeviceFault) {
+        B::keep_fault(device, fault);
     }
 
     fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {

@@ -16,7 +16,8 @@ use burn_ir::{InitOperationIr, OperationIr, OperationOutput};
 use crate::ops::{matrix_shape, output_shape};
 use crate::portable::accumulator;
 use crate::{
-    BlockList, BlockRule, Conv3dOptions, KernelBackend, KernelDevice, LowRankPart, PatchGrid,
+    BlockList, BlockRule, Conv3dOptions, DeviceFault, KernelBackend, KernelDevice, LowRankPart,
+    PatchGrid,
 };
 use argument::Argument;
 use call::{Output, on_stream, register};
@@ -32,6 +33,18 @@ impl<B: FusionBackend + KernelBackend> KernelDevice for Fusion<B> {
         // What waits in the stream came before.
         let device = device.clone();
         get_client::<B>(&device).sync(move || B::order_transfers(&device));
+    }
+
+    fn max_tensor_bytes(device: &Self::Device) -> u64 {
+        B::max_tensor_bytes(device)
+    }
+
+    fn fault(device: &Self::Device) -> Option<DeviceFault> {
+        B::fault(device)
+    }
+
+    fn keep_fault(device: &Self::Device, fault: DeviceFault) {
+        B::keep_fault(device, fault);
     }
 
     fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
