@@ -126,6 +126,31 @@ pub enum WeightsError {
         /// The lists of offending keys.
         report: Box<crate::LoadReport>,
     },
+    /// A device has no room for a tensor in one piece.
+    #[error(
+        "{path}: {key} takes {bytes} bytes in {dtype:?}, and a tensor on this device has at most {most}; \
+         take a narrower type (--dtype f16) or another device"
+    )]
+    TooLarge {
+        /// The file or directory.
+        path: PathBuf,
+        /// The tensor.
+        key: String,
+        /// What it takes on the device.
+        bytes: u64,
+        /// Its type there.
+        dtype: burn::tensor::DType,
+        /// The most that the device gives.
+        most: u64,
+    },
+    /// The device failed while weights went to it.
+    #[error("{path}: the device failed while the weights went to it: {fault}")]
+    Device {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why, as far as the device says.
+        fault: longcat_kernels::DeviceFault,
+    },
     /// A parameter could not be read back from its device.
     #[error("{path}: {message}")]
     ReadBack {

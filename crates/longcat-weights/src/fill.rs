@@ -12,7 +12,7 @@ use std::vec::IntoIter;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Shape, StreamId, Tensor, TensorPrimitive};
-use longcat_kernels::KernelBackend;
+use longcat_kernels::{KernelBackend, wait};
 use rayon::prelude::*;
 
 use crate::{WeightFiles, WeightsError};
@@ -96,9 +96,16 @@ fn read_ahead<B: KernelBackend>(
             .par_iter()
             .map(|source| stream.executes(|| source.send(files)))
             .collect();
-        // The host keeps what it uploads until the device has it. A device that fails here fails
-        // whoever uses the tensors, too.
-        let _ = stream.executes(|| B::sync(&run[0].device));
+        // The host keeps what it uploads until the device has it.
+        let device = &run[0].device;
+        stream.executes(|| wait::<B>(device));
+        let sent = match B::fault(device) {
+            None => sent,
+            Some(fault) => Err(WeightsError::Device {
+                path: files.path().to_path_buf(),
+                fault,
+            }),
+        };
         let failed = sent.is_err();
         if sender.send(sent).is_err() || failed {
             return;

@@ -80,7 +80,8 @@ impl fmt::Display for LoadReport {
 /// A load that fails leaves the module as it was.
 ///
 /// # Errors
-/// [`WeightsError::Mismatch`] with the report when keys or shapes do not fit, and what
+/// [`WeightsError::Mismatch`] with the report when keys or shapes do not fit,
+/// [`WeightsError::Device`] when the device fails, [`WeightsError::TooLarge`] for a tensor that the device has no room for in one piece, and what
 /// [`WeightFiles::tensor_data`] refuses.
 pub fn load_module<B: KernelBackend, M: Module<B>>(
     module: &mut M,
@@ -144,8 +145,35 @@ pub fn load_module<B: KernelBackend, M: Module<B>>(
             device: device.clone(),
         })
         .collect();
+    for ((path, ..), source) in parameters.order.iter().zip(&sources) {
+        has_room(files, source, &parameters.shapes[path])?;
+    }
     *module = filled(module, files, &sources)?;
     Ok(report)
+}
+
+/// Whether the device of a parameter has tensors that large.
+fn has_room<B: KernelBackend>(
+    files: &WeightFiles,
+    source: &Source<'_, B>,
+    shape: &[usize],
+) -> Result<(), WeightsError> {
+    let dtype = match source.dtype {
+        Some(dtype) => dtype,
+        None => files.float_dtype(source.key)?,
+    };
+    let bytes = (shape.iter().product::<usize>() * dtype.size()) as u64;
+    let most = B::max_tensor_bytes(&source.device);
+    match bytes <= most {
+        true => Ok(()),
+        false => Err(WeightsError::TooLarge {
+            path: files.path().to_path_buf(),
+            key: source.key.to_string(),
+            bytes,
+            dtype,
+            most,
+        }),
+    }
 }
 
 /// Paths and shapes of a module's parameters, as they are stored in files.
