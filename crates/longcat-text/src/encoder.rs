@@ -1,14 +1,14 @@
 //! The UMT5 encoder: token ids to hidden states.
 
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::tensor::backend::Backend;
-use burn::tensor::module::embedding;
 use burn::tensor::{Bool, DType, Int, Tensor, TensorData};
 use longcat_kernels::KernelBackend;
 
 use crate::Umt5Config;
-use crate::layers::{Block, RmsNorm, normal};
+use crate::layers::{Block, RmsNorm};
 use crate::position::buckets;
+use crate::table::{Pieces, look_up, pieces};
 
 /// The encoder half of UMT5 (Hugging Face `UMT5EncoderModel`).
 ///
@@ -16,7 +16,8 @@ use crate::position::buckets;
 /// the type of the computation; norms and softmax run in f32 whatever it is.
 #[derive(Module, Debug)]
 pub struct Umt5Encoder<B: Backend> {
-    shared: Param<Tensor<B, 2>>,
+    /// The table of token embeddings.
+    pub(crate) shared: Pieces<B>,
     blocks: Vec<Block<B>>,
     final_norm: RmsNorm<B>,
     num_buckets: usize,
@@ -29,8 +30,13 @@ impl<B: Backend> Umt5Encoder<B> {
     /// Parameters are created when they are first used, so that building an encoder only to load
     /// weights into it costs no memory.
     pub fn new(config: &Umt5Config, device: &B::Device) -> Self {
+        Self::in_pieces(config, config.vocab_size, device)
+    }
+
+    /// The same with a table of token embeddings in pieces of at most `rows` rows.
+    pub(crate) fn in_pieces(config: &Umt5Config, rows: usize, device: &B::Device) -> Self {
         Self {
-            shared: normal([config.vocab_size, config.d_model], 1.0, device),
+            shared: pieces(config, rows, device),
             blocks: (0..config.num_layers)
                 .map(|_| Block::new(config, device))
                 .collect(),
@@ -58,7 +64,7 @@ impl<B: KernelBackend> Umt5Encoder<B> {
             &device,
         );
         let padding = mask.bool_not().reshape([n, 1, 1, length]);
-        let mut x = embedding(self.shared.val(), ids);
+        let mut x = look_up(&self.shared, ids);
         // The residual sums of the published weights exceed the range of f16.
         if x.dtype() == DType::F16 {
             x = x.cast(DType::F32);

@@ -44,6 +44,7 @@ mod layers;
 mod layout;
 mod load;
 mod position;
+mod table;
 mod text_encoder;
 mod tokenizer;
 

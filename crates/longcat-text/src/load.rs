@@ -7,13 +7,17 @@ use longcat_kernels::KernelBackend;
 use longcat_weights::{LoadOptions, NameMap, WeightFiles, WeightsError, load_module};
 use regex::Regex;
 
+use crate::table::{fill, rows_within};
 use crate::{TextError, Umt5Config, Umt5Encoder, official_weights};
+
+/// Path of the table of token embeddings, where it is in one piece.
+const TABLE: &str = "shared.0";
 
 /// The table from the official keys (`encoder.block.0.layer.0.SelfAttention.q.weight`) to the paths
 /// of [`Umt5Encoder`].
 pub fn canonical_names() -> NameMap {
     NameMap::new(&[
-        (r"^shared\.weight$", "shared"),
+        (r"^shared\.weight$", TABLE),
         (r"^encoder\.final_layer_norm\.", "final_norm."),
         (r"^encoder\.block\.(\d+)\.", "blocks.${1}."),
         (r"\.layer\.0\.layer_norm\.", ".attention_norm."),
@@ -32,7 +36,7 @@ pub fn canonical_names() -> NameMap {
 /// The table from the paths of [`Umt5Encoder`] back to the official keys.
 pub fn internal_names() -> NameMap {
     NameMap::new(&[
-        (r"^shared$", "shared.weight"),
+        (r"^shared\.0$", "shared.weight"),
         (r"^final_norm\.", "encoder.final_layer_norm."),
         (r"^blocks\.(\d+)\.", "encoder.block.${1}."),
         (r"\.attention_norm\.", ".layer.0.layer_norm."),
@@ -51,7 +55,10 @@ impl<B: KernelBackend> Umt5Encoder<B> {
     /// one the config is that of the shapes.
     ///
     /// Files are memory-mapped; tensors are cast to `dtype`. With [`DType::F16`] the feed-forward
-    /// output layers stay f32, as in the reference.
+    /// output layers stay f32, as in the reference. The table of token embeddings is in pieces where
+    /// the device has no room for it in one tensor ([`max_tensor_bytes`]).
+    ///
+    /// [`max_tensor_bytes`]: longcat_kernels::KernelDevice::max_tensor_bytes
     ///
     /// # Errors
     /// [`TextError`] names file and key: see [`Umt5Config::read`] and
@@ -63,16 +70,32 @@ impl<B: KernelBackend> Umt5Encoder<B> {
     ) -> Result<(Self, Umt5Config), TextError> {
         let files = official_weights(&WeightFiles::open(path)?)?;
         let config = Umt5Config::beside(path, &files)?;
-        let mut encoder = Self::new(&config, device);
+        let rows = rows_within(&config, dtype, B::max_tensor_bytes(device));
+        let mut encoder = Self::in_pieces(&config, rows, device);
         let mut ignore_unused = duplicate_embedding(&files)?;
         // ComfyUI's files carry the tokenizer, a SentencePiece model in bytes.
         ignore_unused.push(pattern("^spiece_model$"));
-        let options = LoadOptions {
+        let mut options = LoadOptions {
             dtype: Some(dtype),
             keep_f32: (dtype == DType::F16).then(|| pattern(r"^blocks\.\d+\.feed_forward\.wo$")),
             ignore_unused,
         };
-        load_module(&mut encoder, &files, &canonical_names(), &options)?;
+        let names = canonical_names();
+        if encoder.shared.len() == 1 {
+            load_module(&mut encoder, &files, &names, &options)?;
+            return Ok((encoder, config));
+        }
+        // The table apart from the rest, for which one key is one parameter.
+        let table = std::mem::take(&mut encoder.shared);
+        let key = files.keys().find(|key| names.map(key) == TABLE);
+        let key = key.ok_or_else(|| WeightsError::MissingTensor {
+            path: files.path().to_path_buf(),
+            key: "shared.weight".into(),
+        })?;
+        let here = format!("^{}$", regex::escape(key));
+        options.ignore_unused.push(pattern(&here));
+        load_module(&mut encoder, &files, &names, &options)?;
+        encoder.shared = fill(table, &files, key, dtype, &config, device)?;
         Ok((encoder, config))
     }
 }

@@ -81,8 +81,8 @@ impl fmt::Display for LoadReport {
 ///
 /// # Errors
 /// [`WeightsError::Mismatch`] with the report when keys or shapes do not fit,
-/// [`WeightsError::Device`] when the device fails, [`WeightsError::TooLarge`] for a tensor that the device has no room for in one piece, and what
-/// [`WeightFiles::tensor_data`] refuses.
+/// [`WeightsError::TooLarge`] for a tensor that the device has no room for in one piece,
+/// [`WeightsError::Device`] when the device fails, and what [`WeightFiles::tensor_data`] refuses.
 pub fn load_module<B: KernelBackend, M: Module<B>>(
     module: &mut M,
     files: &WeightFiles,
@@ -160,7 +160,7 @@ fn has_room<B: KernelBackend>(
 ) -> Result<(), WeightsError> {
     let dtype = match source.dtype {
         Some(dtype) => dtype,
-        None => files.float_dtype(source.key)?,
+        None => files.stored(source.key)?.natural_dtype(),
     };
     let bytes = (shape.iter().product::<usize>() * dtype.size()) as u64;
     let most = B::max_tensor_bytes(&source.device);
