@@ -31,6 +31,7 @@ pub fn on_device<T: DeviceTask>(spec: DeviceSpec, task: T) -> Result<T::Output, 
         DeviceSpec::Cpu => Err(RuntimeError::NotCompiled { feature: "cpu" }),
         #[cfg(feature = "wgpu")]
         DeviceSpec::Wgpu(index) => {
+            longcat_kernels::watch_device_threads();
             let device = crate::adapters::wgpu_device(index)?;
             Ok(task.run::<burn_wgpu::Wgpu>(device))
         }
@@ -38,6 +39,7 @@ pub fn on_device<T: DeviceTask>(spec: DeviceSpec, task: T) -> Result<T::Output, 
         DeviceSpec::Wgpu(_) => Err(RuntimeError::NotCompiled { feature: "wgpu" }),
         #[cfg(feature = "cuda")]
         DeviceSpec::Cuda(index) => {
+            longcat_kernels::watch_device_threads();
             let device = burn_cuda::CudaDevice::new(index);
             crate::cuda::usable::<burn_cuda::Cuda>(&device, index)?;
             Ok(task.run::<burn_cuda::Cuda>(device))

@@ -200,7 +200,7 @@ impl<B: KernelBackend> DynPipeline for Pipeline<B> {
         observer: &mut dyn Observer,
     ) -> Result<Latents, VideoError> {
         let made = Pipeline::text_to_video(self, request, noise, observer)?;
-        Latents::from_tensor(made.latents)
+        self.read_latents(made.latents)
     }
 
     fn image_to_video(
@@ -210,7 +210,7 @@ impl<B: KernelBackend> DynPipeline for Pipeline<B> {
         observer: &mut dyn Observer,
     ) -> Result<Latents, VideoError> {
         let made = Pipeline::image_to_video(self, request, noise, observer)?;
-        Latents::from_tensor(made.latents)
+        self.read_latents(made.latents)
     }
 
     fn continue_video(
@@ -220,7 +220,7 @@ impl<B: KernelBackend> DynPipeline for Pipeline<B> {
         observer: &mut dyn Observer,
     ) -> Result<Latents, VideoError> {
         let made = Pipeline::continue_video(self, request, noise, observer)?;
-        Latents::from_tensor(made.latents)
+        self.read_latents(made.latents)
     }
 
     fn long_video(

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
 use longcat_dit::{DitConfig, LongCatTransformer, lora_targets};
-use longcat_kernels::KernelBackend;
+use longcat_kernels::{KernelBackend, Stage};
 use longcat_lora::{
     Adapter, AdapterStatus, CheckpointWeights, LoraError, LoraMerge, LoraOptions, LoraRegistry,
     check_fit,
@@ -103,6 +103,14 @@ impl Adapters {
         }
         let own = |(name, strength): &(&str, f64)| (name.to_string(), *strength);
         Ok(chosen.iter().map(own).collect())
+    }
+
+    /// What [`Self::put_on`] is to a device.
+    pub(crate) fn stage(&self) -> Stage {
+        match self.choice.merged {
+            true => Stage::MergingAdapters,
+            false => Stage::LoadingTransformer,
+        }
     }
 
     /// Brings a transformer to what is chosen now. After an error it holds some of it.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use longcat_dit::DitError;
+use longcat_kernels::{DeviceError, DeviceFault, Stage};
 use longcat_lora::LoraError;
 use longcat_text::TextError;
 use longcat_vae::VaeError;
@@ -66,9 +67,9 @@ pub enum VideoError {
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,
-    /// The device is not compiled in or not present.
-    #[error("{0}")]
-    Device(String),
+    /// A device failed; nothing that it made since then is used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The transformer.
     #[error(transparent)]
     Dit(#[from] DitError),
@@ -102,5 +103,13 @@ impl VideoError {
             what,
             reason: reason.into(),
         }
+    }
+
+    /// A tensor that could not be read back.
+    pub(crate) fn read_back(words: impl ToString) -> Self {
+        Self::Device(DeviceError {
+            stage: Stage::Saving,
+            fault: DeviceFault::new(&words.to_string()),
+        })
     }
 }

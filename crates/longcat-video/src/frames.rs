@@ -235,9 +235,10 @@ impl PixelFrames {
             .clamp(0.0, 1.0)
             .mul_scalar(255.0)
             .round()
-            .into_data()
+            .try_into_data()
+            .map_err(VideoError::read_back)?
             .into_vec::<f32>()
-            .map_err(|e| VideoError::Device(format!("reading pixels back: {e:?}")))?;
+            .map_err(|e| VideoError::read_back(format!("pixels are no f32: {e:?}")))?;
         let size = VideoSize { width, height };
         Ok(values
             .chunks_exact(values.len() / batch)

@@ -31,9 +31,10 @@ impl Latents {
         let dims = latents.dims();
         let values = latents
             .cast(DType::F32)
-            .into_data()
+            .try_into_data()
+            .map_err(VideoError::read_back)?
             .into_vec::<f32>()
-            .map_err(|e| VideoError::Device(format!("reading latents back: {e:?}")))?;
+            .map_err(|e| VideoError::read_back(format!("latents are no f32: {e:?}")))?;
         Ok(Self { values, dims })
     }
 

@@ -50,7 +50,7 @@ pub use frames::PixelFrames;
 pub use guidance::cfg_zero;
 pub use latents::Latents;
 pub use long_video::LongVideo;
-pub use longcat_kernels::KernelBackend;
+pub use longcat_kernels::{DeviceError, DeviceFault, KernelBackend, Stage};
 pub use longcat_media as media;
 pub use longcat_media::VideoSize;
 pub use longcat_vae::{LatentDraw, Tiling};

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::tensor::{DType, Tensor};
 use longcat_dit::{DitConfig, DitError, LongCatTransformer, TextCondition};
-use longcat_kernels::KernelBackend;
+use longcat_kernels::{KernelBackend, Stage, guard};
 use longcat_text::TextEncoder;
 use longcat_vae::{ChunkProgress, LatentDraw, Tiling, VaeError, VaeOptions, WanVae, WanVaeConfig};
 use longcat_weights::ConfigError;
@@ -202,14 +202,17 @@ impl<B: KernelBackend> Pipeline<B> {
     pub(crate) fn transformers(&mut self) -> Result<&mut [LongCatTransformer<B>], VideoError> {
         let dtype = self.options.dtype;
         if self.transformers.is_empty() {
-            let devices = self.devices.iter();
-            let load = |device| self.checkpoint.load_transformer(Some(dtype), device);
-            self.transformers = devices.map(load).collect::<Result<_, _>>()?;
+            let load = || {
+                let devices = self.devices.iter();
+                let load = |device| self.checkpoint.load_transformer(Some(dtype), device);
+                devices.map(load).collect::<Result<Vec<_>, _>>()
+            };
+            self.transformers = guard::<B, _, _>(&self.devices, Stage::LoadingTransformer, load)?;
         }
-        let mut put_on = Ok(());
-        for model in &mut self.transformers {
-            put_on = put_on.and_then(|()| self.adapters.put_on(model, dtype, &self.checkpoint));
-        }
+        let put_on = guard::<B, _, _>(&self.devices, self.adapters.stage(), || {
+            let mut models = self.transformers.iter_mut();
+            models.try_for_each(|model| self.adapters.put_on(model, dtype, &self.checkpoint))
+        });
         if let Err(error) = put_on {
             // Perhaps with some of the adapters: the next run loads it anew.
             self.drop_transformers();
@@ -268,11 +271,13 @@ impl<B: KernelBackend> Pipeline<B> {
         observer.stage("text");
         let encoder = match self.text_encoder.take() {
             Some(encoder) => encoder,
-            None => self
-                .checkpoint
-                .load_text_encoder(self.options.dtype, self.device())?,
+            None => guard::<B, _, _>(&self.devices[..1], Stage::LoadingTextEncoder, || {
+                let dtype = self.options.dtype;
+                self.checkpoint.load_text_encoder(dtype, self.device())
+            })?,
         };
-        let (embeds, mask) = encoder.encode_prompts(prompts, max_length)?;
+        let encode = || Ok::<_, VideoError>(encoder.encode_prompts(prompts, max_length)?);
+        let (embeds, mask) = guard::<B, _, _>(&self.devices[..1], Stage::EncodingPrompt, encode)?;
         if self.options.keep_text_encoder {
             self.text_encoder = Some(encoder);
         } else {
@@ -324,8 +329,28 @@ impl<B: KernelBackend> Pipeline<B> {
             hook: self.step_hook.as_mut(),
         };
         let latents = run(&model, &mut follower)?;
-        observer.latents(&Latents::from_tensor(latents.clone())?)?;
+        observer.latents(&self.read_latents(latents.clone())?)?;
         Ok(latents)
+    }
+
+    /// Latents on the host.
+    ///
+    /// # Errors
+    /// [`VideoError::Device`] when a device has failed.
+    pub fn read_latents(&self, latents: Tensor<B, 5>) -> Result<Latents, VideoError> {
+        guard::<B, _, _>(&self.devices, Stage::Saving, || {
+            Latents::from_tensor(latents)
+        })
+    }
+
+    /// Runs work on the first device whose result is used only if the device did it.
+    pub(crate) fn guarded<T>(
+        &mut self,
+        stage: Stage,
+        work: impl FnOnce(&mut Self) -> Result<T, VideoError>,
+    ) -> Result<T, VideoError> {
+        let device = [self.device().clone()];
+        guard::<B, _, _>(&device, stage, || work(self))
     }
 
     /// Normalised latents of a clip `[1, 3, F, H, W]` in [-1, 1], for each sample of a batch.
@@ -339,23 +364,25 @@ impl<B: KernelBackend> Pipeline<B> {
         observer: &mut dyn Observer,
     ) -> Result<Tensor<B, 5>, VideoError> {
         observer.stage("encode");
-        let device = self.device().clone();
-        let options = self.vae_options();
-        let vae = self.vae()?;
-        let encoded = vae
-            .encode_with(clip, &options, &mut follow(observer))
-            .map_err(cancelled)?;
-        let latents = match draw {
-            LatentDraw::Mode => encoded.mean.repeat_dim(0, batch),
-            LatentDraw::Sample => {
-                let mut shape = encoded.mean.dims();
-                shape[0] = batch;
-                let purpose = NoisePurpose::Posterior(first_draw);
-                let noise = noise_tensor(noise, purpose, shape, &device);
-                encoded.sample(noise)
-            }
-        };
-        Ok(vae.normalize(latents).cast(DType::F32))
+        self.guarded(Stage::EncodingFrames, |pipeline| {
+            let device = pipeline.device().clone();
+            let options = pipeline.vae_options();
+            let vae = pipeline.vae()?;
+            let encoded = vae
+                .encode_with(clip, &options, &mut follow(observer))
+                .map_err(cancelled)?;
+            let latents = match draw {
+                LatentDraw::Mode => encoded.mean.repeat_dim(0, batch),
+                LatentDraw::Sample => {
+                    let mut shape = encoded.mean.dims();
+                    shape[0] = batch;
+                    let purpose = NoisePurpose::Posterior(first_draw);
+                    let noise = noise_tensor(noise, purpose, shape, &device);
+                    encoded.sample(noise)
+                }
+            };
+            Ok(vae.normalize(latents).cast(DType::F32))
+        })
     }
 
     /// The videos of a batch from normalised latents `[B, C, T, H, W]`.
@@ -367,13 +394,15 @@ impl<B: KernelBackend> Pipeline<B> {
         latents: Tensor<B, 5>,
         observer: &mut dyn Observer,
     ) -> Result<Vec<PixelFrames>, VideoError> {
-        PixelFrames::from_tensor(self.decode_pixels(latents, observer)?)
+        self.guarded(Stage::Decoding, |pipeline| {
+            PixelFrames::from_tensor(pipeline.decode_pixels(latents, observer)?)
+        })
     }
 
     /// Pixels `[B, 3, F, H, W]` in [-1, 1] from normalised latents `[B, C, T, H, W]`.
     ///
     /// # Errors
-    /// [`VideoError::Vae`].
+    /// [`VideoError::Vae`], [`VideoError::Device`].
     pub fn decode_pixels(
         &mut self,
         latents: Tensor<B, 5>,
@@ -383,11 +412,13 @@ impl<B: KernelBackend> Pipeline<B> {
         if !self.options.keep_transformer {
             self.drop_transformers();
         }
-        let latents = latents.cast(self.options.vae_dtype);
-        let options = self.vae_options();
-        self.vae()?
-            .decode_with(latents, &options, &mut follow(observer))
-            .map_err(cancelled)
+        self.guarded(Stage::Decoding, |pipeline| {
+            let latents = latents.cast(pipeline.options.vae_dtype);
+            let options = pipeline.vae_options();
+            let vae = pipeline.vae()?;
+            vae.decode_with(latents, &options, &mut follow(observer))
+                .map_err(cancelled)
+        })
     }
 
     fn vae_options(&self) -> VaeOptions {

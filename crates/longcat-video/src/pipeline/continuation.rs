@@ -1,7 +1,7 @@
 //! Continuing a video.
 
 use burn::tensor::Tensor;
-use longcat_kernels::KernelBackend;
+use longcat_kernels::{KernelBackend, Stage, guard};
 use longcat_vae::LatentDraw;
 
 use super::denoise::Denoise;
@@ -189,7 +189,8 @@ impl<B: KernelBackend> Pipeline<B> {
             }
             let guided = text.guidance.is_some();
             let offload = request.offload_kv_cache;
-            let caches = model.cache_condition(cond.clone(), guided, offload)?;
+            let cache = || model.cache_condition(cond.clone(), guided, offload);
+            let caches = guard::<B, _, _>(model.devices, Stage::CachingCondition, cache)?;
             let made = Denoise {
                 conditions: Conditions {
                     num_cond: 0,

@@ -1,7 +1,7 @@
 //! The denoising loop.
 
 use burn::tensor::{ElementConversion, Tensor};
-use longcat_kernels::KernelBackend;
+use longcat_kernels::{KernelBackend, Stage, attempt, guard};
 
 use super::predict::{Conditions, Model};
 use crate::VideoError;
@@ -19,11 +19,20 @@ pub(crate) struct Denoise<'a, B: KernelBackend> {
     pub conditions: Conditions<'a, B>,
 }
 
+/// What a step gives.
+struct Taken<B: KernelBackend> {
+    /// The transformer's prediction; under guidance that for the negative prompts comes first.
+    raw: Tensor<B, 5>,
+    /// Latents after the step.
+    next: Tensor<B, 5>,
+}
+
 impl<B: KernelBackend> Denoise<'_, B> {
     /// Latents `[B, C, T, H, W]` in fp32 to clean latents; condition frames stay as they are.
     ///
     /// # Errors
-    /// [`VideoError::NotFinite`] when the first or the last step overflows; of the transformer.
+    /// [`VideoError::NotFinite`] when the first or the last step overflows; [`VideoError::Device`]; of
+    /// the transformer.
     pub(crate) fn run(
         &self,
         mut latents: Tensor<B, 5>,
@@ -33,34 +42,49 @@ impl<B: KernelBackend> Denoise<'_, B> {
             if follower.observer.cancelled() {
                 return Err(VideoError::Cancelled);
             }
-            let timestep = self.schedule.timesteps[step];
-            let raw = self.model.predict(&latents, timestep, &self.conditions)?;
-            let prediction = match self.guidance {
-                Some(scale) => {
-                    let batch = latents.dims()[0];
-                    let uncond = raw.clone().narrow(0, 0, batch);
-                    cfg_zero(raw.clone().narrow(0, batch, batch), uncond, scale)
-                }
-                None => raw.clone(),
+            let stage = Stage::Denoising {
+                step: step + 1,
+                total: self.schedule.len(),
             };
-            // The model predicts x0 − noise, Euler steps go along noise − x0.
-            let velocity = prediction.neg();
-            let next = self.advance(latents.clone(), velocity, step);
+            // The first, to fail early; not every one, since the device has to catch up for this.
+            let checked = step == 0 || step + 1 == self.schedule.len();
+            let work = || self.take(&latents, step);
+            let Taken { raw, next } = match checked {
+                true => guard::<B, _, VideoError>(self.model.devices, stage, work)?,
+                false => attempt::<B, _, VideoError>(self.model.devices, stage, work)?,
+            };
             follower.step(&StepEvent {
                 step,
                 total: self.schedule.len(),
-                timestep,
+                timestep: self.schedule.timesteps[step],
                 input: &latents,
                 prediction: &raw,
                 latents: &next,
             });
             latents = next;
-            // The first, to fail early; not every one, since the device has to catch up for this.
-            if step == 0 || step + 1 == self.schedule.len() {
+            if checked {
                 self.check_finite(&latents, step)?;
             }
         }
         Ok(latents)
+    }
+
+    /// Takes one step.
+    fn take(&self, latents: &Tensor<B, 5>, step: usize) -> Result<Taken<B>, VideoError> {
+        let timestep = self.schedule.timesteps[step];
+        let raw = self.model.predict(latents, timestep, &self.conditions)?;
+        let prediction = match self.guidance {
+            Some(scale) => {
+                let batch = latents.dims()[0];
+                let uncond = raw.clone().narrow(0, 0, batch);
+                cfg_zero(raw.clone().narrow(0, batch, batch), uncond, scale)
+            }
+            None => raw.clone(),
+        };
+        // The model predicts x0 − noise, Euler steps go along noise − x0.
+        let velocity = prediction.neg();
+        let next = self.advance(latents.clone(), velocity, step);
+        Ok(Taken { raw, next })
     }
 
     fn check_finite(&self, latents: &Tensor<B, 5>, step: usize) -> Result<(), VideoError> {

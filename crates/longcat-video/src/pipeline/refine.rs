@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use longcat_kernels::KernelBackend;
+use longcat_kernels::{KernelBackend, Stage};
 use longcat_vae::LatentDraw;
 
 use super::denoise::Denoise;
@@ -290,9 +290,11 @@ impl<B: KernelBackend> Pipeline<B> {
         refined: &Refined<B>,
         observer: &mut dyn Observer,
     ) -> Result<PixelFrames, VideoError> {
-        let pixels = self.decode_pixels(refined.generated.latents.clone(), observer)?;
-        let pixels = pixels.narrow(2, refined.first_frame, refined.frames);
-        Ok(PixelFrames::from_tensor(pixels)?.swap_remove(0))
+        self.guarded(Stage::Decoding, |pipeline| {
+            let pixels = pipeline.decode_pixels(refined.generated.latents.clone(), observer)?;
+            let pixels = pixels.narrow(2, refined.first_frame, refined.frames);
+            Ok(PixelFrames::from_tensor(pixels)?.swap_remove(0))
+        })
     }
 }
 
