@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use longcat_dit::DitError;
+use longcat_kernels::DeviceError;
 use longcat_lora::LoraError;
 use longcat_video::VideoError;
 use longcat_video::media::MediaError;
@@ -108,6 +109,9 @@ pub enum TrainError {
         /// The backend's words.
         reason: String,
     },
+    /// A device failed; nothing that it made since then is used.
+    #[error(transparent)]
+    Failed(#[from] DeviceError),
     /// The transformer.
     #[error(transparent)]
     Dit(#[from] DitError),
@@ -127,7 +131,10 @@ pub enum TrainError {
 
 impl From<VideoError> for TrainError {
     fn from(error: VideoError) -> Self {
-        Self::Video(Box::new(error))
+        match error {
+            VideoError::Device(error) => Self::Failed(error),
+            error => Self::Video(Box::new(error)),
+        }
     }
 }
 

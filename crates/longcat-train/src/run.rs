@@ -7,7 +7,7 @@ use burn::backend::Autodiff;
 use burn::module::Module;
 use burn::tensor::DType;
 use longcat_dit::lora_targets;
-use longcat_kernels::KernelBackend;
+use longcat_kernels::{KernelBackend, Stage, guard};
 use longcat_lora::Adapter;
 use longcat_video::Checkpoint;
 
@@ -79,12 +79,20 @@ fn uninterrupted<B: KernelBackend>(
         clips: data.training.entries.len(),
     };
     let dtype = config.model.precision.dtype();
-    let mut model = checkpoint.load_transformer::<Autodiff<B>>(Some(dtype), device)?;
-    if config.mode == Mode::Lora {
-        model = model.no_grad();
-        attach_adapter(&mut model, &config.lora, DType::F32, config.seed)?;
-    }
-    model.set_bsa(config.model.block_sparse)?;
+    let load = || {
+        let mut model = checkpoint.load_transformer::<Autodiff<B>>(Some(dtype), device)?;
+        if config.mode == Mode::Lora {
+            model = model.no_grad();
+            attach_adapter(&mut model, &config.lora, DType::F32, config.seed)?;
+        }
+        model.set_bsa(config.model.block_sparse)?;
+        Ok::<_, TrainError>(model)
+    };
+    let model = guard::<B, _, _>(
+        std::slice::from_ref(device),
+        Stage::LoadingTransformer,
+        load,
+    )?;
     let task = TransformerTask::<Autodiff<B>>::new(config, data, texts, transforms, info, device)?;
     let (trainer, model) = Trainer::new(config, &task, model, device, observer, interrupt)?;
     trainer.run(model)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use burn::tensor::{DType, Tensor};
-use longcat_kernels::KernelBackend;
+use longcat_kernels::{KernelBackend, Stage, guard};
 use longcat_text::PromptTokenizer;
 use longcat_video::{Checkpoint, VideoError};
 use longcat_weights::{NamedTensor, WeightFiles, write_safetensors};
@@ -61,6 +61,7 @@ pub fn encode_texts<B: KernelBackend>(
         .finish();
     let tokenizer = PromptTokenizer::load(&tokenizer_dir).map_err(VideoError::from)?;
     let length = tokenizer.length(config.cache.text_length);
+    let devices = [device.clone()];
     let mut encoder = None;
     let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
     let total = texts.len();
@@ -80,19 +81,26 @@ pub fn encode_texts<B: KernelBackend>(
         if WeightFiles::open(&path).is_err() {
             if encoder.is_none() {
                 let dtype = config.cache.text_precision.dtype();
-                encoder = Some(checkpoint.load_text_encoder::<B>(dtype, device)?);
+                encoder = Some(guard::<B, _, _>(
+                    &devices,
+                    Stage::LoadingTextEncoder,
+                    || checkpoint.load_text_encoder::<B>(dtype, device),
+                )?);
             }
             let Some(encoder) = &encoder else {
                 unreachable!("it was just loaded")
             };
-            let (embeds, mask) = encoder
-                .encode_prompts(std::slice::from_ref(&text), length)
-                .map_err(VideoError::from)?;
-            // Padding is at the end and carries nothing.
-            let tokens = mask.iter().flatten().filter(|valid| **valid).count();
-            let embeds: Tensor<B, 4> = embeds.narrow(2, 0, tokens.max(1));
-            let [_, _, tokens, width] = embeds.dims();
-            let tensors = [named("embeds", embeds.reshape([tokens, width]))?];
+            let encode = || {
+                let (embeds, mask) = encoder
+                    .encode_prompts(std::slice::from_ref(&text), length)
+                    .map_err(VideoError::from)?;
+                // Padding is at the end and carries nothing.
+                let tokens = mask.iter().flatten().filter(|valid| **valid).count();
+                let embeds: Tensor<B, 4> = embeds.narrow(2, 0, tokens.max(1));
+                let [_, _, tokens, width] = embeds.dims();
+                named("embeds", embeds.reshape([tokens, width]))
+            };
+            let tensors = [guard::<B, _, _>(&devices, Stage::EncodingPrompt, encode)?];
             let metadata = BTreeMap::from([("text".to_string(), text.clone())]);
             write_safetensors(&path, &tensors, &metadata)?;
         }

@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::slice::from_ref;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use burn::tensor::DType;
-use longcat_kernels::KernelBackend;
+use longcat_kernels::{KernelBackend, Stage, guard};
 use longcat_vae::WanVae;
 use longcat_video::Checkpoint;
 use longcat_weights::{NamedTensor, WeightFiles, write_safetensors};
@@ -191,7 +192,9 @@ impl<B: KernelBackend> Encoder<'_, B> {
         };
         let vae = self.vae.insert(vae);
         let start = Instant::now();
-        let encoded = encode_batch(vae, members, self.device, self.interrupt)?;
+        let encoded = guard::<B, _, _>(from_ref(self.device), Stage::EncodingFrames, || {
+            encode_batch(vae, members, self.device, self.interrupt)
+        })?;
         let taken = start.elapsed() / members.len() as u32;
         let fit = BATCH.as_secs_f64() / taken.as_secs_f64().max(1e-6);
         self.together = (fit as usize).clamp(1, 2 * members.len());

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
+use longcat_kernels::{Stage, guard};
 
 use super::metrics::{Metric, Metrics};
 use super::schedule::Schedule;
@@ -47,12 +48,22 @@ impl Outcome {
     }
 }
 
+/// Loss and gradients of a step, with the parameters that they are of.
+struct Found<B: TrainBackend> {
+    loss: f64,
+    norm: f64,
+    values: Packed<B::InnerBackend>,
+    gradients: Packed<B::InnerBackend>,
+}
+
 /// A run in progress.
 pub struct Trainer<'a, B: TrainBackend, T: Task<B>> {
     config: &'a TrainConfig,
     task: &'a T,
     observer: &'a mut dyn TrainObserver,
     interrupt: &'a AtomicBool,
+    /// The one that the model is on.
+    devices: [B::Device; 1],
     optimizer: LoraOptimizer<B::InnerBackend>,
     average: Option<RunningAverage<B::InnerBackend>>,
     /// What the last step made of the parameters, which the model has too.
@@ -126,6 +137,7 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             task,
             observer,
             interrupt,
+            devices: [device.clone()],
             optimizer,
             average,
             stepped: None,
@@ -150,13 +162,15 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
         let start = Instant::now();
         self.report(&model)?;
         while self.step < steps {
-            let Some((loss, gradients)) = self.accumulate(&model)? else {
+            let Some(found) = self.gradients(&model)? else {
                 return self.finish(&model, true);
             };
-            let (values, mut gradients) =
-                self.optimizer
-                    .pack::<B, _>(self.stepped.take(), &model, gradients);
-            let norm = gradients.norm()?;
+            let Found {
+                loss,
+                norm,
+                values,
+                mut gradients,
+            } = found;
             self.finite("the gradient norm", norm, 0..self.config.train.accumulation)?;
             if let Some(limit) = self.config.optimizer.max_grad_norm
                 && norm > limit
@@ -191,6 +205,28 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             }
         }
         self.finish(&model, false)
+    }
+
+    /// What the next step needs, known to be what the device computed; `None` when interrupted.
+    fn gradients(&mut self, model: &T::Model) -> Result<Option<Found<B>>, TrainError> {
+        let stage = Stage::Training {
+            step: self.step + 1,
+        };
+        let devices = self.devices.clone();
+        guard::<B::InnerBackend, _, _>(&devices, stage, || {
+            let Some((loss, gradients)) = self.accumulate(model)? else {
+                return Ok(None);
+            };
+            let (values, gradients) =
+                self.optimizer
+                    .pack::<B, _>(self.stepped.take(), model, gradients);
+            Ok(Some(Found {
+                loss,
+                norm: gradients.norm()?,
+                values,
+                gradients,
+            }))
+        })
     }
 
     /// Mean loss and gradients of the next step; `None` when interrupted.
@@ -272,8 +308,10 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
         let every = self.config.validation.as_ref().map(|v| v.every);
         let wanted = every.is_some_and(|every| due(self.step, every) || last);
         if wanted && !self.metrics.has_validation(self.step) {
-            let by_sigma = self.task.validate(model);
-            let by_sigma = by_sigma.map_err(|e| e.after_step(self.step))?;
+            let validate = || self.task.validate(model);
+            let by_sigma =
+                guard::<B::InnerBackend, _, _>(&self.devices, Stage::Validating, validate);
+            let by_sigma = by_sigma.map_err(|e: TrainError| e.after_step(self.step))?;
             let sum: f64 = by_sigma.iter().map(|(_, loss)| loss).sum();
             let validation_loss = sum / by_sigma.len().max(1) as f64;
             self.validation_loss = Some(validation_loss);
@@ -313,8 +351,14 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             average: self.averages(),
         };
         let keep = self.config.checkpoints.keep;
-        let folder = self.store.save(&state, keep, |folder| {
-            self.export(model, folder, &state.position)
+        // The folder gets its name when the closure is through: by then all that is in it is known to
+        // be right.
+        let folder = guard::<B::InnerBackend, _, _>(&self.devices, Stage::Saving, || {
+            self.store.save(&state, keep, |folder| {
+                guard::<B::InnerBackend, _, _>(&self.devices, Stage::Saving, || {
+                    self.export(model, folder, &state.position)
+                })
+            })
         })?;
         self.metrics.draw()?;
         self.saved = Some((self.step, folder.clone()));

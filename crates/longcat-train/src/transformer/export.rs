@@ -5,6 +5,7 @@ use std::path::Path;
 
 use burn::module::AutodiffModule;
 use longcat_dit::{LongCatTransformer, internal_names, lora_targets};
+use longcat_kernels::{Stage, guard};
 use longcat_lora::{Format, LoraTraining, WriteOptions};
 use longcat_weights::{collect_module, write_atomic, write_safetensors};
 use regex::Regex;
@@ -31,7 +32,9 @@ pub(super) fn export<B: TrainBackend>(
     folder: &Path,
     weights: Weights,
     position: &Position,
+    device: &B::Device,
 ) -> Result<(), TrainError> {
+    let devices = [device.clone()];
     let metadata = metadata(config, info, position);
     if config.mode == Mode::Full {
         let folder = folder.join(format!("dit{}", weights.suffix()));
@@ -42,11 +45,14 @@ pub(super) fn export<B: TrainBackend>(
             reason: e.to_string(),
         })?;
         write_atomic(&path, text.as_bytes())?;
-        let tensors = collect_module(&model.valid(), &internal_names())?;
+        let collect =
+            || collect_module(&model.valid(), &internal_names()).map_err(TrainError::from);
+        let tensors = guard::<B::InnerBackend, _, _>(&devices, Stage::Saving, collect)?;
         let file = folder.join("diffusion_pytorch_model.safetensors");
         return Ok(write_safetensors(&file, &tensors, &metadata)?);
     }
-    let mut adapter = model.export_adapter(ADAPTER)?;
+    let export = || model.export_adapter(ADAPTER).map_err(TrainError::from);
+    let mut adapter = guard::<B::InnerBackend, _, _>(&devices, Stage::Saving, export)?;
     adapter.metadata = metadata;
     let name = format!("adapter{}", weights.suffix());
     let path = match config.checkpoints.format {

@@ -6,9 +6,10 @@ use burn::module::AutodiffModule;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 use longcat_dit::{LongCatTransformer, TextCondition};
+use longcat_kernels::{Stage, guard};
 use longcat_video::{
     Checkpoint, FlowMatchScheduler, NoisePurpose, NoiseSource, PixelFrames, Schedule, ScheduleMode,
-    SeededNoise, VideoError, cfg_zero,
+    SeededNoise, cfg_zero,
 };
 
 use crate::config::{SampleConfig, TrainConfig};
@@ -50,17 +51,22 @@ impl Sampler {
         folder: &Path,
     ) -> Result<(), TrainError> {
         let model = model.valid();
-        let mut clips = Vec::new();
-        for (i, prompt) in self.config.prompts.iter().enumerate() {
-            let latents = self.denoise(&model, texts, prompt, i as u64, device)?;
-            clips.push(latents);
-        }
+        let devices = [device.clone()];
+        let denoise = || {
+            let mut clips = Vec::new();
+            for (i, prompt) in self.config.prompts.iter().enumerate() {
+                let latents = self.denoise(&model, texts, prompt, i as u64, device)?;
+                clips.push(latents);
+            }
+            Ok::<_, TrainError>(clips)
+        };
+        let clips = guard::<B::InnerBackend, _, _>(&devices, Stage::Sampling, denoise)?;
         let vae = self
             .checkpoint
             .load_vae::<B::InnerBackend>(DType::F32, device)?;
         for (i, latents) in clips.into_iter().enumerate() {
-            let pixels = vae.decode(latents).map_err(VideoError::from)?;
-            for frames in PixelFrames::from_tensor(pixels)? {
+            let decode = || PixelFrames::from_tensor(vae.decode(latents)?);
+            for frames in guard::<B::InnerBackend, _, _>(&devices, Stage::Sampling, decode)? {
                 let path = folder.join(format!("{i:02}.{}", self.config.format));
                 frames.write_video(path, FPS)?;
             }

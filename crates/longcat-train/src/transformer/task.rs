@@ -262,7 +262,8 @@ impl<B: TrainBackend> Task<B> for TransformerTask<B> {
         weights: Weights,
         position: &Position,
     ) -> Result<(), TrainError> {
-        export(&self.config, &self.info, model, folder, weights, position)
+        let (config, info) = (&self.config, &self.info);
+        export(config, info, model, folder, weights, position, &self.device)
     }
 
     fn sample(&self, model: &Self::Model, folder: &Path) -> Result<(), TrainError> {

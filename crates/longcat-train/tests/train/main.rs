@@ -1,6 +1,7 @@
 //! Tests of this crate, on the CPU.
 #![allow(clippy::unwrap_used)]
 
+mod faults;
 mod golden;
 mod gradients;
 mod habits;
