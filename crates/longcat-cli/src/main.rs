@@ -3,6 +3,7 @@
 mod adapters;
 mod args;
 mod commands;
+mod finished;
 mod lora_arg;
 mod output;
 mod prompt;

@@ -7,11 +7,12 @@ use longcat_builtin::builtin_checkpoint;
 use longcat_cli::device_or_best;
 use longcat_runtime::{DeviceSpec, DynPipeline, RuntimeOptions, open_pipeline};
 use longcat_video::{
-    Latents, PixelFrames, RefineRequest, Sampling, Settings, StageSettings, Tiling, VideoPlan,
-    VideoSize,
+    Latents, PixelFrames, RefineRequest, Sampling, Settings, StageSettings, Tiling, VideoError,
+    VideoPlan, VideoSize,
 };
 
 use crate::args::{Model, Output, OutputFile, Place, Sampler};
+use crate::finished;
 use crate::output::{Writer, Written, latents_only};
 use crate::report::Report;
 use crate::shape::stretched_back;
@@ -210,10 +211,8 @@ impl Session {
             },
             ..job
         };
-        if let Some(path) = self.save_latents.clone() {
-            let settings = self.kept(&job.latents).cloned();
-            self.bar.keep_latents(path, settings);
-        }
+        let settings = self.kept(&job.latents).cloned();
+        self.bar.keep_latents(self.save_latents.clone(), settings);
         job
     }
 
@@ -224,8 +223,13 @@ impl Session {
 
     /// The video of latents.
     pub fn decode(&mut self, latents: &Latents) -> Result<PixelFrames> {
-        let mut videos = self.pipeline.decode(latents, &mut self.bar)?;
-        Ok(videos.swap_remove(0))
+        let decoded = self.pipeline.decode(latents, &mut self.bar);
+        Ok(self.or_keep(decoded)?.swap_remove(0))
+    }
+
+    /// The result of a run, or an error after which finished latents are in a file.
+    pub fn or_keep<T>(&self, result: Result<T, VideoError>) -> Result<T> {
+        finished::or_keep(result, self.bar.finished.as_ref(), &self.output.output)
     }
 
     /// Writes latents as the result.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use indicatif::{ProgressBar, ProgressStyle};
 use longcat_video::{Latents, Observer, Settings, VideoError};
 
+use crate::finished::Finished;
 use crate::stage_times::StageTimes;
 
 /// A progress bar for each stage on stderr, latents to a file, and Ctrl-C.
@@ -14,7 +15,11 @@ pub struct StageBar {
     bar: ProgressBar,
     interrupt: Arc<AtomicBool>,
     /// Where the next latents go.
-    latents: Option<(PathBuf, Option<Settings>)>,
+    latents: Option<PathBuf>,
+    /// What the next latents are made with.
+    settings: Option<Settings>,
+    /// The last latents that were finished.
+    pub finished: Option<Finished>,
     pub times: StageTimes,
 }
 
@@ -26,13 +31,15 @@ impl StageBar {
             bar: ProgressBar::no_length().with_style(style),
             interrupt,
             latents: None,
+            settings: None,
+            finished: None,
             times,
         }
     }
 
-    /// Keeps the next latents in a file, with what they were made with.
-    pub fn keep_latents(&mut self, path: PathBuf, settings: Option<Settings>) {
-        self.latents = Some((path, settings));
+    /// Keeps the next latents in a file if there is one for them, with what they were made with.
+    pub fn keep_latents(&mut self, path: Option<PathBuf>, settings: Option<Settings>) {
+        (self.latents, self.settings) = (path, settings);
     }
 
     pub fn finish(&mut self) {
@@ -71,10 +78,16 @@ impl Observer for StageBar {
 
     fn latents(&mut self, latents: &Latents) -> Result<(), VideoError> {
         // Once: a second pass, which refines, has other latents.
-        match self.latents.take() {
-            Some((path, settings)) => latents.write_with(&path, settings.as_ref()),
-            None => Ok(()),
+        let (path, settings) = (self.latents.take(), self.settings.take());
+        if let Some(path) = &path {
+            latents.write_with(path, settings.as_ref())?;
         }
+        self.finished = Some(Finished {
+            latents: latents.clone(),
+            settings,
+            path,
+        });
+        Ok(())
     }
 
     fn cancelled(&self) -> bool {

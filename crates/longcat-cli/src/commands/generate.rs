@@ -195,9 +195,11 @@ impl Run<'_> {
             ..RefineRequest::new(video, self.prompt)
         };
         let mut noise = SeededNoise::new(self.sampler.seed);
-        let frames = session
+        let refined = session
             .pipeline
-            .refine(&request, &mut noise, &mut session.bar)
+            .refine(&request, &mut noise, &mut session.bar);
+        let frames = session
+            .or_keep(refined)
             .with_context(|| format!("refining with {REFINEMENT_LORA}"))?;
         session.write(&frames, job)
     }

@@ -48,9 +48,10 @@ pub fn run(args: &Long) -> Result<()> {
         fps,
         refined: None,
     });
-    let video = session
+    let made = session
         .pipeline
-        .long_video(&request, &work_dir(args), &mut session.bar)?;
+        .long_video(&request, &work_dir(args), &mut session.bar);
+    let video = session.or_keep(made)?;
     session.bar.times.begin("write");
     let mut writer = session.writer(job.settings.fps);
     for clip in video.clips() {

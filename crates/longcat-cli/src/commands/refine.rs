@@ -52,9 +52,10 @@ pub fn run(args: &Refine) -> Result<()> {
         refined: None,
     });
     let mut noise = SeededNoise::new(args.seed);
-    let frames = session
+    let refined = session
         .pipeline
-        .refine(&request, &mut noise, &mut session.bar)?;
+        .refine(&request, &mut noise, &mut session.bar);
+    let frames = session.or_keep(refined)?;
     session.write(&frames, &job)
 }
 
