@@ -2,6 +2,7 @@
 //! because each would compile the models for the same backends.
 
 mod backends;
+mod faults;
 mod golden;
 #[cfg(feature = "cpu")]
 mod layouts;

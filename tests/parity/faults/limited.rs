@@ -1,0 +1,117 @@
+//! A Vulkan device with less room than it has.
+
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn_wgpu::graphics::{AutoGraphicsApi, GraphicsApi};
+use burn_wgpu::{RuntimeOptions, Wgpu, WgpuDevice, WgpuSetup, init_device};
+use longcat_kernels::{KernelDevice, guard, watch_device_threads};
+use longcat_text::{TextError, Umt5Encoder};
+use longcat_video::{DeviceError, Stage};
+use longcat_weights::WeightsError;
+use wgpu::{
+    DeviceDescriptor, ExperimentalFeatures, Features, Instance, InstanceDescriptor, Limits,
+    MemoryHints, PowerPreference, RequestAdapterOptions, Trace,
+};
+
+use super::checkpoint;
+
+/// A device of its own whose buffers have at most so many bytes.
+fn limited(bytes: u64) -> WgpuDevice {
+    watch_device_threads();
+    let backend = AutoGraphicsApi::backend();
+    let instance = Instance::new(InstanceDescriptor {
+        backends: backend.into(),
+        ..InstanceDescriptor::new_without_display_handle()
+    });
+    let adapter = burn::tensor::try_read_sync(instance.request_adapter(&RequestAdapterOptions {
+        power_preference: PowerPreference::HighPerformance,
+        ..RequestAdapterOptions::default()
+    }));
+    let adapter = adapter.unwrap().unwrap();
+    let features = adapter.features();
+    let asked = adapter.request_device(&DeviceDescriptor {
+        label: None,
+        required_features: features.difference(Features::MAPPABLE_PRIMARY_BUFFERS),
+        required_limits: Limits {
+            max_storage_buffer_binding_size: bytes,
+            ..adapter.limits()
+        },
+        memory_hints: MemoryHints::MemoryUsage,
+        trace: Trace::Off,
+        // SAFETY: as cubecl asks for its devices.
+        experimental_features: unsafe { ExperimentalFeatures::enabled() },
+    });
+    let (device, queue) = burn::tensor::try_read_sync(asked).unwrap().unwrap();
+    let setup = WgpuSetup {
+        instance,
+        adapter,
+        device,
+        queue,
+        backend,
+    };
+    init_device(setup, RuntimeOptions::default())
+}
+
+fn zeros(bytes: u64, device: &WgpuDevice) -> Tensor<Wgpu, 1> {
+    Tensor::zeros([bytes as usize / 4], (device, DType::F32))
+}
+
+fn guarded<T>(device: &WgpuDevice, work: impl FnOnce() -> T) -> Result<T, DeviceError> {
+    guard::<Wgpu, _, _>(std::slice::from_ref(device), Stage::Decoding, || Ok(work()))
+}
+
+#[test]
+fn a_buffer_over_the_limit_is_an_error_of_the_stage() {
+    let limit = 1 << 20;
+    let (device, other) = (limited(limit), limited(limit));
+    assert_eq!(<Wgpu>::max_tensor_bytes(&device), limit);
+    assert!(guarded(&device, || zeros(limit / 2, &device) + 1.0).is_ok());
+
+    let error = guarded(&device, || zeros(3 * limit, &device) + 1.0).unwrap_err();
+    assert_eq!(error.fault.requested(), Some(3 * limit));
+    let message = error.to_string();
+    for word in ["decoding", "3.0 MiB", "1.0 MiB", "--vae-tiling"] {
+        assert!(message.contains(word), "{message}");
+    }
+    // What the device holds is not known from now on, whatever it is asked for.
+    assert_eq!(guarded(&device, || ()).unwrap_err(), error);
+
+    // Reading panics inside Burn.
+    assert!(guarded(&other, || zeros(64, &other)).is_ok());
+    let error = guarded(&other, || zeros(5 * limit, &other).into_data()).unwrap_err();
+    assert_eq!(error.fault.requested(), Some(5 * limit));
+}
+
+#[test]
+fn panics_that_are_no_fault_of_the_device_go_on() {
+    let device = limited(1 << 20);
+    let caught = std::panic::catch_unwind(|| guarded(&device, || assert_eq!(1, 2, "a mistake")));
+    assert!(caught.is_err());
+    assert!(guarded(&device, || zeros(64, &device)).is_ok());
+}
+
+/// The table of the small checkpoint has 300 rows of 192 bytes.
+#[test]
+fn a_table_over_the_limit_is_held_in_pieces() {
+    let dir = checkpoint().join("text_encoder");
+    let states = |bytes: u64| {
+        let device = limited(bytes);
+        let (encoder, _) = Umt5Encoder::<Wgpu>::load(&dir, DType::F32, &device)?;
+        let ids: Vec<i32> = (0..24).map(|i| i * 13 % 300).collect();
+        let ids = Tensor::<Wgpu, 2, Int>::from_data(TensorData::new(ids, [1, 24]), &device);
+        let mask = Tensor::<Wgpu, 2>::ones([1, 24], &device).bool();
+        let states = guarded(&device, || encoder.forward(ids, mask).into_data());
+        Ok::<_, TextError>(states.unwrap())
+    };
+    let whole = states(64 << 20).unwrap();
+    assert_eq!(states(48_000).unwrap(), whole);
+
+    // Its largest other weight has 12288 bytes.
+    let error = states(8_192).unwrap_err();
+    let TextError::Weights(WeightsError::TooLarge {
+        key, bytes, most, ..
+    }) = &error
+    else {
+        panic!("{error}");
+    };
+    assert_eq!((*bytes, *most), (12_288, 8_192), "{key}");
+}
