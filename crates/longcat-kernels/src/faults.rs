@@ -9,6 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::LazyLock;
 
 use burn::tensor::{DType, Tensor, TensorData};
 
@@ -198,6 +199,9 @@ pub struct DeviceError {
     pub fault: DeviceFault,
 }
 
+/// The variable of [`fail_if_asked`]: a stage as messages call it.
+const FAIL_AT: &str = "LONGCAT_FAIL_AT";
+
 thread_local! {
     /// Faults of backends that work on the thread of their caller.
     static OWN: RefCell<Option<DeviceFault>> = const { RefCell::new(None) };
@@ -240,6 +244,7 @@ pub fn guard<B: KernelDevice, T, E: From<DeviceError>>(
     work: impl FnOnce() -> Result<T, E>,
 ) -> Result<T, E> {
     judged(stage, work, |_| {
+        fail_if_asked::<B>(devices, stage);
         devices.iter().try_for_each(|device| settle::<B>(device))
     })
 }
@@ -260,6 +265,17 @@ pub fn attempt<B: KernelDevice, T, E: From<DeviceError>>(
             .iter()
             .try_for_each(|device| B::fault(device).map_or(Ok(()), Err)),
     })
+}
+
+/// Lets the devices of a guard fail in debug builds where the environment names its stage, for tests of
+/// what a program does then.
+fn fail_if_asked<B: KernelDevice>(devices: &[B::Device], stage: Stage) {
+    static ASKED: LazyLock<Option<String>> = LazyLock::new(|| std::env::var(FAIL_AT).ok());
+    if cfg!(debug_assertions) && ASKED.as_ref().is_some_and(|at| *at == stage.to_string()) {
+        for device in devices {
+            B::keep_fault(device, DeviceFault::new(FAIL_AT));
+        }
+    }
 }
 
 /// Runs work, then asks for the state of the devices; `settled` is told whether the work failed.
