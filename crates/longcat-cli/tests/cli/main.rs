@@ -376,3 +376,44 @@ fn devices_are_listed() {
             .contains(&"f32".into())
     );
 }
+
+#[test]
+fn a_device_that_fails_leaves_no_video_and_keeps_finished_latents() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |output: &str, stage: &str| {
+        let args = "t2v ring --steps 2 --guidance 1 --frames 5 --device cpu -o";
+        let args: Vec<&str> = args.split(' ').chain([output]).collect();
+        let mut command = command(dir.path(), &args);
+        let output = command.env("LONGCAT_FAIL_AT", stage).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), stderr)
+    };
+    let files = || fs::read_dir(dir.path()).unwrap().count();
+    for stage in [
+        "loading the text encoder",
+        "encoding the prompt",
+        "loading the transformer",
+        "denoising, step 1 of 2",
+        "reading results back",
+    ] {
+        let (code, message) = run("a.mp4", stage);
+        assert_eq!((code, files()), (Some(1), 0), "{stage}: {message}");
+        assert!(message.contains(stage), "{message}");
+    }
+    assert_eq!(run("whole.mp4", "").0, Some(0));
+    let (code, message) = run("a.mp4", "decoding");
+    assert_eq!((code, files()), (Some(1), 2), "{message}");
+    for word in [
+        "decoding",
+        "longcat decode a.latents.safetensors",
+        "--vae-tiling",
+    ] {
+        assert!(message.contains(word), "{message}");
+    }
+    succeed(
+        dir.path(),
+        &["decode", "a.latents.safetensors", "-o", "a.mp4"],
+    );
+    let bytes = |name: &str| fs::read(dir.path().join(name)).unwrap();
+    assert_eq!(bytes("a.mp4"), bytes("whole.mp4"));
+}
