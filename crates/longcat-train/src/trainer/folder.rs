@@ -3,7 +3,7 @@
 use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Write};
 
-use super::run::compatible;
+use super::resume::compatible;
 use super::state::newest_position;
 use crate::TrainError;
 use crate::config::TrainConfig;

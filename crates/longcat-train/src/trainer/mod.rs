@@ -3,11 +3,13 @@
 mod folder;
 mod metrics;
 mod plot;
+mod resume;
 mod run;
 mod schedule;
 mod state;
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use burn::module::Module;
 
@@ -65,8 +67,12 @@ pub trait Task<B: TrainBackend> {
     /// Mean validation loss per noise level.
     ///
     /// # Errors
-    /// Whatever stops the run.
-    fn validate(&self, model: &Self::Model) -> Result<Vec<(f64, f64)>, TrainError>;
+    /// [`TrainError::Interrupted`], and whatever stops the run.
+    fn validate(
+        &self,
+        model: &Self::Model,
+        interrupt: &AtomicBool,
+    ) -> Result<Vec<(f64, f64)>, TrainError>;
 
     /// Writes the trained part into a folder, under a name of the task's own that ends in
     /// [`Weights::suffix`] before any file ending.
@@ -84,6 +90,11 @@ pub trait Task<B: TrainBackend> {
     /// Writes samples into a folder.
     ///
     /// # Errors
-    /// Whatever stops the run.
-    fn sample(&self, model: &Self::Model, folder: &Path) -> Result<(), TrainError>;
+    /// [`TrainError::Interrupted`], and whatever stops the run.
+    fn sample(
+        &self,
+        model: &Self::Model,
+        folder: &Path,
+        interrupt: &AtomicBool,
+    ) -> Result<(), TrainError>;
 }

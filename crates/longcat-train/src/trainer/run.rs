@@ -10,12 +10,13 @@ use burn::tensor::Tensor;
 use longcat_kernels::{Stage, guard};
 
 use super::metrics::{Metric, Metrics};
+use super::resume::{compatible, restore};
 use super::schedule::Schedule;
 use super::state::{Newest, Position, State, Store};
 use super::{Task, Weights};
 use crate::config::TrainConfig;
 use crate::packed::{Packed, RunningAverage};
-use crate::parameters::{flat, trained, trained_paths, update};
+use crate::parameters::{flat, trained, update};
 use crate::{
     Gradients, LoraOptimizer, OptimizerConfig, StepReport, TrainBackend, TrainError, TrainObserver,
 };
@@ -160,7 +161,9 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
         let steps = self.config.train.steps;
         let first = self.step;
         let start = Instant::now();
-        self.report(&model)?;
+        if self.is_interrupted_in_report(&model)? {
+            return self.finish(&model, true);
+        }
         while self.step < steps {
             let Some(found) = self.gradients(&model)? else {
                 return self.finish(&model, true);
@@ -198,7 +201,9 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
                 steps_per_second: speed,
                 seconds_left: (steps - self.step) as f64 / speed,
             });
-            self.report(&model)?;
+            if self.is_interrupted_in_report(&model)? {
+                return self.finish(&model, true);
+            }
             let every = self.config.checkpoints.every;
             if every.is_some_and(|every| due(self.step, every)) && self.step < steps {
                 self.save(&model)?;
@@ -302,13 +307,22 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
         (self.step * self.config.train.accumulation * self.config.train.batch) as u64
     }
 
+    /// As [`Self::report`]; what an interrupt leaves undone is done when the run goes on.
+    fn is_interrupted_in_report(&mut self, model: &T::Model) -> Result<bool, TrainError> {
+        match self.report(model) {
+            Ok(()) => Ok(false),
+            Err(TrainError::Interrupted) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Validation and samples that are due after the present step.
     fn report(&mut self, model: &T::Model) -> Result<(), TrainError> {
         let last = self.step == self.config.train.steps;
         let every = self.config.validation.as_ref().map(|v| v.every);
         let wanted = every.is_some_and(|every| due(self.step, every) || last);
         if wanted && !self.metrics.has_validation(self.step) {
-            let validate = || self.task.validate(model);
+            let validate = || self.task.validate(model, self.interrupt);
             let by_sigma =
                 guard::<B::InnerBackend, _, _>(&self.devices, Stage::Validating, validate);
             let by_sigma = by_sigma.map_err(|e: TrainError| e.after_step(self.step))?;
@@ -330,7 +344,7 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             if !folder.is_dir() {
                 let temporary = folder.with_extension("new");
                 std::fs::create_dir_all(&temporary).map_err(|e| TrainError::io(&temporary, e))?;
-                self.task.sample(model, &temporary)?;
+                self.task.sample(model, &temporary, self.interrupt)?;
                 std::fs::rename(&temporary, &folder).map_err(|e| TrainError::io(&folder, e))?;
                 self.observer.saved(&folder);
             }
@@ -417,72 +431,4 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
 
 fn due(step: usize, every: usize) -> bool {
     step.is_multiple_of(every)
-}
-
-/// Settings that differ from those of a saved state; an error for those that cannot.
-pub(super) fn compatible(
-    config: &TrainConfig,
-    position: &Position,
-    folder: &Path,
-) -> Result<Vec<String>, TrainError> {
-    let state = |reason: String| TrainError::State {
-        path: folder.to_path_buf(),
-        reason,
-    };
-    let mut changed = Vec::new();
-    differences(&position.config, config.settings(), "", &mut changed);
-    let fixed = |key: &&String| key.starts_with("lora.") || *key == "mode" || *key == "seed";
-    if let Some(key) = changed.iter().find(fixed) {
-        return Err(state(format!(
-            "this checkpoint was made with another {key}; restore it, or choose another output \
-             folder for a new run"
-        )));
-    }
-    Ok(changed)
-}
-
-fn differences(a: &serde_json::Value, b: &serde_json::Value, prefix: &str, into: &mut Vec<String>) {
-    let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else {
-        if a != b {
-            into.push(prefix.trim_end_matches('.').to_string());
-        }
-        return;
-    };
-    for (key, value) in b {
-        let other = a.get(key).unwrap_or(&serde_json::Value::Null);
-        differences(other, value, &format!("{prefix}{key}."), into);
-    }
-}
-
-fn restore<B: TrainBackend, T: Task<B>>(
-    model: T::Model,
-    state: &State<B::InnerBackend>,
-    folder: &Path,
-) -> Result<T::Model, TrainError> {
-    let mut paths = trained_paths::<B, _>(&model);
-    paths.sort();
-    let mismatch = |reason: String| TrainError::State {
-        path: folder.to_path_buf(),
-        reason,
-    };
-    if !paths.iter().eq(state.parameters.keys()) {
-        return Err(mismatch(format!(
-            "it holds {} trained parameters and the model has {}, or their names differ",
-            state.parameters.len(),
-            paths.len()
-        )));
-    }
-    let mut wrong = None;
-    let model = update::<B, _>(model, |path, values| {
-        let saved = &state.parameters[path].values;
-        if saved.dims() != values.dims() {
-            wrong = Some(path.to_string());
-            return None;
-        }
-        Some(saved.clone().cast(values.dtype()))
-    });
-    match wrong {
-        Some(path) => Err(mismatch(format!("{path} has another size in the model"))),
-        None => Ok(model),
-    }
 }

@@ -1,6 +1,7 @@
 //! Sample videos of a model in training.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use burn::module::AutodiffModule;
 use burn::tensor::backend::Backend;
@@ -13,6 +14,7 @@ use longcat_video::{
 };
 
 use crate::config::{SampleConfig, TrainConfig};
+use crate::observe::stop;
 use crate::{TrainBackend, TrainError};
 
 /// Frame rate of sample files, that of the release.
@@ -49,13 +51,14 @@ impl Sampler {
         texts: &dyn Fn(&str) -> EncodedText,
         device: &B::Device,
         folder: &Path,
+        interrupt: &AtomicBool,
     ) -> Result<(), TrainError> {
         let model = model.valid();
         let devices = [device.clone()];
         let denoise = || {
             let mut clips = Vec::new();
             for (i, prompt) in self.config.prompts.iter().enumerate() {
-                let latents = self.denoise(&model, texts, prompt, i as u64, device)?;
+                let latents = self.denoise(&model, texts, prompt, i as u64, device, interrupt)?;
                 clips.push(latents);
             }
             Ok::<_, TrainError>(clips)
@@ -83,6 +86,7 @@ impl Sampler {
         prompt: &str,
         number: u64,
         device: &B::Device,
+        interrupt: &AtomicBool,
     ) -> Result<Tensor<B, 5>, TrainError> {
         let channels = model.config().in_channels;
         let vae = self.checkpoint.vae_config()?;
@@ -110,6 +114,7 @@ impl Sampler {
         let data = TensorData::new(noise.draw(NoisePurpose::Initial, shape), shape);
         let mut latents = Tensor::<B, 5>::from_data(data, (device, DType::F32));
         for step in 0..self.schedule.len() {
+            stop(interrupt)?;
             let timestep = self.schedule.timesteps[step];
             let timesteps = Tensor::full([1, shape[2]], timestep, (device, DType::F32));
             let predict = |text: &TextCondition<B>| {

@@ -1,6 +1,7 @@
 //! The transformer as a task.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use burn::tensor::{DType, Tensor, TensorData};
 use longcat_dit::{LongCatTransformer, TextCondition};
@@ -12,6 +13,7 @@ use super::teacher::Teacher;
 use super::transform::{BatchSamples, BatchTransform, EncodedCaptions};
 use crate::cache::TextTable;
 use crate::config::TrainConfig;
+use crate::observe::stop;
 use crate::order::BatchOrder;
 use crate::parameters::{read_values, trained, update};
 use crate::prepare::TrainingData;
@@ -125,6 +127,7 @@ impl<B: TrainBackend> TransformerTask<B> {
         &self,
         model: &LongCatTransformer<B>,
         text: impl Fn(&[String]) -> EncodedCaptions<B>,
+        interrupt: &AtomicBool,
     ) -> Result<Vec<(f64, f64)>, TrainError> {
         let validation = self.config.validation.as_ref();
         let sigmas = validation.map_or(&[][..], |v| &v.sigmas);
@@ -135,6 +138,7 @@ impl<B: TrainBackend> TransformerTask<B> {
             let captions = &entry.captions[..1];
             let condition = text(captions)?;
             for (i, sigma) in sigmas.iter().enumerate() {
+                stop(interrupt)?;
                 // The same noise in every run with this seed.
                 let stream = (number * sigmas.len() + i) as u64;
                 let drawn = self.draws.validation(entry, *sigma, stream)?;
@@ -176,9 +180,10 @@ impl<B: TrainBackend> TransformerTask<B> {
         model: &LongCatTransformer<B>,
         texts: &dyn Fn(&str) -> EncodedText,
         folder: &Path,
+        interrupt: &AtomicBool,
     ) -> Result<(), TrainError> {
         match &self.sampler {
-            Some(sampler) => sampler.run(model, texts, &self.device, folder),
+            Some(sampler) => sampler.run(model, texts, &self.device, folder, interrupt),
             None => Ok(()),
         }
     }
@@ -251,8 +256,12 @@ impl<B: TrainBackend> Task<B> for TransformerTask<B> {
         clips.map(|clip| clip.display().to_string()).collect()
     }
 
-    fn validate(&self, model: &Self::Model) -> Result<Vec<(f64, f64)>, TrainError> {
-        self.validation_means(model, |captions| self.cached_text(captions))
+    fn validate(
+        &self,
+        model: &Self::Model,
+        interrupt: &AtomicBool,
+    ) -> Result<Vec<(f64, f64)>, TrainError> {
+        self.validation_means(model, |captions| self.cached_text(captions), interrupt)
     }
 
     fn export(
@@ -266,7 +275,13 @@ impl<B: TrainBackend> Task<B> for TransformerTask<B> {
         export(config, info, model, folder, weights, position, &self.device)
     }
 
-    fn sample(&self, model: &Self::Model, folder: &Path) -> Result<(), TrainError> {
-        self.sample_with(model, &|prompt: &str| self.texts.read(prompt), folder)
+    fn sample(
+        &self,
+        model: &Self::Model,
+        folder: &Path,
+        interrupt: &AtomicBool,
+    ) -> Result<(), TrainError> {
+        let texts = |prompt: &str| self.texts.read(prompt);
+        self.sample_with(model, &texts, folder, interrupt)
     }
 }

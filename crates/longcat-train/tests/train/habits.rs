@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::TensorData;
 use burn_flex::FlexDevice;
-use longcat_train::{DataSummary, OutputFolder, Quiet, TrainObserver, read_config, run};
+use longcat_train::{
+    DataSummary, Metric, OutputFolder, Quiet, TrainObserver, read_config, read_metrics, run,
+};
 use longcat_weights::{NamedTensor, WeightFiles, write_safetensors};
 
 use crate::golden::Inner;
@@ -265,4 +267,27 @@ fn a_loss_that_is_no_number_names_step_and_clip() {
     let extra = "validation = { every = 1, path = 'clips' }";
     let error = shop.error(&shop.config("validated", 1, extra));
     assert!(error.starts_with("step 0: the validation loss"), "{error}");
+}
+
+#[test]
+fn validation_and_samples_are_interrupted_and_made_when_the_run_goes_on() {
+    let shop = Workshop::new();
+    let extra = "validation = { every = 1, path = 'clips' }\n\
+                 samples = { every = 1, prompts = ['a fox'], steps = 1, format = 'gif' }";
+    let config = shop.config("run", 2, extra);
+    let interrupt = AtomicBool::new(false);
+    // The step is reported before it is validated.
+    let mut stop = StopAfter(1, &interrupt);
+    let outcome = run::<Inner>(&config, None, &FlexDevice, &mut stop, &interrupt).unwrap();
+    assert_eq!((outcome.step, outcome.interrupted), (1, true));
+    let samples = |step: usize| shop.path(&format!("run/samples/step-{step:06}/00.gif"));
+    assert!(samples(0).is_file() && !samples(1).is_file());
+    assert_eq!(shop.run(&config).step, 2);
+    assert!(samples(1).is_file() && samples(2).is_file());
+    let lines = read_metrics(&shop.path("run/metrics.jsonl")).unwrap();
+    let validated = lines.iter().filter_map(|line| match line {
+        Metric::Validation { step, .. } => Some(*step),
+        Metric::Step { .. } => None,
+    });
+    assert_eq!(validated.collect::<Vec<_>>(), [0, 1, 2]);
 }

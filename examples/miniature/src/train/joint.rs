@@ -1,6 +1,7 @@
 //! The transformer of a small model together with its text encoder.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use burn::module::{AutodiffModule, Module};
 use burn::tensor::backend::Backend;
@@ -118,10 +119,15 @@ impl<B: TrainBackend> Task<B> for JointTask<B> {
         ))
     }
 
-    fn validate(&self, model: &Self::Model) -> Result<Vec<(f64, f64)>, TrainError> {
+    fn validate(
+        &self,
+        model: &Self::Model,
+        interrupt: &AtomicBool,
+    ) -> Result<Vec<(f64, f64)>, TrainError> {
         let text = model.text.valid();
         let encode = |captions: &[String]| self.encode(&text, captions);
-        self.transformer.validation_means(&model.dit, encode)
+        self.transformer
+            .validation_means(&model.dit, encode, interrupt)
     }
 
     fn export(
@@ -142,7 +148,12 @@ impl<B: TrainBackend> Task<B> for JointTask<B> {
         Ok(write_safetensors(&file, &tensors, &Default::default())?)
     }
 
-    fn sample(&self, model: &Self::Model, folder: &Path) -> Result<(), TrainError> {
+    fn sample(
+        &self,
+        model: &Self::Model,
+        folder: &Path,
+        interrupt: &AtomicBool,
+    ) -> Result<(), TrainError> {
         let text = model.text.valid();
         let texts = |prompt: &str| {
             let condition = self.encode(&text, &[prompt.to_string()])?;
@@ -150,6 +161,7 @@ impl<B: TrainBackend> Task<B> for JointTask<B> {
             let mask = condition.mask.unwrap_or_default();
             Ok((data, mask.into_iter().flatten().collect()))
         };
-        self.transformer.sample_with(&model.dit, &texts, folder)
+        self.transformer
+            .sample_with(&model.dit, &texts, folder, interrupt)
     }
 }

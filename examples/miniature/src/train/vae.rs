@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::backend::Autodiff;
 use burn::module::AutodiffModule;
@@ -225,10 +226,17 @@ impl<B: TrainBackend> Task<B> for VaeTask<B> {
     }
 
     /// The training loss over the validation clips, under the noise level 0.
-    fn validate(&self, model: &Self::Model) -> Result<Vec<(f64, f64)>, TrainError> {
+    fn validate(
+        &self,
+        model: &Self::Model,
+        interrupt: &AtomicBool,
+    ) -> Result<Vec<(f64, f64)>, TrainError> {
         let model = model.valid();
         let mut sum = 0.0;
         for (number, clips) in self.batches(&self.validation).enumerate() {
+            if interrupt.load(Ordering::Relaxed) {
+                return Err(TrainError::Interrupted);
+            }
             let purpose = Purpose::Validation;
             let loss = self.loss(&model, self.pixels(clips), purpose, number as u64)?;
             let loss = f64::from(read_values(loss, "the validation loss")?[0]);
@@ -261,7 +269,12 @@ impl<B: TrainBackend> Task<B> for VaeTask<B> {
     }
 
     /// Reconstructions of the first validation clips, as PNG of their last frames.
-    fn sample(&self, model: &Self::Model, folder: &Path) -> Result<(), TrainError> {
+    fn sample(
+        &self,
+        model: &Self::Model,
+        folder: &Path,
+        _interrupt: &AtomicBool,
+    ) -> Result<(), TrainError> {
         let model = model.valid();
         for (number, clip) in self.validation.iter().take(SHOWN).enumerate() {
             let posterior = self.encode(&model, self.pixels([clip]))?;
