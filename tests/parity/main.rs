@@ -7,3 +7,5 @@ mod golden;
 #[cfg(feature = "cpu")]
 mod layouts;
 mod parallel;
+#[cfg(feature = "cpu")]
+mod single_files;

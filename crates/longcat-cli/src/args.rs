@@ -7,6 +7,7 @@ use longcat_runtime::{DType, DeviceList};
 use longcat_video::VideoSize;
 
 use crate::lora_arg::LoraArg;
+use crate::weights_arg::Weights;
 
 /// Videos from prompts, images and videos with LongCat-Video, and tools for its LoRA adapters.
 #[derive(Debug, Parser)]
@@ -35,6 +36,10 @@ pub enum Command {
     Lora(Lora),
     /// Train a LoRA adapter on clips with captions.
     TrainLora(longcat_cli::TrainLora),
+    /// Tell what a file of weights, or each part of a checkpoint, is.
+    Inspect(Inspect),
+    /// Write a checkpoint as an official directory, or its transformer as one file for ComfyUI.
+    Convert(Convert),
     /// List the usable devices.
     Devices(Devices),
 }
@@ -42,9 +47,11 @@ pub enum Command {
 /// Which checkpoint, where.
 #[derive(Debug, Args, Clone)]
 pub struct Place {
-    /// Checkpoint directory; by default the small built-in checkpoint.
+    /// Checkpoint directory, or a folder of single files; by default the small built-in checkpoint.
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub weights: Weights,
     /// Where to run: cpu, wgpu, wgpu:1, cuda or cuda:1; by default the best device there is. Several, as in
     /// cuda:0,cuda:1, share the denoising.
     #[arg(long, value_name = "DEVICE")]
@@ -367,6 +374,48 @@ pub struct LoraMerge {
     /// Where to write the merged transformer.
     #[arg(short, long, value_name = "DIR")]
     pub output: PathBuf,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// A file of weights, a folder of one network, a checkpoint or a folder of single files.
+    pub path: PathBuf,
+    /// Print everything as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `longcat convert` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Layout {
+    /// A directory as the release has it.
+    Official,
+    /// The transformer alone, one file under the names of Kijai's ComfyUI nodes.
+    Comfyui,
+}
+
+#[derive(Debug, Args)]
+pub struct Convert {
+    /// Checkpoint directory, or a folder of single files; by default the small built-in checkpoint.
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub weights: Weights,
+    /// Where to write: a new directory, or a .safetensors file.
+    #[arg(short, long, value_name = "PATH")]
+    pub output: PathBuf,
+    /// Layout to write.
+    #[arg(long, value_enum)]
+    pub to: Layout,
+    /// Type of all weights; by default floats stay what they are, and packed weights become bf16.
+    #[arg(long, value_enum)]
+    pub dtype: Option<Dtype>,
+    /// Replace a file that exists.
+    #[arg(short = 'y', long)]
+    pub overwrite: bool,
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,

@@ -12,6 +12,7 @@ mod session;
 mod shape;
 mod stage_bar;
 mod stage_times;
+mod weights_arg;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,8 @@ fn main() -> ExitCode {
         Command::Decode(args) => commands::decode::run(&args),
         Command::Lora(args) => commands::lora::run(args),
         Command::TrainLora(args) => args.run(),
+        Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Convert(args) => commands::convert::run(&args),
         Command::Devices(args) => commands::devices::run(&args),
     };
     match result {

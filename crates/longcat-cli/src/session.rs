@@ -122,11 +122,11 @@ impl Session {
             tiling: place.vae_tiling.then(Tiling::default),
             ..RuntimeOptions::default()
         };
-        let root = checkpoint_dir(place.model.as_deref())?;
-        let pipeline = open_pipeline(&devices, &root, &options)?;
+        let parts = place.weights.with(place.model.as_deref())?;
+        let pipeline = open_pipeline(&devices, parts, &options)?;
         let interrupt = longcat_cli::interrupt()?;
         let base = Settings {
-            model: match &place.model {
+            model: match place.model.as_ref().or(place.weights.dit.as_ref()) {
                 Some(dir) => file_name(dir),
                 None => "built-in".into(),
             },

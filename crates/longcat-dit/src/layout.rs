@@ -21,7 +21,7 @@ const PREFIXES: &[&str] = &[
     "module.",
 ];
 
-/// A string of safetensors files that [`longcat convert`] writes: the config, as JSON.
+/// A string of safetensors files that `longcat convert` writes: the config, as JSON.
 const CONFIG: &str = "longcat.config";
 
 const MODEL: &str = "the LongCat-Video transformer";
@@ -53,19 +53,15 @@ pub fn transformer_layout(files: &WeightFiles) -> Option<TransformerLayout> {
         return None;
     }
     let files = files.without_prefix(PREFIXES);
-    let has = |key: &str| files.info(key).is_some();
-    // Keys that tell LongCat-Video from its relatives: a SwiGLU, and modulation by a layer per block.
-    let swiglu = has("blocks.0.ffn.w1.weight") && has("blocks.0.ffn.w3.weight");
-    let layout = if has("blocks.0.adaLN_modulation.1.weight") {
-        TransformerLayout::Official
-    } else if has("blocks.0.adaln_linear_1.weight") {
-        TransformerLayout::FastVideo
-    } else if has("blocks.0.modulation.1.weight") {
-        TransformerLayout::Kijai
-    } else {
-        return None;
-    };
-    swiglu.then_some(layout)
+    let has = |piece: &str| files.keys().any(|key| key.contains(piece));
+    // What tells LongCat-Video from its relatives: a SwiGLU, and modulation by a layer per block.
+    let layouts = [
+        (TransformerLayout::Official, ".adaLN_modulation.1."),
+        (TransformerLayout::FastVideo, ".adaln_linear_1."),
+        (TransformerLayout::Kijai, ".modulation.1."),
+    ];
+    let (layout, _) = layouts.into_iter().find(|(_, piece)| has(piece))?;
+    (has(".ffn.w1.") && has(".ffn.w3.")).then_some(layout)
 }
 
 /// The weights of a transformer in any layout under their official names, parts of fused layers put

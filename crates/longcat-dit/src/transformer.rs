@@ -7,7 +7,9 @@ use burn::module::Module;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
 use longcat_kernels::{BsaParams, KernelBackend};
-use longcat_weights::{LoadOptions, LoadReport, WeightFiles, cast_module, load_module};
+use longcat_weights::{
+    LoadOptions, LoadReport, WeightFiles, cast_module, check_module, load_module,
+};
 
 use crate::embed::{CaptionEmbedder, FinalLayer, PatchEmbed, TimestepEmbedder};
 use crate::layout::official_weights;
@@ -136,6 +138,12 @@ impl<B: KernelBackend> LongCatTransformer<B> {
         };
         let report = load_module(&mut model, files, &canonical_names(), &options)?;
         Ok((model, report))
+    }
+
+    /// Which weights under their official names a transformer of this config would take.
+    pub fn check(config: &DitConfig, files: &WeightFiles, device: &B::Device) -> LoadReport {
+        let model = Self::new(config, device);
+        check_module(&model, files, &canonical_names(), &LoadOptions::default())
     }
 
     /// Predicts x0 − noise, `[B, C, T, H, W]` in fp32.

@@ -11,8 +11,8 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let devices = DeviceList::from(best_device());
-//! let root = "weights/LongCat-Video".as_ref();
-//! let mut pipeline = open_pipeline(&devices, root, &RuntimeOptions::default())?;
+//! let model = "weights/LongCat-Video";
+//! let mut pipeline = open_pipeline(&devices, model, &RuntimeOptions::default())?;
 //! let request = TextToVideoRequest::new("a red circle moves right");
 //! let latents = pipeline.text_to_video(&request, &mut SeededNoise::new(0), &mut Silent)?;
 //! let videos = pipeline.decode(&latents, &mut Silent)?;
@@ -42,6 +42,7 @@ mod devices;
 mod dispatch;
 mod error;
 mod gpu_runtime;
+mod inspect;
 mod memory;
 mod options;
 mod pipeline;
@@ -54,6 +55,7 @@ pub use devices::{DeviceInfo, best_device, devices};
 pub use dispatch::{DeviceTask, on_device};
 pub use error::RuntimeError;
 pub use gpu_runtime::set_up_gpu_runtime;
+pub use inspect::inspect_weights;
 pub use memory::keep_freed_memory;
 pub use options::RuntimeOptions;
 pub use pipeline::{DynPipeline, open_pipeline};

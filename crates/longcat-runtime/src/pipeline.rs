@@ -5,9 +5,9 @@ use std::path::Path;
 use burn::tensor::DType;
 use longcat_kernels::KernelBackend;
 use longcat_video::{
-    Checkpoint, ContinuationRequest, ImageToVideoRequest, Latents, LongVideo, LongVideoRequest,
-    LoraStatus, NoiseSource, Observer, Pipeline, PipelineOptions, PixelFrames, RefineRequest,
-    TextToVideoRequest, VideoError, VideoPlan, VideoRequest,
+    Checkpoint, CheckpointParts, ContinuationRequest, ImageToVideoRequest, Latents, LongVideo,
+    LongVideoRequest, LoraStatus, NoiseSource, Observer, Pipeline, PipelineOptions, PixelFrames,
+    RefineRequest, TextToVideoRequest, VideoError, VideoPlan, VideoRequest,
 };
 
 use crate::{DeviceList, DeviceTask, RuntimeError, RuntimeOptions, on_device};
@@ -269,20 +269,21 @@ fn check_latents(latents: &Latents, channels: usize) -> Result<(), VideoError> {
     })
 }
 
-/// Opens a checkpoint directory on a device, or on several CUDA devices that share the denoising.
+/// Opens a checkpoint (the path of a directory, or [`CheckpointParts`]) on a device, or on several CUDA
+/// devices that share the denoising.
 ///
 /// # Errors
 /// [`RuntimeError`] when a device cannot be used or cannot compute in the dtype;
 /// [`RuntimeError::Video`] names the part, file and key of a checkpoint that cannot be opened.
 pub fn open_pipeline(
     devices: &DeviceList,
-    root: &Path,
+    parts: impl Into<CheckpointParts>,
     options: &RuntimeOptions,
 ) -> Result<Box<dyn DynPipeline>, RuntimeError> {
     let options = options.on(devices.first());
     let task = Open {
         devices,
-        root,
+        parts: parts.into(),
         options,
     };
     on_device(devices.first(), task)?
@@ -290,7 +291,7 @@ pub fn open_pipeline(
 
 struct Open<'a> {
     devices: &'a DeviceList,
-    root: &'a Path,
+    parts: CheckpointParts,
     options: PipelineOptions,
 }
 
@@ -305,7 +306,7 @@ impl DeviceTask for Open<'_> {
                 dtype,
             });
         }
-        let mut pipeline = Pipeline::<B>::open(self.root, self.options, &device)?;
+        let mut pipeline = Pipeline::<B>::open(self.parts, self.options, &device)?;
         pipeline.denoise_on(&self.devices.others::<B>(&device)?)?;
         Ok(Box::new(pipeline))
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use longcat_weights::{ConfigError, JsonConfig};
+use serde_json::{Map, Value};
 
 /// The network behind `text_encoder/config.json` (Hugging Face `UMT5EncoderModel`).
 #[derive(Debug, Clone, PartialEq)]
@@ -29,7 +30,6 @@ pub struct Umt5Config {
 
 /// Keys that say nothing about what the encoder computes at inference.
 const IRRELEVANT: &[&str] = &[
-    "_name_or_path",
     "architectures",
     "classifier_dropout",
     "decoder_start_token_id",
@@ -49,6 +49,25 @@ const IRRELEVANT: &[&str] = &[
     "use_cache",
 ];
 
+/// Keys that older versions of transformers write into every config, with the values that they have where
+/// nobody chose any: of outputs, of labels, and of generating text.
+const DEFAULTS: &str = r#"{
+    "add_cross_attention": false, "bad_words_ids": null, "begin_suppress_tokens": null,
+    "bos_token_id": null, "chunk_size_feed_forward": 0, "cross_attention_hidden_size": null,
+    "diversity_penalty": 0.0, "do_sample": false, "early_stopping": false,
+    "encoder_no_repeat_ngram_size": 0, "exponential_decay_length_penalty": null,
+    "finetuning_task": null, "forced_bos_token_id": null, "forced_eos_token_id": null,
+    "id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1},
+    "length_penalty": 1.0, "max_length": 20, "min_length": 0, "no_repeat_ngram_size": 0,
+    "num_beam_groups": 1, "num_beams": 1, "num_return_sequences": 1, "output_attentions": false,
+    "output_hidden_states": false, "output_scores": false, "prefix": null, "problem_type": null,
+    "pruned_heads": {}, "remove_invalid_values": false, "repetition_penalty": 1.0,
+    "return_dict": true, "return_dict_in_generate": false, "sep_token_id": null,
+    "suppress_tokens": null, "task_specific_params": null, "temperature": 1.0,
+    "tf_legacy_loss": false, "tie_encoder_decoder": false, "top_k": 50, "top_p": 1.0,
+    "torchscript": false, "typical_p": 1.0, "use_bfloat16": false
+}"#;
+
 impl Umt5Config {
     /// Reads the official `text_encoder/config.json`.
     ///
@@ -57,7 +76,11 @@ impl Umt5Config {
     /// values that ask for another network than this one, unknown keys.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let mut keys = JsonConfig::read(path)?;
-        keys.ignore(|key, _| IRRELEVANT.contains(&key));
+        let defaults: Map<String, Value> = serde_json::from_str(DEFAULTS).unwrap_or_default();
+        keys.ignore(|key, value| {
+            let default = defaults.get(key) == Some(value);
+            default || key.starts_with('_') || IRRELEVANT.contains(&key)
+        });
 
         keys.require("model_type", "umt5")?;
         keys.require("feed_forward_proj", "gated-gelu")?;

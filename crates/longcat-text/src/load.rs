@@ -4,7 +4,9 @@ use std::path::Path;
 
 use burn::tensor::DType;
 use longcat_kernels::KernelBackend;
-use longcat_weights::{LoadOptions, NameMap, WeightFiles, WeightsError, load_module};
+use longcat_weights::{
+    LoadOptions, LoadReport, NameMap, WeightFiles, WeightsError, check_module, load_module,
+};
 use regex::Regex;
 
 use crate::table::{fill, rows_within};
@@ -72,13 +74,10 @@ impl<B: KernelBackend> Umt5Encoder<B> {
         let config = Umt5Config::beside(path, &files)?;
         let rows = rows_within(&config, dtype, B::max_tensor_bytes(device));
         let mut encoder = Self::in_pieces(&config, rows, device);
-        let mut ignore_unused = duplicate_embedding(&files)?;
-        // ComfyUI's files carry the tokenizer, a SentencePiece model in bytes.
-        ignore_unused.push(pattern("^spiece_model$"));
         let mut options = LoadOptions {
             dtype: Some(dtype),
             keep_f32: (dtype == DType::F16).then(|| pattern(r"^blocks\.\d+\.feed_forward\.wo$")),
-            ignore_unused,
+            ignore_unused: ignored(&files)?,
         };
         let names = canonical_names();
         if encoder.shared.len() == 1 {
@@ -98,6 +97,23 @@ impl<B: KernelBackend> Umt5Encoder<B> {
         encoder.shared = fill(table, &files, key, dtype, &config, device)?;
         Ok((encoder, config))
     }
+
+    /// Which weights under their official names an encoder of this config would take.
+    ///
+    /// # Errors
+    /// [`WeightsError`] when a tensor cannot be read.
+    pub fn check(
+        config: &Umt5Config,
+        files: &WeightFiles,
+        device: &B::Device,
+    ) -> Result<LoadReport, WeightsError> {
+        let options = LoadOptions {
+            ignore_unused: ignored(files)?,
+            ..LoadOptions::default()
+        };
+        let encoder = Self::new(config, device);
+        Ok(check_module(&encoder, files, &canonical_names(), &options))
+    }
 }
 
 impl Umt5Config {
@@ -112,6 +128,14 @@ impl Umt5Config {
             false => Self::of_weights(official),
         }
     }
+}
+
+/// Keys that may be left unused: of a second copy of the embedding, and of the tokenizer, a SentencePiece
+/// model in bytes that ComfyUI's files carry.
+fn ignored(files: &WeightFiles) -> Result<Vec<Regex>, WeightsError> {
+    let mut ignored = duplicate_embedding(files)?;
+    ignored.push(pattern("^spiece_model$"));
+    Ok(ignored)
 }
 
 /// Some exports store the embedding twice. The second copy may be left unused, if it is a copy.

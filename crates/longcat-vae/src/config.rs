@@ -77,7 +77,7 @@ impl WanVaeConfig {
         keys.require("attn_scales", Value::Array(Vec::new()))?;
         // Dropout acts in training only, and would be missed there.
         keys.require("dropout", 0.0)?;
-        keys.ignore(|key, _| matches!(key, "_diffusers_version" | "_name_or_path"));
+        keys.ignore(|key, _| key.starts_with('_'));
 
         let default = Self::default();
         let base_dim = keys.take_or("base_dim", default.base_dim)?;

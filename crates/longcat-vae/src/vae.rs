@@ -7,7 +7,9 @@ use burn::module::Module;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 use longcat_kernels::{Conv3dOptions, KernelBackend};
-use longcat_weights::{LoadOptions, WeightFiles, cast_module, load_module};
+use longcat_weights::{
+    LoadOptions, LoadReport, WeightFiles, cast_module, check_module, load_module,
+};
 use regex::Regex;
 
 use crate::cache::FrameCache;
@@ -122,6 +124,12 @@ impl<B: KernelBackend> WanVae<B> {
         };
         load_module(&mut vae, &files, &canonical_names(), &options)?;
         Ok(vae)
+    }
+
+    /// Which weights under their official names a VAE of this config would take.
+    pub fn check(config: &WanVaeConfig, files: &WeightFiles, device: &B::Device) -> LoadReport {
+        let vae = Self::new(config, device);
+        check_module(&vae, files, &canonical_names(), &LoadOptions::default())
     }
 
     /// The posterior of a clip `[B, 3, F, H, W]` in [-1, 1], any float dtype. Trailing frames that do

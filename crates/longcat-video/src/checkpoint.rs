@@ -1,19 +1,21 @@
-//! The checkpoint directory.
+//! A checkpoint: where its parts lie, and loading them.
 
 use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
-use longcat_dit::{DitConfig, LongCatTransformer, from_fastvideo};
+use longcat_dit::{DitConfig, LongCatTransformer, official_weights};
 use longcat_kernels::KernelBackend;
 use longcat_text::TextEncoder;
 use longcat_vae::{WanVae, WanVaeConfig};
 use longcat_weights::WeightFiles;
 
-use crate::VideoError;
 use crate::defaults::VideoDefaults;
+use crate::parts::Found;
 use crate::scheduler::FlowMatchScheduler;
+use crate::{CheckpointParts, Component, VideoError};
 
-/// A checkpoint directory in the official layout, or in FastVideo's converted one (`transformer/`).
+/// A checkpoint: a directory in the official layout, in FastVideo's converted one (`transformer/`) or of
+/// single files, or parts from several places.
 ///
 /// Opening checks that the parts are there and reads the [`VideoDefaults`]; every part is read when it
 /// is loaded.
@@ -21,44 +23,146 @@ use crate::scheduler::FlowMatchScheduler;
 pub struct Checkpoint {
     root: PathBuf,
     transformer: PathBuf,
-    fastvideo: bool,
+    text_encoder: PathBuf,
+    vae: PathBuf,
+    tokenizer: PathBuf,
+    /// `None` where there is no config: the released one is taken.
+    scheduler: Option<PathBuf>,
     defaults: VideoDefaults,
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint directory.
+    /// Opens a checkpoint: the path of a directory, or [`CheckpointParts`].
     ///
     /// # Errors
-    /// [`VideoError::MissingComponent`] names the folder that is not there, [`VideoError::Config`]
-    /// what is wrong in a `longcat.json`.
-    pub fn open(root: &Path) -> Result<Self, VideoError> {
-        let missing = |component: &str| VideoError::MissingComponent {
-            path: root.to_path_buf(),
-            component: component.to_string(),
+    /// [`VideoError::MissingComponent`] names the part that is not there, [`VideoError::Contents`] parts
+    /// of which there are several, [`VideoError::Invalid`] an argument whose file is another part,
+    /// [`VideoError::Weights`] a file that cannot be read, [`VideoError::Config`] what is wrong in a
+    /// `longcat.json`.
+    pub fn open(parts: impl Into<CheckpointParts>) -> Result<Self, VideoError> {
+        let parts = parts.into();
+        check_parts(&parts)?;
+        let Some(root) = parts.model.clone() else {
+            return Self::of_files(parts);
         };
-        for part in ["tokenizer", "text_encoder", "vae", "scheduler"] {
-            if !root.join(part).is_dir() {
-                return Err(missing(&format!("{part}/")));
-            }
+        let official = [
+            ("dit", root.join("dit")),
+            ("transformer", root.join("transformer")),
+        ];
+        let transformer = official.into_iter().find(|(_, folder)| folder.is_dir());
+        match transformer {
+            Some((_, transformer)) => Self::of_directory(root, transformer, parts),
+            None => Self::of_folder(root, parts),
         }
-        let official = root.join("dit");
-        let converted = root.join("transformer");
-        let (transformer, fastvideo) = match (official.is_dir(), converted.is_dir()) {
-            (true, _) => (official, false),
-            (false, true) => (converted, true),
-            (false, false) => return Err(missing("dit/")),
+    }
+
+    /// A directory in the official layout or FastVideo's, but for the parts that are named.
+    fn of_directory(
+        root: PathBuf,
+        transformer: PathBuf,
+        parts: CheckpointParts,
+    ) -> Result<Self, VideoError> {
+        let folder = |given: Option<PathBuf>, name: &str| match given {
+            Some(path) => Ok(path),
+            None if root.join(name).is_dir() => Ok(root.join(name)),
+            None => Err(missing(&root, &format!("{name}/"))),
         };
-        // Whoever needs the config reads it again, and hears then what is wrong with it.
-        let config = DitConfig::read(&transformer.join("config.json")).ok();
+        let tokenizer = folder(parts.tokenizer, "tokenizer")?;
+        let text_encoder = folder(parts.text_encoder, "text_encoder")?;
+        let vae = folder(parts.vae, "vae")?;
+        let scheduler = folder(None, "scheduler")?;
+        let transformer = parts.transformer.unwrap_or(transformer);
         Ok(Self {
-            root: root.to_path_buf(),
+            defaults: defaults(&root, &transformer)?,
             transformer,
-            fastvideo,
-            defaults: VideoDefaults::of_checkpoint(root, config.as_ref())?,
+            text_encoder,
+            vae,
+            tokenizer,
+            scheduler: Some(scheduler.join("scheduler_config.json")),
+            root,
         })
     }
 
-    /// The directory.
+    /// A folder of single files, told by their content, but for the parts that are named.
+    fn of_folder(root: PathBuf, parts: CheckpointParts) -> Result<Self, VideoError> {
+        let found = Found::search(&root)?;
+        let unreadable = &found.unreadable;
+        let one = |given: Option<PathBuf>, found: Vec<PathBuf>, name: &str, flag: &str| {
+            let mut found = found;
+            match (given, found.len()) {
+                (Some(path), _) => Ok(path),
+                (None, 1) => Ok(found.remove(0)),
+                (None, 0) if unreadable.is_empty() => Err(missing(&root, name)),
+                (None, 0) => Err(VideoError::Contents {
+                    path: root.clone(),
+                    reason: format!("no {name} here that can be read: {}", unreadable.join("; ")),
+                }),
+                (None, _) => {
+                    let files: Vec<String> = found
+                        .iter()
+                        .map(|file| file.display().to_string())
+                        .collect();
+                    Err(VideoError::Contents {
+                        path: root.clone(),
+                        reason: format!(
+                            "it holds several that could be {name}: {}; say which with {flag}",
+                            files.join(", ")
+                        ),
+                    })
+                }
+            }
+        };
+        let tokenizer = one(
+            parts.tokenizer,
+            found.tokenizer,
+            "tokenizer/",
+            "--tokenizer",
+        )?;
+        let text_encoder = one(
+            parts.text_encoder,
+            found.text_encoder,
+            "text_encoder/",
+            "--text-encoder",
+        )?;
+        let vae = one(parts.vae, found.vae, "vae/", "--vae")?;
+        let transformer = one(parts.transformer, found.transformer, "dit/", "--dit")?;
+        let scheduler = root.join("scheduler/scheduler_config.json");
+        Ok(Self {
+            defaults: defaults(&root, &transformer)?,
+            transformer,
+            text_encoder,
+            vae,
+            tokenizer,
+            scheduler: scheduler.is_file().then_some(scheduler),
+            root,
+        })
+    }
+
+    /// Parts that are all named.
+    fn of_files(parts: CheckpointParts) -> Result<Self, VideoError> {
+        let named = |path: Option<PathBuf>, flag: &'static str| {
+            path.ok_or_else(|| {
+                VideoError::invalid(
+                    flag,
+                    "missing: without --model all of --dit, --text-encoder, --vae and --tokenizer are \
+                     needed",
+                )
+            })
+        };
+        let transformer = named(parts.transformer, "--dit")?;
+        let root = transformer.parent().unwrap_or(Path::new("")).to_path_buf();
+        Ok(Self {
+            defaults: defaults(&root, &transformer)?,
+            transformer,
+            text_encoder: named(parts.text_encoder, "--text-encoder")?,
+            vae: named(parts.vae, "--vae")?,
+            tokenizer: named(parts.tokenizer, "--tokenizer")?,
+            scheduler: None,
+            root,
+        })
+    }
+
+    /// The directory; that of the transformer where every part is named by itself.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -68,9 +172,24 @@ impl Checkpoint {
         &self.defaults
     }
 
-    /// The folder of the transformer.
+    /// The folder or file of the transformer.
     pub fn transformer_dir(&self) -> &Path {
         &self.transformer
+    }
+
+    /// The folder or file of the text encoder.
+    pub fn text_encoder_path(&self) -> &Path {
+        &self.text_encoder
+    }
+
+    /// The folder or file of the VAE.
+    pub fn vae_path(&self) -> &Path {
+        &self.vae
+    }
+
+    /// The folder or file of the tokenizer.
+    pub fn tokenizer_path(&self) -> &Path {
+        &self.tokenizer
     }
 
     /// An adapter that ships with the checkpoint, by its name without `.safetensors`.
@@ -92,9 +211,9 @@ impl Checkpoint {
     /// The transformer's config.
     ///
     /// # Errors
-    /// [`VideoError::Config`].
+    /// [`VideoError::Config`]; [`VideoError::Weights`] where shapes have to tell it.
     pub fn transformer_config(&self) -> Result<DitConfig, VideoError> {
-        Ok(DitConfig::read(&self.transformer.join("config.json"))?)
+        transformer_config(&self.transformer)
     }
 
     /// The transformer's weights under their official names, memory-mapped.
@@ -102,12 +221,7 @@ impl Checkpoint {
     /// # Errors
     /// [`VideoError::Weights`].
     pub(crate) fn transformer_weights(&self) -> Result<WeightFiles, VideoError> {
-        let files = WeightFiles::open(&self.transformer)?;
-        Ok(if self.fastvideo {
-            from_fastvideo(&files)?
-        } else {
-            files
-        })
+        Ok(official_weights(&WeightFiles::open(&self.transformer)?)?)
     }
 
     /// Loads the transformer, cast to `dtype` but for its fp32 islands.
@@ -134,15 +248,25 @@ impl Checkpoint {
         dtype: DType,
         device: &B::Device,
     ) -> Result<TextEncoder<B>, VideoError> {
-        Ok(TextEncoder::load(&self.root, dtype, device)?)
+        Ok(TextEncoder::load_parts(
+            &self.tokenizer,
+            &self.text_encoder,
+            dtype,
+            device,
+        )?)
     }
 
     /// The VAE's config.
     ///
     /// # Errors
-    /// [`VideoError::Config`].
+    /// [`VideoError::Config`]; [`VideoError::Vae`] where shapes have to tell it.
     pub fn vae_config(&self) -> Result<WanVaeConfig, VideoError> {
-        Ok(WanVaeConfig::read(&self.root.join("vae/config.json"))?)
+        let file = self.vae.join("config.json");
+        if file.is_file() {
+            return Ok(WanVaeConfig::read(&file)?);
+        }
+        let files = longcat_vae::official_weights(&WeightFiles::open(&self.vae)?)?;
+        Ok(WanVaeConfig::of_weights(&files)?)
     }
 
     /// Loads the VAE.
@@ -154,15 +278,84 @@ impl Checkpoint {
         dtype: DType,
         device: &B::Device,
     ) -> Result<WanVae<B>, VideoError> {
-        Ok(WanVae::load(&self.root.join("vae"), dtype, device)?)
+        Ok(WanVae::load(&self.vae, dtype, device)?)
     }
 
-    /// Reads the scheduler's config.
+    /// Reads the scheduler's config; the released one where there is none.
     ///
     /// # Errors
     /// [`VideoError::Config`].
     pub fn scheduler(&self) -> Result<FlowMatchScheduler, VideoError> {
-        let path = self.root.join("scheduler/scheduler_config.json");
-        Ok(FlowMatchScheduler::read(&path)?)
+        match &self.scheduler {
+            Some(path) => Ok(FlowMatchScheduler::read(path)?),
+            None => Ok(FlowMatchScheduler::RELEASED),
+        }
+    }
+
+    /// What tells this checkpoint from others: its directory where it has all parts, else all places.
+    pub(crate) fn identity(&self) -> String {
+        let parts = [
+            &self.transformer,
+            &self.text_encoder,
+            &self.vae,
+            &self.tokenizer,
+        ];
+        let folders = ["dit", "transformer", "text_encoder", "vae", "tokenizer"];
+        let official = |path: &&&PathBuf| folders.iter().any(|f| **path == &self.root.join(f));
+        match parts.iter().filter(official).count() == parts.len() {
+            true => format!("{:?}", self.root),
+            false => format!("{parts:?}"),
+        }
+    }
+}
+
+fn transformer_config(path: &Path) -> Result<DitConfig, VideoError> {
+    let file = path.join("config.json");
+    if file.is_file() {
+        return Ok(DitConfig::read(&file)?);
+    }
+    let files = official_weights(&WeightFiles::open(path)?)?;
+    Ok(DitConfig::of_weights(&files)?)
+}
+
+/// What a checkpoint makes. Whoever needs the transformer's config reads it again, and hears then what is
+/// wrong with it.
+fn defaults(root: &Path, transformer: &Path) -> Result<VideoDefaults, VideoError> {
+    let config = transformer_config(transformer).ok();
+    Ok(VideoDefaults::of_checkpoint(root, config.as_ref())?)
+}
+
+fn missing(root: &Path, component: &str) -> VideoError {
+    VideoError::MissingComponent {
+        path: root.to_path_buf(),
+        component: component.to_string(),
+    }
+}
+
+/// Whether files that are named as one part are not another.
+fn check_parts(parts: &CheckpointParts) -> Result<(), VideoError> {
+    for (flag, path) in [
+        ("--dit", &parts.transformer),
+        ("--text-encoder", &parts.text_encoder),
+        ("--vae", &parts.vae),
+    ] {
+        let Some(path) = path else { continue };
+        let found = Component::of(&WeightFiles::open(path)?);
+        if let Some(found) = found.filter(|found| found.flag() != flag) {
+            let reason = format!(
+                "{} holds {found}, which {} takes",
+                path.display(),
+                found.flag()
+            );
+            return Err(VideoError::invalid(flag, reason));
+        }
+    }
+    let tokenizer = parts.tokenizer.as_ref();
+    match tokenizer.filter(|path| !path.exists()) {
+        Some(path) => {
+            let cause = std::io::ErrorKind::NotFound.into();
+            Err(VideoError::io(path, cause))
+        }
+        None => Ok(()),
     }
 }

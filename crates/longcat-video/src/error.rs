@@ -37,7 +37,8 @@ pub enum VideoError {
     /// A checkpoint directory lacks a part.
     #[error(
         "{path}: no {component} here; a LongCat-Video checkpoint has tokenizer/, text_encoder/, \
-         vae/, scheduler/ and dit/ (or FastVideo's transformer/)"
+         vae/, scheduler/ and dit/ (or FastVideo's transformer/), or single files of these; name those that \
+         lie elsewhere with --tokenizer, --text-encoder, --vae and --dit"
     )]
     MissingComponent {
         /// The checkpoint directory.

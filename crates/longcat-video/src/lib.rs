@@ -30,13 +30,16 @@
 mod adapters;
 mod buckets;
 mod checkpoint;
+mod convert;
 mod defaults;
 mod error;
 mod frames;
 mod guidance;
+mod inspect;
 mod latents;
 mod long_video;
 mod noise;
+mod parts;
 mod pipeline;
 mod same_adapter;
 mod scheduler;
@@ -44,10 +47,12 @@ mod settings;
 
 pub use adapters::{CFG_STEP_LORA, LoraStatus, REFINEMENT_LORA};
 pub use checkpoint::Checkpoint;
+pub use convert::{ConvertProgress, convert_to_comfyui, convert_to_official};
 pub use defaults::{TrainedSizes, VideoDefaults};
 pub use error::VideoError;
 pub use frames::PixelFrames;
 pub use guidance::cfg_zero;
+pub use inspect::{StoredAmount, WeightsReport, inspect_weights};
 pub use latents::Latents;
 pub use long_video::LongVideo;
 pub use longcat_kernels::{DeviceError, DeviceFault, KernelBackend, Stage};
@@ -55,6 +60,7 @@ pub use longcat_media as media;
 pub use longcat_media::VideoSize;
 pub use longcat_vae::{LatentDraw, Tiling};
 pub use noise::{NoisePurpose, NoiseSource, SeededNoise};
+pub use parts::{CheckpointParts, Component};
 pub use pipeline::{
     ContinuationRequest, Generated, ImageToVideoRequest, LongVideoRequest, Observer, Pipeline,
     PipelineOptions, RefineCondition, RefineRequest, Refined, Sampling, Silent, StepEvent,

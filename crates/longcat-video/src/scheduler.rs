@@ -72,6 +72,12 @@ pub struct Schedule {
 }
 
 impl FlowMatchScheduler {
+    /// That of the released checkpoint.
+    pub const RELEASED: Self = Self {
+        num_train_timesteps: 1000,
+        shift: 12.0,
+    };
+
     /// Reads `scheduler_config.json`.
     ///
     /// # Errors

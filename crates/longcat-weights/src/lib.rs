@@ -5,7 +5,8 @@
 //!   and unpacking it;
 //! - [`NameMap`]: an ordered table of regular expressions from file keys to module paths;
 //!   [`KIJAI_LAYERS`]: the layer names of ComfyUI's files;
-//! - [`load_module`]: strict loading of a Burn module, with a [`LoadReport`];
+//! - [`load_module`]: strict loading of a Burn module, with a [`LoadReport`]; [`check_module`] tells
+//!   the same beforehand;
 //! - [`JsonConfig`], [`ConfigError`]: reading the `config.json` beside the weights;
 //! - [`upload`]: host data to a device in one copy;
 //! - [`other_model`]: whose weights a file holds, if it is a known model's;
@@ -75,7 +76,7 @@ pub use cast::cast_module;
 pub use config::{ConfigError, JsonConfig};
 pub use error::WeightsError;
 pub use files::{TensorInfo, WeightFiles};
-pub use load::{LoadOptions, LoadReport, load_module};
+pub use load::{LoadOptions, LoadReport, check_module, load_module};
 pub use names::{KIJAI_LAYERS, NameMap};
 pub use other_models::other_model;
 pub use stored::{BlockType, Scale, StoredPart, StoredTensor, StoredType};

@@ -39,7 +39,7 @@ pub struct LoadReport {
 
 impl LoadReport {
     /// Whether every key found its parameter and every parameter its key.
-    fn is_complete(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.unused.is_empty() && self.missing.is_empty() && self.mismatched.is_empty()
     }
 }
@@ -91,41 +91,7 @@ pub fn load_module<B: KernelBackend, M: Module<B>>(
 ) -> Result<LoadReport, WeightsError> {
     let mut parameters = Parameters::<B>::default();
     module.visit(&mut parameters);
-
-    let mut report = LoadReport::default();
-    let mut taken: BTreeMap<String, &str> = BTreeMap::new();
-    for key in files.keys() {
-        let path = names.map(key);
-        let info = files.info(key).ok_or_else(|| WeightsError::MissingTensor {
-            path: files.path().to_path_buf(),
-            key: key.to_string(),
-        })?;
-        let Some(expected) = parameters.shapes.get(&path) else {
-            if !options.ignore_unused.iter().any(|r| r.is_match(key)) {
-                report.unused.push(key.to_string());
-            }
-            continue;
-        };
-        if info.shape != *expected {
-            report
-                .mismatched
-                .push((key.to_string(), info.shape, expected.clone()));
-            taken.insert(path, key);
-            continue;
-        }
-        if taken.insert(path.clone(), key).is_some() {
-            // Two keys for one parameter: the second would silently win.
-            report.unused.push(key.to_string());
-            continue;
-        }
-        report.applied.push(path);
-    }
-    report.missing = parameters
-        .shapes
-        .keys()
-        .filter(|path| !taken.contains_key(*path))
-        .cloned()
-        .collect();
+    let (report, taken) = parameters.compare(files, names, options);
     if !report.is_complete() {
         return Err(WeightsError::Mismatch {
             path: files.path().to_path_buf(),
@@ -176,6 +142,18 @@ fn has_room<B: KernelBackend>(
     }
 }
 
+/// What [`load_module`] would do, without reading any tensor.
+pub fn check_module<B: Backend, M: Module<B>>(
+    module: &M,
+    files: &WeightFiles,
+    names: &NameMap,
+    options: &LoadOptions,
+) -> LoadReport {
+    let mut parameters = Parameters::<B>::default();
+    module.visit(&mut parameters);
+    parameters.compare(files, names, options).0
+}
+
 /// Paths and shapes of a module's parameters, as they are stored in files.
 struct Parameters<B: Backend> {
     path: Vec<String>,
@@ -197,6 +175,49 @@ impl<B: Backend> Default for Parameters<B> {
 }
 
 impl<B: Backend> Parameters<B> {
+    /// What becomes of every key and parameter, and the key of each parameter.
+    fn compare<'a>(
+        &self,
+        files: &'a WeightFiles,
+        names: &NameMap,
+        options: &LoadOptions,
+    ) -> (LoadReport, BTreeMap<String, &'a str>) {
+        let mut report = LoadReport::default();
+        let mut taken: BTreeMap<String, &str> = BTreeMap::new();
+        for key in files.keys() {
+            let path = names.map(key);
+            let Some(info) = files.info(key) else {
+                continue;
+            };
+            let Some(expected) = self.shapes.get(&path) else {
+                if !options.ignore_unused.iter().any(|r| r.is_match(key)) {
+                    report.unused.push(key.to_string());
+                }
+                continue;
+            };
+            if info.shape != *expected {
+                report
+                    .mismatched
+                    .push((key.to_string(), info.shape, expected.clone()));
+                taken.insert(path, key);
+                continue;
+            }
+            if taken.insert(path.clone(), key).is_some() {
+                // Two keys for one parameter: the second would silently win.
+                report.unused.push(key.to_string());
+                continue;
+            }
+            report.applied.push(path);
+        }
+        report.missing = self
+            .shapes
+            .keys()
+            .filter(|path| !taken.contains_key(*path))
+            .cloned()
+            .collect();
+        (report, taken)
+    }
+
     fn add(&mut self, shape: Shape, device: B::Device) {
         let mut shape = shape.to_vec();
         let transposed = self

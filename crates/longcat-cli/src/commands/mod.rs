@@ -1,8 +1,10 @@
 //! The commands.
 
+pub mod convert;
 pub mod decode;
 pub mod devices;
 pub mod generate;
+pub mod inspect;
 pub mod long;
 pub mod lora;
 pub mod refine;

@@ -417,3 +417,67 @@ fn a_device_that_fails_leaves_no_video_and_keeps_finished_latents() {
     let bytes = |name: &str| fs::read(dir.path().join(name)).unwrap();
     assert_eq!(bytes("a.mp4"), bytes("whole.mp4"));
 }
+
+#[test]
+fn single_files_make_the_same_video_as_the_directory_they_come_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let tiny = golden("checkpoints/tiny").display().to_string();
+    let made = |places: &[&str], name: &str| {
+        let mut args = vec![
+            "t2v", "a cat", "--size", "32x32", "--frames", "5", "--steps", "1",
+        ];
+        args.extend(["--device", "cpu", "-o", name]);
+        args.extend(places);
+        succeed(dir.path(), &args);
+        fs::read(dir.path().join(name)).unwrap()
+    };
+    let comfyui = [
+        "convert",
+        "--model",
+        &tiny,
+        "--to",
+        "comfyui",
+        "-o",
+        "dit.safetensors",
+    ];
+    succeed(dir.path(), &comfyui);
+    let part = |name: &str| format!("{tiny}/{name}");
+    let (text, vae) = (
+        part("text_encoder"),
+        part("vae/diffusion_pytorch_model.safetensors"),
+    );
+    let tokenizer = part("tokenizer/tokenizer.json");
+    let files = [
+        "--dit",
+        "dit.safetensors",
+        "--text-encoder",
+        &text,
+        "--vae",
+        &vae,
+    ];
+    let files = [&files[..], &["--tokenizer", &tokenizer]].concat();
+    assert_eq!(
+        made(&files, "files.safetensors"),
+        made(&["--model", &tiny], "directory.safetensors")
+    );
+
+    let json = succeed(dir.path(), &["inspect", "dit.safetensors", "--json"]);
+    let reports: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(
+        reports[0]["holds"].as_str().unwrap().contains("Kijai"),
+        "{json}"
+    );
+    let text = succeed(dir.path(), &["inspect", &tiny]);
+    for what in ["transformer", "UMT5", "VAE", "blocks.{i}.attn.qkv.weight"] {
+        assert!(text.contains(what), "{what} not in {text}");
+    }
+    let lora = part("lora/cfg_step_lora.safetensors");
+    assert!(fail(dir.path(), 1, &["inspect", &lora]).contains("cannot be loaded"));
+
+    let swapped = ["--model", &tiny, "--vae", "dit.safetensors", "-o", "no.mp4"];
+    let message = fail(dir.path(), 2, &[&["t2v", "a cat"], &swapped[..]].concat());
+    assert!(
+        message.contains("--vae") && message.contains("--dit"),
+        "{message}"
+    );
+}

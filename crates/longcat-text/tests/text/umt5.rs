@@ -171,6 +171,21 @@ fn configs_that_ask_for_another_network_are_refused_by_key() {
             "{message}"
         );
     }
+    // What only states defaults of transformers does not matter.
+    let mut config = good.clone();
+    for (key, value) in [
+        ("use_bfloat16", serde_json::json!(false)),
+        ("top_k", serde_json::json!(50)),
+        (
+            "id2label",
+            serde_json::json!({"0": "LABEL_0", "1": "LABEL_1"}),
+        ),
+        ("_attn_implementation_autoset", serde_json::json!(true)),
+    ] {
+        config[key] = value;
+    }
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    load(dir.path()).unwrap();
     let mut config = good.clone();
     config.as_object_mut().unwrap().remove("d_ff");
     std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();

@@ -53,13 +53,13 @@ pub fn encode_texts<B: KernelBackend>(
     let checkpoint = Checkpoint::open(config.checkpoint()?)?;
     let folder = config.cache.path.join("text");
     std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
-    let tokenizer_dir = checkpoint.root().join("tokenizer");
+    let tokenizer = checkpoint.tokenizer_path();
     let model = Hasher::default()
-        .part(fingerprint(&tokenizer_dir)?.as_bytes())
-        .part(fingerprint(&checkpoint.root().join("text_encoder"))?.as_bytes())
+        .part(fingerprint(tokenizer)?.as_bytes())
+        .part(fingerprint(checkpoint.text_encoder_path())?.as_bytes())
         .part(format!("{:?}", config.cache.text_precision).as_bytes())
         .finish();
-    let tokenizer = PromptTokenizer::load(&tokenizer_dir).map_err(VideoError::from)?;
+    let tokenizer = PromptTokenizer::load(tokenizer).map_err(VideoError::from)?;
     let length = tokenizer.length(config.cache.text_length);
     let devices = [device.clone()];
     let mut encoder = None;

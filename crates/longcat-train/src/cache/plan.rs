@@ -49,7 +49,7 @@ impl<'a> Recipe<'a> {
     ) -> Result<Self, TrainError> {
         let folder = config.cache.path.join("latents");
         std::fs::create_dir_all(&folder).map_err(|e| TrainError::io(&folder, e))?;
-        let model = fingerprint(&checkpoint.root().join("vae"))?;
+        let model = fingerprint(checkpoint.vae_path())?;
         let data = &config.data;
         // Spelt as in every cache so far.
         let size = |s: &VideoSize| format!("Size {{ width: {}, height: {} }}", s.width, s.height);

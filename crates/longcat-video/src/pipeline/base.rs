@@ -1,7 +1,6 @@
 //! The models of a checkpoint on their devices.
 
 use std::ops::ControlFlow;
-use std::path::Path;
 
 use burn::tensor::{DType, Tensor};
 use longcat_dit::{DitConfig, DitError, LongCatTransformer, TextCondition};
@@ -21,7 +20,7 @@ use crate::frames::PixelFrames;
 use crate::latents::Latents;
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::scheduler::{FlowMatchScheduler, Schedule};
-use crate::{VideoError, VideoSize};
+use crate::{CheckpointParts, VideoError, VideoSize};
 
 /// How a pipeline treats its components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,22 +90,21 @@ pub(crate) struct EncodedText<B: KernelBackend> {
 }
 
 impl<B: KernelBackend> Pipeline<B> {
-    /// Opens a checkpoint directory and reads its configs.
+    /// Opens a checkpoint, the path of a directory or [`CheckpointParts`], and reads its configs.
     ///
     /// # Errors
     /// [`VideoError`] names the part, file and key.
     pub fn open(
-        root: impl AsRef<Path>,
+        parts: impl Into<CheckpointParts>,
         options: PipelineOptions,
         device: &B::Device,
     ) -> Result<Self, VideoError> {
-        let root = root.as_ref();
-        let checkpoint = Checkpoint::open(root)?;
+        let checkpoint = Checkpoint::open(parts)?;
         let transformer_config = checkpoint.transformer_config()?;
         let vae_config = checkpoint.vae_config()?;
         if vae_config.z_dim != transformer_config.in_channels {
             let error = ConfigError::Invalid {
-                path: root.join("vae/config.json"),
+                path: checkpoint.vae_path().join("config.json"),
                 key: "z_dim".into(),
                 value: vae_config.z_dim.to_string(),
                 expected: format!(

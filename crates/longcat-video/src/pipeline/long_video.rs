@@ -167,7 +167,7 @@ impl<B: KernelBackend> Pipeline<B> {
             ("seed", request.seed.to_string()),
             ("kv cache", request.kv_cache.to_string()),
             ("enhance-hf", format!("{:?}", request.enhance_hf)),
-            ("model", format!("{:?}", self.checkpoint().root())),
+            ("model", self.checkpoint().identity()),
             ("adapters", format!("{adapters:?}")),
             (
                 "dtypes",
