@@ -1,7 +1,7 @@
 """Writes tests/golden/layouts: small weights in every layout and packed type that is read, and what they
 unpack to by the `gguf` package and by PyTorch.
 
-Not part of the gate. In an environment with torch, numpy, safetensors and gguf:
+Not part of the gate. In an environment with torch, numpy, safetensors, gguf and sentencepiece:
 
     python tests/golden/write_layouts.py
 
@@ -10,11 +10,13 @@ tensor, unpacked to f32, little endian.
 """
 
 import hashlib
+import io
 import json
 import os
 
 import gguf
 import numpy as np
+import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -266,6 +268,39 @@ def finish(writer):
     writer.close()
 
 
+PROMPTS = [
+    "a red circle moves right", "  The  train crosses a bridge. ", "Ｆull width, naïve café ﬁne", "一只猫 sits",
+    "1,340 to 1,464 TFLOP/s", "x", "", "tab\tand\nline",
+]
+
+
+def sentence_piece():
+    """A SentencePiece model of 300 pieces that replaces a few characters, and the ids of some prompts."""
+    lines = [json.dumps(value) for value in json.load(open(os.path.join(HERE, "manifest.json")))["cases"]]
+    lines += open(os.path.join(HERE, "README.md")).read().splitlines()
+    rules = os.path.join(OUT, "rules.tsv")
+    with open(rules, "w") as file:
+        for old, new in (("Ｆ", "F"), ("ﬁ", "fi"), ("\t", " "), ("\n", " "), ("ï", "i")):
+            hex_ = [" ".join(f"{ord(c):X}" for c in text) for text in (old, new)]
+            file.write("\t".join(hex_) + "\n")
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(line for line in lines if line.strip()), model_writer=model, vocab_size=300,
+        model_type="unigram", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, character_coverage=0.98,
+        normalization_rule_tsv=rules, minloglevel=2,
+    )
+    os.remove(rules)
+    model = model.getvalue()
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    with open(path("spiece.model"), "wb") as file:
+        file.write(model)
+    with open(path("spiece.json"), "w") as file:
+        ids = [[prompt, processor.encode(prompt, add_eos=True)] for prompt in PROMPTS]
+        json.dump(ids, file, ensure_ascii=False)
+        file.write("\n")
+    return model
+
+
 def text_encoder_files():
     official = load_file(os.path.join(TINY, "text_encoder", "model.safetensors"))
     wan, llama = {}, {}
@@ -297,7 +332,7 @@ def text_encoder_files():
             stored[key] = value.half()
             values[key] = value.half().float()
     stored["scaled_fp8"] = torch.zeros(0, dtype=torch.float8_e4m3fn)
-    stored["spiece_model"] = torch.zeros(64, dtype=torch.uint8)
+    stored["spiece_model"] = torch.tensor(list(sentence_piece()), dtype=torch.uint8)
     save_file(stored, path("umt5_fp8_scaled.safetensors"))
     expect("umt5_fp8_scaled.safetensors", values)
 

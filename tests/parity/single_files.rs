@@ -127,6 +127,20 @@ fn parts_come_from_several_places() {
     assert_eq!(checkpoint.vae_config().unwrap().base_dim, 2);
     assert_eq!(checkpoint.text_encoder_path(), tiny().join("text_encoder"));
 
+    // A text encoder that carries its tokenizer needs no other.
+    let parts = CheckpointParts {
+        model: None,
+        text_encoder: Some(golden("layouts/umt5_fp8_scaled.safetensors")),
+        ..parts
+    };
+    let checkpoint = Checkpoint::open(&parts).unwrap();
+    let encoder = checkpoint.load_text_encoder::<Flex>(DType::F32, &FlexDevice);
+    let (embeds, mask) = encoder
+        .unwrap()
+        .encode_prompts(&["a cat".into()], 8)
+        .unwrap();
+    assert_eq!((embeds.dims(), mask[0].len()), ([1, 1, 8, 48], 8));
+
     // Packed weights become bf16 where they are written.
     let dir = tempfile::tempdir().unwrap();
     let output = dir.path().join("unpacked.safetensors");

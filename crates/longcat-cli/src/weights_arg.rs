@@ -20,7 +20,7 @@ pub struct Weights {
     /// Wan 2.1 VAE: a file or folder.
     #[arg(long, value_name = "FILE")]
     pub vae: Option<PathBuf>,
-    /// Tokenizer: tokenizer.json, or a folder with it.
+    /// Tokenizer: tokenizer.json or spiece.model, or a folder with one; some text encoders carry it.
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
 }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use longcat_weights::{JsonConfig, NameMap, WeightFiles, WeightsError, other_model};
 
+use crate::sentence_piece::TENSOR;
 use crate::{TextError, Umt5Config};
 
 /// What programs put before the names of a text encoder's weights.
@@ -115,6 +116,13 @@ fn layout_of(files: &WeightFiles) -> Option<TextEncoderLayout> {
     ];
     let row = rows.iter().find(|(_, key)| files.info(key).is_some());
     row.map(|(layout, _)| *layout)
+}
+
+/// Whether a text encoder's file carries its tokenizer, which [`PromptTokenizer::load`] then reads from it.
+///
+/// [`PromptTokenizer::load`]: crate::PromptTokenizer::load
+pub fn carries_tokenizer(files: &WeightFiles) -> bool {
+    files.info(TENSOR).is_some()
 }
 
 /// The weights of a text encoder in any layout under their official names.

@@ -9,6 +9,7 @@ use longcat_weights::{
 };
 use regex::Regex;
 
+use crate::sentence_piece::TENSOR;
 use crate::table::{fill, rows_within};
 use crate::{TextError, Umt5Config, Umt5Encoder, official_weights};
 
@@ -134,7 +135,7 @@ impl Umt5Config {
 /// model in bytes that ComfyUI's files carry.
 fn ignored(files: &WeightFiles) -> Result<Vec<Regex>, WeightsError> {
     let mut ignored = duplicate_embedding(files)?;
-    ignored.push(pattern("^spiece_model$"));
+    ignored.push(pattern(&format!("^{TENSOR}$")));
     Ok(ignored)
 }
 

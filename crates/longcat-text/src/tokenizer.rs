@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, Int, Tensor, TensorData};
-use longcat_weights::{ConfigError, JsonConfig};
+use longcat_weights::{ConfigError, JsonConfig, WeightFiles};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokenizers::{PostProcessor, Tokenizer, TruncationDirection};
 
-use crate::TextError;
+use crate::{TextError, sentence_piece};
 
 /// Token ids of several prompts, padded on the right to one length.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,23 +48,22 @@ pub struct PromptTokenizer {
 }
 
 impl PromptTokenizer {
-    /// Reads `tokenizer.json`, a file or one in a directory, and, for the padding token and the longest
-    /// text, the `tokenizer_config.json` beside it; without one the padding token is `<pad>`.
+    /// Reads a tokenizer: `tokenizer.json`, a SentencePiece model (`spiece.model`), a directory with one of
+    /// them, or a text encoder's file that carries a SentencePiece model. The padding token and the longest
+    /// text are those of the `tokenizer_config.json` beside it; without one the padding token is `<pad>`.
     ///
     /// # Errors
     /// [`TextError`] names the file: unreadable, malformed, padding on the left, a padding token
     /// that is not in the vocabulary.
     pub fn load(path: &Path) -> Result<Self, TextError> {
         let path = match path.is_dir() {
-            true => path.join("tokenizer.json"),
+            true if path.join("tokenizer.json").exists() || !path.join("spiece.model").exists() => {
+                path.join("tokenizer.json")
+            }
+            true => path.join("spiece.model"),
             false => path.to_path_buf(),
         };
-        let bytes = std::fs::read(&path).map_err(|cause| TextError::Io {
-            path: path.clone(),
-            cause,
-        })?;
-        let mut tokenizer =
-            Tokenizer::from_bytes(&bytes).map_err(|e| unusable(&path, e.to_string()))?;
+        let mut tokenizer = read(&path)?;
         // Length is the caller's business; settings stored in the file would apply first.
         tokenizer
             .with_padding(None)
@@ -99,6 +98,15 @@ impl PromptTokenizer {
     /// `model_max_length` of the checkpoint.
     pub fn length(&self, asked: usize) -> usize {
         self.longest.map_or(asked, |longest| longest.min(asked))
+    }
+
+    /// The content of a `tokenizer.json` of this tokenizer.
+    ///
+    /// # Errors
+    /// [`TextError::InvalidTokenizer`] for a model that cannot be written so.
+    pub fn to_json(&self) -> Result<String, TextError> {
+        let json = self.tokenizer.to_string(false);
+        json.map_err(|e| unusable(&self.path, e.to_string()))
     }
 
     /// The file it was read from.
@@ -154,6 +162,28 @@ impl PromptTokenizer {
         };
         Ok(encoding.get_ids().to_vec())
     }
+}
+
+/// The tokenizer of a file, whose content tells what it is.
+fn read(path: &Path) -> Result<Tokenizer, TextError> {
+    let io = |cause| TextError::Io {
+        path: path.to_path_buf(),
+        cause,
+    };
+    let weights =
+        [".safetensors", ".gguf", ".pth"].map(|end| path.to_string_lossy().ends_with(end));
+    let model = if weights.contains(&true) {
+        WeightFiles::open(path)?
+            .bytes(sentence_piece::TENSOR)?
+            .into_owned()
+    } else {
+        let bytes = std::fs::read(path).map_err(io)?;
+        if path.extension().is_none_or(|end| end != "model") {
+            return Tokenizer::from_bytes(&bytes).map_err(|e| unusable(path, e.to_string()));
+        }
+        bytes
+    };
+    sentence_piece::tokenizer(&model).map_err(|reason| unusable(path, reason))
 }
 
 /// What a `tokenizer_config.json` of T5 and UMT5 says at least.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::DType;
 use longcat_dit::{DitConfig, LongCatTransformer, official_weights};
 use longcat_kernels::KernelBackend;
-use longcat_text::TextEncoder;
+use longcat_text::{TextEncoder, carries_tokenizer};
 use longcat_vae::{WanVae, WanVaeConfig};
 use longcat_weights::WeightFiles;
 
@@ -85,7 +85,14 @@ impl Checkpoint {
 
     /// A folder of single files, told by their content, but for the parts that are named.
     fn of_folder(root: PathBuf, parts: CheckpointParts) -> Result<Self, VideoError> {
-        let found = Found::search(&root)?;
+        let mut found = Found::search(&root)?;
+        let encoder = parts.text_encoder.as_ref();
+        if let Some(encoder) = encoder.or(found.text_encoder.first())
+            && found.tokenizer.is_empty()
+            && has_tokenizer(encoder)
+        {
+            found.tokenizer.push(encoder.clone());
+        }
         let unreadable = &found.unreadable;
         let one = |given: Option<PathBuf>, found: Vec<PathBuf>, name: &str, flag: &str| {
             let mut found = found;
@@ -150,13 +157,16 @@ impl Checkpoint {
             })
         };
         let transformer = named(parts.transformer, "--dit")?;
+        let text_encoder = named(parts.text_encoder, "--text-encoder")?;
+        let carried = || has_tokenizer(&text_encoder).then(|| text_encoder.clone());
+        let tokenizer = named(parts.tokenizer.or_else(carried), "--tokenizer")?;
         let root = transformer.parent().unwrap_or(Path::new("")).to_path_buf();
         Ok(Self {
             defaults: defaults(&root, &transformer)?,
             transformer,
-            text_encoder: named(parts.text_encoder, "--text-encoder")?,
+            text_encoder,
             vae: named(parts.vae, "--vae")?,
-            tokenizer: named(parts.tokenizer, "--tokenizer")?,
+            tokenizer,
             scheduler: None,
             root,
         })
@@ -323,6 +333,11 @@ fn transformer_config(path: &Path) -> Result<DitConfig, VideoError> {
 fn defaults(root: &Path, transformer: &Path) -> Result<VideoDefaults, VideoError> {
     let config = transformer_config(transformer).ok();
     Ok(VideoDefaults::of_checkpoint(root, config.as_ref())?)
+}
+
+/// Whether a text encoder is a file that carries its tokenizer.
+fn has_tokenizer(encoder: &Path) -> bool {
+    encoder.is_file() && WeightFiles::open(encoder).is_ok_and(|files| carries_tokenizer(&files))
 }
 
 fn missing(root: &Path, component: &str) -> VideoError {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
 use longcat_dit::{DitConfig, kijai_names, official_weights};
-use longcat_text::Umt5Config;
+use longcat_text::{PromptTokenizer, Umt5Config};
 use longcat_vae::WanVaeConfig;
 use longcat_weights::{PlannedTensor, WeightFiles, stream_safetensors, write_atomic};
 use serde_json::{Value, json};
@@ -231,9 +231,13 @@ fn copy_tokenizer(from: &Path, to: &Path) -> Result<(), VideoError> {
     if from.is_dir() {
         copy(from, to)?;
     } else {
-        copy(from, &to.join("tokenizer.json"))?;
         let beside = from.with_file_name("tokenizer_config.json");
         copy(&beside, &to.join("tokenizer_config.json"))?;
+    }
+    let file = to.join("tokenizer.json");
+    if !file.is_file() {
+        let json = PromptTokenizer::load(from)?.to_json()?;
+        write_atomic(&file, json.as_bytes())?;
     }
     let config = to.join("tokenizer_config.json");
     match config.is_file() {

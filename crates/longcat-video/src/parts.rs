@@ -76,7 +76,7 @@ pub struct CheckpointParts {
     pub text_encoder: Option<PathBuf>,
     /// The VAE, likewise.
     pub vae: Option<PathBuf>,
-    /// `tokenizer.json`, or a folder with one.
+    /// `tokenizer.json` or `spiece.model`, a folder with one, or a text encoder's file that carries one.
     pub tokenizer: Option<PathBuf>,
 }
 
@@ -154,8 +154,10 @@ impl Found {
             let end = end.to_string();
             move |file: &&PathBuf| file.to_string_lossy().ends_with(&end)
         };
+        let mut tokenizers = files.iter().filter(named("tokenizer.json"));
+        let mut models = files.iter().filter(named("spiece.model"));
         self.tokenizer
-            .extend(files.iter().filter(named("tokenizer.json")).cloned());
+            .extend(tokenizers.next().or(models.next()).cloned());
         let sharded = files.iter().any(|f| named(".safetensors.index.json")(&f));
         let weights: Vec<&Path> = match sharded {
             true => vec![folder],

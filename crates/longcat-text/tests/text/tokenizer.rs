@@ -1,5 +1,7 @@
 //! Lengths, and what a tokenizer directory must not be.
 
+use std::path::Path;
+
 use longcat_text::{PromptTokenizer, TextError};
 
 use crate::golden;
@@ -98,4 +100,30 @@ fn unusable_directories_are_refused_with_the_file_name() {
 
     std::fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
     assert!(load().contains("tokenizer.json"));
+}
+
+#[test]
+fn sentence_piece_models_give_the_ids_of_sentence_piece() {
+    let layouts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/layouts");
+    let expected = std::fs::read(layouts.join("spiece.json")).unwrap();
+    let expected: Vec<(String, Vec<u32>)> = serde_json::from_slice(&expected).unwrap();
+    // A file of its own, and inside of a text encoder's.
+    for name in ["spiece.model", "umt5_fp8_scaled.safetensors"] {
+        let tokenizer = PromptTokenizer::load(&layouts.join(name)).unwrap();
+        for (prompt, ids) in &expected {
+            let tokens = tokenizer.encode(std::slice::from_ref(prompt), 64).unwrap();
+            let real = tokens.mask[0].iter().filter(|valid| **valid).count();
+            assert_eq!(tokens.ids[0][..real], ids[..], "{prompt:?}");
+            assert!(tokens.ids[0][real..].iter().all(|id| *id == 0));
+        }
+    }
+    // Damage is an error.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("spiece.model");
+    let good = std::fs::read(layouts.join("spiece.model")).unwrap();
+    for bytes in [&b"\x0a\xff\xff\xff\xff\x0f"[..], b"text", b"", &good[..100]] {
+        std::fs::write(&path, bytes).unwrap();
+        let error = PromptTokenizer::load(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("spiece.model"), "{error}");
+    }
 }
