@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{DType, Tensor, TensorData};
 use burn_flex::{Flex, FlexDevice};
 use longcat_dit::{DitConfig, LongCatTransformer, TextCondition, kijai_names};
+use longcat_kernels::KernelBackend;
 use longcat_text::{Umt5Config, Umt5Encoder};
 use longcat_vae::{WanVae, WanVaeConfig};
-use longcat_weights::{NamedTensor, WeightFiles, write_safetensors};
+use longcat_weights::{NamedTensor, WeightFiles, collect_module, write_safetensors};
 use sha2::{Digest, Sha256};
 
 fn layouts() -> PathBuf {
@@ -118,6 +119,27 @@ fn transformers_predict_as_from_an_official_directory() {
     let json = serde_json::to_string(&config).unwrap();
     let dir = official_directory(&official(name), &json);
     assert_eq!(predict(dir.path(), DType::BF16).1, packed);
+}
+
+/// Loads packed weights and reads back what the device has.
+fn check_on<B: KernelBackend>(device: &B::Device) {
+    let name = "kijai_mixed.gguf";
+    let path = layouts().join(name);
+    let (model, _) = LongCatTransformer::<B>::load(&path, Some(DType::F32), device).unwrap();
+    let files = official(name);
+    let tensors = collect_module::<B, _>(&model, &longcat_dit::internal_names()).unwrap();
+    assert_eq!(tensors.len(), files.keys().count());
+    for NamedTensor { name, data } in tensors {
+        let unpacked = files.tensor_data_in(&name, Some(DType::F32)).unwrap();
+        assert_eq!(data, unpacked, "{name}");
+    }
+}
+
+#[test]
+fn packed_weights_reach_the_device_unpacked() {
+    check_on::<Flex>(&FlexDevice);
+    #[cfg(feature = "wgpu")]
+    check_on::<burn_wgpu::Wgpu>(&burn_wgpu::WgpuDevice::default());
 }
 
 #[test]

@@ -426,7 +426,7 @@ fn single_files_make_the_same_video_as_the_directory_they_come_from() {
         let mut args = vec![
             "t2v", "a cat", "--size", "32x32", "--frames", "5", "--steps", "1",
         ];
-        args.extend(["--device", "cpu", "-o", name]);
+        args.extend(["--device", "cpu", "--no-metadata", "-o", name]);
         args.extend(places);
         succeed(dir.path(), &args);
         fs::read(dir.path().join(name)).unwrap()
@@ -456,10 +456,8 @@ fn single_files_make_the_same_video_as_the_directory_they_come_from() {
         &vae,
     ];
     let files = [&files[..], &["--tokenizer", &tokenizer]].concat();
-    assert_eq!(
-        made(&files, "files.safetensors"),
-        made(&["--model", &tiny], "directory.safetensors")
-    );
+    let directory = made(&["--model", &tiny], "directory.safetensors");
+    assert!(made(&files, "files.safetensors") == directory);
 
     let json = succeed(dir.path(), &["inspect", "dit.safetensors", "--json"]);
     let reports: serde_json::Value = serde_json::from_str(&json).unwrap();
