@@ -99,6 +99,29 @@ def kijai(key, value):
     return [(key, value)]
 
 
+FASTVIDEO = {
+    "x_embedder.": "patch_embed.", "t_embedder.mlp.0": "time_embedder.linear_1",
+    "t_embedder.mlp.2": "time_embedder.linear_2", "y_embedder.y_proj.0": "caption_embedder.linear_1",
+    "y_embedder.y_proj.2": "caption_embedder.linear_2", "final_layer.adaLN_modulation.1": "final_layer.adaln_linear",
+    "final_layer.linear": "final_layer.proj", "adaLN_modulation.1": "adaln_linear_1",
+    "pre_crs_attn_norm": "norm_cross", "cross_attn.q_linear": "cross_attn.to_q", "cross_attn.proj": "cross_attn.to_out",
+    ".attn.proj": ".self_attn.to_out", ".attn.q_norm": ".self_attn.q_norm", ".attn.k_norm": ".self_attn.k_norm",
+}
+
+
+def fastvideo(key, value):
+    """The keys and values of an official tensor as FastVideo converts it."""
+    for fused, parts in ((".attn.qkv.", "qkv"), (".cross_attn.kv_linear.", "kv")):
+        if fused in key:
+            layer = ".self_attn." if parts == "qkv" else ".cross_attn."
+            rows = value.chunk(len(parts))
+            names = [key.replace(fused, f"{layer}to_{part}.") for part in parts]
+            return [(name, part.contiguous()) for name, part in zip(names, rows)]
+    for ours, theirs in FASTVIDEO.items():
+        key = key.replace(ours, theirs)
+    return [(key, value)]
+
+
 def packed_layer(key):
     """Linear layers of a block but for the modulation, as in the published fp8 file."""
     return key.startswith("blocks.0.") and key.endswith(".weight") and "norm" not in key and "adaLN" not in key
@@ -144,6 +167,10 @@ def transformer_files():
     for key, value in official.items():
         plain.update({f"model.diffusion_model.{k}": v for k, v in kijai(key, value)})
     save_file(plain, path("kijai_bf16.safetensors"))
+
+    expect("fastvideo_bf16.safetensors", {k: v.float() for k, v in official.items()})
+    converted = {k: v for key, value in official.items() for k, v in fastvideo(key, value)}
+    save_file(converted, path("fastvideo_bf16.safetensors"))
 
     def scaled(key, value):
         q, s = fp8(value, torch.float8_e4m3fn, "tensor")

@@ -42,7 +42,7 @@ fn transformers() -> Vec<String> {
     let others = ["umt5", "vae", "fp8_patterns"];
     let mut names: Vec<String> = expected().into_keys().collect();
     names.retain(|name| !others.iter().any(|other| name.starts_with(other)));
-    assert_eq!(names.len(), 8);
+    assert_eq!(names.len(), 9);
     names
 }
 
