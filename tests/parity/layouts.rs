@@ -207,3 +207,22 @@ fn names_lead_to_kijai_s_and_back() {
     theirs.sort();
     assert_eq!(theirs, stored.keys().collect::<Vec<_>>());
 }
+
+#[test]
+fn shapes_that_make_no_model_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("odd.safetensors");
+    let header = r#"{"x_embedder.proj.weight": {"dtype": "F32", "shape": [4611686018427387904, 0, 1, 2, 2], "data_offsets": [0, 0]}}"#;
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let error = DitConfig::of_weights(&WeightFiles::open(&path).unwrap()).unwrap_err();
+    let message = error.to_string();
+    for word in [
+        "odd.safetensors",
+        "x_embedder.proj.weight",
+        "4611686018427387904",
+    ] {
+        assert!(message.contains(word), "{word} not in {message}");
+    }
+}

@@ -148,19 +148,19 @@ impl DitConfig {
             })?;
             return Ok(Self::from_json(JsonConfig::new(path, keys))?);
         }
-        let shapes = Shapes(official);
-        let [hidden_size, in_channels, t, h, w] = shapes.of("x_embedder.proj.weight")?;
-        let [head_dim] = shapes.of("blocks.0.attn.q_norm.weight")?;
-        let [ffn, _] = shapes.of("blocks.0.ffn.w1.weight")?;
-        let [adaln_tembed_dim, _] = shapes.of("t_embedder.mlp.2.weight")?;
-        let [_, frequency_embedding_size] = shapes.of("t_embedder.mlp.0.weight")?;
-        let [_, caption_channels] = shapes.of("y_embedder.y_proj.0.weight")?;
-        let [out, _] = shapes.of("final_layer.linear.weight")?;
+        let [hidden_size, in_channels, t, h, w] =
+            official.shape_of("x_embedder.proj.weight", MODEL)?;
+        let [head_dim] = official.shape_of("blocks.0.attn.q_norm.weight", MODEL)?;
+        let [ffn, _] = official.shape_of("blocks.0.ffn.w1.weight", MODEL)?;
+        let [adaln_tembed_dim, _] = official.shape_of("t_embedder.mlp.2.weight", MODEL)?;
+        let [_, frequency_embedding_size] = official.shape_of("t_embedder.mlp.0.weight", MODEL)?;
+        let [_, caption_channels] = official.shape_of("y_embedder.y_proj.0.weight", MODEL)?;
+        let [out, _] = official.shape_of("final_layer.linear.weight", MODEL)?;
         let config = Self {
             in_channels,
             out_channels: out / (t * h * w).max(1),
             hidden_size,
-            depth: shapes.depth(),
+            depth: depth(official),
             num_heads: hidden_size.checked_div(head_dim).unwrap_or(0),
             caption_channels,
             mlp_ratio: 4,
@@ -207,34 +207,12 @@ impl DitConfig {
     }
 }
 
-struct Shapes<'a>(&'a WeightFiles);
-
-impl Shapes<'_> {
-    fn of<const D: usize>(&self, key: &str) -> Result<[usize; D], WeightsError> {
-        let path = || self.0.path().to_path_buf();
-        let info = self
-            .0
-            .info(key)
-            .ok_or_else(|| WeightsError::MissingTensor {
-                path: path(),
-                key: key.to_string(),
-            })?;
-        info.shape
-            .try_into()
-            .map_err(|shape: Vec<usize>| WeightsError::Unsupported {
-                path: path(),
-                key: key.to_string(),
-                reason: format!("it has shape {shape:?}, which is not that of {MODEL}"),
-            })
-    }
-
-    /// How many different numbers of blocks there are: a missing block is then missed when weights load,
-    /// and a large number in a damaged name asks for nothing.
-    fn depth(&self) -> usize {
-        let numbers = self.0.keys().filter_map(|key| {
-            let number = key.strip_prefix("blocks.")?.split('.').next()?;
-            number.parse::<usize>().ok()
-        });
-        numbers.collect::<BTreeSet<_>>().len()
-    }
+/// How many different numbers of blocks there are: a missing block is then missed when weights load, and
+/// a large number in a damaged name asks for nothing.
+fn depth(official: &WeightFiles) -> usize {
+    let numbers = official.keys().filter_map(|key| {
+        let number = key.strip_prefix("blocks.")?.split('.').next()?;
+        number.parse::<usize>().ok()
+    });
+    numbers.collect::<BTreeSet<_>>().len()
 }

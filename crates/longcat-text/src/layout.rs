@@ -171,22 +171,7 @@ impl Umt5Config {
     /// [`TextError::Weights`] when a decisive tensor is missing or misshaped, [`TextError::Config`] when
     /// the sizes do not fit each other.
     pub fn of_weights(official: &WeightFiles) -> Result<Self, TextError> {
-        let matrix = |key: &str| -> Result<[usize; 2], WeightsError> {
-            let path = || official.path().to_path_buf();
-            let info = official
-                .info(key)
-                .ok_or_else(|| WeightsError::MissingTensor {
-                    path: path(),
-                    key: key.to_string(),
-                })?;
-            info.shape
-                .try_into()
-                .map_err(|shape: Vec<usize>| WeightsError::Unsupported {
-                    path: path(),
-                    key: key.to_string(),
-                    reason: format!("it has shape {shape:?}, which is not that of {MODEL}"),
-                })
-        };
+        let matrix = |key: &str| official.shape_of::<2>(key, MODEL);
         let attention = "encoder.block.0.layer.0.SelfAttention";
         let [vocab_size, d_model] = matrix("shared.weight")?;
         let [inner, _] = matrix(&format!("{attention}.q.weight"))?;

@@ -144,24 +144,8 @@ impl WanVaeConfig {
     /// the sizes do not fit each other.
     pub fn of_weights(official: &WeightFiles) -> Result<Self, VaeError> {
         let conv = |key: &str| -> Result<[usize; 2], WeightsError> {
-            let path = || official.path().to_path_buf();
-            let info = official
-                .info(key)
-                .ok_or_else(|| WeightsError::MissingTensor {
-                    path: path(),
-                    key: key.to_string(),
-                })?;
-            match info.shape[..] {
-                [output, input, _, _, _] => Ok([output, input]),
-                _ => Err(WeightsError::Unsupported {
-                    path: path(),
-                    key: key.to_string(),
-                    reason: format!(
-                        "it has shape {:?}, which is not that of {MODEL}",
-                        info.shape
-                    ),
-                }),
-            }
+            let [output, input, _, _, _] = official.shape_of(key, MODEL)?;
+            Ok([output, input])
         };
         let [base_dim, in_channels] = conv("encoder.conv_in.weight")?;
         let [z_dim, _] = conv("post_quant_conv.weight")?;

@@ -236,6 +236,28 @@ impl WeightFiles {
         })
     }
 
+    /// The shape of a tensor that tells sizes of a model: `D` dimensions, none of them empty, so that no
+    /// size exceeds what the file holds.
+    ///
+    /// # Errors
+    /// [`WeightsError::MissingTensor`]; [`WeightsError::Unsupported`] for another shape, with the name of
+    /// the `model`.
+    pub fn shape_of<const D: usize>(
+        &self,
+        key: &str,
+        model: &str,
+    ) -> Result<[usize; D], WeightsError> {
+        let shape = &self.entry(key)?.shape;
+        match <[usize; D]>::try_from(shape.as_slice()) {
+            Ok(sizes) if !sizes.contains(&0) => Ok(sizes),
+            _ => Err(WeightsError::Unsupported {
+                path: self.place(key),
+                key: key.to_string(),
+                reason: format!("it has shape {shape:?}, which is not that of {model}"),
+            }),
+        }
+    }
+
     /// The strings that the (first) file holds beside its tensors: `__metadata__` of safetensors, simple
     /// values of GGUF.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
