@@ -229,7 +229,7 @@ pub struct Condition {
 
 #[derive(Debug, Args)]
 pub struct Continue {
-    /// The video to continue.
+    /// The video to continue, which is brought to the checkpoint's frame rate.
     pub video: PathBuf,
     /// What happens next: a text, @FILE, or - for standard input.
     pub prompt: String,
@@ -237,9 +237,12 @@ pub struct Continue {
     /// shape of the video: it is made at the trained size nearest in shape and stretched back.
     #[arg(long, value_name = "WxH")]
     pub size: Option<VideoSize>,
-    /// Frames of the result, condition frames included, 4n + 1; by default the checkpoint's.
+    /// Frames that are made, condition frames included, 4n + 1; by default the checkpoint's.
     #[arg(long, value_name = "N")]
     pub frames: Option<usize>,
+    /// Put the whole video in front of the new frames, in place of the condition frames.
+    #[arg(long)]
+    pub with_source: bool,
     #[command(flatten)]
     pub condition: Condition,
     #[command(flatten)]
@@ -292,7 +295,7 @@ pub struct Refine {
     /// rate (15 in the release), which is then doubled.
     #[arg(long)]
     pub spatial_only: bool,
-    /// Condition frames of the first stage, as an image or a video.
+    /// Condition frames of the first stage, as an image or a video (its last frames).
     #[arg(long, value_name = "FILE")]
     pub condition: Option<PathBuf>,
     /// Frames of the refined video that the condition covers.

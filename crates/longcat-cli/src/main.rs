@@ -10,6 +10,7 @@ mod prompt;
 mod report;
 mod session;
 mod shape;
+mod source;
 mod stage_bar;
 mod stage_times;
 mod weights_arg;

@@ -241,10 +241,20 @@ impl Session {
 
     /// Writes frames as the result, in the shape that they shall have.
     pub fn write(&mut self, frames: &PixelFrames, job: &Job) -> Result<()> {
+        let size = job.settings.size();
+        self.write_with(job, |writer| writer.push(&frames.resized(size)))
+    }
+
+    /// Writes the result with a function that gives its frames.
+    pub fn write_with(
+        &mut self,
+        job: &Job,
+        write: impl FnOnce(&mut Writer<'_>) -> Result<()>,
+    ) -> Result<()> {
         self.bar.times.pass("");
         self.bar.times.begin("write");
         let mut writer = self.writer(job.settings.fps);
-        writer.push(&frames.resized(job.settings.size()))?;
+        write(&mut writer)?;
         let written = writer.finish()?;
         self.report(Some(written), Some(&job.settings))
     }

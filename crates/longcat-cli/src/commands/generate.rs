@@ -11,6 +11,7 @@ use crate::output::{check_output, latents_only};
 use crate::prompt::prompt;
 use crate::session::{Asked, Job, Session, sampling};
 use crate::shape::{check_shape, cropped_for};
+use crate::source::Source;
 
 pub fn text_to_video(args: &TextToVideo) -> Result<()> {
     check(&args.sampler, &args.output)?;
@@ -35,6 +36,7 @@ pub fn text_to_video(args: &TextToVideo) -> Result<()> {
         prompt: &prompt,
         shape: None,
         condition: None,
+        source: None,
     };
     let job = run.begin(&mut session, VideoRequest::TextToVideo(&request))?;
     let mut noise = SeededNoise::new(sampler.seed);
@@ -49,7 +51,14 @@ pub fn image_to_video(args: &ImageToVideo) -> Result<()> {
     let prompt = prompt(&args.prompt)?;
     let sampler = &args.sampler;
     let image = PixelFrames::read_image(&args.image)?;
-    let (image, shape) = shaped("image", image, args.size)?;
+    let (image, shape) = match args.size {
+        Some(size) => (cropped_for(size, image), None),
+        None => {
+            let shape = image.size();
+            check_shape("image", shape)?;
+            (image, Some(shape))
+        }
+    };
     let mut session = Session::open(
         "i2v",
         &args.model,
@@ -73,6 +82,7 @@ pub fn image_to_video(args: &ImageToVideo) -> Result<()> {
         prompt: &prompt,
         shape,
         condition,
+        source: None,
     };
     let job = run.begin(&mut session, VideoRequest::ImageToVideo(&request))?;
     let mut noise = SeededNoise::new(sampler.seed);
@@ -86,8 +96,17 @@ pub fn continue_video(args: &Continue) -> Result<()> {
     check(&args.sampler, &args.output)?;
     let prompt = prompt(&args.prompt)?;
     let sampler = &args.sampler;
-    let video = PixelFrames::read_video(&args.video)?;
-    let (video, shape) = shaped("video", video, args.size)?;
+    if args.with_source && latents_only(&args.output.file) {
+        bail!("--with-source needs a video output; latents are of the new frames");
+    }
+    let source = Source::open(&args.video, args.size)?;
+    let shape = match args.size {
+        Some(_) => None,
+        None => Some(source.given_size()),
+    };
+    if let Some(shape) = shape {
+        check_shape("video", shape)?;
+    }
     let mut session = Session::open(
         "continue",
         &args.model,
@@ -95,7 +114,11 @@ pub fn continue_video(args: &Continue) -> Result<()> {
         sampler.refine,
         &args.output,
     )?;
+    let defaults = *session.pipeline.checkpoint().defaults();
+    let source = source.with_folder_fps(defaults.fps);
     let condition = &args.condition;
+    let cond_frames = condition.cond_frames.unwrap_or(defaults.cond_frames);
+    let video = source.last(defaults.fps, cond_frames)?;
     let request = ContinuationRequest {
         size: args.size,
         negative_prompt: sampler.negative.clone(),
@@ -107,11 +130,18 @@ pub fn continue_video(args: &Continue) -> Result<()> {
         enhance_hf: condition.no_enhance_hf.then_some(false),
         ..ContinuationRequest::new(video, &prompt)
     };
+    let plan = session
+        .pipeline
+        .plan(VideoRequest::Continuation(&request))?;
     let run = Run {
         sampler,
         prompt: &prompt,
         shape,
-        condition: None,
+        condition: match sampler.refine {
+            true => source.condition(defaults.fps, plan.cond_frames)?,
+            false => None,
+        },
+        source: args.with_source.then_some(source),
     };
     let job = run.begin(&mut session, VideoRequest::Continuation(&request))?;
     let mut noise = SeededNoise::new(sampler.seed);
@@ -133,20 +163,6 @@ fn check(sampler: &Sampler, output: &Output) -> Result<()> {
     Ok(())
 }
 
-/// Frames in the shape of the size that is asked for, else the shape that the result will have.
-fn shaped(
-    what: &'static str,
-    frames: PixelFrames,
-    size: Option<VideoSize>,
-) -> Result<(PixelFrames, Option<VideoSize>)> {
-    if let Some(size) = size {
-        return Ok((cropped_for(size, frames), None));
-    }
-    let shape = frames.size();
-    check_shape(what, shape)?;
-    Ok((frames, Some(shape)))
-}
-
 /// What the three commands have in common.
 struct Run<'a> {
     sampler: &'a Sampler,
@@ -155,6 +171,8 @@ struct Run<'a> {
     shape: Option<VideoSize>,
     /// Condition frames of refining.
     condition: Option<RefineCondition>,
+    /// What the new frames are put behind.
+    source: Option<Source>,
 }
 
 impl Run<'_> {
@@ -169,7 +187,7 @@ impl Run<'_> {
             false => None,
         };
         let fps = session.fps();
-        Ok(session.begin(&Asked {
+        let mut job = session.begin(&Asked {
             prompts: std::slice::from_ref(self.prompt),
             negative: &self.sampler.negative,
             seed: self.sampler.seed,
@@ -177,30 +195,55 @@ impl Run<'_> {
             plan,
             fps,
             refined,
-        }))
+        });
+        if let Some(source) = &self.source {
+            let new = job.settings.frames - self.repeated(&job);
+            job.settings.frames = source.count(self.made_at(session))? + new;
+        }
+        Ok(job)
+    }
+
+    /// Condition frames that the result begins with.
+    fn repeated(&self, job: &Job) -> usize {
+        let factor = if self.sampler.refine { 2 } else { 1 };
+        factor * job.latents.cond_frames
+    }
+
+    /// Frames per second of what is made, whatever the file says.
+    fn made_at(&self, session: &Session) -> f64 {
+        let factor = if self.sampler.refine { 2.0 } else { 1.0 };
+        factor * session.fps()
     }
 
     /// Decodes, refines when asked to, and writes.
-    fn finish(self, mut session: Session, job: &Job, latents: &Latents) -> Result<()> {
+    fn finish(mut self, mut session: Session, job: &Job, latents: &Latents) -> Result<()> {
         if session.latents_only() {
             return session.write_latents(latents, job);
         }
-        let video = session.decode(latents)?;
-        if !self.sampler.refine {
-            return session.write(&video, job);
+        let mut frames = session.decode(latents)?;
+        if self.sampler.refine {
+            session.bar.times.pass("refine: ");
+            let request = RefineRequest {
+                condition: self.condition.take(),
+                ..RefineRequest::new(frames, self.prompt)
+            };
+            let mut noise = SeededNoise::new(self.sampler.seed);
+            let refined = session
+                .pipeline
+                .refine(&request, &mut noise, &mut session.bar);
+            frames = session
+                .or_keep(refined)
+                .with_context(|| format!("refining with {REFINEMENT_LORA}"))?;
         }
-        session.bar.times.pass("refine: ");
-        let request = RefineRequest {
-            condition: self.condition,
-            ..RefineRequest::new(video, self.prompt)
+        let Some(source) = &self.source else {
+            return session.write(&frames, job);
         };
-        let mut noise = SeededNoise::new(self.sampler.seed);
-        let refined = session
-            .pipeline
-            .refine(&request, &mut noise, &mut session.bar);
-        let frames = session
-            .or_keep(refined)
-            .with_context(|| format!("refining with {REFINEMENT_LORA}"))?;
-        session.write(&frames, job)
+        let fps = self.made_at(&session);
+        let new = frames.part(self.repeated(job), frames.len());
+        let size = job.settings.size();
+        session.write_with(job, |writer| {
+            source.write(writer, fps, size)?;
+            writer.push(&new.resized(size))
+        })
     }
 }

@@ -3,16 +3,14 @@
 use std::path::Path;
 
 use anyhow::Result;
-use longcat_video::media::{ReadOptions, read_video};
+use longcat_video::media::is_picture;
 use longcat_video::{PixelFrames, RefineCondition, RefineRequest, SeededNoise, VideoRequest};
 
 use crate::args::Refine;
 use crate::output::{check_output, latents_only};
 use crate::prompt::prompt;
 use crate::session::{Asked, Session};
-
-/// Frame rate of files that state none (a folder of pictures).
-const DEFAULT_FPS: f64 = 15.0;
+use crate::source::Source;
 
 pub fn run(args: &Refine) -> Result<()> {
     check_output(&args.output)?;
@@ -20,14 +18,19 @@ pub fn run(args: &Refine) -> Result<()> {
         anyhow::bail!("refining ends at a video; name one, and use --save-latents for latents");
     }
     let prompt = prompt(&args.prompt)?;
-    let read = read_video(&args.video, &ReadOptions::default())?;
-    let fps = match read.fps() > 0.0 {
-        true => read.fps(),
-        false => DEFAULT_FPS,
-    };
-    let video = PixelFrames::from_video(read)?;
-    let condition = args.condition.as_deref().map(read_condition).transpose()?;
+    let source = Source::open(&args.video, None)?;
     let mut session = Session::open("refine", &args.model, None, true, &args.output)?;
+    let model_fps = session.fps();
+    let source = source.with_folder_fps(model_fps);
+    // The model doubles the rate that it was trained at, whatever that of the video is.
+    let (video, fps) = match args.spatial_only {
+        true => source.whole()?,
+        false => (source.whole_at(model_fps)?, 2.0 * model_fps),
+    };
+    let condition = args.condition.as_deref();
+    let condition = condition
+        .map(|path| read_condition(path, args.cond_frames, fps))
+        .transpose()?;
     let request = RefineRequest {
         size: args.size,
         spatial_only: args.spatial_only,
@@ -40,7 +43,6 @@ pub fn run(args: &Refine) -> Result<()> {
         ..RefineRequest::new(video, &prompt)
     };
     let plan = session.pipeline.plan(VideoRequest::Refinement(&request))?;
-    let factor = if args.spatial_only { 1.0 } else { 2.0 };
     session.refine_with(args.steps, args.threshold);
     let job = session.begin(&Asked {
         prompts: std::slice::from_ref(&prompt),
@@ -48,7 +50,7 @@ pub fn run(args: &Refine) -> Result<()> {
         seed: args.seed,
         shape: None,
         plan,
-        fps: factor * fps,
+        fps,
         refined: None,
     });
     let mut noise = SeededNoise::new(args.seed);
@@ -59,13 +61,12 @@ pub fn run(args: &Refine) -> Result<()> {
     session.write(&frames, &job)
 }
 
-fn read_condition(path: &Path) -> Result<PixelFrames> {
-    let picture = path
-        .extension()
-        .and_then(|e| e.to_str())
-        .is_some_and(|e| ["png", "jpg", "jpeg", "bmp"].contains(&e.to_lowercase().as_str()));
-    Ok(match picture {
-        true => PixelFrames::read_image(path)?,
-        false => PixelFrames::read_video(path)?,
-    })
+/// A picture, or the last `count` frames of a video at the rate of the result.
+fn read_condition(path: &Path, count: usize, fps: f64) -> Result<PixelFrames> {
+    match is_picture(path) {
+        true => Ok(PixelFrames::read_image(path)?),
+        false => Source::open(path, None)?
+            .with_folder_fps(fps)
+            .last(fps, count),
+    }
 }

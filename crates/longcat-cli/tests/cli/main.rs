@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod adapters;
+mod rates;
 mod requests;
 
 use std::fs;
