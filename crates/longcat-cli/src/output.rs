@@ -3,25 +3,40 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use longcat_video::media::{OutputFormat, VideoSpec, VideoWriter, WriteOptions, create_video};
+use longcat_video::media::{
+    PlannedOutput, VideoSpec, VideoWriter, WriteOptions, check_output as check_path, create_video,
+};
 use longcat_video::{PixelFrames, VideoSize};
 
 use crate::args::{Output, OutputFile};
+
+/// A rate that every format holds, where that of the video is not known yet.
+const ANY_FPS: f64 = 15.0;
 
 /// The files of a run are known to be writable and of a known kind before any model is read.
 pub fn check_output(output: &Output) -> Result<()> {
     check_output_file(&output.file)?;
     match &output.save_latents {
-        Some(path) => check_writable(path, output.file.overwrite),
+        Some(path) => {
+            check_writable(path, output.file.overwrite)?;
+            Ok(check_path(path, PlannedOutput::File)?)
+        }
         None => Ok(()),
     }
 }
 
 pub fn check_output_file(output: &OutputFile) -> Result<()> {
-    if !latents_only(output) {
-        OutputFormat::from_path(&output.output)?;
+    check_writable(&output.output, output.overwrite)?;
+    match latents_only(output) {
+        true => Ok(check_path(&output.output, PlannedOutput::File)?),
+        false => check_video(output, None, output.fps.unwrap_or(ANY_FPS)),
     }
-    check_writable(&output.output, output.overwrite)
+}
+
+/// Whether a video can be written, of this size where it is known.
+pub fn check_video(output: &OutputFile, size: Option<VideoSize>, fps: f64) -> Result<()> {
+    let planned = PlannedOutput::Video { size, fps };
+    Ok(check_path(&output.output, planned)?)
 }
 
 pub fn check_writable(path: &Path, overwrite: bool) -> Result<()> {
@@ -53,16 +68,19 @@ pub fn latents_only(output: &OutputFile) -> bool {
 pub struct Writer<'a> {
     output: &'a OutputFile,
     fps: f64,
+    /// A text that the file keeps.
+    metadata: Option<String>,
     file: Option<Box<dyn VideoWriter>>,
     size: VideoSize,
     frames: usize,
 }
 
 impl<'a> Writer<'a> {
-    pub fn new(output: &'a OutputFile, fps: f64) -> Self {
+    pub fn new(output: &'a OutputFile, fps: f64, metadata: Option<String>) -> Self {
         Self {
             output,
             fps,
+            metadata,
             file: None,
             size: VideoSize::new(0, 0),
             frames: 0,
@@ -85,7 +103,7 @@ impl<'a> Writer<'a> {
                     spec,
                     &WriteOptions {
                         quality,
-                        ..WriteOptions::default()
+                        metadata: self.metadata.take(),
                     },
                 )?)
             }

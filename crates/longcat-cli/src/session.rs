@@ -13,7 +13,7 @@ use longcat_video::{
 
 use crate::args::{Model, Output, OutputFile, Place, Sampler};
 use crate::finished;
-use crate::output::{Writer, Written, latents_only};
+use crate::output::{Writer, Written, check_video, latents_only};
 use crate::report::Report;
 use crate::shape::stretched_back;
 use crate::stage_bar::StageBar;
@@ -157,8 +157,9 @@ impl Session {
         }
     }
 
-    /// Takes up a request that was checked: all that can be known of the result is known then.
-    pub fn begin(&mut self, asked: &Asked<'_>) -> Job {
+    /// Takes up a request that was checked: all that can be known of the result is known then, also
+    /// whether its file can hold it.
+    pub fn begin(&mut self, asked: &Asked<'_>) -> Result<Job> {
         let guided = self
             .base
             .generation
@@ -211,9 +212,12 @@ impl Session {
             },
             ..job
         };
+        if !self.latents_only() {
+            check_video(&self.output, Some(job.settings.size()), job.settings.fps)?;
+        }
         let settings = self.kept(&job.latents).cloned();
         self.bar.keep_latents(self.save_latents.clone(), settings);
-        job
+        Ok(job)
     }
 
     /// Settings, unless files shall not have them.
@@ -253,15 +257,16 @@ impl Session {
     ) -> Result<()> {
         self.bar.times.pass("");
         self.bar.times.begin("write");
-        let mut writer = self.writer(job.settings.fps);
+        let mut writer = self.writer(job.settings.fps, Some(&job.settings));
         write(&mut writer)?;
         let written = writer.finish()?;
         self.report(Some(written), Some(&job.settings))
     }
 
-    /// A file for the result.
-    pub fn writer(&self, fps: f64) -> Writer<'_> {
-        Writer::new(&self.output, fps)
+    /// A file for the result, which keeps what it was made with.
+    pub fn writer(&self, fps: f64, settings: Option<&Settings>) -> Writer<'_> {
+        let kept = settings.and_then(|settings| self.kept(settings));
+        Writer::new(&self.output, fps, kept.map(Settings::to_json))
     }
 
     /// Tells of the result: a video, or latents alone.

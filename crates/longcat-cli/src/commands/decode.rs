@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use longcat_video::{Latents, PixelFrames, Settings};
 
 use crate::args::Decode;
-use crate::output::{check_output_file, latents_only};
+use crate::output::{check_output_file, check_video, latents_only};
 use crate::session::Session;
 
 pub fn run(args: &Decode) -> Result<()> {
@@ -25,6 +25,10 @@ pub fn run(args: &Decode) -> Result<()> {
         );
     }
     let mut session = Session::without_adapters("decode", &args.place, false, &args.output)?;
+    let stated = settings.as_ref().map(|settings| settings.fps);
+    let stated = stated.filter(|fps| fps.is_finite() && *fps > 0.0);
+    let fps = stated.unwrap_or_else(|| session.fps());
+    check_video(&args.output, None, args.output.fps.unwrap_or(fps))?;
     let frames = session.decode(&latents)?;
     let settings = settings.filter(|settings| describes(settings, &frames));
     let (frames, fps) = match &settings {
@@ -40,7 +44,7 @@ pub fn run(args: &Decode) -> Result<()> {
         ..settings
     });
     session.bar.times.begin("write");
-    let mut writer = session.writer(args.output.fps.unwrap_or(fps));
+    let mut writer = session.writer(args.output.fps.unwrap_or(fps), settings.as_ref());
     writer.push(&frames)?;
     let written = writer.finish()?;
     session.report(Some(written), settings.as_ref())

@@ -195,7 +195,7 @@ impl Run<'_> {
             plan,
             fps,
             refined,
-        });
+        })?;
         if let Some(source) = &self.source {
             let new = job.settings.frames - self.repeated(&job);
             job.settings.frames = source.count(self.made_at(session))? + new;

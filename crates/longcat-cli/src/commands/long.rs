@@ -47,13 +47,13 @@ pub fn run(args: &Long) -> Result<()> {
         plan,
         fps,
         refined: None,
-    });
+    })?;
     let made = session
         .pipeline
         .long_video(&request, &work_dir(args), &mut session.bar);
     let video = session.or_keep(made)?;
     session.bar.times.begin("write");
-    let mut writer = session.writer(job.settings.fps);
+    let mut writer = session.writer(job.settings.fps, Some(&job.settings));
     for clip in video.clips() {
         writer.push(&clip?)?;
     }

@@ -52,7 +52,7 @@ pub fn run(args: &Refine) -> Result<()> {
         plan,
         fps,
         refined: None,
-    });
+    })?;
     let mut noise = SeededNoise::new(args.seed);
     let refined = session
         .pipeline

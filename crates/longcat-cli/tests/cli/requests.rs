@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use longcat_video::Latents;
-use longcat_video::media::{VideoFrames, VideoSize, WriteOptions, write_video};
+use longcat_video::media::{VideoFrames, VideoSize, WriteOptions, read_metadata, write_video};
 use serde_json::Value;
 
 use crate::{command, fail, succeed, video};
@@ -184,6 +184,9 @@ fn results_tell_what_they_were_made_with() {
     let seconds = stages.iter().filter_map(|s| s["seconds"].as_f64());
     assert!(seconds.sum::<f64>() <= result["seconds"].as_f64().unwrap());
 
+    let text = read_metadata(&dir.join("a.mp4")).unwrap().unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), *settings);
+
     // The latents are those of the first pass.
     let latents = dir.join("a.safetensors");
     let kept = Latents::read_settings(&latents).unwrap().unwrap();
@@ -195,6 +198,30 @@ fn results_tell_what_they_were_made_with() {
     succeed(dir, &[&base[..], &args].concat());
     let latents = dir.join("b.safetensors");
     assert_eq!(Latents::read_settings(&latents).unwrap(), None);
+    let args = "decode a.safetensors -o b.mp4 --no-metadata";
+    succeed(dir, &args.split(' ').collect::<Vec<_>>());
+    assert_eq!(read_metadata(&dir.join("b.mp4")).unwrap(), None);
+}
+
+#[test]
+fn what_cannot_be_written_is_refused_before_a_model_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    fs::create_dir(dir.join("full")).unwrap();
+    fs::write(dir.join("full/mine"), b"mine").unwrap();
+    let long = "a".repeat(300) + ".mp4";
+    for (args, word) in [
+        (vec!["-o", "a.mp4", "--fps", "0"], "0 frames per second"),
+        (vec!["-o", "a.gif", "--fps", "60"], "60 frames per second"),
+        (vec!["-o", long.as_str()], "too long"),
+        (vec!["-o", "full", "-y"], "not empty"),
+        (vec!["-o", "a.mp4", "--save-latents", "full", "-y"], "full"),
+    ] {
+        let base = ["t2v", "ring", "--model", "nowhere"];
+        let message = fail(dir, 1, &[&base[..], &args[..]].concat());
+        assert!(message.contains(word), "{word}: {message}");
+    }
+    assert_eq!(fs::read_dir(dir).unwrap().count(), 1);
 }
 
 #[test]
