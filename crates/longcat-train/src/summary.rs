@@ -41,8 +41,10 @@ pub struct BucketSummary {
     pub parts: usize,
     /// Samples in an epoch.
     pub samples: usize,
-    /// Frames of the shortest and of the longest clip, where they are known.
+    /// Frames of the shortest and of the longest clip, of those that were read to their end.
     pub lengths: Option<(usize, usize)>,
+    /// Clips of which only the start was read, or whose length an older cache does not tell.
+    pub unread: usize,
 }
 
 impl DataSummary {
@@ -63,6 +65,7 @@ impl DataSummary {
             let bucket = buckets.entry(of_clip[0].bucket.clone()).or_default();
             bucket.bucket.clone_from(&of_clip[0].bucket);
             bucket.clips += 1;
+            bucket.unread += usize::from(of_clip[0].length.is_none());
             for entry in of_clip {
                 bucket.parts += entry.latents.len();
                 let samples = entry.repeats.saturating_mul(config.data.repeats);
@@ -166,6 +169,9 @@ impl fmt::Display for DataSummary {
                 Some((least, most)) if least == most => write!(f, " of {most} frames")?,
                 Some((least, most)) => write!(f, " of {least} to {most} frames")?,
                 None => {}
+            }
+            if bucket.unread > 0 {
+                write!(f, ", {} not read to their end", bucket.unread)?;
             }
             if bucket.parts > bucket.clips {
                 write!(f, ", {} parts of them", bucket.parts)?;

@@ -83,10 +83,22 @@ pub(super) fn latents<B: KernelBackend>(
     let all = all.filter(|job| seen.insert(job.part.path.clone()));
     let (done, jobs): (Vec<Job>, Vec<Job>) = all.partition(|job| shape(&job.part.path).is_some());
     let total = done.len() + jobs.len();
-    for (i, jobs) in jobs.chunks(recipe.clips_at_once()).enumerate() {
-        let before = done.len() + i * recipe.clips_at_once();
+    // A clip of which several parts are missing is read once, from its front to its end.
+    let of_clips = jobs.chunk_by(|a, b| a.clip == b.clip);
+    let (long, single): (Vec<&[Job]>, Vec<&[Job]>) = of_clips.partition(|jobs| jobs.len() > 1);
+    let single: Vec<&Job> = single.into_iter().flatten().collect();
+    let mut before = done.len();
+    let single = single.chunks(recipe.clips_at_once());
+    let single = single.map(|jobs| (jobs.to_vec(), false));
+    let long = long.into_iter();
+    let long = long.map(|jobs| (jobs.iter().collect::<Vec<&Job>>(), true));
+    for (jobs, long) in single.chain(long) {
         let mut progress = |done| observer.caching("clips", before + done, total);
-        let failed = encoder.run(jobs, &mut progress)?;
+        let failed = match long {
+            false => encoder.run(&jobs, &mut progress)?,
+            true => encoder.run_through(&jobs, &mut progress)?,
+        };
+        before += jobs.len();
         for (job, error) in failed {
             let clip = &clips[job.clip];
             config.data.skip(error.of_clip(&clip.path), observer)?;
@@ -140,7 +152,7 @@ impl<B: KernelBackend> Encoder<'_, B> {
     /// Encodes what fits into memory at once; returns what cannot be used.
     fn run<'j>(
         &mut self,
-        jobs: &'j [Job],
+        jobs: &[&'j Job],
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<(&'j Job, TrainError)>, TrainError> {
         progress(0);
@@ -148,7 +160,9 @@ impl<B: KernelBackend> Encoder<'_, B> {
             .par_iter()
             .map(|job| {
                 let clip = &self.clips[job.clip];
-                self.recipe.read(clip, job.part.start, self.interrupt)
+                let mut reader = self.recipe.open(clip)?;
+                let part = &job.part;
+                self.recipe.read(clip, &mut reader, part, self.interrupt)
             })
             .collect();
         stop(self.interrupt)?;
@@ -157,19 +171,15 @@ impl<B: KernelBackend> Encoder<'_, B> {
         for (n, fitted) in read.into_iter().enumerate() {
             match fitted {
                 Ok(fitted) => buckets.entry(fitted.bucket).or_default().push((n, fitted)),
-                Err(error) => failed.push((&jobs[n], error)),
+                Err(error) => failed.push((jobs[n], error)),
             }
         }
         let mut done = failed.len();
         for (bucket, members) in &buckets {
-            let pixels = bucket.frames * bucket.size.width * bucket.size.height;
             let mut left = members.as_slice();
             while !left.is_empty() {
                 stop(self.interrupt)?;
-                let count = self
-                    .together
-                    .min(PIXELS / pixels.max(1))
-                    .clamp(1, left.len());
+                let count = self.at_once(bucket).min(left.len());
                 let (now, rest) = left.split_at(count);
                 left = rest;
                 self.encode(jobs, bucket, now)?;
@@ -180,9 +190,43 @@ impl<B: KernelBackend> Encoder<'_, B> {
         Ok(failed)
     }
 
+    /// Encodes parts of one clip, in their order; returns what cannot be used.
+    fn run_through<'j>(
+        &mut self,
+        jobs: &[&'j Job],
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<(&'j Job, TrainError)>, TrainError> {
+        let (clip, interrupt) = (&self.clips[jobs[0].clip], self.interrupt);
+        let mut reader = match self.recipe.open(clip) {
+            Ok(reader) => reader,
+            Err(error) => return Ok(vec![(jobs[0], error)]),
+        };
+        let mut members: Vec<(usize, Fitted)> = Vec::new();
+        for (n, job) in jobs.iter().enumerate() {
+            progress(n - members.len());
+            match self.recipe.read(clip, &mut reader, &job.part, interrupt) {
+                Ok(fitted) => members.push((n, fitted)),
+                Err(TrainError::Interrupted) => return Err(TrainError::Interrupted),
+                Err(error) => return Ok(vec![(*job, error)]),
+            }
+            let bucket = members[0].1.bucket;
+            if n + 1 == jobs.len() || members.len() >= self.at_once(&bucket) {
+                self.encode(jobs, &bucket, &members)?;
+                members.clear();
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// How many clips of a bucket pass through the VAE at once.
+    fn at_once(&self, bucket: &Bucket) -> usize {
+        let pixels = bucket.frames * bucket.size.width * bucket.size.height;
+        self.together.min(PIXELS / pixels.max(1)).max(1)
+    }
+
     fn encode(
         &mut self,
-        jobs: &[Job],
+        jobs: &[&Job],
         bucket: &Bucket,
         members: &[(usize, Fitted)],
     ) -> Result<(), TrainError> {
@@ -202,7 +246,7 @@ impl<B: KernelBackend> Encoder<'_, B> {
             .par_iter()
             .zip(encoded)
             .map(|((n, fitted), tensors)| {
-                let Job { clip, part } = &jobs[*n];
+                let Job { clip, part } = jobs[*n];
                 write(part, &tensors, &self.clips[*clip], bucket, fitted.length)
             })
             .collect();
@@ -215,15 +259,17 @@ fn write(
     tensors: &[NamedTensor],
     clip: &CaptionedClip,
     bucket: &Bucket,
-    length: usize,
+    length: Option<usize>,
 ) -> Result<(), TrainError> {
     let origin = clip.path.to_string_lossy().into_owned();
-    let metadata = BTreeMap::from([
+    let mut metadata = BTreeMap::from([
         ("clip".to_string(), origin),
         ("bucket".to_string(), bucket.to_string()),
-        ("length".to_string(), length.to_string()),
         ("start".to_string(), part.start.to_string()),
     ]);
+    if let Some(length) = length {
+        metadata.insert("length".to_string(), length.to_string());
+    }
     Ok(write_safetensors(&part.path, tensors, &metadata)?)
 }
 

@@ -6,11 +6,12 @@ use std::sync::atomic::AtomicBool;
 use longcat_video::media::{ReadOptions, read_video};
 use longcat_video::{Checkpoint, PixelFrames, VideoSize};
 use longcat_weights::write_atomic;
+use serde_json::json;
 
 use super::key::{Hasher, content, fingerprint};
 use crate::TrainError;
 use crate::config::{DataConfig, Take, TrainConfig};
-use crate::data::{Bucket, CaptionedClip, Media};
+use crate::data::{Bucket, CaptionedClip, ClipReader, Media, Windows};
 use crate::observe::stop;
 
 /// Bytes of decoded clips that are held at once, if that is more than one clip.
@@ -26,11 +27,15 @@ pub(super) struct Recipe<'a> {
     folder: PathBuf,
 }
 
-/// A part of a clip: its first frame, and where its latents are once they are there.
+/// A part of a clip: its first frame, its frames at most, and where its latents are once they are
+/// there.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Part {
     pub start: usize,
+    pub frames: usize,
     pub path: PathBuf,
+    /// Frames of the whole clip, where they were counted.
+    pub length: Option<usize>,
 }
 
 /// A part of a clip, read from disk and fitted to its bucket.
@@ -38,8 +43,8 @@ pub(super) struct Fitted {
     pub bucket: Bucket,
     pub pixels: PixelFrames,
     pub source: Option<PixelFrames>,
-    /// Frames of the whole clip.
-    pub length: usize,
+    /// Frames of the whole clip, if these are all.
+    pub length: Option<usize>,
 }
 
 impl<'a> Recipe<'a> {
@@ -78,14 +83,20 @@ impl<'a> Recipe<'a> {
         clip: &CaptionedClip,
         interrupt: &AtomicBool,
     ) -> Result<Vec<Part>, TrainError> {
+        // The frames and colours of videos are others since they are read by time and by their tags.
+        let made: &[u8] = match clip.media == Media::Video || self.refine {
+            true => b"latents 3",
+            false => b"latents 2",
+        };
         let mut hasher = Hasher::default()
-            .part(b"latents 2")
+            .part(made)
             .part(content(&clip.path, interrupt)?.as_bytes())
             .part(self.key.as_bytes());
         if self.refine {
             hasher = hasher.part(content(source(clip)?, interrupt)?.as_bytes());
         }
         let whole = hasher.finish();
+        let windows = self.windows(clip, &whole)?;
         let part = |start: usize| {
             let key = match start {
                 0 => whole.clone(),
@@ -95,37 +106,58 @@ impl<'a> Recipe<'a> {
                     .finish(),
             };
             let path = self.folder.join(format!("{key}.safetensors"));
-            Part { start, path }
+            let length = windows.as_ref().map(|windows| windows.length);
+            let frames = windows.as_ref().map(|windows| windows.frames);
+            Part {
+                start,
+                frames: frames.unwrap_or(usize::MAX),
+                path,
+                length,
+            }
         };
-        let starts = self.starts(clip, &whole)?;
-        Ok(starts.into_iter().map(part).collect())
+        let starts: &[usize] = match &windows {
+            Some(windows) => &windows.starts,
+            None => &[0],
+        };
+        Ok(starts.iter().map(|start| part(*start)).collect())
     }
 
-    /// First frames of the parts of a clip, from the cache if it has them.
-    fn starts(&self, clip: &CaptionedClip, key: &str) -> Result<Vec<usize>, TrainError> {
+    /// The parts of a clip that has several, from the cache if it knows them.
+    fn windows(&self, clip: &CaptionedClip, key: &str) -> Result<Option<Windows>, TrainError> {
         if self.data.take == Take::Start || clip.media == Media::Image {
-            return Ok(vec![0]);
+            return Ok(None);
         }
         let limit = self.data.windows.unwrap_or(0);
         let file = self.folder.join(format!("{key}.windows-{limit}.json"));
         let known = std::fs::read_to_string(&file).ok();
-        let known: Option<Vec<usize>> = known.and_then(|text| serde_json::from_str(&text).ok());
-        if let Some(starts) = known.filter(|starts| !starts.is_empty()) {
-            return Ok(starts);
+        let known: Option<Windows> = known.and_then(|text| serde_json::from_str(&text).ok());
+        if let Some(windows) = known.filter(|windows| !windows.starts.is_empty()) {
+            return Ok(Some(windows));
         }
-        let starts = clip.starts(self.data)?;
-        write_atomic(&file, format!("{starts:?}").as_bytes())?;
-        Ok(starts)
+        let windows = clip.windows(self.data)?;
+        let text = json!(windows).to_string();
+        write_atomic(&file, text.as_bytes())?;
+        Ok(Some(windows))
     }
 
+    /// Opens a clip to read parts of it.
+    pub(super) fn open<'c>(
+        &'c self,
+        clip: &'c CaptionedClip,
+    ) -> Result<ClipReader<'c>, TrainError> {
+        clip.reader(self.data)
+    }
+
+    /// Reads a part of an open clip.
     pub(super) fn read(
         &self,
         clip: &CaptionedClip,
-        start: usize,
+        reader: &mut ClipReader<'_>,
+        part: &Part,
         interrupt: &AtomicBool,
     ) -> Result<Fitted, TrainError> {
         stop(interrupt)?;
-        let fitted = clip.fitted(self.data, start)?;
+        let fitted = reader.part(part.start, part.frames)?;
         let source = match self.refine {
             true => {
                 let video = read_video(source(clip)?, &ReadOptions::default())?;
@@ -137,7 +169,7 @@ impl<'a> Recipe<'a> {
             bucket: fitted.bucket,
             pixels: PixelFrames::from_images(&fitted.frames)?,
             source,
-            length: fitted.length,
+            length: part.length.or(fitted.length),
         })
     }
 }

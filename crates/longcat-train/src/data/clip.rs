@@ -1,13 +1,13 @@
 //! Reading a clip and bringing it to the shape of its bucket.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use image::imageops::FilterType;
 use image::{RgbImage, imageops};
-use longcat_video::media::{ReadOptions, VideoFrames, read_image, read_video};
 use longcat_video::{PixelFrames, VideoSize};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use super::frames::ClipFrames;
 use super::{Bucket, choose, starts};
 use crate::TrainError;
 use crate::config::{DataConfig, Take};
@@ -53,15 +53,28 @@ pub struct CaptionedClip {
 pub(crate) struct FittedClip {
     pub bucket: Bucket,
     pub frames: Vec<RgbImage>,
-    /// Frames of the whole clip, at the rate of the configuration.
+    /// Frames of the whole clip at the rate of the configuration, if these are all.
+    pub length: Option<usize>,
+}
+
+/// Which parts are taken of a clip.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Windows {
+    /// First frames.
+    pub starts: Vec<usize>,
+    /// Frames of each.
+    pub frames: usize,
+    /// Frames of the whole clip.
     pub length: usize,
 }
 
-/// A clip as it is in its file, and which of its frames count.
-struct Source {
-    video: VideoFrames,
-    picked: Vec<usize>,
-    bucket: Bucket,
+/// A clip that is read from its front to its end.
+pub(crate) struct ClipReader<'a> {
+    clip: &'a CaptionedClip,
+    data: &'a DataConfig,
+    frames: ClipFrames,
+    /// Frames that came.
+    at: usize,
 }
 
 impl CaptionedClip {
@@ -71,75 +84,82 @@ impl CaptionedClip {
     /// # Errors
     /// [`TrainError::Media`] for a file that cannot be read, [`TrainError::Data`] for too few frames.
     pub fn fit(&self, data: &DataConfig) -> Result<PixelFrames, TrainError> {
-        Ok(PixelFrames::from_images(&self.fitted(data, 0)?.frames)?)
+        let fitted = self.reader(data)?.part(0, usize::MAX)?;
+        Ok(PixelFrames::from_images(&fitted.frames)?)
     }
 
-    /// First frames of the parts that are taken of the clip.
-    pub(crate) fn starts(&self, data: &DataConfig) -> Result<Vec<usize>, TrainError> {
-        if self.media == Media::Image || data.take == Take::Start {
-            return Ok(vec![0]);
-        }
-        let Source { picked, bucket, .. } = self.source(data)?;
-        Ok(starts(data, bucket.frames, picked.len()))
+    /// The parts that are taken of a clip longer than one; all its frames are read.
+    pub(crate) fn windows(&self, data: &DataConfig) -> Result<Windows, TrainError> {
+        let mut frames = ClipFrames::open(self, data.fps)?;
+        let length = frames.skip(usize::MAX)?;
+        let frames = self.bucket(data, frames.size(), length)?.frames;
+        Ok(Windows {
+            starts: starts(data, frames, length),
+            frames,
+            length,
+        })
     }
 
-    /// The part that begins with frame `start`, at the rate of the configuration.
-    pub(crate) fn fitted(&self, data: &DataConfig, start: usize) -> Result<FittedClip, TrainError> {
-        let source = self.source(data)?;
-        let (size, bucket) = (source.video.size(), source.bucket);
-        let all: Vec<&[u8]> = source.video.frames().collect();
-        let end = (start + bucket.frames).min(source.picked.len());
-        let frames = source.picked[end - bucket.frames..end]
+    pub(crate) fn reader<'a>(&'a self, data: &'a DataConfig) -> Result<ClipReader<'a>, TrainError> {
+        Ok(ClipReader {
+            clip: self,
+            data,
+            frames: ClipFrames::open(self, data.fps)?,
+            at: 0,
+        })
+    }
+
+    fn bucket(
+        &self,
+        data: &DataConfig,
+        size: VideoSize,
+        frames: usize,
+    ) -> Result<Bucket, TrainError> {
+        let counts = &data.frames;
+        choose(&data.sizes, counts, size, frames).ok_or_else(|| TrainError::Data {
+            path: self.path.clone(),
+            reason: format!(
+                "it has {frames} frames at this frame rate and data.frames asks for {counts:?}"
+            ),
+        })
+    }
+}
+
+impl ClipReader<'_> {
+    /// The part of at most `most` frames, and of as many as the configuration has a count for, that
+    /// begins with frame `start`, which did not come yet.
+    pub(crate) fn part(&mut self, start: usize, most: usize) -> Result<FittedClip, TrainError> {
+        let most = self
+            .data
+            .frames
             .iter()
-            .filter_map(|i| {
-                RgbImage::from_raw(size.width as u32, size.height as u32, all[*i].to_vec())
-            })
-            .map(|frame| cover(&frame, bucket.size))
-            .collect();
+            .copied()
+            .max()
+            .map_or(most, |count| most.min(count));
+        self.at += self.frames.skip(start - self.at)?;
+        let (clip, size) = (self.clip, self.frames.size());
+        // The size of a bucket does not depend on the number of frames.
+        let fitted = choose(&self.data.sizes, &[0], size, 0).map_or(size, |bucket| bucket.size);
+        let mut frames = Vec::new();
+        while frames.len() < most
+            && let Some(frame) = self.frames.next()?
+        {
+            frames.push(cover(&frame, fitted));
+        }
+        let first = self.at == 0;
+        self.at += frames.len();
+        // Windows may follow without a gap: where they are taken, no frame is looked at beyond.
+        let alone = self.data.take == Take::Start || clip.media == Media::Image;
+        let over = frames.len() < most || (alone && self.frames.skip(1)? == 0);
+        let length = (first && over).then_some(frames.len());
+        let bucket = clip.bucket(self.data, size, frames.len())?;
+        frames.truncate(bucket.frames);
         Ok(FittedClip {
             bucket,
             frames,
-            length: source.picked.len(),
+            length,
         })
     }
-
-    fn source(&self, data: &DataConfig) -> Result<Source, TrainError> {
-        let video = match self.media {
-            Media::Video => read_video(&self.path, &ReadOptions::default())?,
-            Media::Image => {
-                let image = read_image(&self.path)?;
-                VideoFrames::new(image.dimensions().into(), 1.0, image.into_raw())?
-            }
-        };
-        let picked = match (self.media, data.fps) {
-            (Media::Image, _) | (_, None) => (0..video.len()).collect(),
-            (Media::Video, Some(fps)) => frames_at(video.len(), video.fps(), fps),
-        };
-        let bucket = choose(&data.sizes, &data.frames, video.size(), picked.len())
-            .ok_or_else(|| too_short(&self.path, picked.len(), &data.frames))?;
-        Ok(Source {
-            video,
-            picked,
-            bucket,
-        })
-    }
-}
-
-fn too_short(path: &Path, frames: usize, counts: &[usize]) -> TrainError {
-    TrainError::Data {
-        path: path.to_path_buf(),
-        reason: format!(
-            "it has {frames} frames at this frame rate and data.frames asks for {counts:?}"
-        ),
-    }
-}
-
-/// Which frames of a clip come nearest to a steady rate of `to` frames per second.
-fn frames_at(count: usize, from: f64, to: f64) -> Vec<usize> {
-    let length = (count as f64 * to / from).round().max(1.0) as usize;
-    (0..length)
-        .map(|i| ((i as f64 * from / to).round() as usize).min(count.saturating_sub(1)))
-        .collect()
 }
 
 /// Scales a picture so that it just covers `size` and cuts its middle out.
@@ -162,13 +182,61 @@ fn cover(image: &RgbImage, size: VideoSize) -> RgbImage {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::config::TrainConfig;
 
     #[test]
-    fn frames_follow_the_asked_rate() {
-        assert_eq!(frames_at(6, 30.0, 15.0), [0, 2, 4]);
-        assert_eq!(frames_at(3, 15.0, 30.0), [0, 1, 1, 2, 2, 2]);
-        assert_eq!(frames_at(4, 24.0, 24.0), [0, 1, 2, 3]);
+    fn parts_follow_one_another_without_a_gap_or_with_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let clip = CaptionedClip {
+            path: folder.path().to_path_buf(),
+            media: Media::Video,
+            captions: Vec::new(),
+            repeats: 1,
+            source: None,
+            condition: None,
+        };
+        let data = |extra: &str| {
+            let text = format!(
+                "output = 'run'\n[data]\npath = 'clips'\nsizes = ['16x16']\nframes = [1, 5]\n{extra}"
+            );
+            TrainConfig::parse(&text, "run.toml".as_ref()).unwrap().data
+        };
+        let add = |number: u8| {
+            let picture = RgbImage::from_pixel(16, 16, image::Rgb([number, 0, 0]));
+            let name = format!("{number:02}.png");
+            picture.save(folder.path().join(name)).unwrap();
+        };
+        let numbers = |fitted: &FittedClip| -> Vec<u8> {
+            fitted
+                .frames
+                .iter()
+                .map(|f| f.get_pixel(0, 0).0[0])
+                .collect()
+        };
+        (0..10).for_each(add);
+        let (start, every) = (data(""), data("take = 'every'"));
+        for (length, starts) in [(10, vec![0, 5]), (11, vec![0, 6])] {
+            let windows = clip.windows(&every).unwrap();
+            assert_eq!((windows.frames, windows.length), (5, length));
+            assert_eq!(windows.starts, starts);
+            let mut reader = clip.reader(&every).unwrap();
+            for first in starts {
+                let part = reader.part(first, windows.frames).unwrap();
+                let first = first as u8;
+                assert_eq!(numbers(&part), (first..first + 5).collect::<Vec<_>>());
+            }
+            let part = clip.reader(&start).unwrap().part(0, usize::MAX).unwrap();
+            assert_eq!((numbers(&part), part.length), (vec![0, 1, 2, 3, 4], None));
+            add(10);
+        }
+        // Of few frames as many as there is a count for, and their number is known.
+        (3..11).for_each(|number| {
+            std::fs::remove_file(folder.path().join(format!("{number:02}.png"))).unwrap();
+        });
+        let part = clip.reader(&start).unwrap().part(0, usize::MAX).unwrap();
+        assert_eq!((numbers(&part), part.length), (vec![0], Some(3)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod bucket;
 mod clip;
 mod find;
+mod frames;
 mod kind;
 mod list;
 mod scan;
@@ -14,8 +15,9 @@ use std::path::PathBuf;
 pub(crate) use bucket::Bucket;
 use bucket::choose;
 pub use clip::{CaptionedClip, Condition, Media};
+pub(crate) use clip::{ClipReader, Windows};
 pub use find::FoundClips;
-pub(crate) use windows::starts;
+use windows::starts;
 
 /// A file or folder that is not used, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
