@@ -173,7 +173,7 @@ mod tests {
     fn the_stream_says_which_colour_space_it_has() {
         let mut encoder = H264Encoder::new(15.0, 75).unwrap();
         let size = VideoSize::new(32, 16);
-        let planes = Planar::YUV420.from_rgb(&[128; 32 * 16 * 3], size, WRITTEN);
+        let planes = Planar::YUV420.planes(&[128; 32 * 16 * 3], size, WRITTEN);
         let picture = encoder.encode(&planes, size).unwrap();
         assert!(picture.keyframe && has_instant_refresh(&picture.data, 4));
         let expected = Signal {

@@ -71,7 +71,7 @@ impl Mp4Writer {
 
 impl VideoWriter for Mp4Writer {
     fn push(&mut self, frame: &[u8]) -> Result<(), MediaError> {
-        let planes = Planar::YUV420.from_rgb(frame, self.spec.size, WRITTEN);
+        let planes = Planar::YUV420.planes(frame, self.spec.size, WRITTEN);
         let first = self.encoder.parameters().is_none();
         let picture = self
             .encoder

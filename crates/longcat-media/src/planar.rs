@@ -36,7 +36,7 @@ impl Planar {
     }
 
     /// RGB `[height, width, 3]` of a frame, in the colours of a screen.
-    pub(crate) fn to_rgb(&self, bytes: &[u8], size: VideoSize, space: ColourSpace) -> Vec<u8> {
+    pub(crate) fn rgb(&self, bytes: &[u8], size: VideoSize, space: ColourSpace) -> Vec<u8> {
         let VideoSize { width, height } = size;
         let samples = Samples {
             bytes,
@@ -75,8 +75,8 @@ impl Planar {
         rgb
     }
 
-    /// Planes of RGB `[height, width, 3]`, 8 bits deep, from which [`Self::to_rgb`] comes nearest to it.
-    pub(crate) fn from_rgb(&self, rgb: &[u8], size: VideoSize, space: ColourSpace) -> Vec<u8> {
+    /// Planes of RGB `[height, width, 3]`, 8 bits deep, from which [`Self::rgb`] comes nearest to it.
+    pub(crate) fn planes(&self, rgb: &[u8], size: VideoSize, space: ColourSpace) -> Vec<u8> {
         debug_assert!(self.depth == 8 && space == ColourSpace::sdr(space.matrix, space.full_range));
         let VideoSize { width, height } = size;
         let levels = space.levels(8);
@@ -175,7 +175,7 @@ mod tests {
     const BT709: ColourSpace = ColourSpace::sdr(Matrix::Bt709, false);
 
     fn planes_of(rgb: [u8; 3], space: ColourSpace) -> [u8; 3] {
-        let planes = Planar::YUV420.from_rgb(&rgb.repeat(4), VideoSize::new(2, 2), space);
+        let planes = Planar::YUV420.planes(&rgb.repeat(4), VideoSize::new(2, 2), space);
         [planes[0], planes[4], planes[5]]
     }
 
@@ -212,8 +212,8 @@ mod tests {
         for matrix in [Matrix::Bt601, Matrix::Bt709] {
             for full_range in [false, true] {
                 let space = ColourSpace::sdr(matrix, full_range);
-                let planes = Planar::YUV420.from_rgb(&rgb, size, space);
-                let back = Planar::YUV420.to_rgb(&planes, size, space);
+                let planes = Planar::YUV420.planes(&rgb, size, space);
+                let back = Planar::YUV420.rgb(&planes, size, space);
                 let worst = rgb.iter().zip(&back).map(|(a, b)| a.abs_diff(*b)).max();
                 assert!(worst <= Some(4), "{space:?}: {worst:?}");
             }
@@ -241,8 +241,8 @@ mod tests {
             squares.sum::<f64>() / source.len() as f64
         };
         let round = |rgb: &[u8]| {
-            let planes = Planar::YUV420.from_rgb(rgb, size, BT709);
-            Planar::YUV420.to_rgb(&planes, size, BT709)
+            let planes = Planar::YUV420.planes(rgb, size, BT709);
+            Planar::YUV420.rgb(&planes, size, BT709)
         };
         let once = round(&source);
         let many = (1..20).fold(once.clone(), |rgb, _| round(&rgb));
@@ -258,8 +258,8 @@ mod tests {
         for (i, sample) in planes.iter_mut().enumerate().skip(20 * 12) {
             *sample = if i % 7 < 3 { 115 } else { 140 };
         }
-        let once = Planar::YUV420.to_rgb(&planes, size, BT709);
-        let again = Planar::YUV420.from_rgb(&once, size, BT709);
+        let once = Planar::YUV420.rgb(&planes, size, BT709);
+        let again = Planar::YUV420.planes(&once, size, BT709);
         let worst = planes.iter().zip(&again).map(|(a, b)| a.abs_diff(*b)).max();
         assert!(worst <= Some(1), "{worst:?}");
     }

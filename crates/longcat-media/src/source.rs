@@ -125,7 +125,7 @@ impl Stored {
     pub(crate) fn picture(&self, bytes: &[u8]) -> Vec<u8> {
         let rgb = match self.pixels {
             Pixels::Rgb => bytes.to_vec(),
-            Pixels::Planar(planar, space) => planar.to_rgb(bytes, self.size, space),
+            Pixels::Planar(planar, space) => planar.rgb(bytes, self.size, space),
         };
         let square = self.square();
         if square == self.size && self.orientation == Orientation::NoTransforms {

@@ -171,10 +171,9 @@ pub fn read_last(
     // Some more, for frames that lie beside the times and for sound that goes on after the picture.
     let mut place = Place::BeforeEnd(1.25 * seconds + 0.5);
     for _ in 0..3 {
-        match end_of(path, count, fps, options, place) {
-            Ok(Some(frames)) => return Ok(frames),
-            // Some files can be read from the start only.
-            Ok(None) | Err(_) => {}
+        // Some files can be read from the start only.
+        if let Ok(Some(frames)) = end_of(path, count, fps, options, place) {
+            return Ok(frames);
         }
         if let Place::BeforeEnd(before) = place {
             place = Place::BeforeEnd(4.0 * before);
