@@ -31,7 +31,7 @@ fn checkpoint() -> PathBuf {
 
 fn pipeline() -> Box<dyn DynPipeline> {
     let options = RuntimeOptions::default();
-    open_pipeline(&DeviceSpec::Cpu.into(), &checkpoint(), &options).unwrap()
+    open_pipeline(&DeviceSpec::Cpu.into(), checkpoint(), &options).unwrap()
 }
 
 /// From here on, what this thread asks of the CPU fails.

@@ -36,7 +36,7 @@ pub enum Command {
     Lora(Lora),
     /// Train a LoRA adapter on clips with captions.
     TrainLora(longcat_cli::TrainLora),
-    /// Tell what a file of weights, or each part of a checkpoint, is.
+    /// Tell what a video, a picture or latents are and were made with, or what weights are.
     Inspect(Inspect),
     /// Write a checkpoint as an official directory, or its transformer as one file for ComfyUI.
     Convert(Convert),
@@ -241,7 +241,7 @@ pub struct Continue {
     #[arg(long, value_name = "N")]
     pub frames: Option<usize>,
     /// Put the whole video in front of the new frames, in place of the condition frames.
-    #[arg(long)]
+    #[arg(long, visible_alias = "keep-source")]
     pub with_source: bool,
     #[command(flatten)]
     pub condition: Condition,
@@ -384,7 +384,8 @@ pub struct LoraMerge {
 
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// A file of weights, a folder of one network, a checkpoint or a folder of single files.
+    /// A video, a picture, a folder of pictures or latents; a file of weights, a folder of one network, a
+    /// checkpoint or a folder of single files.
     pub path: PathBuf,
     /// Print everything as JSON.
     #[arg(long)]

@@ -4,12 +4,16 @@ use anyhow::{Result, bail};
 use longcat_runtime::inspect_weights;
 use longcat_video::WeightsReport;
 
+use super::inspect_media;
 use crate::args::Inspect;
 
 /// Keys that are listed of each kind.
 const SHOWN: usize = 20;
 
 pub fn run(args: &Inspect) -> Result<()> {
+    if let Some(found) = inspect_media::find(&args.path)? {
+        return found.print(args.json);
+    }
     let reports = inspect_weights(&args.path)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&reports)?);

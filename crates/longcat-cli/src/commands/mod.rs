@@ -5,6 +5,7 @@ pub mod decode;
 pub mod devices;
 pub mod generate;
 pub mod inspect;
+pub mod inspect_media;
 pub mod long;
 pub mod lora;
 pub mod refine;

@@ -31,8 +31,22 @@ fn a_fast_video_is_continued_at_its_speed_and_may_stand_in_front() {
     for (i, grey) in greys.enumerate() {
         assert!(grey.abs_diff(28 * i as u8) <= 4, "{i}: {grey}");
     }
-    succeed(dir, &[&args[..], &["-y"]].concat());
+    // Files tell what they are and were made with.
+    let inspect = |name: &str| -> serde_json::Value {
+        serde_json::from_str(&succeed(dir, &["inspect", name, "--json"])).unwrap()
+    };
+    let found = inspect("c.mp4");
+    assert_eq!(found["kind"], "video");
+    assert_eq!((&found["width"], &found["fps"]), (&64.into(), &15.0.into()));
+    assert_eq!(found["metadata"]["prompts"][0], "ring");
+    let latents = ["-y", "--no-metadata", "--save-latents", "l.safetensors"];
+    succeed(dir, &[&args[..], &latents].concat());
     assert_eq!(video(&dir.join("c.mp4")).len(), 9);
+    assert!(inspect("c.mp4")["metadata"].is_null());
+    let found = inspect("l.safetensors");
+    assert_eq!(found["kind"], "latents");
+    assert_eq!(found["shape"][0], 1);
+    assert!(succeed(dir, &["inspect", "c.mp4"]).contains("metadata: none"));
 }
 
 #[test]
