@@ -332,8 +332,10 @@ pub enum Lora {
     Inspect(LoraInspect),
     /// Write an adapter in another format.
     Convert(LoraConvert),
-    /// Merge an adapter into a copy of a checkpoint's transformer.
+    /// Merge adapters into a copy of a checkpoint, which `--model` then opens.
     Merge(LoraMerge),
+    /// Make one adapter of several, with their ranks side by side.
+    Combine(LoraCombine),
 }
 
 #[derive(Debug, Args)]
@@ -352,7 +354,7 @@ pub struct LoraConvert {
     /// Where to write (a directory for PEFT).
     #[arg(short, long, value_name = "PATH")]
     pub output: PathBuf,
-    /// Format to write: official, peft, diffusers, comfyui or kohya.
+    /// Format to write: official, peft, diffusers, comfyui, kohya, fastvideo or diffsynth.
     #[arg(long, value_name = "FORMAT")]
     pub to: String,
     /// Write fused layers (qkv, kv) part by part, as separate layers.
@@ -367,14 +369,33 @@ pub struct LoraConvert {
 }
 
 #[derive(Debug, Args)]
+pub struct LoraCombine {
+    /// Adapter files or folders, with their strengths.
+    #[arg(value_name = "PATH[=STRENGTH]", required = true)]
+    pub files: Vec<LoraArg>,
+    /// Where to write (a directory for PEFT).
+    #[arg(short, long, value_name = "PATH")]
+    pub output: PathBuf,
+    /// Format to write: official, peft, diffusers, comfyui, kohya, fastvideo or diffsynth.
+    #[arg(long, value_name = "FORMAT", default_value = "official")]
+    pub to: String,
+    /// Replace what exists there.
+    #[arg(short = 'y', long)]
+    pub overwrite: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct LoraMerge {
-    /// Adapter file, or PEFT directory, with its strength.
-    #[arg(value_name = "PATH[=STRENGTH]")]
-    pub file: LoraArg,
+    /// Adapter files or folders, with their strengths.
+    #[arg(value_name = "PATH[=STRENGTH]", required = true)]
+    pub files: Vec<LoraArg>,
     /// Checkpoint directory; by default the small built-in checkpoint.
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
-    /// Where to write the merged transformer.
+    /// Where to write the merged checkpoint. What is not the transformer is linked to or copied.
     #[arg(short, long, value_name = "DIR")]
     pub output: PathBuf,
     /// Print the result as JSON.

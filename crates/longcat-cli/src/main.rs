@@ -5,6 +5,7 @@ mod args;
 mod commands;
 mod finished;
 mod lora_arg;
+mod merged;
 mod output;
 mod prompt;
 mod report;
@@ -42,7 +43,11 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // Parsers of settings show the place over several lines.
+            for (index, line) in format!("{error:#}").lines().enumerate() {
+                let start = if index == 0 { "error: " } else { "" };
+                eprintln!("{start}{}", longcat_cli::printable(line));
+            }
             ExitCode::from(if is_bad_request(&error) { 2 } else { 1 })
         }
     }

@@ -1,13 +1,12 @@
 //! Self-attention with condition frames and a KV cache, and cross-attention to the text.
 
-use burn::module::Module;
-use burn::nn::{RmsNorm, RmsNormConfig};
+use burn::module::{Initializer, Module};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
 use longcat_kernels::{
     BsaParams, KernelBackend, Rotation, attention, bsa_attention, merge_heads, split_heads,
 };
-use longcat_lora::{LoraLinear, LoraLinearConfig};
+use longcat_lora::{LoraLinear, LoraLinearConfig, LoraVector};
 
 use crate::norm::EPSILON;
 use crate::{BlockContext, DitConfig, RopeTables, TextTokens};
@@ -29,8 +28,9 @@ pub(crate) struct Extent<'a> {
     pub bsa: Option<&'a BsaParams>,
 }
 
-fn head_norm_config(config: &DitConfig) -> RmsNormConfig {
-    RmsNormConfig::new(config.head_dim()).with_epsilon(EPSILON)
+/// The weight of an RMS norm over the channels of a head.
+fn head_norm<B: Backend>(config: &DitConfig, device: &B::Device) -> LoraVector<B> {
+    LoraVector::new(Initializer::Ones.init([config.head_dim()], device))
 }
 
 /// Self-attention over the token grid, with condition frames, KV cache and block sparsity.
@@ -38,8 +38,8 @@ fn head_norm_config(config: &DitConfig) -> RmsNormConfig {
 pub(crate) struct SelfAttention<B: Backend> {
     pub(crate) qkv: LoraLinear<B>,
     pub(crate) proj: LoraLinear<B>,
-    q_norm: RmsNorm<B>,
-    k_norm: RmsNorm<B>,
+    pub(crate) q_norm: LoraVector<B>,
+    pub(crate) k_norm: LoraVector<B>,
     heads: usize,
 }
 
@@ -49,8 +49,8 @@ impl<B: Backend> SelfAttention<B> {
         Self {
             qkv: LoraLinearConfig::new(width, 3 * width).init(device),
             proj: LoraLinearConfig::new(width, width).init(device),
-            q_norm: head_norm_config(config).init(device),
-            k_norm: head_norm_config(config).init(device),
+            q_norm: head_norm(config, device),
+            k_norm: head_norm(config, device),
             heads: config.num_heads,
         }
     }
@@ -121,10 +121,10 @@ impl<B: KernelBackend> SelfAttention<B> {
 fn head_part<B: KernelBackend>(
     fused: Tensor<B, 5>,
     part: usize,
-    norm: Option<&RmsNorm<B>>,
+    norm: Option<&LoraVector<B>>,
     rotation: Option<Rotation<B>>,
 ) -> Tensor<B, 4> {
-    let norm = norm.map(|norm| (norm.gamma.val().cast(DType::F32), EPSILON));
+    let norm = norm.map(|norm| (norm.val().cast(DType::F32), EPSILON));
     split_heads(fused, part, norm, rotation)
 }
 
@@ -186,8 +186,8 @@ pub(crate) struct CrossAttention<B: Backend> {
     pub(crate) q_linear: LoraLinear<B>,
     pub(crate) kv_linear: LoraLinear<B>,
     pub(crate) proj: LoraLinear<B>,
-    q_norm: RmsNorm<B>,
-    k_norm: RmsNorm<B>,
+    pub(crate) q_norm: LoraVector<B>,
+    pub(crate) k_norm: LoraVector<B>,
     heads: usize,
 }
 
@@ -198,8 +198,8 @@ impl<B: Backend> CrossAttention<B> {
             q_linear: LoraLinearConfig::new(width, width).init(device),
             kv_linear: LoraLinearConfig::new(width, 2 * width).init(device),
             proj: LoraLinearConfig::new(width, width).init(device),
-            q_norm: head_norm_config(config).init(device),
-            k_norm: head_norm_config(config).init(device),
+            q_norm: head_norm(config, device),
+            k_norm: head_norm(config, device),
             heads: config.num_heads,
         }
     }

@@ -1,7 +1,6 @@
 //! One transformer block and what all blocks of a forward pass share.
 
 use burn::module::Module;
-use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
 use burn::tensor::backend::Backend;
@@ -10,7 +9,7 @@ use longcat_lora::{LoraLinear, LoraLinearConfig};
 
 use crate::attention::{CrossAttention, Extent, Heads, KeysValues, SelfAttention};
 use crate::embed::chunks;
-use crate::norm::{EPSILON, affine_norm, gated_residual, norm_modulate};
+use crate::norm::{AffineNorm, gated_residual, norm_modulate};
 use crate::{DitConfig, RopeTables, TextTokens};
 
 /// SwiGLU: `w2(silu(w1 x) · w3 x)`, without bias.
@@ -85,7 +84,7 @@ pub(crate) struct Attending<B: Backend> {
 pub struct Block<B: Backend> {
     pub(crate) adaln: LoraLinear<B>,
     pub(crate) attn: SelfAttention<B>,
-    pub(crate) pre_crs_attn_norm: LayerNorm<B>,
+    pub(crate) pre_crs_attn_norm: AffineNorm<B>,
     pub(crate) cross_attn: CrossAttention<B>,
     pub(crate) ffn: FeedForward<B>,
 }
@@ -96,9 +95,7 @@ impl<B: Backend> Block<B> {
         Self {
             adaln: LoraLinearConfig::new(config.adaln_tembed_dim, 6 * width).init(device),
             attn: SelfAttention::new(config, device),
-            pre_crs_attn_norm: LayerNormConfig::new(width)
-                .with_epsilon(EPSILON)
-                .init(device),
+            pre_crs_attn_norm: AffineNorm::new(width, device),
             cross_attn: CrossAttention::new(config, device),
             ffn: FeedForward::new(config, device),
         }
@@ -222,12 +219,7 @@ impl<B: KernelBackend> Block<B> {
             cond if cond == tokens => return x,
             _ => x.clone().narrow(1, cond, tokens - cond),
         };
-        let norm = &self.pre_crs_attn_norm;
-        let bias = match &norm.beta {
-            Some(bias) => bias.val(),
-            None => norm.gamma.val().zeros_like(),
-        };
-        let normed = affine_norm(noise.clone(), norm.gamma.val(), bias);
+        let normed = self.pre_crs_attn_norm.forward(noise.clone());
         let noise = noise + self.cross_attn.forward(normed, text);
         match cond {
             0 => noise,

@@ -1,11 +1,10 @@
 //! The layers around the blocks: patches, timesteps and text in, patches out.
 
 use burn::module::Module;
-use burn::nn::conv::{Conv3d, Conv3dConfig};
 use burn::tensor::activation::{gelu_approximate, silu};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
-use longcat_kernels::{KernelBackend, linear};
+use longcat_kernels::KernelBackend;
 use longcat_lora::{LoraLinear, LoraLinearConfig};
 
 use crate::norm::norm_modulate;
@@ -13,18 +12,24 @@ use crate::{DitConfig, DitError};
 
 const MAX_PERIOD: f64 = 10_000.0;
 
-/// Latents to tokens: a convolution whose kernel equals its stride, computed as one matrix product.
+/// Latents to tokens: a convolution whose kernel equals its stride, which is a linear layer on
+/// patches. Its weight is `[hidden, channels · patch]`, and the kernel's shape in files.
 #[derive(Module, Debug)]
 pub(crate) struct PatchEmbed<B: Backend> {
-    proj: Conv3d<B>,
+    pub(crate) proj: LoraLinear<B>,
+    channels: usize,
+    patch: [usize; 3],
 }
 
 impl<B: Backend> PatchEmbed<B> {
     pub(crate) fn new(config: &DitConfig, device: &B::Device) -> Self {
-        let proj = Conv3dConfig::new([config.in_channels, config.hidden_size], config.patch_size)
-            .with_stride(config.patch_size)
-            .init(device);
-        Self { proj }
+        let patch = config.patch_size;
+        let inputs = config.in_channels * patch.iter().product::<usize>();
+        Self {
+            proj: LoraLinearConfig::new(inputs, config.hidden_size).init(device),
+            channels: config.in_channels,
+            patch,
+        }
     }
 
     /// The dtype of the weights, which is the dtype of the token stream.
@@ -35,7 +40,7 @@ impl<B: Backend> PatchEmbed<B> {
     /// The token grid (T, H, W) of latents of this shape.
     pub(crate) fn grid(&self, shape: [usize; 5]) -> Result<[usize; 3], DitError> {
         let [_, channels, t, h, w] = shape;
-        let [_, expected, _, ph, pw] = self.proj.weight.dims();
+        let (expected, [_, ph, pw]) = (self.channels, self.patch);
         if channels != expected || t == 0 || h == 0 || w == 0 || h % ph != 0 || w % pw != 0 {
             return Err(DitError::Shape {
                 input: "latents",
@@ -53,16 +58,14 @@ impl<B: KernelBackend> PatchEmbed<B> {
     /// Latents `[B, C, T, H, W]` to tokens `[B, N, hidden]` in the dtype of the weights.
     pub(crate) fn forward(&self, latents: Tensor<B, 5>) -> Tensor<B, 3> {
         let [b, c, t, h, w] = latents.dims();
-        let weight = self.proj.weight.val();
-        let [hidden, _, _, ph, pw] = weight.dims();
+        let [_, ph, pw] = self.patch;
         let (nh, nw) = (h / ph, w / pw);
         let patches = latents
-            .cast(weight.dtype())
+            .cast(self.dtype())
             .reshape([b, c, t, nh, ph, nw, pw])
             .permute([0, 2, 3, 5, 1, 4, 6])
             .reshape([b, t * nh * nw, c * ph * pw]);
-        let weight = weight.reshape([hidden, c * ph * pw]);
-        linear(patches, weight, self.proj.bias.as_ref().map(|b| b.val()))
+        self.proj.forward(patches)
     }
 }
 

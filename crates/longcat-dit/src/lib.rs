@@ -61,7 +61,7 @@ pub use config::DitConfig;
 pub use error::DitError;
 pub use kv_cache::KvCache;
 pub use layout::{TransformerLayout, kijai_names, official_weights, transformer_layout};
-pub use names::{canonical_names, from_fastvideo, internal_names, lora_targets};
+pub use names::{canonical_names, from_fastvideo, internal_names, lora_targets, official_tensors};
 pub use parallel::{ParallelTransformer, forward_samples, transfer};
 pub use rope::RopeTables;
 pub use text::{TextCondition, TextTokens};

@@ -4,8 +4,10 @@
 use std::sync::LazyLock;
 
 use burn::tensor::backend::Backend;
-use longcat_lora::{LoraHost, LoraLinear, Target, TargetTable};
-use longcat_weights::{NameMap, WeightFiles, WeightsError};
+use longcat_lora::{Format, LoraHost, LoraLinear, LoraVector, Target, TargetTable};
+use longcat_weights::{
+    KIJAI_LAYERS, NameMap, NamedTensor, WeightFiles, WeightsError, collect_module,
+};
 use regex::Regex;
 
 use crate::LongCatTransformer;
@@ -17,9 +19,15 @@ const CANONICAL: &[(&str, &str)] = &[
     (r"^t_embedder\.mlp\.2\.", "t_embedder.linear_out."),
     (r"^y_embedder\.y_proj\.0\.", "y_embedder.linear_in."),
     (r"^y_embedder\.y_proj\.2\.", "y_embedder.linear_out."),
-    (r"\.([qk]_norm)\.weight$", ".${1}.gamma"),
-    (r"\.pre_crs_attn_norm\.weight$", ".pre_crs_attn_norm.gamma"),
-    (r"\.pre_crs_attn_norm\.bias$", ".pre_crs_attn_norm.beta"),
+    (r"\.([qk]_norm)\.weight$", ".${1}.value"),
+    (
+        r"\.pre_crs_attn_norm\.weight$",
+        ".pre_crs_attn_norm.gamma.value",
+    ),
+    (
+        r"\.pre_crs_attn_norm\.bias$",
+        ".pre_crs_attn_norm.beta.value",
+    ),
 ];
 
 /// Paths in the module tree to official keys, the inverse of [`CANONICAL`].
@@ -29,8 +37,9 @@ const INTERNAL: &[(&str, &str)] = &[
     (r"^t_embedder\.linear_out\.", "t_embedder.mlp.2."),
     (r"^y_embedder\.linear_in\.", "y_embedder.y_proj.0."),
     (r"^y_embedder\.linear_out\.", "y_embedder.y_proj.2."),
-    (r"\.gamma$", ".weight"),
-    (r"\.beta$", ".bias"),
+    (r"\.gamma\.value$", ".weight"),
+    (r"\.beta\.value$", ".bias"),
+    (r"\.value$", ".weight"),
 ];
 
 /// FastVideo's converted checkpoint to official keys; a trailing `#j` is part j of fused rows.
@@ -60,6 +69,7 @@ const FASTVIDEO: &[(&str, &str)] = &[
 
 /// Layers that adapters attach to: name, fused parts, names of the parts in split files.
 const TARGETS: &[Target] = &[
+    target(PATCHES),
     target("t_embedder.mlp.0"),
     target("t_embedder.mlp.2"),
     target("y_embedder.y_proj.0"),
@@ -89,14 +99,52 @@ const TARGETS: &[Target] = &[
     target("final_layer.linear"),
 ];
 
-/// Further spellings of the targets in adapter files (FastVideo's).
-const ALIASES: &[(&str, &str)] = &[
+/// The layer whose weight is a convolution's in files.
+const PATCHES: &str = "x_embedder.proj";
+
+/// Vectors that adapters can change.
+const NORMS: &[&str] = &[
+    "blocks.{i}.attn.q_norm",
+    "blocks.{i}.attn.k_norm",
+    "blocks.{i}.cross_attn.q_norm",
+    "blocks.{i}.cross_attn.k_norm",
+    "blocks.{i}.pre_crs_attn_norm",
+];
+
+/// FastVideo's names of layers.
+const FASTVIDEO_LAYERS: &[(&str, &str)] = &[
+    ("patch_embed.proj", PATCHES),
     ("time_embedder.linear_1", "t_embedder.mlp.0"),
     ("time_embedder.linear_2", "t_embedder.mlp.2"),
     ("caption_embedder.linear_1", "y_embedder.y_proj.0"),
     ("caption_embedder.linear_2", "y_embedder.y_proj.2"),
     ("blocks.{i}.adaln_linear_1", "blocks.{i}.adaLN_modulation.1"),
+    ("blocks.{i}.self_attn.to_q", "blocks.{i}.attn.qkv#0"),
+    ("blocks.{i}.self_attn.to_k", "blocks.{i}.attn.qkv#1"),
+    ("blocks.{i}.self_attn.to_v", "blocks.{i}.attn.qkv#2"),
     ("blocks.{i}.self_attn.to_out", "blocks.{i}.attn.proj"),
+    ("blocks.{i}.self_attn.q_norm", "blocks.{i}.attn.q_norm"),
+    ("blocks.{i}.self_attn.k_norm", "blocks.{i}.attn.k_norm"),
+    ("blocks.{i}.norm_cross", "blocks.{i}.pre_crs_attn_norm"),
+    (
+        "blocks.{i}.cross_attn.to_q",
+        "blocks.{i}.cross_attn.q_linear",
+    ),
+    (
+        "blocks.{i}.cross_attn.to_k",
+        "blocks.{i}.cross_attn.kv_linear#0",
+    ),
+    (
+        "blocks.{i}.cross_attn.to_v",
+        "blocks.{i}.cross_attn.kv_linear#1",
+    ),
+    ("blocks.{i}.cross_attn.to_out", "blocks.{i}.cross_attn.proj"),
+    ("final_layer.adaln_linear", "final_layer.adaLN_modulation.1"),
+    ("final_layer.proj", "final_layer.linear"),
+];
+
+/// Further spellings of the targets in adapter files, those of diffusers' other models.
+const ALIASES: &[(&str, &str)] = &[
     ("blocks.{i}.attn.to_q", "blocks.{i}.attn.qkv#0"),
     ("blocks.{i}.attn.to_k", "blocks.{i}.attn.qkv#1"),
     ("blocks.{i}.attn.to_v", "blocks.{i}.attn.qkv#2"),
@@ -105,13 +153,6 @@ const ALIASES: &[(&str, &str)] = &[
         "blocks.{i}.cross_attn.to_out.0",
         "blocks.{i}.cross_attn.proj",
     ),
-    (
-        "blocks.{i}.cross_attn.to_q",
-        "blocks.{i}.cross_attn.q_linear",
-    ),
-    ("blocks.{i}.cross_attn.to_out", "blocks.{i}.cross_attn.proj"),
-    ("final_layer.adaln_linear", "final_layer.adaLN_modulation.1"),
-    ("final_layer.proj", "final_layer.linear"),
 ];
 
 const fn target(name: &'static str) -> Target {
@@ -134,8 +175,37 @@ pub fn internal_names() -> NameMap {
 
 /// The layers that adapters attach to, how they are fused, and how adapter files spell them.
 pub fn lora_targets() -> &'static TargetTable {
-    static TABLE: LazyLock<TargetTable> = LazyLock::new(|| TargetTable::new(TARGETS, ALIASES));
+    static TABLE: LazyLock<TargetTable> = LazyLock::new(|| {
+        TargetTable::new(TARGETS, ALIASES)
+            .with_norms(NORMS)
+            .with_names(Format::FastVideo, FASTVIDEO_LAYERS)
+            .with_names(Format::ComfyUi, KIJAI_LAYERS)
+            .with_kernel(PATCHES, &[1, 2, 2])
+    });
     &TABLE
+}
+
+/// The weights of a transformer under their official names and in their official shapes.
+///
+/// # Errors
+/// [`WeightsError::ReadBack`] when a weight cannot be read from its device.
+pub fn official_tensors<B: Backend>(
+    model: &LongCatTransformer<B>,
+) -> Result<Vec<NamedTensor>, WeightsError> {
+    let mut tensors = collect_module(model, &internal_names())?;
+    let config = model.config();
+    for tensor in &mut tensors {
+        if tensor.name == format!("{PATCHES}.weight") {
+            let [t, h, w] = config.patch_size;
+            tensor.data.shape = [config.hidden_size, config.in_channels, t, h, w].into();
+        }
+    }
+    Ok(tensors)
+}
+
+/// Files of official names in the shapes of the module tree.
+pub(crate) fn in_module_shapes(files: &WeightFiles) -> WeightFiles {
+    files.flattened(&format!("{PATCHES}.weight"))
 }
 
 /// Renames FastVideo's converted weights to the official keys and fuses the rows it split.
@@ -148,7 +218,7 @@ pub fn from_fastvideo(files: &WeightFiles) -> Result<WeightFiles, WeightsError> 
 
 /// Module paths whose weights and arithmetic stay fp32 in every dtype.
 pub(crate) fn fp32_islands() -> Regex {
-    match Regex::new(r"adaln\.|^t_embedder\.|^final_layer\.|norm\.(gamma|beta)$") {
+    match Regex::new(r"adaln\.|^t_embedder\.|^final_layer\.|norm\.(gamma\.|beta\.)?value$") {
         Ok(regex) => regex,
         Err(error) => unreachable!("{error}"),
     }
@@ -156,6 +226,7 @@ pub(crate) fn fp32_islands() -> Regex {
 
 macro_rules! each_layer {
     ($model:expr, $visit:expr, $($borrow:tt)+) => {{
+        $visit(PATCHES, $($borrow)+ $model.x_embedder.proj);
         $visit("t_embedder.mlp.0", $($borrow)+ $model.t_embedder.linear_in);
         $visit("t_embedder.mlp.2", $($borrow)+ $model.t_embedder.linear_out);
         $visit("y_embedder.y_proj.0", $($borrow)+ $model.y_embedder.linear_in);
@@ -177,6 +248,21 @@ macro_rules! each_layer {
     }};
 }
 
+macro_rules! each_vector {
+    ($model:expr, $visit:expr, $($borrow:tt)+) => {{
+        for (i, block) in ($($borrow)+ $model.blocks).into_iter().enumerate() {
+            let name = |tensor: &str| format!("blocks.{i}.{tensor}");
+            $visit(&name("attn.q_norm.weight"), $($borrow)+ block.attn.q_norm);
+            $visit(&name("attn.k_norm.weight"), $($borrow)+ block.attn.k_norm);
+            $visit(&name("cross_attn.q_norm.weight"), $($borrow)+ block.cross_attn.q_norm);
+            $visit(&name("cross_attn.k_norm.weight"), $($borrow)+ block.cross_attn.k_norm);
+            let norm = $($borrow)+ block.pre_crs_attn_norm;
+            $visit(&name("pre_crs_attn_norm.weight"), $($borrow)+ norm.gamma);
+            $visit(&name("pre_crs_attn_norm.bias"), $($borrow)+ norm.beta);
+        }
+    }};
+}
+
 impl<B: Backend> LoraHost<B> for LongCatTransformer<B> {
     fn visit_lora(&self, visit: &mut dyn FnMut(&str, &LoraLinear<B>)) {
         each_layer!(self, visit, &);
@@ -184,6 +270,14 @@ impl<B: Backend> LoraHost<B> for LongCatTransformer<B> {
 
     fn visit_lora_mut(&mut self, visit: &mut dyn FnMut(&str, &mut LoraLinear<B>)) {
         each_layer!(self, visit, &mut);
+    }
+
+    fn visit_vectors(&self, visit: &mut dyn FnMut(&str, &LoraVector<B>)) {
+        each_vector!(self, visit, &);
+    }
+
+    fn visit_vectors_mut(&mut self, visit: &mut dyn FnMut(&str, &mut LoraVector<B>)) {
+        each_vector!(self, visit, &mut);
     }
 
     fn target_table(&self) -> &TargetTable {

@@ -1,8 +1,10 @@
 //! Modulated normalisation and gated residuals per frame, the fp32 islands of the official code.
 
+use burn::module::{Initializer, Module};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
 use longcat_kernels::{KernelBackend, layer_norm};
+use longcat_lora::LoraVector;
 
 /// Epsilon of every normalisation in the transformer.
 pub(crate) const EPSILON: f64 = 1e-6;
@@ -26,14 +28,27 @@ pub(crate) fn gated_residual<B: KernelBackend>(
     longcat_kernels::gated_residual(x, y, table(gate))
 }
 
-/// LayerNorm with a weight and a bias `[C]`, in fp32, back in the dtype of `x`.
-pub(crate) fn affine_norm<B: KernelBackend>(
-    x: Tensor<B, 3>,
-    weight: Tensor<B, 1>,
-    bias: Tensor<B, 1>,
-) -> Tensor<B, 3> {
-    let row = |x: Tensor<B, 1>| x.cast(DType::F32).unsqueeze::<2>();
-    layer_norm(x, row(weight), row(bias), EPSILON)
+/// LayerNorm with a weight and a bias `[C]`, in fp32, back in the dtype of its input.
+#[derive(Module, Debug)]
+pub(crate) struct AffineNorm<B: Backend> {
+    pub(crate) gamma: LoraVector<B>,
+    pub(crate) beta: LoraVector<B>,
+}
+
+impl<B: Backend> AffineNorm<B> {
+    pub(crate) fn new(width: usize, device: &B::Device) -> Self {
+        Self {
+            gamma: LoraVector::new(Initializer::Ones.init([width], device)),
+            beta: LoraVector::new(Initializer::Zeros.init([width], device)),
+        }
+    }
+}
+
+impl<B: KernelBackend> AffineNorm<B> {
+    pub(crate) fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let row = |x: &LoraVector<B>| x.val().cast(DType::F32).unsqueeze::<2>();
+        layer_norm(x, row(&self.gamma), row(&self.beta), EPSILON)
+    }
 }
 
 /// One row per frame.

@@ -13,7 +13,7 @@ use longcat_weights::{
 
 use crate::embed::{CaptionEmbedder, FinalLayer, PatchEmbed, TimestepEmbedder};
 use crate::layout::official_weights;
-use crate::names::{canonical_names, fp32_islands};
+use crate::names::{canonical_names, fp32_islands, in_module_shapes};
 use crate::rope::RopeCache;
 use crate::{
     Block, BlockContext, DitConfig, DitError, KvCache, RopeTables, TextCondition, TextTokens,
@@ -136,7 +136,8 @@ impl<B: KernelBackend> LongCatTransformer<B> {
             keep_f32: Some(fp32_islands()),
             ..LoadOptions::default()
         };
-        let report = load_module(&mut model, files, &canonical_names(), &options)?;
+        let files = in_module_shapes(files);
+        let report = load_module(&mut model, &files, &canonical_names(), &options)?;
         Ok((model, report))
     }
 

@@ -1,9 +1,9 @@
 //! An adapter on the host, independent of file formats.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::{LoraError, Matrix};
+use crate::{LoraError, Matrix, Patch};
 
 /// One low-rank product of a layer: adds `scale · up · down` to the rows of one part.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,8 +46,14 @@ pub(crate) struct FactorKeys {
 pub struct Adapter {
     origin: PathBuf,
     targets: BTreeMap<String, Vec<Block>>,
+    /// Changes that are no product of two factors, by layer.
+    patches: BTreeMap<String, Vec<Patch>>,
     /// The file's keys of the factors of each part, for error messages.
     keys: BTreeMap<(String, usize), FactorKeys>,
+    /// The file's key of the first tensor of each part of a patch.
+    patch_keys: BTreeMap<(String, bool, usize), String>,
+    /// What a user should know before trusting the adapter, from its header and numbers.
+    pub(crate) warnings: Vec<String>,
     /// The strings of the file's header, passed on when writing.
     pub metadata: BTreeMap<String, String>,
 }
@@ -58,7 +64,10 @@ impl Adapter {
         Self {
             origin: origin.into(),
             targets: BTreeMap::new(),
+            patches: BTreeMap::new(),
             keys: BTreeMap::new(),
+            patch_keys: BTreeMap::new(),
+            warnings: Vec::new(),
             metadata: BTreeMap::new(),
         }
     }
@@ -80,14 +89,38 @@ impl Adapter {
         self.targets.get(target).map(Vec::as_slice)
     }
 
+    /// Layers with changes that are no product of two factors, sorted by name.
+    pub fn patches(&self) -> impl Iterator<Item = (&str, &[Patch])> {
+        self.patches
+            .iter()
+            .map(|(name, patches)| (name.as_str(), patches.as_slice()))
+    }
+
+    /// The changes of a layer that are no product of two factors.
+    pub fn patches_of(&self, layer: &str) -> &[Patch] {
+        self.patches.get(layer).map_or(&[], Vec::as_slice)
+    }
+
+    /// Names of all layers that the adapter changes, sorted.
+    pub fn layers(&self) -> BTreeSet<&str> {
+        let names = self.targets.keys().chain(self.patches.keys());
+        names.map(String::as_str).collect()
+    }
+
     /// Number of layers.
     pub fn len(&self) -> usize {
-        self.targets.len()
+        self.layers().len()
     }
 
     /// Whether there is no layer at all.
     pub fn is_empty(&self) -> bool {
-        self.targets.is_empty()
+        self.targets.is_empty() && self.patches.is_empty()
+    }
+
+    /// What a user should know before trusting the adapter: a scale that was probably lost, a text
+    /// encoder that is not this model's.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Adds a layer, or replaces it.
@@ -101,6 +134,62 @@ impl Adapter {
         self.check(target, &blocks)?;
         self.targets.insert(target.to_string(), blocks);
         Ok(())
+    }
+
+    /// Adds changes of a layer to those that it has.
+    ///
+    /// # Errors
+    /// [`LoraError::ShapeMismatch`] where matrices do not fit each other or parts are not equal in
+    /// rows, [`LoraError::InvalidSetting`] for a scale that is not finite.
+    pub fn insert_patches(&mut self, layer: &str, patches: Vec<Patch>) -> Result<(), LoraError> {
+        for patch in &patches {
+            let others = self.patches_of(layer).iter().chain(&patches);
+            let first = others.into_iter().find(|p| p.bias == patch.bias);
+            let problem = match first {
+                Some(first) if patch.d_out() != first.d_out() || patch.part >= patch.of => {
+                    Some(format!(
+                        "as part {} of {} of {} rows: parts must be equal in rows",
+                        patch.part,
+                        patch.of,
+                        first.d_out()
+                    ))
+                }
+                _ => patch.problem(),
+            };
+            if let Some(problem) = problem {
+                return Err(self.patch_mismatch(layer, patch, problem));
+            }
+            if !patch.scale.is_finite() {
+                return Err(LoraError::InvalidSetting {
+                    what: format!("{layer}: the scale {} is not finite", patch.scale),
+                });
+            }
+        }
+        if !patches.is_empty() {
+            let own = self.patches.entry(layer.to_string()).or_default();
+            own.extend(patches);
+        }
+        Ok(())
+    }
+
+    /// The error for a patch that does not fit.
+    pub(crate) fn patch_mismatch(&self, layer: &str, patch: &Patch, expected: String) -> LoraError {
+        let key = (layer.to_string(), patch.bias, patch.part);
+        LoraError::ShapeMismatch {
+            path: self.origin.clone(),
+            target: layer.to_string(),
+            key: match self.patch_keys.get(&key) {
+                Some(key) => key.clone(),
+                None => format!("{layer}.{}", patch.tensor()),
+            },
+            found: patch.shape().to_vec(),
+            expected,
+        }
+    }
+
+    pub(crate) fn name_patch(&mut self, layer: &str, patch: &Patch, key: String) {
+        let place = (layer.to_string(), patch.bias, patch.part);
+        self.patch_keys.insert(place, key);
     }
 
     pub(crate) fn name_factors(&mut self, target: &str, part: usize, keys: FactorKeys) {

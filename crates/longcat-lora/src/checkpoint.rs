@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::{Bytes, DType, TensorData};
 use longcat_weights::{StoredType, TensorInfo, WeightFiles, WeightsError};
@@ -12,6 +12,7 @@ use safetensors::{Dtype, SafeTensorError};
 use serde::Serialize;
 
 use crate::registry::check_strength;
+use crate::terms::Terms;
 use crate::{Adapter, LoraError, TargetTable};
 
 /// What merging into a checkpoint did.
@@ -28,9 +29,9 @@ pub struct MergeReport {
 /// One adapter and its strength.
 type Weighted<'a> = (&'a Adapter, f64);
 
-/// Writes a checkpoint directory with adapters added to its weights,
-/// `W + Σ strength · scale · up · down`: products in f32, sums in f64, rounded once to the stored
-/// type.
+/// Writes a checkpoint directory with adapters added to its weights, biases and norms,
+/// `W + Σ strength · scale · up · down` for those of two factors: products in f32, sums in f64,
+/// rounded once to the stored type. Every adapter is relative to the weights in `directory`.
 ///
 /// `directory` holds safetensors files, with or without an index, in the spelling of `table`; all
 /// its other files are copied. Tensors are read from the memory-mapped shards and merged one at a
@@ -39,7 +40,8 @@ type Weighted<'a> = (&'a Adapter, f64);
 /// # Errors
 /// [`LoraError::OutputExists`], [`LoraError::UnknownModule`] where the checkpoint lacks a layer of
 /// an adapter, [`LoraError::ShapeMismatch`], [`LoraError::InvalidSetting`] for a strength that is
-/// not finite, [`LoraError::File`] for files that cannot be read or written.
+/// not finite, [`LoraError::Overflow`] where a sum is larger than the stored type holds,
+/// [`LoraError::File`] for files that cannot be read or written.
 pub fn merge_into_checkpoint(
     directory: &Path,
     adapters: &[Weighted],
@@ -75,13 +77,85 @@ pub fn merge_into_checkpoint(
     })
 }
 
-/// The canonical layer, and part of it, that a checkpoint key is the weight of.
-fn target_of(key: &str, table: &TargetTable) -> Option<(String, Option<usize>)> {
-    let name = table.canonical(key.strip_suffix(".weight")?)?;
-    Some(match name.split_once('#') {
-        Some((target, part)) => (target.to_string(), part.parse().ok()),
-        None => (name, None),
-    })
+/// A parameter of the checkpoint that adapters can change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Parameter {
+    layer: String,
+    /// The part that a checkpoint stores by itself.
+    part: Option<usize>,
+    bias: bool,
+}
+
+impl Parameter {
+    fn of(key: &str, table: &TargetTable) -> Option<Self> {
+        let (module, bias) = match key.strip_suffix(".bias") {
+            Some(module) => (module, true),
+            None => (key.strip_suffix(".weight")?, false),
+        };
+        let name = table.canonical(module)?;
+        let (layer, part) = match name.split_once('#') {
+            Some((layer, part)) => (layer.to_string(), part.parse().ok()),
+            None => (name, None),
+        };
+        Some(Self { layer, part, bias })
+    }
+
+    /// As it is called where an adapter addresses it and the checkpoint has none.
+    fn name(layer: &str, bias: bool) -> String {
+        match bias {
+            true => format!("{layer}.bias"),
+            false => layer.to_string(),
+        }
+    }
+
+    /// Why an adapter's change does not fit the stored shape.
+    fn check(
+        &self,
+        key: &str,
+        shape: &[usize],
+        adapter: &Adapter,
+        table: &TargetTable,
+    ) -> Result<bool, LoraError> {
+        let blocks = adapter.get(&self.layer).filter(|_| !self.bias);
+        let blocks = blocks.unwrap_or_default();
+        let patches = adapter.patches_of(&self.layer).iter();
+        let patches = patches.filter(|p| p.bias == self.bias);
+        let wanted = blocks
+            .iter()
+            .map(|b| [b.d_out(), b.down.cols()])
+            .chain(patches.map(|p| [p.d_out(), p.shape()[1]]));
+        let mut touched = false;
+        for [d_out, cols] in wanted {
+            touched = true;
+            let rows = match self.part {
+                Some(_) => d_out / table.parts(&self.layer),
+                None => d_out,
+            };
+            if matrix_shape(shape) != [rows, cols] {
+                return Err(LoraError::ShapeMismatch {
+                    path: adapter.origin().to_path_buf(),
+                    target: self.layer.clone(),
+                    key: key.to_string(),
+                    found: shape.to_vec(),
+                    expected: format!("but the adapter is for a weight [{rows}, {cols}]"),
+                });
+            }
+        }
+        Ok(touched)
+    }
+
+    /// The first row of the layer that the checkpoint's tensor of so many rows holds.
+    fn first_row(&self, rows: usize) -> usize {
+        self.part.unwrap_or(0) * rows
+    }
+}
+
+/// Rows, and everything else as columns: kernels of convolutions are flat, vectors one column.
+fn matrix_shape(shape: &[usize]) -> [usize; 2] {
+    match shape {
+        [rows, rest @ ..] => [*rows, rest.iter().product()],
+        [] => [1, 1],
+    }
 }
 
 /// Checks names, shapes and values; returns the keys that will change.
@@ -100,43 +174,40 @@ fn check(
             // Packed values are made numbers while the new file is written, which cannot fail.
             files.tensor_data(key)?;
         }
-        let Some((target, part)) = target_of(key, table) else {
+        let (Some(parameter), Some(info)) = (Parameter::of(key, table), files.info(key)) else {
             continue;
         };
-        let Some(info) = files.info(key) else {
-            continue;
-        };
-        let blocks = adapters
-            .iter()
-            .filter_map(|(a, _)| Some((a, a.get(&target)?)));
         let mut touched = false;
-        for (adapter, blocks) in blocks {
-            touched = true;
-            let rows = match part {
-                Some(_) => blocks[0].d_out() / table.parts(&target),
-                None => blocks[0].d_out(),
-            };
-            let expected = [rows, blocks[0].down.cols()];
-            if info.shape != expected {
-                return Err(LoraError::ShapeMismatch {
-                    path: adapter.origin().to_path_buf(),
-                    target,
-                    key: key.to_string(),
-                    found: info.shape,
-                    expected: format!("but the adapter is for a weight {expected:?}"),
-                });
-            }
+        for (adapter, _) in adapters {
+            touched |= parameter.check(key, &info.shape, adapter, table)?;
         }
         if touched {
             // NaN and integers are refused here, before anything is written.
             files.tensor_data(key)?;
+            let [rows, _] = matrix_shape(&info.shape);
+            let terms = Terms::of(adapters, &parameter.layer, parameter.bias);
+            if terms.need_more_than(parameter.first_row(rows), rows) {
+                return Err(LoraError::InvalidSetting {
+                    what: format!(
+                        "{key}: the DoRA adapter needs the whole layer, which this checkpoint \
+                         stores in parts; merge into the official one"
+                    ),
+                });
+            }
             merged.push(key.to_string());
         }
-        present.insert(target);
+        present.insert(Parameter::name(&parameter.layer, parameter.bias));
     }
     for (adapter, _) in adapters {
-        let absent = adapter.targets().filter(|(t, _)| !present.contains(*t));
-        let absent: Vec<String> = absent.map(|(target, _)| target.to_string()).collect();
+        let weights = adapter.targets().map(|(layer, _)| (layer, false));
+        let patches = adapter.patches();
+        let patches = patches.flat_map(|(l, patches)| patches.iter().map(move |p| (l, p.bias)));
+        let mut absent: Vec<String> = weights
+            .chain(patches)
+            .map(|(layer, bias)| Parameter::name(layer, bias))
+            .filter(|name| !present.contains(name))
+            .collect();
+        absent.dedup();
         if !absent.is_empty() {
             return Err(LoraError::UnknownModule {
                 path: adapter.origin().to_path_buf(),
@@ -155,6 +226,7 @@ fn write_all(
     table: &TargetTable,
 ) -> Result<(), LoraError> {
     std::fs::create_dir_all(output).map_err(|e| WeightsError::io(output, e))?;
+    let overflow = Mutex::new(None);
     let shards: BTreeSet<&Path> = files.files().collect();
     for shard in &shards {
         let source = WeightFiles::open(shard)?;
@@ -168,12 +240,20 @@ fn write_all(
                 key,
                 adapters,
                 table,
+                overflow: &overflow,
             };
             Some((key, tensor))
         });
         let metadata = source.metadata().clone().into_iter().collect();
         serialize_to_file(tensors, Some(metadata), &file)
             .map_err(|e| WeightsError::io(&file, into_io(e)))?;
+        let found = overflow
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(error) = found {
+            return Err(error);
+        }
     }
     let entries = std::fs::read_dir(directory).map_err(|e| WeightsError::io(directory, e))?;
     for entry in entries {
@@ -200,6 +280,8 @@ struct Tensor<'a> {
     key: &'a str,
     adapters: &'a [Weighted<'a>],
     table: &'a TargetTable,
+    /// Where a sum that its type cannot hold is told: the writer takes no errors.
+    overflow: &'a Mutex<Option<LoraError>>,
 }
 
 impl Tensor<'_> {
@@ -227,24 +309,31 @@ impl Tensor<'_> {
     }
 
     fn merged(&self) -> Option<Vec<u8>> {
-        let (target, part) = target_of(self.key, self.table)?;
-        let &[rows, cols] = self.info.shape.as_slice() else {
-            return None;
+        let parameter = Parameter::of(self.key, self.table)?;
+        let touches = |adapter: &Adapter| {
+            let patches = adapter.patches_of(&parameter.layer);
+            patches.iter().any(|p| p.bias == parameter.bias)
+                || (!parameter.bias && adapter.get(&parameter.layer).is_some())
         };
+        if !self.adapters.iter().any(|(adapter, _)| touches(adapter)) {
+            return None;
+        }
+        let [rows, cols] = matrix_shape(&self.info.shape);
         let dtype = StoredType::Plain(self.written()).float()?;
         let bytes = Bytes::from_bytes_vec(self.stored().into_owned());
         let data = TensorData::from_bytes(bytes, [rows, cols], dtype);
         let mut weight: Vec<f64> = data.iter::<f64>().collect();
-        let first_row = part.unwrap_or(0) * rows;
-        let mut touched = false;
-        for (adapter, strength) in self.adapters {
-            if adapter.get(&target).is_some() {
-                touched = true;
-                add_delta(&mut weight, cols, first_row, adapter, &target, *strength);
-            }
-        }
+        let terms = Terms::of(self.adapters, &parameter.layer, parameter.bias);
+        terms.add_to(&mut weight, cols, parameter.first_row(rows));
         let sum = TensorData::new(weight, [rows, cols]).convert_dtype(dtype);
-        touched.then(|| sum.as_bytes().to_vec())
+        if sum.iter::<f64>().any(|v| !v.is_finite()) {
+            let mut overflow = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
+            *overflow = Some(LoraError::Overflow {
+                target: self.key.to_string(),
+                dtype: format!("{dtype:?}").to_lowercase(),
+            });
+        }
+        Some(sum.as_bytes().to_vec())
     }
 }
 
@@ -267,58 +356,4 @@ impl View for Tensor<'_> {
     fn data_len(&self) -> usize {
         self.info.shape.iter().product::<usize>() * self.written().bitsize() / 8
     }
-}
-
-/// Adds an adapter to the rows of `weight`, which start at `first_row` of the layer.
-fn add_delta(
-    weight: &mut [f64],
-    cols: usize,
-    first_row: usize,
-    adapter: &Adapter,
-    target: &str,
-    strength: f64,
-) {
-    let blocks: Vec<_> = adapter
-        .get(target)
-        .unwrap_or_default()
-        .iter()
-        .map(|b| {
-            let start = b.part * b.up.rows();
-            let scale = strength * b.scale;
-            (start, b.rank(), scale, b.up.to_f32(), b.down.to_f32())
-        })
-        .collect();
-    let add_row = |row: usize, sum: &mut [f64]| {
-        for (start, rank, scale, up, down) in &blocks {
-            let Some(factors) = row
-                .checked_sub(*start)
-                .and_then(|r| up.get(r * rank..(r + 1) * rank))
-            else {
-                continue;
-            };
-            let mut delta = vec![0.0f32; cols];
-            for (factor, down) in factors.iter().zip(down.chunks_exact(cols)) {
-                delta
-                    .iter_mut()
-                    .zip(down)
-                    .for_each(|(d, a)| *d += factor * a);
-            }
-            sum.iter_mut()
-                .zip(delta)
-                .for_each(|(s, d)| *s += scale * f64::from(d));
-        }
-    };
-    let rows = weight.len() / cols;
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    let share = rows.div_ceil(threads).max(1);
-    thread::scope(|scope| {
-        for (index, rows) in weight.chunks_mut(share * cols).enumerate() {
-            let add_row = &add_row;
-            scope.spawn(move || {
-                for (row, sum) in rows.chunks_exact_mut(cols).enumerate() {
-                    add_row(first_row + index * share + row, sum);
-                }
-            });
-        }
-    });
 }

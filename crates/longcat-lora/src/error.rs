@@ -127,13 +127,26 @@ pub enum LoraError {
     },
     /// PEFT keeps the scale in a file of its own.
     #[error(
-        "{path}: a PEFT adapter, whose scale is in adapter_config.json; {config} does not exist"
+        "{path}: a PEFT adapter ({key}), whose scale is in adapter_config.json; {config} does not exist"
     )]
     MissingConfig {
         /// The adapter file.
         path: PathBuf,
         /// The absent file.
         config: PathBuf,
+        /// A key that shows that the file is PEFT's: the most telling one.
+        key: String,
+    },
+    /// A folder with several adapters.
+    #[error(
+        "{path}: several adapters are here; name the one to use: {}",
+        listed(files)
+    )]
+    SeveralFiles {
+        /// The folder.
+        path: PathBuf,
+        /// The names of the files.
+        files: Vec<String>,
     },
     /// `adapter_config.json`, or the same settings in the header, are not valid or ask for what
     /// plain LoRA cannot do.
@@ -172,7 +185,9 @@ pub enum LoraError {
         index: usize,
     },
     /// A stored type that cannot be a factor.
-    #[error("{path}: {target}: {key} is stored as {dtype}; factors must be F64, F32, F16 or BF16")]
+    #[error(
+        "{path}: {target}: {key} is stored as {dtype}; factors must be F64, F32, F16, BF16 or F8"
+    )]
     WrongDtype {
         /// The file.
         path: PathBuf,
@@ -227,6 +242,16 @@ pub enum LoraError {
         /// Why.
         reason: String,
     },
+    /// A merged weight is larger than its type holds.
+    #[error(
+        "{target}: with the adapters some values are larger than {dtype} holds; use a lower strength"
+    )]
+    Overflow {
+        /// The parameter.
+        target: String,
+        /// The stored type.
+        dtype: String,
+    },
     /// An output that already exists is never overwritten.
     #[error("{path} already exists; choose a new directory")]
     OutputExists {
@@ -235,27 +260,61 @@ pub enum LoraError {
     },
 }
 
-/// Kinds of adapter that are recognised and refused.
+/// Kinds of adapter that are recognised and refused, whole or in the form in which the file holds
+/// them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnsupportedKind {
-    /// Weight-decomposed LoRA: rescales every output row by a learnt magnitude.
+    /// Weight-decomposed LoRA that is not two factors and magnitudes.
     Dora,
-    /// Hadamard product of two low-rank products (LyCORIS).
+    /// Hadamard product of two low-rank products (LyCORIS), incomplete or with a Tucker core.
     Loha,
-    /// Kronecker product (LyCORIS).
+    /// Kronecker product (LyCORIS), incomplete or with a Tucker core.
     Lokr,
-    /// Full-size weight or bias differences.
-    Diff,
+    /// Low-rank changes of weight and activations (LyCORIS).
+    Glora,
+    /// Orthogonal finetuning, BOFT among it.
+    Oft,
+    /// Learnt factors on activations.
+    Ia3,
+    /// A convolution with a Tucker core (LoCon).
+    Tucker,
+    /// LyCORIS' patches of norms.
+    LycorisNorm,
+    /// PEFT's adaptive ranks.
+    AdaLora,
+    /// Vectors between random matrices.
+    Vera,
+}
+
+impl UnsupportedKind {
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Dora => (
+                "unsupported_dora",
+                "a DoRA adapter that is not lora_down, lora_up and magnitudes of a layer",
+            ),
+            Self::Loha => (
+                "unsupported_loha",
+                "a LoHa adapter that is not hada_w1_a, hada_w1_b, hada_w2_a and hada_w2_b of a layer",
+            ),
+            Self::Lokr => (
+                "unsupported_lokr",
+                "a LoKr adapter that is not lokr_w1 and lokr_w2 of a layer, or their factors _a and _b",
+            ),
+            Self::Glora => ("unsupported_glora", "a GLoRA adapter"),
+            Self::Oft => ("unsupported_oft", "an OFT or BOFT adapter"),
+            Self::Ia3 => ("unsupported_ia3", "an IA3 adapter"),
+            Self::Tucker => ("unsupported_tucker", "a convolution in Tucker form"),
+            Self::LycorisNorm => ("unsupported_norm", "LyCORIS' training of norms"),
+            Self::AdaLora => ("unsupported_adalora", "an AdaLoRA adapter"),
+            Self::Vera => ("unsupported_vera", "a VeRA adapter"),
+        }
+    }
 }
 
 impl std::fmt::Display for UnsupportedKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Dora => "a DoRA adapter",
-            Self::Loha => "a LoHa adapter",
-            Self::Lokr => "a LoKr adapter",
-            Self::Diff => "a file of full weight differences (.diff)",
-        })
+        f.write_str(self.names().1)
     }
 }
 
@@ -269,12 +328,9 @@ impl LoraError {
             Self::File(WeightsError::WrongDtype { .. }) | Self::WrongDtype { .. } => "wrong_dtype",
             Self::File(_) => "file",
             Self::NoLoraKeys { .. } => "no_lora_keys",
-            Self::Unsupported { kind, .. } => match kind {
-                UnsupportedKind::Dora => "unsupported_dora",
-                UnsupportedKind::Loha => "unsupported_loha",
-                UnsupportedKind::Lokr => "unsupported_lokr",
-                UnsupportedKind::Diff => "unsupported_diff",
-            },
+            Self::Unsupported { kind, .. } => kind.names().0,
+            Self::SeveralFiles { .. } => "several_files",
+            Self::Overflow { .. } => "overflow",
             Self::UnusedKeys { .. } => "unused_keys",
             Self::UnknownModule { .. } => "unknown_module",
             Self::AmbiguousName { .. } => "ambiguous_name",

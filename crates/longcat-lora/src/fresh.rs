@@ -3,6 +3,7 @@
 use burn::module::Param;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
+use longcat_kernels::KernelBackend;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
@@ -54,7 +55,10 @@ pub trait LoraTraining<B: Backend>: LoraHost<B> {
         new: &NewAdapter,
         dtype: DType,
         uniform: &mut dyn FnMut(f32) -> f32,
-    ) -> Result<Vec<String>, LoraError> {
+    ) -> Result<Vec<String>, LoraError>
+    where
+        B: KernelBackend,
+    {
         if new.rank == 0 || !new.alpha.is_finite() {
             return Err(LoraError::InvalidSetting {
                 what: format!(
@@ -111,7 +115,7 @@ pub trait LoraTraining<B: Backend>: LoraHost<B> {
     ///
     /// # Errors
     /// [`LoraError::UnknownAdapter`]; [`LoraError::InvalidSetting`] when a factor cannot be read
-    /// from its device.
+    /// from its device, or for an adapter that is more than factors.
     fn export_adapter(&self, name: &str) -> Result<Adapter, LoraError> {
         let mut adapter = Adapter::new(name);
         let mut result = Ok(());
@@ -166,7 +170,15 @@ fn matrix(rows: usize, cols: usize, values: &[f32]) -> Matrix {
 }
 
 fn blocks<B: Backend>(branch: &LoraBranch<B>, d_out: usize) -> Result<Vec<Block>, LoraError> {
-    let down = download(&branch.down)?;
+    let (Some(down), true, None) = (&branch.down, branch.terms.is_empty(), &branch.bias) else {
+        return Err(LoraError::InvalidSetting {
+            what: format!(
+                "the adapter {:?} changes a layer by more than factors; only factors are read back",
+                branch.name
+            ),
+        });
+    };
+    let down = download(down)?;
     let mut row = 0;
     branch
         .blocks

@@ -6,6 +6,8 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
 use longcat_kernels::{KernelBackend, add_low_rank, linear};
 
+use crate::beside::LoraTerm;
+
 /// Configuration of a [`LoraLinear`].
 #[derive(Config, Debug)]
 pub struct LoraLinearConfig {
@@ -58,10 +60,14 @@ pub struct LoraLinear<B: Backend> {
 #[derive(Module, Debug)]
 pub struct LoraBranch<B: Backend> {
     pub(crate) name: String,
-    /// Rows of all blocks one after another, `[Σ rank, d_in]`.
-    pub(crate) down: Param<Tensor<B, 2>>,
+    /// Rows of all blocks one after another, `[Σ rank, d_in]`; none where there is no block.
+    pub(crate) down: Option<Param<Tensor<B, 2>>>,
     /// In order of their output rows, which do not overlap.
     pub(crate) blocks: Vec<LoraBlock<B>>,
+    /// Changes of the weight that are no product of two factors.
+    pub(crate) terms: Vec<LoraTerm<B>>,
+    /// Change of the bias `[d_out]` at strength 1, in f32. Never merged: it costs nothing.
+    pub(crate) bias: Option<Tensor<B, 1>>,
     pub(crate) strength: f64,
     pub(crate) enabled: bool,
     /// Already part of the base weight: contributes nothing of its own.
@@ -104,15 +110,44 @@ impl<B: KernelBackend> LoraLinear<B> {
     ///
     /// Factors of another type are cast to that of `x`.
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
-        let base = linear(
-            x.clone(),
-            self.weight.val(),
-            self.bias.as_ref().map(|b| b.val()),
-        );
-        self.adapters
+        let active: Vec<_> = self.adapters.iter().filter(|b| b.is_active()).collect();
+        let bias = self.bias_with_adapters();
+        if !active
             .iter()
-            .filter(|branch| branch.is_active())
-            .fold(base, |y, branch| branch.add_to(y, x.clone()))
+            .any(|b| b.terms.iter().any(LoraTerm::needs_base))
+        {
+            let base = linear(x.clone(), self.weight.val(), bias);
+            return active
+                .iter()
+                .fold(base, |y, b| b.add_to(y, x.clone(), None));
+        }
+        // Some adapter rescales the product without the bias.
+        let base = linear(x.clone(), self.weight.val(), None);
+        let add = |y, b: &&LoraBranch<B>| b.add_to(y, x.clone(), Some(&base));
+        let y = active.iter().fold(base.clone(), add);
+        match bias {
+            Some(bias) => {
+                let bias = cast(bias, y.dtype());
+                y + bias.unsqueeze::<D>()
+            }
+            None => y,
+        }
+    }
+
+    /// The bias with what enabled adapters add to it, rounded once to its type.
+    fn bias_with_adapters(&self) -> Option<Tensor<B, 1>> {
+        let bias = self.bias.as_ref().map(|bias| bias.val());
+        let mut changes = self.adapters.iter().filter_map(|b| {
+            let change = b.bias.as_ref().filter(|_| b.enabled && b.strength != 0.0)?;
+            Some(change.clone().mul_scalar(b.strength))
+        });
+        let Some(first) = changes.next() else {
+            return bias;
+        };
+        let change = changes.fold(first, |sum, change| sum + change);
+        let bias = bias?;
+        let dtype = bias.dtype();
+        Some((bias.cast(DType::F32) + change).cast(dtype))
     }
 }
 
@@ -137,9 +172,14 @@ impl<B: Backend> LoraBranch<B> {
         self.merged
     }
 
-    /// The input side, `[Σ rank, d_in]`.
-    pub fn down(&self) -> &Param<Tensor<B, 2>> {
-        &self.down
+    /// The input side, `[Σ rank, d_in]`; `None` where the adapter has no factors on this layer.
+    pub fn down(&self) -> Option<&Param<Tensor<B, 2>>> {
+        self.down.as_ref()
+    }
+
+    /// Whether it changes the weight, and not the bias alone.
+    pub(crate) fn changes_weight(&self) -> bool {
+        self.down.is_some() || !self.terms.is_empty()
     }
 
     /// The output sides.
@@ -175,23 +215,35 @@ impl<B: Backend> LoraBlock<B> {
 }
 
 impl<B: KernelBackend> LoraBranch<B> {
-    /// `y` with the branch's output for `x` added. Factors are cast to the type of `x`: the
-    /// trained ones are f32, and products in f32 would cost more than the layer itself.
-    fn add_to<const D: usize>(&self, y: Tensor<B, D>, x: Tensor<B, D>) -> Tensor<B, D> {
-        let dtype = x.dtype();
-        let hidden = linear(x, cast(self.down.val(), dtype), None);
-        let mut first = 0;
-        let parts = self.blocks.iter().map(|block| {
-            let up = block.up.val().mul_scalar(self.strength * block.scale);
-            let part = (first, block.start, cast(up, dtype));
-            first += block.rank();
-            part
-        });
-        let parts = parts.collect();
-        add_low_rank(y, hidden, parts)
+    /// `y` with the branch's output for `x` added; `base` is the layer's product without a bias.
+    /// Factors are cast to the type of `x`: the trained ones are f32, and products in f32 would
+    /// cost more than the layer itself.
+    fn add_to<const D: usize>(
+        &self,
+        y: Tensor<B, D>,
+        x: Tensor<B, D>,
+        base: Option<&Tensor<B, D>>,
+    ) -> Tensor<B, D> {
+        let mut y = y;
+        if let Some(down) = &self.down {
+            let dtype = x.dtype();
+            let hidden = linear(x.clone(), cast(down.val(), dtype), None);
+            let mut first = 0;
+            let parts = self.blocks.iter().map(|block| {
+                let up = block.up.val().mul_scalar(self.strength * block.scale);
+                let part = (first, block.start, cast(up, dtype));
+                first += block.rank();
+                part
+            });
+            let parts = parts.collect();
+            y = add_low_rank(y, hidden, parts);
+        }
+        self.terms
+            .iter()
+            .fold(y, |y, term| term.add_to(y, x.clone(), base, self.strength))
     }
 }
 
-fn cast<B: Backend, const D: usize>(x: Tensor<B, D>, dtype: DType) -> Tensor<B, D> {
+pub(crate) fn cast<B: Backend, const D: usize>(x: Tensor<B, D>, dtype: DType) -> Tensor<B, D> {
     if x.dtype() == dtype { x } else { x.cast(dtype) }
 }

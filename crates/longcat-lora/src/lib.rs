@@ -75,7 +75,10 @@
 //! ```
 
 mod adapter;
+mod attach;
+mod beside;
 mod checkpoint;
+mod combine;
 mod error;
 mod format;
 mod fresh;
@@ -83,19 +86,25 @@ mod host;
 mod layer;
 mod matrix;
 mod merge;
+mod patch;
 mod registry;
 mod report;
 mod targets;
+mod terms;
+mod vector;
 
 pub use adapter::{Adapter, Block};
+pub use beside::LoraTerm;
 pub use checkpoint::{MergeReport, merge_into_checkpoint};
 pub use error::{LoraError, UnsupportedKind};
-pub use format::{Format, UnknownFormat, WriteOptions};
+pub use format::{Format, UnknownFormat, WriteOptions, adapter_warnings};
 pub use fresh::{Fused, LoraTraining, NewAdapter};
 pub use host::LoraHost;
 pub use layer::{LoraBlock, LoraBranch, LoraLinear, LoraLinearConfig};
 pub use matrix::Matrix;
 pub use merge::{CheckpointWeights, KeptWeights, LoraMerge, OriginalWeights};
+pub use patch::{Change, Patch};
 pub use registry::{AdapterStatus, LoraOptions, LoraRegistry, LoraReport, check_fit};
 pub use report::{AdapterReport, TargetReport};
 pub use targets::{Target, TargetTable};
+pub use vector::{LoraVector, VectorPatch};

@@ -92,7 +92,7 @@ impl Matrix {
         chunks.iter().map(|chunk| read(*chunk)).collect()
     }
 
-    fn to_f64(&self) -> Vec<f64> {
+    pub(crate) fn to_f64(&self) -> Vec<f64> {
         match self.dtype {
             DType::F64 => self.elements(f64::from_le_bytes),
             _ => self.to_f32().into_iter().map(f64::from).collect(),
@@ -117,6 +117,11 @@ impl Matrix {
             [self.rows, self.cols],
             self.dtype,
         )
+    }
+
+    /// The same bytes as another shape with as many values.
+    pub(crate) fn reshaped(self, rows: usize, cols: usize) -> Self {
+        Self::from_bytes(rows, cols, self.dtype, self.bytes)
     }
 
     fn row_bytes(&self) -> usize {
@@ -154,6 +159,22 @@ impl Matrix {
         let bytes: Vec<u8> = parts.iter().flat_map(|p| p.widened(dtype).bytes).collect();
         let rows = parts.iter().map(|p| p.rows).sum();
         Self::from_bytes(rows, parts[0].cols, dtype, bytes)
+    }
+
+    /// The matrices side by side. All have the same number of rows; the type is as for [`Self::stack`].
+    pub(crate) fn beside(parts: &[Self]) -> Self {
+        let dtype = common_dtype(parts);
+        let parts: Vec<Self> = parts.iter().map(|p| p.widened(dtype)).collect();
+        let rows = parts[0].rows;
+        let mut bytes = Vec::new();
+        for row in 0..rows {
+            for part in &parts {
+                let width = part.row_bytes();
+                bytes.extend_from_slice(&part.bytes[row * width..(row + 1) * width]);
+            }
+        }
+        let cols = parts.iter().map(|p| p.cols).sum();
+        Self::from_bytes(rows, cols, dtype, bytes)
     }
 
     /// The matrices along the diagonal, zeros elsewhere.

@@ -73,7 +73,7 @@ pub trait LoraMerge<B: KernelBackend>: LoraHost<B> {
         let mut kept = KeptWeights::default();
         let mut failed = None;
         self.visit_lora(&mut |target, layer| {
-            if !layer.adapters.iter().any(LoraBranch::is_enabled) {
+            if !is_to_merge(layer) {
                 return;
             }
             match layer.weight.val().try_into_data() {
@@ -94,17 +94,19 @@ pub trait LoraMerge<B: KernelBackend>: LoraHost<B> {
     ///
     /// # Errors
     /// [`LoraError::Merged`] if some adapter is merged already: adding to rounded weights would
-    /// round twice.
+    /// round twice. [`LoraError::Overflow`] where a sum is larger than the type of `W` holds; the
+    /// layers before it are merged then, until they are unmerged.
     fn merge_adapters(&mut self) -> Result<(), LoraError> {
         if let Some(status) = self.adapters().into_iter().find(|status| status.merged) {
             return Err(LoraError::Merged { name: status.name });
         }
-        self.visit_lora_mut(&mut |_, layer| {
-            if layer.adapters.iter().any(LoraBranch::is_enabled) {
-                merge(layer);
+        let mut result = Ok(());
+        self.visit_lora_mut(&mut |target, layer| {
+            if result.is_ok() && is_to_merge(layer) {
+                result = merge(target, layer);
             }
         });
-        Ok(())
+        result
     }
 
     /// Puts back the weights from before [`Self::merge_adapters`], bit for bit. The adapters lie
@@ -139,6 +141,13 @@ fn is_merged<B: Backend>(layer: &LoraLinear<B>) -> bool {
     layer.adapters.iter().any(LoraBranch::is_merged)
 }
 
+/// Whether an enabled adapter changes the weight. Biases and norms are never merged: adding to
+/// them costs nothing.
+fn is_to_merge<B: Backend>(layer: &LoraLinear<B>) -> bool {
+    let mut enabled = layer.adapters.iter().filter(|b| b.is_enabled());
+    enabled.any(LoraBranch::changes_weight)
+}
+
 fn check_original<B: Backend>(
     target: &str,
     layer: &LoraLinear<B>,
@@ -146,7 +155,9 @@ fn check_original<B: Backend>(
 ) -> Result<(), LoraError> {
     let shape = originals.shape(target)?;
     let expected = [layer.d_out(), layer.d_in()];
-    if shape == expected {
+    // The kernel of a convolution is flat in the layer.
+    let rows = shape.first().copied().unwrap_or_default();
+    if shape.len() >= 2 && [rows, shape[1..].iter().product()] == expected {
         return Ok(());
     }
     Err(LoraError::NoOriginal {
@@ -160,7 +171,8 @@ fn restore<B: Backend>(
     layer: &mut LoraLinear<B>,
     originals: &dyn OriginalWeights,
 ) -> Result<(), LoraError> {
-    let data = originals.weight(target)?;
+    let mut data = originals.weight(target)?;
+    data.shape = [layer.d_out(), layer.d_in()].into();
     replace_weight(layer, |merged| {
         // As when the model was loaded: cast on the host, then uploaded.
         let dtype = merged.dtype();
@@ -170,19 +182,26 @@ fn restore<B: Backend>(
     Ok(())
 }
 
-fn merge<B: KernelBackend>(layer: &mut LoraLinear<B>) {
+fn merge<B: KernelBackend>(target: &str, layer: &mut LoraLinear<B>) -> Result<(), LoraError> {
+    let weight = layer.weight.val();
+    let dtype = weight.dtype();
     let enabled = layer.adapters.iter().filter(|b| b.enabled);
-    let deltas: Vec<Tensor<B, 2>> = enabled.map(|b| b.delta(layer.d_out())).collect();
-    replace_weight(layer, |weight| {
-        let dtype = weight.dtype();
-        let sum = deltas
-            .into_iter()
-            .fold(weight.cast(DType::F32), |sum, delta| sum + delta);
-        sum.cast(dtype)
+    let sum = enabled.fold(weight.clone().cast(DType::F32), |sum, branch| {
+        branch.add_delta(sum, &weight)
     });
+    let merged = sum.cast(dtype);
+    let largest = merged.clone().cast(DType::F32).abs().max().into_data();
+    if !largest.iter::<f32>().all(f32::is_finite) {
+        return Err(LoraError::Overflow {
+            target: target.to_string(),
+            dtype: format!("{dtype:?}").to_lowercase(),
+        });
+    }
+    replace_weight(layer, |_| merged);
     for branch in layer.adapters.iter_mut().filter(|b| b.enabled) {
         branch.merged = true;
     }
+    Ok(())
 }
 
 fn replace_weight<B: Backend>(
@@ -196,9 +215,20 @@ fn replace_weight<B: Backend>(
 }
 
 impl<B: KernelBackend> LoraBranch<B> {
-    /// What the branch adds to the weight `[d_out, d_in]`, in f32.
-    fn delta(&self, d_out: usize) -> Tensor<B, 2> {
-        let down = self.down.val().cast(DType::F32);
+    /// `sum` with what the branch adds to `weight`, `[d_out, d_in]` in f32.
+    fn add_delta(&self, sum: Tensor<B, 2>, weight: &Tensor<B, 2>) -> Tensor<B, 2> {
+        let mut sum = sum;
+        if let Some(down) = &self.down {
+            sum = sum + self.low_rank(&down.val(), weight.dims()[0]);
+        }
+        self.terms.iter().fold(sum, |sum, term| {
+            sum + term.delta(weight).mul_scalar(self.strength)
+        })
+    }
+
+    /// The products of all blocks, in f32.
+    fn low_rank(&self, down: &Tensor<B, 2>, d_out: usize) -> Tensor<B, 2> {
+        let down = down.clone().cast(DType::F32);
         let d_in = down.dims()[1];
         let device = down.device();
         let zeros = |rows| Tensor::zeros([rows, d_in], (&device, DType::F32));

@@ -1,13 +1,14 @@
 //! Adapters on a model: loading, strengths, switching, unloading.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use burn::module::Param;
+use burn::tensor::DType;
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Tensor};
+use longcat_kernels::KernelBackend;
 use serde::Serialize;
 
-use crate::{Adapter, Block, LoraBlock, LoraBranch, LoraError, LoraHost, Matrix};
+use crate::attach::{branch, difference};
+use crate::{Adapter, Block, Change, LoraError, LoraHost, VectorPatch};
 
 /// What loading an adapter did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -69,27 +70,45 @@ pub trait LoraRegistry<B: Backend>: LoraHost<B> {
         name: &str,
         adapter: &Adapter,
         options: LoraOptions,
-    ) -> Result<LoraReport, LoraError> {
+    ) -> Result<LoraReport, LoraError>
+    where
+        B: KernelBackend,
+    {
         check_strength(options.strength)?;
         if self.adapters().iter().any(|status| status.name == name) {
             return Err(LoraError::AdapterExists { name: name.into() });
         }
         let untouched = check_fit(self, adapter)?;
+        if depends_on_weights(adapter)
+            && let Some(merged) = self.adapters().into_iter().find(|status| status.merged)
+        {
+            return Err(LoraError::Merged { name: merged.name });
+        }
         let mut branches = BTreeMap::new();
         self.visit_lora(&mut |target, layer| {
-            if let Some(blocks) = adapter.get(target) {
-                let device = layer.weight.lazy_device();
-                let branch = upload(name, blocks, options, &device);
+            if let Some(branch) = branch(name, adapter, target, layer, options) {
                 branches.insert(target.to_string(), branch);
             }
         });
-        let applied = branches.keys().cloned().collect();
+        let mut applied: BTreeSet<String> = branches.keys().cloned().collect();
         self.visit_lora_mut(&mut |target, layer| {
             layer.adapters.extend(branches.remove(target));
         });
+        self.visit_vectors_mut(&mut |tensor, vector| {
+            let (layer, difference) = difference(adapter, tensor, vector);
+            if let Some(difference) = difference {
+                applied.insert(layer.to_string());
+                vector.patches.push(VectorPatch {
+                    name: name.to_string(),
+                    difference,
+                    strength: options.strength,
+                    enabled: true,
+                });
+            }
+        });
         Ok(LoraReport {
             name: name.to_string(),
-            applied,
+            applied: applied.into_iter().collect(),
             untouched,
         })
     }
@@ -97,21 +116,33 @@ pub trait LoraRegistry<B: Backend>: LoraHost<B> {
     /// The adapters on the model. Those on the same layers are in the order of loading.
     fn adapters(&self) -> Vec<AdapterStatus> {
         let mut list: Vec<AdapterStatus> = Vec::new();
+        let mut add = |one: AdapterStatus| match list.iter_mut().find(|s| s.name == one.name) {
+            Some(status) => {
+                status.layers += 1;
+                status.merged |= one.merged;
+            }
+            None => list.push(one),
+        };
         self.visit_lora(&mut |_, layer| {
             for branch in &layer.adapters {
-                match list.iter_mut().find(|status| status.name == branch.name) {
-                    Some(status) => {
-                        status.layers += 1;
-                        status.merged |= branch.merged;
-                    }
-                    None => list.push(AdapterStatus {
-                        name: branch.name.clone(),
-                        strength: branch.strength,
-                        enabled: branch.enabled,
-                        merged: branch.merged,
-                        layers: 1,
-                    }),
-                }
+                add(AdapterStatus {
+                    name: branch.name.clone(),
+                    strength: branch.strength,
+                    enabled: branch.enabled,
+                    merged: branch.merged,
+                    layers: 1,
+                });
+            }
+        });
+        self.visit_vectors(&mut |_, vector| {
+            for patch in &vector.patches {
+                add(AdapterStatus {
+                    name: patch.name.clone(),
+                    strength: patch.strength,
+                    enabled: patch.enabled,
+                    merged: false,
+                    layers: 1,
+                });
             }
         });
         list
@@ -124,7 +155,7 @@ pub trait LoraRegistry<B: Backend>: LoraHost<B> {
     /// strength that is not finite.
     fn set_adapter_strength(&mut self, name: &str, strength: f64) -> Result<(), LoraError> {
         check_strength(strength)?;
-        change(self, name, |branch| branch.strength = strength)
+        change(self, name, |_, own| *own = strength)
     }
 
     /// Switches an adapter on or off.
@@ -132,7 +163,7 @@ pub trait LoraRegistry<B: Backend>: LoraHost<B> {
     /// # Errors
     /// [`LoraError::UnknownAdapter`], [`LoraError::Merged`].
     fn set_adapter_enabled(&mut self, name: &str, enabled: bool) -> Result<(), LoraError> {
-        change(self, name, |branch| branch.enabled = enabled)
+        change(self, name, |own, _| *own = enabled)
     }
 
     /// Enables exactly these adapters with these strengths, and disables all others.
@@ -151,13 +182,11 @@ pub trait LoraRegistry<B: Backend>: LoraHost<B> {
                 name: merged.name.clone(),
             });
         }
-        self.visit_lora_mut(&mut |_, layer| {
-            for branch in &mut layer.adapters {
-                let choice = chosen.iter().find(|(name, _)| *name == branch.name);
-                branch.enabled = choice.is_some();
-                if let Some((_, strength)) = choice {
-                    branch.strength = *strength;
-                }
+        change_all(self, &|name, enabled, own| {
+            let choice = chosen.iter().find(|(chosen, _)| *chosen == name);
+            *enabled = choice.is_some();
+            if let Some((_, strength)) = choice {
+                *own = *strength;
             }
         });
         Ok(())
@@ -170,6 +199,7 @@ pub trait LoraRegistry<B: Backend>: LoraHost<B> {
     fn unload_adapter(&mut self, name: &str) -> Result<(), LoraError> {
         changeable(self, name)?;
         self.visit_lora_mut(&mut |_, layer| layer.adapters.retain(|branch| branch.name != name));
+        self.visit_vectors_mut(&mut |_, vector| vector.patches.retain(|p| p.name != name));
         Ok(())
     }
 }
@@ -200,17 +230,41 @@ fn changeable<B: Backend, H: LoraHost<B> + ?Sized>(model: &H, name: &str) -> Res
     Ok(())
 }
 
+/// Changes switch and strength of an adapter.
 fn change<B: Backend, H: LoraHost<B> + ?Sized>(
     model: &mut H,
     name: &str,
-    set: impl Fn(&mut LoraBranch<B>),
+    set: impl Fn(&mut bool, &mut f64),
 ) -> Result<(), LoraError> {
     changeable(model, name)?;
-    model.visit_lora_mut(&mut |_, layer| {
-        let branches = layer.adapters.iter_mut();
-        branches.filter(|b| b.name == name).for_each(&set);
+    change_all(model, &|other, enabled, strength| {
+        if other == name {
+            set(enabled, strength);
+        }
     });
     Ok(())
+}
+
+/// Calls `set` with the name, switch and strength of everything that adapters have on the model.
+fn change_all<B: Backend, H: LoraHost<B> + ?Sized>(
+    model: &mut H,
+    set: &dyn Fn(&str, &mut bool, &mut f64),
+) {
+    model.visit_lora_mut(&mut |_, layer| {
+        for branch in &mut layer.adapters {
+            set(&branch.name, &mut branch.enabled, &mut branch.strength);
+        }
+    });
+    model.visit_vectors_mut(&mut |_, vector| {
+        for patch in &mut vector.patches {
+            set(&patch.name, &mut patch.enabled, &mut patch.strength);
+        }
+    });
+}
+
+fn depends_on_weights(adapter: &Adapter) -> bool {
+    let mut patches = adapter.patches().flat_map(|(_, patches)| patches);
+    patches.any(|p| matches!(p.change, Change::Decomposed { .. }))
 }
 
 /// Checks names and shapes of an adapter against a model, which needs no weights for that; returns
@@ -223,72 +277,79 @@ pub fn check_fit<B: Backend, H: LoraHost<B> + ?Sized>(
     adapter: &Adapter,
 ) -> Result<Vec<String>, LoraError> {
     let mut untouched = Vec::new();
+    // By tensor, `[rows, columns]`; biases and vectors have one column.
     let mut shapes = BTreeMap::new();
     model.visit_lora(&mut |target, layer| {
-        if adapter.get(target).is_none() {
+        if adapter.get(target).is_none() && adapter.patches_of(target).is_empty() {
             untouched.push(target.to_string());
         }
-        shapes.insert(target.to_string(), [layer.d_out(), layer.d_in()]);
+        shapes.insert(format!("{target}.weight"), [layer.d_out(), layer.d_in()]);
+        if layer.bias.is_some() {
+            shapes.insert(format!("{target}.bias"), [layer.d_out(), 1]);
+        }
     });
-    let absent = adapter.targets().filter(|(t, _)| !shapes.contains_key(*t));
-    let absent: Vec<String> = absent.map(|(target, _)| target.to_string()).collect();
-    if !absent.is_empty() {
-        return Err(LoraError::UnknownModule {
-            path: adapter.origin().to_path_buf(),
-            targets: absent,
-        });
-    }
+    let mut absent = BTreeSet::new();
     for (target, blocks) in adapter.targets() {
-        let weight = shapes[target];
+        let Some(weight) = shapes.get(&format!("{target}.weight")) else {
+            absent.insert(target.to_string());
+            continue;
+        };
         for block in blocks {
-            if block.down.cols() != weight[1] {
+            check_block(adapter, target, block, *weight)?;
+        }
+    }
+    // Vectors carry differences only.
+    model.visit_vectors(&mut |tensor, vector| {
+        shapes.insert(tensor.to_string(), [vector.value.lazy_shape()[0], 1]);
+    });
+    for (target, patches) in adapter.patches() {
+        for patch in patches {
+            let tensor = format!("{target}.{}", patch.tensor());
+            let Some(shape) = shapes.get(&tensor) else {
+                absent.insert(if patch.bias {
+                    tensor
+                } else {
+                    target.to_string()
+                });
+                continue;
+            };
+            if [patch.d_out(), patch.shape()[1]] != *shape {
                 let expected = format!(
-                    "but the layer has {} input features (weight {weight:?})",
-                    weight[1]
+                    "as part {} of {}, but {tensor} has shape {shape:?}",
+                    patch.part, patch.of
                 );
-                return Err(adapter.mismatch(target, block, false, expected));
-            }
-            if block.d_out() != weight[0] {
-                let expected = format!(
-                    "as part {} of {}, but the layer has {} output features (weight {weight:?})",
-                    block.part, block.of, weight[0]
-                );
-                return Err(adapter.mismatch(target, block, true, expected));
+                return Err(adapter.patch_mismatch(target, patch, expected));
             }
         }
     }
-    Ok(untouched)
+    if absent.is_empty() {
+        return Ok(untouched);
+    }
+    Err(LoraError::UnknownModule {
+        path: adapter.origin().to_path_buf(),
+        targets: absent.into_iter().collect(),
+    })
 }
 
-fn upload<B: Backend>(
-    name: &str,
-    blocks: &[Block],
-    options: LoraOptions,
-    device: &B::Device,
-) -> LoraBranch<B> {
-    let factor = |matrix: &Matrix| {
-        let stored = match matrix.dtype() {
-            DType::F64 => DType::F32,
-            dtype => dtype,
-        };
-        let dtype = options.dtype.unwrap_or(stored);
-        let data = matrix.to_tensor_data().convert_dtype(dtype);
-        Param::from_tensor(Tensor::from_data(data, (device, dtype)))
-    };
-    let downs: Vec<Matrix> = blocks.iter().map(|b| b.down.clone()).collect();
-    LoraBranch {
-        name: name.to_string(),
-        down: factor(&Matrix::stack(&downs)),
-        blocks: blocks
-            .iter()
-            .map(|block| LoraBlock {
-                up: factor(&block.up),
-                start: block.part * block.up.rows(),
-                scale: block.scale,
-            })
-            .collect(),
-        strength: options.strength,
-        enabled: true,
-        merged: false,
+fn check_block(
+    adapter: &Adapter,
+    target: &str,
+    block: &Block,
+    weight: [usize; 2],
+) -> Result<(), LoraError> {
+    if block.down.cols() != weight[1] {
+        let expected = format!(
+            "but the layer has {} input features (weight {weight:?})",
+            weight[1]
+        );
+        return Err(adapter.mismatch(target, block, false, expected));
     }
+    if block.d_out() != weight[0] {
+        let expected = format!(
+            "as part {} of {}, but the layer has {} output features (weight {weight:?})",
+            block.part, block.of, weight[0]
+        );
+        return Err(adapter.mismatch(target, block, true, expected));
+    }
+    Ok(())
 }

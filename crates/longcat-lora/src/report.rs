@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::format::Source;
-use crate::{Adapter, Block, Format, LoraError, TargetTable};
+use crate::{Adapter, Block, Format, LoraError, Matrix, TargetTable};
 
 /// What a file holds, for people and programs.
 #[derive(Debug, Clone, Serialize)]
@@ -27,6 +27,12 @@ pub struct AdapterReport {
     pub scales: Vec<(f64, usize)>,
     /// Layers by kind, numbers in their names left out (`blocks.*.attn.qkv`).
     pub targets: Vec<TargetReport>,
+    /// Changes that are no product of two factors, by kind, with how many there are.
+    pub other_changes: BTreeMap<&'static str, usize>,
+    /// What a user should know before trusting the adapter.
+    pub warnings: Vec<String>,
+    /// What the header says about use and training: title, trigger words, base model and settings.
+    pub about: Vec<(String, String)>,
     /// The strings of the file's header.
     pub metadata: BTreeMap<String, String>,
     /// Keys that fit no layer of the target table or no part of an adapter.
@@ -64,7 +70,7 @@ impl AdapterReport {
             source.check()?;
         }
         let (adapter, layer_problems) = source.read(table);
-        let problems = source.check().err().into_iter().chain(layer_problems);
+        let problems = source.problems().into_iter().chain(layer_problems);
         let unmatched = source
             .unused
             .iter()
@@ -81,37 +87,94 @@ impl AdapterReport {
             ranks: BTreeMap::new(),
             scales: Vec::new(),
             targets: targets(&adapter),
+            other_changes: BTreeMap::new(),
+            warnings: adapter.warnings().to_vec(),
+            about: about(source.files.metadata()),
             metadata: source.files.metadata().clone(),
             unmatched: unmatched.cloned().collect(),
             problems: problems.map(|p| p.to_string()).collect(),
-            format_rules: source
-                .format
-                .name_rules()
-                .iter()
-                .copied()
-                .map(text)
-                .collect(),
+            format_rules: source.format.name_rules().into_iter().map(text).collect(),
             name_rules: table.rules().map(text).collect(),
         };
         for block in adapter.targets().flat_map(|(_, blocks)| blocks) {
             report.count(block);
         }
+        for patch in adapter.patches().flat_map(|(_, patches)| patches) {
+            *report.other_changes.entry(patch.kind()).or_default() += 1;
+            for matrix in patch.matrices() {
+                report.count_matrix(matrix);
+            }
+        }
         report.scales.sort_by(|a, b| a.0.total_cmp(&b.0));
         Ok(report)
     }
 
+    fn count_matrix(&mut self, matrix: &Matrix) {
+        self.parameters += matrix.rows() * matrix.cols();
+        let dtype = format!("{:?}", matrix.dtype()).to_lowercase();
+        *self.dtypes.entry(dtype).or_default() += 1;
+    }
+
     fn count(&mut self, block: &Block) {
-        for matrix in [&block.down, &block.up] {
-            self.parameters += matrix.rows() * matrix.cols();
-            let dtype = format!("{:?}", matrix.dtype()).to_lowercase();
-            *self.dtypes.entry(dtype).or_default() += 1;
-        }
+        self.count_matrix(&block.down);
+        self.count_matrix(&block.up);
         *self.ranks.entry(block.rank()).or_default() += 1;
         match self.scales.iter_mut().find(|(s, _)| *s == block.scale) {
             Some((_, count)) => *count += 1,
             None => self.scales.push((block.scale, 1)),
         }
     }
+}
+
+/// Header keys that tell what an adapter is for, by the end of their names.
+const ABOUT: [(&str, &str); 10] = [
+    ("modelspec.title", "title"),
+    ("modelspec.author", "author"),
+    ("modelspec.trigger_phrase", "trigger words"),
+    ("modelspec.usage_hint", "usage"),
+    ("modelspec.architecture", "made for"),
+    ("ss_base_model_version", "made for"),
+    ("ss_sd_model_name", "base model"),
+    ("ss_network_module", "trained with"),
+    ("ss_network_args", "settings"),
+    ("ss_steps", "steps"),
+];
+/// How many of the most frequent tags of the training captions are shown.
+const TAGS: usize = 8;
+
+fn about(metadata: &BTreeMap<String, String>) -> Vec<(String, String)> {
+    let known = ABOUT.iter().filter_map(|(key, what)| {
+        let value = metadata
+            .get(*key)
+            .filter(|v| !v.is_empty() && *v != "None")?;
+        Some((what.to_string(), value.clone()))
+    });
+    let mut about: Vec<_> = known.collect();
+    let tags = metadata.get("ss_tag_frequency").map(|t| frequent_tags(t));
+    if let Some(tags) = tags.filter(|tags| !tags.is_empty()) {
+        about.push(("frequent tags".into(), tags.join(", ")));
+    }
+    about
+}
+
+/// The most frequent tags: kohya counts them by folder, others in one table.
+fn frequent_tags(json: &str) -> Vec<String> {
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    let table: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(json).unwrap_or_default();
+    for (name, value) in table {
+        match value {
+            serde_json::Value::Object(tags) => {
+                for (tag, count) in tags {
+                    *counts.entry(tag).or_default() += count.as_u64().unwrap_or(0);
+                }
+            }
+            count => *counts.entry(name).or_default() += count.as_u64().unwrap_or(0),
+        }
+    }
+    let mut counts: Vec<(String, u64)> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    counts.into_iter().take(TAGS).map(|(tag, _)| tag).collect()
 }
 
 fn targets(adapter: &Adapter) -> Vec<TargetReport> {

@@ -2,6 +2,8 @@
 
 use regex::Regex;
 
+use crate::Format;
+
 /// One kind of layer that adapters can address.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
@@ -26,6 +28,12 @@ pub struct TargetTable {
     dotted: Vec<(Regex, String)>,
     /// The same with every dot written as an underscore.
     flat: Vec<(Regex, String)>,
+    /// Canonical name or part to the spelling that a format's readers expect.
+    written: Vec<(Format, Regex, String)>,
+    /// Layers that are a vector and carry no factors.
+    norms: Vec<Regex>,
+    /// Layers whose weight is a convolution's in files, with the size of its kernel.
+    kernels: Vec<(Regex, Vec<usize>)>,
 }
 
 impl TargetTable {
@@ -52,17 +60,50 @@ impl TargetTable {
         for (other, canonical) in aliases {
             spellings.push((other.to_string(), canonical.to_string()));
         }
-        let rules = |separator: &str| {
-            spellings
-                .iter()
-                .map(|(other, canonical)| (pattern(other, separator), replacement(canonical)))
-                .collect()
-        };
-        Self {
+        let mut table = Self {
             targets: targets.to_vec(),
             patterns: targets.iter().map(|t| pattern(t.name, ".")).collect(),
-            dotted: rules("."),
-            flat: rules("_"),
+            dotted: Vec::new(),
+            flat: Vec::new(),
+            written: Vec::new(),
+            norms: Vec::new(),
+            kernels: Vec::new(),
+        };
+        for (other, canonical) in &spellings {
+            table.spell(other, canonical);
+        }
+        table
+    }
+
+    /// Adds layers that are a vector, such as the weight of a norm: files hold differences of them.
+    pub fn with_norms(mut self, names: &[&str]) -> Self {
+        for name in names {
+            self.spell(name, name);
+            self.norms.push(pattern(name, "."));
+        }
+        self
+    }
+
+    /// Adds the names `(other, canonical)` under which a format's readers know layers and parts,
+    /// for reading and for writing.
+    pub fn with_names(mut self, format: Format, names: &[(&str, &str)]) -> Self {
+        for (other, canonical) in names {
+            self.spell(other, canonical);
+            let row = (format, pattern(canonical, "."), replacement(other));
+            self.written.push(row);
+        }
+        self
+    }
+
+    /// Says that a layer's weight is a convolution with this kernel, `[out, in, ..kernel]` in files.
+    pub fn with_kernel(mut self, name: &str, kernel: &[usize]) -> Self {
+        self.kernels.push((pattern(name, "."), kernel.to_vec()));
+        self
+    }
+
+    fn spell(&mut self, other: &str, canonical: &str) {
+        for (rules, separator) in [(&mut self.dotted, "."), (&mut self.flat, "_")] {
+            rules.push((pattern(other, separator), replacement(canonical)));
         }
     }
 
@@ -101,6 +142,32 @@ impl TargetTable {
                 })
                 .collect(),
         )
+    }
+
+    /// The name by which a format's readers know a layer, or a part of it (`name#j`).
+    pub(crate) fn written(&self, format: Format, name: &str) -> Option<String> {
+        let mut rows = self.written.iter().filter(|(f, ..)| *f == format);
+        let (_, pattern, to) = rows.find(|(_, pattern, _)| pattern.is_match(name))?;
+        Some(pattern.replace(name, to.as_str()).into_owned())
+    }
+
+    /// The names by which a format's readers know the parts of a layer, where they do.
+    pub(crate) fn written_parts(&self, format: Format, name: &str) -> Option<Vec<String>> {
+        let parts = 0..self.parts(name);
+        parts
+            .map(|part| self.written(format, &format!("{name}#{part}")))
+            .collect()
+    }
+
+    /// Whether a layer is a vector without factors.
+    pub(crate) fn is_norm(&self, name: &str) -> bool {
+        self.norms.iter().any(|pattern| pattern.is_match(name))
+    }
+
+    /// The kernel of a layer that is a convolution in files.
+    pub(crate) fn kernel(&self, name: &str) -> Option<&[usize]> {
+        let row = self.kernels.iter().find(|(p, _)| p.is_match(name));
+        row.map(|(_, kernel)| kernel.as_slice())
     }
 
     /// The ordered table from dotted spellings to canonical names, as `(pattern, replacement)`.

@@ -52,6 +52,10 @@ impl Checkpoint {
         let transformer = official.into_iter().find(|(_, folder)| folder.is_dir());
         match transformer {
             Some((_, transformer)) => Self::of_directory(root, transformer, parts),
+            // What `longcat lora merge` writes: the transformer's files beside the other parts.
+            None if root.join("config.json").is_file() && root.join("scheduler").is_dir() => {
+                Self::of_directory(root.clone(), root, parts)
+            }
             None => Self::of_folder(root, parts),
         }
     }

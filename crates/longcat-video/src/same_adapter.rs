@@ -10,6 +10,7 @@ const ROUNDING: f32 = 1.0 / 128.0;
 pub(crate) fn same_adapter(a: &Adapter, b: &Adapter) -> bool {
     // Shapes first: that tells most adapters apart without a look at their values.
     a.targets().map(shapes).eq(b.targets().map(shapes))
+        && a.patches().eq(b.patches())
         && a.targets().zip(b.targets()).all(|((_, a), (_, b))| {
             let mut pairs = a.iter().zip(b);
             pairs.all(|(a, b)| {

@@ -30,6 +30,14 @@ pub enum WeightsError {
         /// What is inconsistent.
         reason: String,
     },
+    /// The header holds something that it must not hold.
+    #[error("{path}: {reason}; write the file again without it, another download will not help")]
+    BadHeader {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A directory holds neither an index nor a file of weights.
     #[error(
         "{path}: no file of weights (safetensors, GGUF, PyTorch) or shard index (*.safetensors.index.json) \

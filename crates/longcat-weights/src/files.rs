@@ -1,5 +1,8 @@
 //! Tensors by name: memory-mapped files and shards, checked before use.
 
+pub(crate) mod checks;
+mod flat;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -178,6 +181,7 @@ impl WeightFiles {
         let shard = self.shards.len();
         for tensor in header.tensors {
             let key = tensor.key;
+            checks::check_name(path, &key)?;
             let part = Part {
                 shard,
                 start: tensor.bytes.start,

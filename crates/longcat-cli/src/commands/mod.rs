@@ -8,4 +8,5 @@ pub mod inspect;
 pub mod inspect_media;
 pub mod long;
 pub mod lora;
+mod lora_inspect;
 pub mod refine;

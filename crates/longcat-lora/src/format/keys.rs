@@ -8,7 +8,7 @@ use crate::error::UnsupportedKind;
 
 /// What a tensor is to its layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Role {
+pub(crate) enum Role {
     /// `[Σ rank, d_in]`.
     Down,
     /// `[d_out, rank]`.
@@ -19,13 +19,33 @@ pub(super) enum Role {
     AlphaScale,
     /// Alpha, to be divided by the rank.
     Alpha,
+    /// Norms of a DoRA layer.
+    Magnitude,
+    /// Difference of the weight.
+    Diff,
+    /// Difference of the bias.
+    DiffBias,
+    /// LoHa: `(w1_a · w1_b) ∘ (w2_a · w2_b)`.
+    HadamardA(usize),
+    HadamardB(usize),
+    /// LoKr: whole `w1` and `w2`, or `w_a · w_b` in their place.
+    Kronecker(usize),
+    KroneckerA(usize),
+    KroneckerB(usize),
+}
+
+impl Role {
+    /// Whether the tensor alone shows that the file is an adapter with products of factors.
+    pub(super) fn is_low_rank(self) -> bool {
+        matches!(self, Self::Down | Self::Up | Self::UpBlock(_))
+    }
 }
 
 /// A key taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Key<'a> {
-    /// A part of a LoRA layer. `bare`: a factor spelled without `.weight`.
-    Lora {
+    /// A part of an adapter's layer. `bare`: a factor spelled without `.weight`.
+    Part {
         module: &'a str,
         role: Role,
         bare: bool,
@@ -36,22 +56,23 @@ pub(super) enum Key<'a> {
     Unknown,
 }
 
-/// Endings that mark other kinds of adapters, ahead of everything else: a DoRA file also holds
-/// ordinary factors.
-const UNSUPPORTED: [(&str, UnsupportedKind); 4] = [
-    (
-        r"\.(?:dora_scale|lora_magnitude_vector(?:\..+)?)$",
-        UnsupportedKind::Dora,
-    ),
-    (r"\.hada_[wt][12](?:_[ab])?$", UnsupportedKind::Loha),
-    (r"\.lokr_(?:w[12](?:_[ab])?|t2)$", UnsupportedKind::Lokr),
-    (r"\.diff(?:_b)?$", UnsupportedKind::Diff),
+/// Endings that mark other kinds of adapters, ahead of everything else.
+const UNSUPPORTED: [(&str, UnsupportedKind); 9] = [
+    (r"\.hada_t[12]$", UnsupportedKind::Loha),
+    (r"\.lokr_t2$", UnsupportedKind::Lokr),
+    (r"\.lora_mid\.weight$", UnsupportedKind::Tucker),
+    (r"\.[ab][12]\.weight$", UnsupportedKind::Glora),
+    (r"\.(?:oft|boft)_[a-zA-Z]+(?:\..+)?$", UnsupportedKind::Oft),
+    (r"\.(?:on_input|ia3_l(?:\..+)?)$", UnsupportedKind::Ia3),
+    (r"\.[wb]_norm$", UnsupportedKind::LycorisNorm),
+    (r"\.(?:lora_E|ranknum)(?:\..+)?$", UnsupportedKind::AdaLora),
+    (r"\.vera_lambda_[bd](?:\..+)?$", UnsupportedKind::Vera),
 ];
 
-/// Endings of factors and scales, of all formats. The first group, where present, is the part.
-const ROLES: [(&str, Role); 5] = [
+/// Endings of the parts, of all formats. The first group, where present, is a number.
+const ROLES: [(&str, Role); 13] = [
     (
-        r"\.(?:lora_down\.weight|lora_A(?:\.[^.]+)?\.weight|lora_A)$",
+        r"(?:\.lora_down\.weight|\.lora_A(?:\.[^.]+)?\.weight|\.lora_A|[._]lora\.down\.weight|\.lora_linear_layer\.down\.weight)$",
         Role::Down,
     ),
     (
@@ -59,11 +80,22 @@ const ROLES: [(&str, Role); 5] = [
         Role::UpBlock(0),
     ),
     (
-        r"\.(?:lora_up\.weight|lora_B(?:\.[^.]+)?\.weight|lora_B)$",
+        r"(?:\.lora_up\.weight|\.lora_B(?:\.[^.]+)?\.weight|\.lora_B|[._]lora\.up\.weight|\.lora_linear_layer\.up\.weight)$",
         Role::Up,
     ),
     (r"\.alpha_scale$", Role::AlphaScale),
     (r"\.(?:lora_)?alpha$", Role::Alpha),
+    (
+        r"\.(?:dora_scale|lora_magnitude_vector(?:\.[^.]+)?(?:\.weight)?)$",
+        Role::Magnitude,
+    ),
+    (r"\.diff$", Role::Diff),
+    (r"\.diff_b$", Role::DiffBias),
+    (r"\.hada_w([12])_a(?:\.[^.]+)?$", Role::HadamardA(0)),
+    (r"\.hada_w([12])_b(?:\.[^.]+)?$", Role::HadamardB(0)),
+    (r"\.lokr_w([12])(?:\.[^.]+)?$", Role::Kronecker(0)),
+    (r"\.lokr_w([12])_a(?:\.[^.]+)?$", Role::KroneckerA(0)),
+    (r"\.lokr_w([12])_b(?:\.[^.]+)?$", Role::KroneckerB(0)),
 ];
 
 fn compile<T: Copy>(table: &[(&str, T)]) -> Vec<(Regex, T)> {
@@ -90,13 +122,20 @@ pub(super) fn parse(key: &str) -> Key<'_> {
             continue;
         };
         let ending = captures.get(0).map_or(key.len(), |m| m.start());
-        let part = captures.get(1).and_then(|m| m.as_str().parse().ok());
-        return Key::Lora {
+        let number = captures.get(1).and_then(|m| m.as_str().parse().ok());
+        let number = number.unwrap_or(0);
+        let role = match role {
+            Role::UpBlock(_) => Role::UpBlock(number),
+            Role::HadamardA(_) => Role::HadamardA(number),
+            Role::HadamardB(_) => Role::HadamardB(number),
+            Role::Kronecker(_) => Role::Kronecker(number),
+            Role::KroneckerA(_) => Role::KroneckerA(number),
+            Role::KroneckerB(_) => Role::KroneckerB(number),
+            other => *other,
+        };
+        return Key::Part {
             module: &key[..ending],
-            role: match (role, part) {
-                (Role::UpBlock(_), Some(part)) => Role::UpBlock(part),
-                _ => *role,
-            },
+            role,
             bare: matches!(role, Role::Down | Role::Up) && !key.ends_with(".weight")
                 || key.ends_with(".lora_alpha"),
         };

@@ -12,6 +12,8 @@ pub(super) const HINT_KEY: &str = "lora_fused_blocks";
 /// One layer of a file, named as in the file but for prefix and flattening.
 #[derive(Debug)]
 pub(super) struct Piece {
+    /// The canonical name of the layer.
+    pub(super) target: String,
     pub(super) name: String,
     pub(super) down: Matrix,
     /// One, but for the official format.
@@ -57,6 +59,37 @@ pub(super) fn undo_block_diagonal(dense: Block, parts: usize, hint: Option<&usiz
         .collect()
 }
 
+/// Blocks for all parts, of one rank and scale, as the one block that they make.
+pub(super) fn joined(blocks: &[Block]) -> Block {
+    let ups: Vec<Matrix> = blocks.iter().map(|b| b.up.clone()).collect();
+    Block {
+        part: 0,
+        of: 1,
+        down: Matrix::stack(&downs(blocks)),
+        up: Matrix::block_diagonal(&ups),
+        scale: blocks[0].scale,
+    }
+}
+
+/// The one block that the parts of a layer were before they were written by parts.
+pub(super) fn undo_parts(blocks: Vec<Block>, hint: Option<&usize>) -> Vec<Block> {
+    let Some(first) = blocks.first().filter(|_| hint == Some(&1)) else {
+        return blocks;
+    };
+    let same = |b: &Block| b.down == first.down && b.scale == first.scale;
+    if first.of == 1 || blocks.len() != first.of || !blocks.iter().all(same) {
+        return blocks;
+    }
+    let ups: Vec<Matrix> = blocks.iter().map(|b| b.up.clone()).collect();
+    vec![Block {
+        part: 0,
+        of: 1,
+        down: first.down.clone(),
+        up: Matrix::stack(&ups),
+        scale: first.scale,
+    }]
+}
+
 /// The layers of a file that together hold `blocks`, with all numbers unchanged.
 pub(super) fn pieces(
     target: &str,
@@ -69,14 +102,21 @@ pub(super) fn pieces(
     if format == Format::Official {
         return Ok(vec![official(target, blocks)?]);
     }
-    // By parts where asked for, and where one dense matrix cannot hold the blocks as they are.
-    if (split || !is_uniform(blocks))
-        && let Some(names) = table.split_names(target)
+    // By parts where that is how the format's readers know them, or where asked for.
+    let names = table
+        .written_parts(format, target)
+        .filter(|_| parts > 1)
+        .or_else(|| table.split_names(target).filter(|_| split));
+    if let Some(names) = names
         && (blocks[0].of == parts || blocks[0].of == 1)
     {
-        return Ok(by_parts(blocks, &names));
+        return Ok(by_parts(target, blocks, &names));
     }
-    dense(target, blocks, parts, format).map(|piece| vec![piece])
+    let mut piece = dense(target, blocks, parts, format)?;
+    if let Some(name) = table.written(format, target) {
+        piece.name = name;
+    }
+    Ok(vec![piece])
 }
 
 /// Whether the blocks cover all parts with one rank and one scale.
@@ -88,13 +128,15 @@ fn is_uniform(blocks: &[Block]) -> bool {
             .all(|b| b.rank() == first.rank() && b.scale == first.scale)
 }
 
-fn by_parts(blocks: &[Block], names: &[String]) -> Vec<Piece> {
+fn by_parts(target: &str, blocks: &[Block], names: &[String]) -> Vec<Piece> {
+    let whole = blocks[0].of == 1;
     let piece = |part: usize, block: &Block, up: Matrix| Piece {
+        target: target.to_string(),
         name: names[part].clone(),
         down: block.down.clone(),
         ups: vec![up],
         scale: block.scale,
-        hint: None,
+        hint: whole.then_some(1),
     };
     match blocks {
         [whole] if whole.of == 1 => {
@@ -113,6 +155,7 @@ fn by_parts(blocks: &[Block], names: &[String]) -> Vec<Piece> {
 fn official(target: &str, blocks: &[Block]) -> Result<Piece, LoraError> {
     let blocks = made_uniform(target, blocks, Format::Official)?;
     Ok(Piece {
+        target: target.to_string(),
         name: target.to_string(),
         down: Matrix::stack(&downs(&blocks)),
         scale: blocks[0].scale,
@@ -123,16 +166,10 @@ fn official(target: &str, blocks: &[Block]) -> Result<Piece, LoraError> {
 
 fn dense(target: &str, blocks: &[Block], parts: usize, format: Format) -> Result<Piece, LoraError> {
     let blocks = made_uniform(target, blocks, format)?;
-    let ups: Vec<Matrix> = blocks.iter().map(|b| b.up.clone()).collect();
-    let dense = Block {
-        part: 0,
-        of: 1,
-        down: Matrix::stack(&downs(&blocks)),
-        up: Matrix::block_diagonal(&ups),
-        scale: blocks[0].scale,
-    };
+    let dense = joined(&blocks);
     let seen = undo_block_diagonal(dense.clone(), parts, None).len();
     Ok(Piece {
+        target: target.to_string(),
         name: target.to_string(),
         down: dense.down,
         ups: vec![dense.up],

@@ -1,20 +1,25 @@
 //! File formats: recognising keys, reading, writing.
 
 mod config;
+mod folder;
 mod keys;
+mod kinds;
 mod layout;
+mod patches;
+mod prefix;
 mod read;
 mod scan;
+mod values;
+mod warnings;
 mod write;
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::LazyLock;
 
-use regex::Regex;
 use serde::Serialize;
 
 pub(crate) use scan::Source;
+pub use warnings::adapter_warnings;
 pub use write::WriteOptions;
 
 /// The dialects of LoRA files. They differ in the spelling of layer names and factors, and in
@@ -32,47 +37,14 @@ pub enum Format {
     Diffusers,
     /// ComfyUI and diffusion-pipe: `diffusion_model.…lora_A.weight`, optional `alpha`.
     ComfyUi,
-    /// kohya and musubi-tuner: `lora_unet_…` with dots as underscores, `alpha`.
+    /// kohya, musubi-tuner, LyCORIS and VideoX-Fun: `lora_unet_…` or `lycoris_…` with dots as
+    /// underscores, `alpha`.
     Kohya,
-    /// FastVideo: `lora_A`, `lora_B`, `lora_alpha` without `.weight`. Read only.
+    /// FastVideo: `lora_A`, `lora_B`, `lora_alpha` without `.weight`.
     FastVideo,
-    /// DiffSynth: layer names without prefix, `lora_A.default.weight`, scale 1. Read only.
+    /// DiffSynth: layer names without prefix or with `pipe.dit.`, `lora_A.default.weight`, scale 1.
     DiffSynth,
 }
-
-/// A format's rules from the module part of its keys to dotted names, applied in order, each to
-/// all its matches.
-const RULES: [(Format, &[(&str, &str)]); 7] = [
-    (
-        Format::Official,
-        &[("^lora___lorahyphen___", ""), ("___lorahyphen___", ".")],
-    ),
-    (Format::Peft, &[(r"^base_model\.model\.", "")]),
-    (Format::Diffusers, &[(r"^transformer\.", "")]),
-    (Format::ComfyUi, &[(r"^diffusion_model\.", "")]),
-    // Underscores stay: only the model's own names can tell which were dots.
-    (Format::Kohya, &[("^lora_(?:unet|transformer)_", "")]),
-    (Format::FastVideo, &[]),
-    (Format::DiffSynth, &[]),
-];
-
-type CompiledRules = Vec<(Regex, &'static str)>;
-
-static COMPILED: LazyLock<Vec<(Format, CompiledRules)>> = LazyLock::new(|| {
-    let compile = |rules: &'static [(&str, &'static str)]| {
-        rules
-            .iter()
-            .map(|(pattern, to)| match Regex::new(pattern) {
-                Ok(regex) => (regex, *to),
-                Err(error) => panic!("invalid pattern {pattern:?}: {error}"),
-            })
-            .collect()
-    };
-    RULES
-        .iter()
-        .map(|(f, rules)| (*f, compile(rules)))
-        .collect()
-});
 
 impl Format {
     /// All formats.
@@ -86,39 +58,10 @@ impl Format {
         Self::DiffSynth,
     ];
 
-    /// The ordered rules from the module part of a key to the dotted name (for kohya, to the
-    /// flattened one), as `(pattern, replacement)`.
-    pub fn name_rules(self) -> &'static [(&'static str, &'static str)] {
-        RULES
-            .iter()
-            .find(|(format, _)| *format == self)
-            .map_or(&[], |(_, rules)| rules)
-    }
-
-    /// The format that a key's module part belongs to. `bare` says that its factor is spelled
-    /// without `.weight`.
-    fn detect(module: &str, bare: bool) -> Self {
-        let prefixed = COMPILED
-            .iter()
-            .find(|(_, rules)| rules.first().is_some_and(|(r, _)| r.is_match(module)));
-        match prefixed {
-            // Flattened names hold no dot: a dotted module of that name is another model's.
-            Some((Self::Kohya, _)) if module.contains('.') => Self::DiffSynth,
-            Some((format, _)) => *format,
-            None if bare => Self::FastVideo,
-            None => Self::DiffSynth,
-        }
-    }
-
-    /// The name in the model's spelling, `None` where the key lacks this format's prefix.
-    fn strip(self, module: &str) -> Option<String> {
-        let (_, rules) = COMPILED.iter().find(|(format, _)| *format == self)?;
-        if rules.first().is_some_and(|(r, _)| !r.is_match(module)) {
-            return None;
-        }
-        Some(rules.iter().fold(module.to_string(), |name, (regex, to)| {
-            regex.replace_all(&name, *to).into_owned()
-        }))
+    /// The rules from the module part of a key to the dotted name (for kohya, to the flattened
+    /// one), as `(pattern, replacement)`, applied until none matches.
+    pub fn name_rules(self) -> Vec<(&'static str, &'static str)> {
+        prefix::rules(self)
     }
 
     /// Name in command lines and reports.

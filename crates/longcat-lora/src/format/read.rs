@@ -3,16 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::tensor::DType;
-use longcat_weights::{StoredType, WeightsError};
-use safetensors::Dtype;
-
 use super::Format;
 use super::keys::Role;
+use super::kinds::Place;
 use super::layout;
 use super::scan::{Layer, Source};
 use crate::adapter::FactorKeys;
-use crate::{Adapter, Block, LoraError, Matrix, TargetTable};
+use crate::error::UnsupportedKind;
+use crate::{Adapter, Block, LoraError, Matrix, Patch, TargetTable};
 
 /// The tensors of one layer or part, read and checked on their own.
 struct Factors {
@@ -23,9 +21,16 @@ struct Factors {
     scale: f64,
 }
 
+/// What the tensors of a layer say.
+#[derive(Default)]
+struct Changes {
+    blocks: Vec<Block>,
+    /// With a key of the file, for error messages.
+    patches: Vec<(Patch, String)>,
+}
+
 impl Adapter {
-    /// Reads an adapter file, or a directory as PEFT and diffusers write them. The format is
-    /// recognised from the keys.
+    /// Reads an adapter file, or a directory with one. The format is recognised from the keys.
     ///
     /// # Errors
     /// Everything that makes the file unfit for a model described by `table`: see [`LoraError`].
@@ -52,15 +57,25 @@ impl Source {
         let mut problems = Vec::new();
         for (target, parts) in self.by_target() {
             let result = self
-                .blocks(&target, &parts, table.parts(&target), hints.get(&target))
-                .and_then(|blocks| {
-                    for block in &blocks {
+                .changes(&target, &parts, table.parts(&target), hints.get(&target))
+                .and_then(|changes| {
+                    for block in &changes.blocks {
                         adapter.name_factors(&target, block.part, factor_keys(&parts, block.part));
                     }
-                    adapter.insert(&target, blocks)
+                    let mut patches = Vec::new();
+                    for (patch, key) in changes.patches {
+                        adapter.name_patch(&target, &patch, key);
+                        patches.push(patch);
+                    }
+                    adapter.insert_patches(&target, patches)?;
+                    match changes.blocks.is_empty() {
+                        true => Ok(()),
+                        false => adapter.insert(&target, changes.blocks),
+                    }
                 });
             problems.extend(result.err());
         }
+        adapter.warnings = self.warnings();
         (adapter, problems)
     }
 
@@ -80,48 +95,87 @@ impl Source {
         targets
     }
 
-    fn blocks(
+    fn changes(
         &self,
         target: &str,
         layers: &[(Option<usize>, &Layer)],
         parts: usize,
         hint: Option<&usize>,
-    ) -> Result<Vec<Block>, LoraError> {
-        if let [(None, layer)] = layers {
-            let factors = self.factors(target, layer, parts)?;
-            return self.whole(target, layer, factors, parts, hint);
-        }
-        let mut blocks = Vec::new();
+    ) -> Result<Changes, LoraError> {
+        let mut changes = Changes::default();
         for (part, layer) in layers {
-            let Some(part) = *part else {
-                return Err(LoraError::Duplicate {
+            let place = match part {
+                Some(part) => Place {
+                    part: *part,
+                    of: parts,
+                },
+                None if layers.len() > 1 => {
+                    return Err(LoraError::Duplicate {
+                        path: self.path(),
+                        target: target.to_string(),
+                        keys: layers
+                            .iter()
+                            .flat_map(|(_, layer)| layer.keys.values().cloned())
+                            .collect(),
+                    });
+                }
+                None => Place { part: 0, of: 1 },
+            };
+            let mut blocks = match part {
+                _ if !layer.has(Role::is_low_rank) => Vec::new(),
+                Some(_) => vec![self.part(target, layer, place)?],
+                None => {
+                    let factors = self.factors(target, layer, parts)?;
+                    self.whole(target, layer, factors, parts, hint)?
+                }
+            };
+            changes.patches.extend(self.patches(target, layer, place)?);
+            if layer.key(Role::Magnitude).is_some() {
+                let whole = match blocks.as_slice() {
+                    [] => return Err(self.unsupported(layer, UnsupportedKind::Dora)),
+                    [one] => one.clone(),
+                    // Blocks that a dense pair of factors was found to hold.
+                    many => layout::joined(many),
+                };
+                changes
+                    .patches
+                    .extend(self.decomposed(target, layer, &whole)?);
+                blocks.clear();
+            }
+            blocks.extend(self.hadamard(target, layer, place)?);
+            let only_alpha = |r: Role| !matches!(r, Role::Alpha | Role::AlphaScale);
+            if !layer.has(only_alpha) {
+                return Err(LoraError::MissingDown {
                     path: self.path(),
                     target: target.to_string(),
-                    keys: layers
-                        .iter()
-                        .flat_map(|(_, layer)| layer.keys.values().cloned())
-                        .collect(),
-                });
-            };
-            let mut factors = self.factors(target, layer, 1)?;
-            if factors.ups.len() != 1 {
-                return Err(LoraError::UnusedKeys {
-                    path: self.path(),
-                    format: self.format,
-                    keys: layer.keys.values().cloned().collect(),
+                    present: layer.keys.values().next().cloned().unwrap_or_default(),
                 });
             }
-            let (_, up) = factors.ups.remove(0);
-            self.check_rank(target, layer, Role::Up, &factors.down, &up)?;
-            blocks.push(Block {
-                part,
-                of: parts,
-                down: factors.down,
-                up,
-                scale: factors.scale,
+            changes.blocks.extend(blocks);
+        }
+        changes.blocks = layout::undo_parts(changes.blocks, hint);
+        Ok(changes)
+    }
+
+    /// The block of a part that the file gives under a name of its own.
+    fn part(&self, target: &str, layer: &Layer, place: Place) -> Result<Block, LoraError> {
+        let mut factors = self.factors(target, layer, 1)?;
+        if factors.ups.len() != 1 {
+            return Err(LoraError::UnusedKeys {
+                path: self.path(),
+                format: self.format,
+                keys: layer.keys.values().cloned().collect(),
             });
         }
-        Ok(blocks)
+        let (_, up) = factors.ups.remove(0);
+        self.check_rank(target, layer, Role::Up, &factors.down, &up)?;
+        Ok(Block {
+            part: place.part,
+            of: place.of,
+            down: factors.down,
+            up,
+            scale: factors.scale,
+        })
     }
 
     /// The blocks of a layer that the file gives under its own name.
@@ -254,7 +308,7 @@ impl Source {
         Ok(Factors { down, ups, scale })
     }
 
-    fn scale(&self, target: &str, layer: &Layer, rank: usize) -> Result<f64, LoraError> {
+    pub(super) fn scale(&self, target: &str, layer: &Layer, rank: usize) -> Result<f64, LoraError> {
         let path = self.path();
         let explicit = match (
             layer.keys.get(&Role::AlphaScale),
@@ -277,9 +331,9 @@ impl Source {
                 target: target.to_string(),
             }),
             (Some(scale), None) => Ok(scale),
-            (None, Some(config)) => Ok(config.scale(&layer.spelled, rank)?),
+            (None, Some(config)) => Ok(config.scale(&layer.spelled, Some(rank))?),
             (None, None) if self.format == Format::Official => {
-                let down = &layer.keys[&Role::Down];
+                let down = layer.key(Role::Down).unwrap_or_default();
                 Err(LoraError::MissingAlphaScale {
                     path,
                     target: target.to_string(),
@@ -287,86 +341,6 @@ impl Source {
                 })
             }
             (None, None) => Ok(1.0),
-        }
-    }
-
-    fn matrix(&self, target: &str, key: &str) -> Result<Matrix, LoraError> {
-        let shape = self.shape(key)?;
-        let data = self.files.tensor_data(key);
-        let data = data.map_err(|e| self.name_target(target, e))?;
-        match shape.as_slice() {
-            [rows, cols] => Ok(Matrix::from_bytes(
-                *rows,
-                *cols,
-                data.dtype,
-                data.as_bytes().to_vec(),
-            )),
-            _ => Err(LoraError::ShapeMismatch {
-                path: self.path(),
-                target: target.to_string(),
-                key: key.to_string(),
-                found: shape,
-                expected: "but a factor is a matrix".into(),
-            }),
-        }
-    }
-
-    /// A scale: one float, or one integer, as training scripts store a whole alpha.
-    fn scalar(&self, target: &str, key: &str) -> Result<f64, LoraError> {
-        let shape = self.shape(key)?;
-        if shape.iter().any(|d| *d != 1) {
-            return Err(LoraError::ShapeMismatch {
-                path: self.path(),
-                target: target.to_string(),
-                key: key.to_string(),
-                found: shape,
-                expected: "but a scale is one number".into(),
-            });
-        }
-        let dtype = self.files.info(key).map(|info| info.dtype);
-        let bytes = self.files.bytes(key)?;
-        match (dtype, bytes.first_chunk::<4>(), bytes.first_chunk::<8>()) {
-            (Some(StoredType::Plain(Dtype::I64)), _, Some(bytes)) => {
-                return Ok(i64::from_le_bytes(*bytes) as f64);
-            }
-            (Some(StoredType::Plain(Dtype::I32)), Some(bytes), _) => {
-                return Ok(i32::from_le_bytes(*bytes).into());
-            }
-            _ => {}
-        }
-        let data = self.files.tensor_data(key);
-        let data = data.map_err(|e| self.name_target(target, e))?;
-        let value = data.convert_dtype(DType::F64);
-        Ok(value.iter::<f64>().next().unwrap_or_default())
-    }
-
-    fn shape(&self, key: &str) -> Result<Vec<usize>, LoraError> {
-        match self.files.info(key) {
-            Some(info) => Ok(info.shape),
-            None => Err(LoraError::File(WeightsError::MissingTensor {
-                path: self.path(),
-                key: key.to_string(),
-            })),
-        }
-    }
-
-    /// Adds the canonical name to errors about values: the key may spell it beyond recognition.
-    fn name_target(&self, target: &str, error: WeightsError) -> LoraError {
-        let target = target.to_string();
-        match error {
-            WeightsError::NotFinite { path, key, index } => LoraError::NotFinite {
-                path,
-                target,
-                key,
-                index,
-            },
-            WeightsError::WrongDtype { path, key, dtype } => LoraError::WrongDtype {
-                path,
-                target,
-                key,
-                dtype,
-            },
-            other => LoraError::File(other),
         }
     }
 }

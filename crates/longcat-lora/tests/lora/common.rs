@@ -8,9 +8,9 @@ use burn::module::Param;
 use burn::tensor::{DType, Tensor};
 use burn_flex::{Flex, FlexDevice};
 use longcat_lora::{
-    Adapter, Block, LoraHost, LoraLinear, LoraLinearConfig, Matrix, Target, TargetTable,
+    Adapter, Block, Format, LoraHost, LoraLinear, LoraLinearConfig, Matrix, Target, TargetTable,
 };
-use longcat_weights::WeightFiles;
+use longcat_weights::{KIJAI_LAYERS, WeightFiles};
 use proptest::prelude::*;
 
 pub type B = Flex;
@@ -73,6 +73,17 @@ pub fn table() -> &'static TargetTable {
                 ("final_layer.proj", "final_layer.linear"),
             ],
         )
+        .with_norms(&["blocks.{i}.attn.q_norm", "blocks.{i}.pre_crs_attn_norm"])
+        .with_names(Format::ComfyUi, KIJAI_LAYERS)
+        .with_names(
+            Format::FastVideo,
+            &[
+                ("blocks.{i}.self_attn.to_q", "blocks.{i}.attn.qkv#0"),
+                ("blocks.{i}.self_attn.to_k", "blocks.{i}.attn.qkv#1"),
+                ("blocks.{i}.self_attn.to_v", "blocks.{i}.attn.qkv#2"),
+                ("blocks.{i}.self_attn.q_norm", "blocks.{i}.attn.q_norm"),
+            ],
+        )
     });
     &TABLE
 }
@@ -113,6 +124,9 @@ impl Host {
                 continue;
             }
             let data = files.tensor_data(key).unwrap().convert_dtype(dtype);
+            if data.shape.len() != 2 {
+                continue;
+            }
             let (out, cols) = (data.shape[0], data.shape[1]);
             let mut layer: LoraLinear<B> = LoraLinearConfig::new(cols, out)
                 .with_bias(false)

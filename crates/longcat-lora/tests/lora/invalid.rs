@@ -19,6 +19,9 @@ fn inspect_reports_what_loading_refuses() {
             // A file that names other layers than this model's is in itself a good one.
             (Ok(_), "unknown_module") => {}
             (Ok(_), "shape_mismatch") if file.starts_with("shape") => {}
+            // "Must be refused or applied as DoRA, never ignored."
+            (Ok(report), "unsupported_dora") if report.other_changes.contains_key("DoRA") => {}
+            (Err(error), "unsupported_dora") => assert_eq!(error.code(), "missing_config"),
             (Ok(report), _) => assert!(!report.problems.is_empty(), "{file}"),
             (Err(error), _) => assert_eq!(error.code(), code),
         }
@@ -62,10 +65,11 @@ fn other_kinds_of_adapters_are_refused_by_name() {
     assert_eq!(with("lokr_w1", &[2, 2]), "unsupported_lokr");
     assert_eq!(with("lokr_w2_b", &[2, 2]), "unsupported_lokr");
     assert_eq!(with("dora_scale", &[4, 1]), "unsupported_dora");
-    let diff = [("diffusion_model.blocks.0.attn.proj.diff", &[4, 4][..])];
-    assert_eq!(code(&diff), "unsupported_diff");
-    let bias = [("diffusion_model.blocks.0.attn.proj.diff_b", &[4][..])];
-    assert_eq!(code(&bias), "unsupported_diff");
+    assert_eq!(with("a1.weight", &[4, 4]), "unsupported_glora");
+    assert_eq!(with("oft_blocks", &[2, 4, 4]), "unsupported_oft");
+    assert_eq!(with("lora_mid.weight", &[4, 4]), "unsupported_tucker");
+    assert_eq!(with("w_norm", &[4]), "unsupported_norm");
+    assert_eq!(with("on_input", &[1]), "unsupported_ia3");
 }
 
 const A: &str = "diffusion_model.blocks.0.attn.proj.lora_A.weight";

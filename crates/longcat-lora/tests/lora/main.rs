@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod common;
+mod files;
 mod formats;
 mod headers;
 mod invalid;
+mod kinds;
 mod merging;
 mod registry;
 mod round_trips;

@@ -7,12 +7,13 @@ use proptest::prelude::*;
 
 use crate::common::*;
 
-const WRITTEN: [Format; 5] = [
+const WRITTEN: [Format; 6] = [
     Format::Official,
     Format::Peft,
     Format::Diffusers,
     Format::ComfyUi,
     Format::Kohya,
+    Format::FastVideo,
 ];
 const OFFICIAL: WriteOptions = WriteOptions {
     format: Format::Official,
@@ -117,15 +118,59 @@ fn qkv(blocks: Vec<Block>) -> Adapter {
 }
 
 #[test]
-fn unequal_parts_stay_apart_where_the_format_can() {
+fn unequal_parts_stay_apart_where_readers_know_parts() {
     let dir = tempfile::tempdir().unwrap();
     let adapter = qkv(vec![block(0, 2, 0.3), block(2, 5, 1.7)]);
-    for format in &WRITTEN[1..] {
+    for format in [Format::ComfyUi, Format::FastVideo] {
         let options = WriteOptions {
-            format: *format,
+            format,
             split: false,
         };
         same_targets(&written(&adapter, dir.path(), options), &adapter);
+    }
+    let names = |format: &str, key: &str| {
+        let path = dir.path().join(format!("{format}false.safetensors"));
+        let files = longcat_weights::WeightFiles::open(&path).unwrap();
+        assert!(files.info(key).is_some(), "{format} has no {key}");
+    };
+    names(
+        "comfyui",
+        "diffusion_model.blocks.3.self_attn.v.lora_A.weight",
+    );
+    names("fastvideo", "blocks.3.self_attn.to_v.lora_A");
+}
+
+#[test]
+fn parts_are_filled_up_with_zeros_where_readers_know_the_layer_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let adapter = qkv(vec![block(0, 2, 0.75), block(2, 5, 0.5)]);
+    let expected = delta(adapter.get("blocks.3.attn.qkv").unwrap());
+    let readers = [
+        Format::Peft,
+        Format::Diffusers,
+        Format::Kohya,
+        Format::DiffSynth,
+    ];
+    for format in readers {
+        let path = dir.path().join(format.as_str());
+        let options = WriteOptions {
+            format,
+            split: false,
+        };
+        adapter.write(&path, table(), options).unwrap();
+        let back = Adapter::read(&path, table()).unwrap();
+        assert_eq!(delta(back.get("blocks.3.attn.qkv").unwrap()), expected);
+        let file = match format {
+            Format::Peft => path.join("adapter_model.safetensors"),
+            _ => path,
+        };
+        let files = longcat_weights::WeightFiles::open(&file).unwrap();
+        for key in files.keys() {
+            assert!(
+                key.replace('_', ".").contains("attn.qkv"),
+                "{format}: {key}"
+            );
+        }
     }
 }
 
@@ -160,7 +205,7 @@ fn what_would_need_rounding_is_refused() {
     assert_eq!(error.code(), "not_expressible");
     assert!(error.to_string().contains("blocks.3.attn.qkv"), "{error}");
     assert!(!path.exists());
-    for format in [Format::FastVideo, Format::DiffSynth] {
+    for format in [Format::Peft, Format::DiffSynth] {
         let options = WriteOptions {
             format,
             split: false,
@@ -168,6 +213,12 @@ fn what_would_need_rounding_is_refused() {
         let error = adapter.write(&path, table(), options).unwrap_err();
         assert_eq!(error.code(), "not_expressible");
     }
+    // Where parts have names, each keeps its scale.
+    let options = WriteOptions {
+        format: Format::FastVideo,
+        split: false,
+    };
+    same_targets(&written(&adapter, dir.path(), options), &adapter);
 }
 
 #[test]

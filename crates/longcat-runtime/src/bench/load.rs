@@ -9,7 +9,7 @@ use burn::tensor::{DType, TensorData};
 use burn_flex::{Flex, FlexDevice};
 use longcat_dit::{DitConfig, LongCatTransformer};
 use longcat_kernels::KernelBackend;
-use longcat_weights::{NamedTensor, collect_module, write_atomic, write_safetensors};
+use longcat_weights::{NamedTensor, write_atomic, write_safetensors};
 use serde_json::json;
 
 use super::network::Network;
@@ -90,7 +90,7 @@ fn write_checkpoint(directory: &Path, network: &Network) -> Result<(), BenchErro
         ..config.clone()
     };
     let model = LongCatTransformer::<Flex>::new(&one, &FlexDevice);
-    let tensors = collect_module::<Flex, _>(&model, &longcat_dit::internal_names())?;
+    let tensors = longcat_dit::official_tensors::<Flex>(&model)?;
     drop(model);
     let to_bf16 = |data: TensorData| data.convert_dtype(DType::BF16);
     let (blocks, rest): (Vec<_>, Vec<_>) = tensors

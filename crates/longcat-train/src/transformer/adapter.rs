@@ -1,8 +1,8 @@
 //! The adapter that is trained.
 
 use burn::tensor::DType;
-use burn::tensor::backend::Backend;
 use longcat_dit::{LongCatTransformer, lora_targets};
+use longcat_kernels::KernelBackend;
 use longcat_lora::{Adapter, LoraError, LoraOptions, LoraRegistry, LoraTraining};
 use rand::Rng;
 
@@ -20,7 +20,7 @@ pub const ADAPTER: &str = "trained";
 ///
 /// # Errors
 /// [`TrainError::Lora`] names layers and shapes that do not fit, and targets that match no layer.
-pub fn attach_adapter<B: Backend>(
+pub fn attach_adapter<B: KernelBackend>(
     model: &mut LongCatTransformer<B>,
     config: &LoraConfig,
     dtype: DType,
@@ -28,6 +28,14 @@ pub fn attach_adapter<B: Backend>(
 ) -> Result<(), TrainError> {
     if let Some(file) = &config.start_from {
         let adapter = Adapter::read(file, lora_targets())?;
+        if adapter.patches().next().is_some() {
+            let what = format!(
+                "lora.start_from: {} changes layers by more than two factors (DoRA, LoKr, weight or \
+                 bias differences), which training cannot go on with; merge it into the model instead",
+                file.display()
+            );
+            return Err(LoraError::InvalidSetting { what }.into());
+        }
         let options = LoraOptions {
             strength: 1.0,
             dtype: Some(dtype),

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::AutodiffModule;
-use longcat_dit::{LongCatTransformer, internal_names, lora_targets};
+use longcat_dit::{LongCatTransformer, lora_targets, official_tensors};
 use longcat_kernels::{Stage, guard};
 use longcat_lora::{Format, LoraTraining, WriteOptions};
-use longcat_weights::{collect_module, write_atomic, write_safetensors};
+use longcat_weights::{write_atomic, write_safetensors};
 use regex::Regex;
 
 use super::ADAPTER;
@@ -45,8 +45,7 @@ pub(super) fn export<B: TrainBackend>(
             reason: e.to_string(),
         })?;
         write_atomic(&path, text.as_bytes())?;
-        let collect =
-            || collect_module(&model.valid(), &internal_names()).map_err(TrainError::from);
+        let collect = || official_tensors(&model.valid()).map_err(TrainError::from);
         let tensors = guard::<B::InnerBackend, _, _>(&devices, Stage::Saving, collect)?;
         let file = folder.join("diffusion_pytorch_model.safetensors");
         return Ok(write_safetensors(&file, &tensors, &metadata)?);

@@ -6,6 +6,7 @@ use safetensors::SafeTensors;
 
 use super::{RawFile, RawTensor, corrupt, foreign};
 use crate::WeightsError;
+use crate::files::checks::metadata_problem;
 
 /// The longest header that the format allows.
 const LONGEST: u64 = 100_000_000;
@@ -28,7 +29,10 @@ pub(super) fn read(path: &Path, map: &[u8]) -> Result<RawFile, WeightsError> {
         return Err(foreign(path, "no JSON header"));
     }
     let (header_len, metadata) =
-        SafeTensors::read_metadata(map).map_err(|e| corrupt(path, e.to_string()))?;
+        SafeTensors::read_metadata(map).map_err(|e| match metadata_problem(path, map) {
+            Some(problem) => problem,
+            None => corrupt(path, e.to_string()),
+        })?;
     let data_len = metadata.data_len();
     if 8 + header_len + data_len != map.len() {
         return Err(corrupt(

@@ -16,7 +16,7 @@ use longcat_miniature::{DatasetOptions, Raster, ShapesDataset, Split};
 use longcat_text::{Umt5Config, Umt5Encoder};
 use longcat_vae::{WanVae, WanVaeConfig};
 use longcat_video::VideoSize;
-use longcat_weights::{NameMap, collect_module, write_atomic, write_safetensors};
+use longcat_weights::{NameMap, NamedTensor, collect_module, write_atomic, write_safetensors};
 use serde_json::{Value, json};
 use tokenizers::decoders::metaspace::Metaspace;
 use tokenizers::models::unigram::Unigram;
@@ -119,7 +119,10 @@ fn write_json(path: &Path, value: &Value) -> Result<()> {
 
 /// Weights are stored in bf16, as in the release.
 fn weights<M: Module<Flex>>(module: &M, names: &NameMap, path: &Path) -> Result<()> {
-    let mut tensors = collect_module::<Flex, _>(module, names)?;
+    write_bf16(collect_module::<Flex, _>(module, names)?, path)
+}
+
+fn write_bf16(mut tensors: Vec<NamedTensor>, path: &Path) -> Result<()> {
     for tensor in &mut tensors {
         tensor.data = tensor.data.clone().convert_dtype(DType::BF16);
     }
@@ -254,7 +257,7 @@ fn transformer(dir: &Path, device: &FlexDevice) -> Result<LongCatTransformer<Fle
     write_json(&path, &config)?;
     let model = LongCatTransformer::<Flex>::new(&DitConfig::read(&path)?, device);
     let file = dir.join("diffusion_pytorch_model.safetensors");
-    weights(&model, &longcat_dit::internal_names(), &file)?;
+    write_bf16(longcat_dit::official_tensors(&model)?, &file)?;
     Ok(model)
 }
 

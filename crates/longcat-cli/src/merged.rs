@@ -1,0 +1,85 @@
+//! A checkpoint directory around a merged transformer.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use longcat_video::Checkpoint;
+
+/// A directory under a temporary name beside its own, which it gets when it is whole; otherwise it
+/// is removed.
+pub struct Staged {
+    temporary: PathBuf,
+    output: PathBuf,
+}
+
+impl Staged {
+    /// Nothing is written yet.
+    pub fn new(output: &Path) -> Self {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(output.file_name().unwrap_or_default());
+        name.push(format!(".{}.tmp", std::process::id()));
+        Self {
+            temporary: output.with_file_name(name),
+            output: output.to_path_buf(),
+        }
+    }
+
+    /// Where to write.
+    pub fn path(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Adds everything of a checkpoint but its transformer, so that the directory opens as one.
+    /// Files are linked where the file system can, and copied elsewhere.
+    pub fn add_components(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let root = checkpoint.root();
+        let transformer = checkpoint.transformer_dir();
+        let entries = fs::read_dir(root).with_context(|| root.display().to_string())?;
+        for entry in entries {
+            let path = entry.with_context(|| root.display().to_string())?.path();
+            let Some(name) = path.file_name() else {
+                continue;
+            };
+            let to = self.temporary.join(name);
+            // Files of the transformer's own directory are there already.
+            if path != transformer && !to.exists() {
+                link(&path, &to)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the directory its name.
+    pub fn finish(self) -> Result<()> {
+        fs::rename(&self.temporary, &self.output)
+            .with_context(|| format!("{} cannot be written", self.output.display()))
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // After `finish` there is nothing of that name.
+        let _ = fs::remove_dir_all(&self.temporary);
+    }
+}
+
+fn link(from: &Path, to: &Path) -> Result<()> {
+    let failed = || format!("{} cannot be copied", from.display());
+    if from.is_dir() {
+        fs::create_dir_all(to).with_context(failed)?;
+        for entry in fs::read_dir(from).with_context(failed)? {
+            let path = entry.with_context(failed)?.path();
+            if let Some(name) = path.file_name() {
+                link(&path, &to.join(name))?;
+            }
+        }
+        return Ok(());
+    }
+    // A link to a link would point elsewhere: what it leads to is what counts.
+    let real = from.canonicalize().with_context(failed)?;
+    if fs::hard_link(&real, to).is_err() {
+        fs::copy(&real, to).with_context(failed)?;
+    }
+    Ok(())
+}
