@@ -79,15 +79,15 @@ pub fn merge_into_checkpoint(
 
 /// A parameter of the checkpoint that adapters can change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Parameter {
-    layer: String,
+pub(crate) struct Parameter {
+    pub(crate) layer: String,
     /// The part that a checkpoint stores by itself.
-    part: Option<usize>,
-    bias: bool,
+    pub(crate) part: Option<usize>,
+    pub(crate) bias: bool,
 }
 
 impl Parameter {
-    fn of(key: &str, table: &TargetTable) -> Option<Self> {
+    pub(crate) fn of(key: &str, table: &TargetTable) -> Option<Self> {
         let (module, bias) = match key.strip_suffix(".bias") {
             Some(module) => (module, true),
             None => (key.strip_suffix(".weight")?, false),
@@ -151,7 +151,7 @@ impl Parameter {
 }
 
 /// Rows, and everything else as columns: kernels of convolutions are flat, vectors one column.
-fn matrix_shape(shape: &[usize]) -> [usize; 2] {
+pub(crate) fn matrix_shape(shape: &[usize]) -> [usize; 2] {
     match shape {
         [rows, rest @ ..] => [*rows, rest.iter().product()],
         [] => [1, 1],

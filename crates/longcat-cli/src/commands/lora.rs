@@ -9,6 +9,7 @@ use longcat_lora::{Adapter, Format, WriteOptions, merge_into_checkpoint};
 use serde_json::json;
 
 use super::lora_inspect::inspect;
+use super::lora_rank::{extract, resize};
 use crate::args::{Lora, LoraCombine, LoraConvert, LoraMerge};
 use crate::lora_arg::LoraArg;
 use crate::merged::Staged;
@@ -21,11 +22,13 @@ pub fn run(command: Lora) -> Result<()> {
         Lora::Convert(args) => convert(&args),
         Lora::Merge(args) => merge(&args),
         Lora::Combine(args) => combine(&args),
+        Lora::Resize(args) => resize(&args),
+        Lora::Extract(args) => extract(&args),
     }
 }
 
 /// Reads an adapter and tells what should be known of it.
-fn read(path: &Path) -> Result<Adapter> {
+pub fn read(path: &Path) -> Result<Adapter> {
     let adapter = Adapter::read(path, lora_targets())?;
     for warning in adapter.warnings() {
         eprintln!(

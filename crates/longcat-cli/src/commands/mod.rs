@@ -9,4 +9,5 @@ pub mod inspect_media;
 pub mod long;
 pub mod lora;
 mod lora_inspect;
+mod lora_rank;
 pub mod refine;

@@ -7,6 +7,7 @@ mod formats;
 mod headers;
 mod invalid;
 mod kinds;
+mod lowrank;
 mod merging;
 mod registry;
 mod round_trips;
