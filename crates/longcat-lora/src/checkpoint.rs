@@ -255,6 +255,10 @@ fn write_all(
             return Err(error);
         }
     }
+    // A single file has nothing beside it that belongs to it.
+    if !directory.is_dir() {
+        return Ok(());
+    }
     let entries = std::fs::read_dir(directory).map_err(|e| WeightsError::io(directory, e))?;
     for entry in entries {
         let path = entry.map_err(|e| WeightsError::io(directory, e))?.path();
