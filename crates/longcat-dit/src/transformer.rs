@@ -144,7 +144,12 @@ impl<B: KernelBackend> LongCatTransformer<B> {
     /// Which weights under their official names a transformer of this config would take.
     pub fn check(config: &DitConfig, files: &WeightFiles, device: &B::Device) -> LoadReport {
         let model = Self::new(config, device);
-        check_module(&model, files, &canonical_names(), &LoadOptions::default())
+        check_module(
+            &model,
+            &in_module_shapes(files),
+            &canonical_names(),
+            &LoadOptions::default(),
+        )
     }
 
     /// Predicts x0 − noise, `[B, C, T, H, W]` in fp32.
