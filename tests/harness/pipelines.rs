@@ -132,6 +132,7 @@ fn sampling(case: &Case) -> Sampling {
         guidance: case.param("guidance_scale").as_f64().unwrap(),
         distill: case.flag("use_distill"),
         max_sequence_length: case.usize_param("max_sequence_length"),
+        cache: None,
     }
 }
 
@@ -276,6 +277,7 @@ pub(crate) fn refine<B: KernelBackend>(golden: &Golden, case: &mut Case, device:
         threshold: case.param("t_thresh").as_f64().unwrap() as f32,
         max_sequence_length: case.usize_param("max_sequence_length"),
         latent_draw: latent_draw(case),
+        cache: None,
     };
     let mut recorder = Recorder::of(&mut pipeline);
     let refined = pipeline

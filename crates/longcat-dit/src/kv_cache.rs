@@ -1,5 +1,8 @@
 //! Keys and values of condition frames, on the device or in host memory.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 
@@ -13,7 +16,7 @@ enum Layer<B: Backend> {
         v: Tensor<B, 4>,
     },
     /// Keys, then values.
-    Host(Box<[TensorData; 2]>),
+    Host(Arc<[TensorData; 2]>),
 }
 
 /// Keys (before rotation) and values of clean condition frames, per block.
@@ -21,6 +24,8 @@ enum Layer<B: Backend> {
 pub struct KvCache<B: Backend> {
     layers: Vec<Layer<B>>,
     num_latents: usize,
+    /// Which samples are meant; all if none are named.
+    samples: Option<Range<usize>>,
 }
 
 impl<B: Backend> KvCache<B> {
@@ -28,13 +33,27 @@ impl<B: Backend> KvCache<B> {
         Self {
             layers: Vec::new(),
             num_latents,
+            samples: None,
+        }
+    }
+
+    /// Some samples of the batch, without a copy; of a cache of one sample, which serves any batch, the
+    /// same cache.
+    ///
+    /// # Panics
+    /// Later, in [`Self::layer`], if there are fewer samples.
+    pub fn samples(&self, range: Range<usize>) -> Self {
+        let first = self.samples.as_ref().map_or(0, |samples| samples.start);
+        Self {
+            samples: Some(first + range.start..first + range.end),
+            ..self.clone()
         }
     }
 
     /// Adds the next block's keys and values; with `offload` they move to host memory.
     pub(crate) fn push(&mut self, (k, v): KeysValues<B>, offload: bool) {
         self.layers.push(if offload {
-            Layer::Host(Box::new([k.into_data(), v.into_data()]))
+            Layer::Host(Arc::new([k.into_data(), v.into_data()]))
         } else {
             Layer::Device { k, v }
         });
@@ -55,7 +74,7 @@ impl<B: Backend> KvCache<B> {
     /// # Panics
     /// If `block` is not below [`Self::depth`].
     pub fn layer(&self, block: usize, device: &B::Device) -> (Tensor<B, 4>, Tensor<B, 4>) {
-        match &self.layers[block] {
+        let (k, v) = match &self.layers[block] {
             Layer::Device { k, v } => (k.clone(), v.clone()),
             Layer::Host(data) => {
                 let [k, v] = data.as_ref();
@@ -63,6 +82,13 @@ impl<B: Backend> KvCache<B> {
                     |data: &TensorData| Tensor::from_data(data.clone(), (device, data.dtype));
                 (upload(k), upload(v))
             }
+        };
+        match &self.samples {
+            Some(samples) if k.dims()[0] > 1 => {
+                let part = |x: Tensor<B, 4>| x.narrow(0, samples.start, samples.len());
+                (part(k), part(v))
+            }
+            _ => (k, v),
         }
     }
 

@@ -62,9 +62,9 @@ pub use longcat_vae::{LatentDraw, Tiling};
 pub use noise::{NoisePurpose, NoiseSource, SeededNoise};
 pub use parts::{CheckpointParts, Component};
 pub use pipeline::{
-    ContinuationRequest, Generated, ImageToVideoRequest, LongVideoRequest, Observer, Pipeline,
-    PipelineOptions, RefineCondition, RefineRequest, Refined, Sampling, Silent, StepEvent,
-    TextToVideoRequest, VideoPlan, VideoRequest, refine_start,
+    ContinuationRequest, EasyCache, Generated, ImageToVideoRequest, LongVideoRequest, Observer,
+    Pipeline, PipelineOptions, RefineCondition, RefineRequest, Refined, Sampling, Silent,
+    StepEvent, TextToVideoRequest, VideoPlan, VideoRequest, refine_start,
 };
 pub use scheduler::{FlowMatchScheduler, Schedule, ScheduleMode};
 pub use settings::{Settings, StageSettings, UsedAdapter};

@@ -183,6 +183,7 @@ impl<B: KernelBackend> Pipeline<B> {
                     num_cond,
                     caches: &[],
                 },
+                cache: request.sampling.cache,
             };
             if !request.kv_cache {
                 return run.run(Tensor::cat(vec![cond, fresh], 2), observer);

@@ -4,6 +4,7 @@ use burn::tensor::{ElementConversion, Tensor};
 use longcat_kernels::{KernelBackend, Stage, attempt, guard};
 
 use super::predict::{Conditions, Model};
+use super::step_cache::{EasyCache, Passes, StepCache};
 use crate::VideoError;
 use crate::guidance::cfg_zero;
 use crate::pipeline::StepEvent;
@@ -17,6 +18,8 @@ pub(crate) struct Denoise<'a, B: KernelBackend> {
     pub guidance: Option<f64>,
     pub schedule: &'a Schedule,
     pub conditions: Conditions<'a, B>,
+    /// When passes are left out, if they may be.
+    pub cache: Option<EasyCache>,
 }
 
 /// What a step gives.
@@ -38,24 +41,31 @@ impl<B: KernelBackend> Denoise<'_, B> {
         mut latents: Tensor<B, 5>,
         follower: &mut Follower<'_, B>,
     ) -> Result<Tensor<B, 5>, VideoError> {
-        for step in 0..self.schedule.len() {
+        let steps = self.schedule.len();
+        let Conditions {
+            guided, num_cond, ..
+        } = self.conditions;
+        let mut cache = self
+            .cache
+            .map(|rule| StepCache::new(&rule, steps, guided, num_cond));
+        for step in 0..steps {
             if follower.observer.cancelled() {
                 return Err(VideoError::Cancelled);
             }
             let stage = Stage::Denoising {
                 step: step + 1,
-                total: self.schedule.len(),
+                total: steps,
             };
             // The first, to fail early; not every one, since the device has to catch up for this.
-            let checked = step == 0 || step + 1 == self.schedule.len();
-            let work = || self.take(&latents, step);
+            let checked = step == 0 || step + 1 == steps;
+            let work = || self.take(&latents, step, cache.as_mut());
             let Taken { raw, next } = match checked {
                 true => guard::<B, _, VideoError>(self.model.devices, stage, work)?,
                 false => attempt::<B, _, VideoError>(self.model.devices, stage, work)?,
             };
             follower.step(&StepEvent {
                 step,
-                total: self.schedule.len(),
+                total: steps,
                 timestep: self.schedule.timesteps[step],
                 input: &latents,
                 prediction: &raw,
@@ -66,13 +76,30 @@ impl<B: KernelBackend> Denoise<'_, B> {
                 self.check_finite(&latents, step)?;
             }
         }
+        if let Some(cache) = cache {
+            let total = steps * cache.passes();
+            follower.observer.passes_saved(cache.saved(), total);
+        }
         Ok(latents)
     }
 
     /// Takes one step.
-    fn take(&self, latents: &Tensor<B, 5>, step: usize) -> Result<Taken<B>, VideoError> {
+    fn take(
+        &self,
+        latents: &Tensor<B, 5>,
+        step: usize,
+        cache: Option<&mut StepCache<B>>,
+    ) -> Result<Taken<B>, VideoError> {
         let timestep = self.schedule.timesteps[step];
-        let raw = self.model.predict(latents, timestep, &self.conditions)?;
+        let (model, conditions) = (self.model, &self.conditions);
+        let compute = |passes| match passes {
+            Passes::All => model.predict(latents, timestep, conditions),
+            Passes::One(pass) => model.predict_pass(latents, timestep, conditions, pass),
+        };
+        let raw = match cache {
+            Some(cache) => cache.predict(step, latents, compute)?,
+            None => compute(Passes::All)?,
+        };
         let prediction = match self.guidance {
             Some(scale) => {
                 let batch = latents.dims()[0];

@@ -10,6 +10,7 @@ mod plan;
 mod predict;
 mod refine;
 mod request;
+mod step_cache;
 mod text_to_video;
 
 pub use base::{Generated, Pipeline, PipelineOptions};
@@ -20,4 +21,5 @@ pub use observer::{Observer, Silent, StepEvent};
 pub use plan::{VideoPlan, VideoRequest};
 pub use refine::{RefineCondition, RefineRequest, Refined, refine_start};
 pub use request::Sampling;
+pub use step_cache::EasyCache;
 pub use text_to_video::TextToVideoRequest;

@@ -23,6 +23,10 @@ pub trait Observer {
     /// finished: queued on the device, not necessarily computed.
     fn step(&mut self, _step: usize, _total: usize, _timestep: f32) {}
 
+    /// Denoising has ended: of `total` passes through the transformer, `saved` were left out. Told only
+    /// of runs that may leave some out ([`EasyCache`](crate::EasyCache)), before their latents.
+    fn passes_saved(&mut self, _saved: usize, _total: usize) {}
+
     /// Part `done` of `total` of the current stage is finished.
     fn progress(&mut self, _done: usize, _total: usize) {}
 

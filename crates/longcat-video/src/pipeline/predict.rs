@@ -87,6 +87,48 @@ impl<B: KernelBackend> Model<'_, B> {
         })
     }
 
+    /// One of the passes of [`Self::predict`] under guidance, `[B, C, T, H, W]`: 0 is that of the
+    /// negative prompts, 1 that of the prompts.
+    pub(crate) fn predict_pass(
+        &self,
+        latents: &Tensor<B, 5>,
+        timestep: f32,
+        conditions: &Conditions<'_, B>,
+        pass: usize,
+    ) -> Result<Tensor<B, 5>, VideoError> {
+        let batch = latents.dims()[0];
+        let samples = pass * batch..(pass + 1) * batch;
+        let text = conditions.text.samples(samples.clone());
+        let one = |model: &Model<'_, B>,
+                   latents: &Tensor<B, 5>,
+                   text: &TextCondition<B>,
+                   caches: &[KvCache<B>]| {
+            let conditions = Conditions {
+                text,
+                guided: false,
+                num_cond: conditions.num_cond,
+                caches,
+            };
+            model.predict(latents, timestep, &conditions)
+        };
+        if self.division(true) == Division::Passes {
+            // Alone on its device, which has the keys and values of this pass.
+            let own = pass..pass + 1;
+            let model = Model {
+                replicas: &self.replicas[own.clone()],
+                devices: &self.devices[own.clone()],
+            };
+            let device = &self.devices[pass];
+            let caches = conditions.caches.get(own).unwrap_or_default();
+            let latents = transfer(latents.clone(), device);
+            let made = one(&model, &latents, &text.on(device), caches)?;
+            return Ok(transfer(made, &self.devices[0]));
+        }
+        let caches = conditions.caches.iter();
+        let caches: Vec<KvCache<B>> = caches.map(|c| c.samples(samples.clone())).collect();
+        one(self, latents, &text, &caches)
+    }
+
     /// Keys and values of clean condition latents `[B, C, n, H, W]`, for each device.
     pub(crate) fn cache_condition(
         &self,

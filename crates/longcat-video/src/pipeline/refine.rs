@@ -9,7 +9,7 @@ use super::denoise::Denoise;
 use super::plan::Planned;
 use super::predict::Conditions;
 use super::request::check_size;
-use super::{Generated, Observer, Pipeline, Sampling, VideoPlan};
+use super::{EasyCache, Generated, Observer, Pipeline, Sampling, VideoPlan};
 use crate::frames::{PixelFrames, resample};
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::scheduler::ScheduleMode;
@@ -49,6 +49,8 @@ pub struct RefineRequest {
     pub max_sequence_length: usize,
     /// How latents are taken from the VAE.
     pub latent_draw: LatentDraw,
+    /// When passes of the transformer are left out; `None`, the default, computes all.
+    pub cache: Option<EasyCache>,
 }
 
 impl RefineRequest {
@@ -69,6 +71,7 @@ impl RefineRequest {
             threshold: Self::THRESHOLD,
             max_sequence_length: Sampling::standard().max_sequence_length,
             latent_draw: LatentDraw::Sample,
+            cache: None,
         }
     }
 }
@@ -116,6 +119,7 @@ pub(crate) struct RefineShape {
     cond_frames: usize,
     steps: usize,
     threshold: f32,
+    cache: Option<EasyCache>,
 }
 
 impl RefineRequest {
@@ -128,6 +132,7 @@ impl RefineRequest {
             cond_frames: self.condition.as_ref().map_or(0, |c| c.frames),
             steps: self.steps,
             threshold: self.threshold,
+            cache: self.cache,
         }
     }
 }
@@ -143,6 +148,7 @@ impl RefineShape {
             cond_frames,
             steps: RefineRequest::STEPS,
             threshold: RefineRequest::THRESHOLD,
+            cache: None,
         }
     }
 }
@@ -163,6 +169,9 @@ impl<B: KernelBackend> Pipeline<B> {
             true => shape.frames,
             false => 2 * shape.frames,
         };
+        if let Some(cache) = &shape.cache {
+            cache.check()?;
+        }
         let cond_frames = shape.cond_frames;
         if cond_frames >= frames {
             return Err(VideoError::invalid(
@@ -245,6 +254,7 @@ impl<B: KernelBackend> Pipeline<B> {
                     num_cond: padding.cond_latents,
                     caches: &[],
                 },
+                cache: request.cache,
             }
             .run(latents, observer)
         })?;

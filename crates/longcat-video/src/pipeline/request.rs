@@ -3,6 +3,7 @@
 use longcat_media::VideoSize;
 use longcat_vae::WanVaeConfig;
 
+use super::EasyCache;
 use crate::VideoError;
 use crate::scheduler::ScheduleMode;
 
@@ -34,6 +35,8 @@ pub struct Sampling {
     pub distill: bool,
     /// Text tokens per prompt.
     pub max_sequence_length: usize,
+    /// When passes of the transformer are left out; `None`, the default, computes all.
+    pub cache: Option<EasyCache>,
 }
 
 impl Default for Sampling {
@@ -50,6 +53,7 @@ impl Sampling {
             guidance: 4.0,
             distill: false,
             max_sequence_length: 512,
+            cache: None,
         }
     }
 
@@ -60,6 +64,7 @@ impl Sampling {
             guidance: 1.0,
             distill: true,
             max_sequence_length: 512,
+            cache: None,
         }
     }
 
@@ -84,7 +89,7 @@ impl Sampling {
                 "at least one text token is needed",
             ));
         }
-        Ok(())
+        self.cache.map_or(Ok(()), |cache| cache.check())
     }
 }
 
