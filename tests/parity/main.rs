@@ -9,3 +9,5 @@ mod layouts;
 mod parallel;
 #[cfg(feature = "cpu")]
 mod single_files;
+#[cfg(feature = "cpu")]
+mod step_cache;

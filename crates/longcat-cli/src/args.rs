@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use longcat_runtime::{DType, DeviceList};
-use longcat_video::VideoSize;
+use longcat_video::{EasyCache, VideoSize};
 
 use crate::lora_arg::LoraArg;
 use crate::weights_arg::Weights;
@@ -137,6 +137,10 @@ pub struct Sampler {
     /// Refine the result with the checkpoint's refinement_lora.
     #[arg(long)]
     pub refine: bool,
+    /// Leave out passes of the transformer whose result the last ones foretell, also in refining: easy
+    /// (EasyCache), with the relative change that is let pass, 0.05 by default. Videos differ a little.
+    #[arg(long, value_name = "easy[=THRESHOLD]")]
+    pub cache: Option<EasyCache>,
 }
 
 /// What to write.
@@ -313,6 +317,10 @@ pub struct Refine {
     /// Share of noise that refining starts from.
     #[arg(long, default_value_t = 0.5, value_name = "T")]
     pub threshold: f32,
+    /// Leave out passes of the transformer whose result the last ones foretell: easy (EasyCache), with
+    /// the relative change that is let pass, 0.05 by default. Videos differ a little.
+    #[arg(long, value_name = "easy[=THRESHOLD]")]
+    pub cache: Option<EasyCache>,
     /// Seed of the noise.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub seed: u64,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use longcat_video::Settings;
+use longcat_video::{Settings, UsedCache};
 use serde::Serialize;
 
 use crate::args::OutputFile;
@@ -79,6 +79,18 @@ impl Report<'_> {
             None => "latents".into(),
         };
         println!("{}: {what}, {seconds:.1} s", path.display());
+        let stages = self.settings.into_iter().flat_map(|settings| {
+            let refinement = settings.refinement.as_ref();
+            settings.generation.iter().chain(refinement)
+        });
+        for cache in stages.filter_map(|stage| stage.cache.as_ref()) {
+            let UsedCache {
+                rule,
+                saved,
+                passes,
+            } = cache;
+            println!("--cache {rule}: {saved} of {passes} passes saved");
+        }
         Ok(())
     }
 }

@@ -7,8 +7,8 @@ use longcat_builtin::builtin_checkpoint;
 use longcat_cli::device_or_best;
 use longcat_runtime::{DeviceSpec, DynPipeline, RuntimeOptions, open_pipeline};
 use longcat_video::{
-    Latents, PixelFrames, RefineRequest, Sampling, Settings, StageSettings, Tiling, VideoError,
-    VideoPlan, VideoSize,
+    EasyCache, Latents, PixelFrames, RefineRequest, Sampling, Settings, StageSettings, Tiling,
+    UsedCache, VideoError, VideoPlan, VideoSize,
 };
 
 use crate::args::{Model, Output, OutputFile, Place, Sampler};
@@ -81,6 +81,7 @@ impl Session {
                 guidance: sampling.guidance,
                 distilled: sampling.distill,
                 threshold: None,
+                cache: cache_of(args.cache),
                 adapters: used.generation,
                 merged: model.merge,
             }
@@ -90,6 +91,7 @@ impl Session {
             guidance: 1.0,
             distilled: false,
             threshold: Some(RefineRequest::THRESHOLD),
+            cache: cache_of(sampler.and_then(|args| args.cache)),
             adapters: used.refinement,
             merged: model.merge,
         });
@@ -150,10 +152,11 @@ impl Session {
     }
 
     /// Says that refining takes other settings than those of the release.
-    pub fn refine_with(&mut self, steps: usize, threshold: f32) {
+    pub fn refine_with(&mut self, steps: usize, threshold: f32, cache: Option<EasyCache>) {
         if let Some(refinement) = &mut self.base.refinement {
             refinement.steps = steps;
             refinement.threshold = Some(threshold);
+            refinement.cache = cache_of(cache);
         }
     }
 
@@ -239,8 +242,9 @@ impl Session {
     /// Writes latents as the result.
     pub fn write_latents(&mut self, latents: &Latents, job: &Job) -> Result<()> {
         self.bar.times.begin("write");
-        latents.write_with(&self.output.output, self.kept(&job.latents))?;
-        self.report(None, Some(&job.latents))
+        let settings = self.bar.with_saved(&job.latents);
+        latents.write_with(&self.output.output, self.kept(&settings))?;
+        self.report(None, Some(&settings))
     }
 
     /// Writes frames as the result, in the shape that they shall have.
@@ -257,10 +261,11 @@ impl Session {
     ) -> Result<()> {
         self.bar.times.pass("");
         self.bar.times.begin("write");
-        let mut writer = self.writer(job.settings.fps, Some(&job.settings));
+        let settings = self.bar.with_saved(&job.settings);
+        let mut writer = self.writer(settings.fps, Some(&settings));
         write(&mut writer)?;
         let written = writer.finish()?;
-        self.report(Some(written), Some(&job.settings))
+        self.report(Some(written), Some(&settings))
     }
 
     /// A file for the result, which keeps what it was made with.
@@ -304,6 +309,15 @@ pub fn sampling(args: &Sampler) -> Sampling {
     Sampling {
         steps: args.steps.unwrap_or(base.steps),
         guidance: args.guidance.unwrap_or(base.guidance),
+        cache: args.cache,
         ..base
     }
+}
+
+/// What files tell of the passes that may be left out.
+fn cache_of(rule: Option<EasyCache>) -> Option<UsedCache> {
+    rule.map(|rule| UsedCache {
+        rule: rule.to_string(),
+        ..UsedCache::default()
+    })
 }

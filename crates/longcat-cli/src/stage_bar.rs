@@ -21,6 +21,8 @@ pub struct StageBar {
     /// The last latents that were finished.
     pub finished: Option<Finished>,
     pub times: StageTimes,
+    /// Of each denoising run that may leave out passes: how many it left out, of how many.
+    saved: Vec<[usize; 2]>,
 }
 
 impl StageBar {
@@ -34,12 +36,38 @@ impl StageBar {
             settings: None,
             finished: None,
             times,
+            saved: Vec::new(),
         }
     }
 
     /// Keeps the next latents in a file if there is one for them, with what they were made with.
     pub fn keep_latents(&mut self, path: Option<PathBuf>, settings: Option<Settings>) {
         (self.latents, self.settings) = (path, settings);
+        self.saved.clear();
+    }
+
+    /// Settings, with the passes that were left out. Where a run refines what it generated, it does so
+    /// last.
+    pub fn with_saved(&self, settings: &Settings) -> Settings {
+        let mut settings = settings.clone();
+        let (generation, refinement) = match (&settings.generation, self.saved.as_slice()) {
+            (Some(_), [runs @ .., last]) if settings.refinement.is_some() => {
+                (runs, std::slice::from_ref(last))
+            }
+            (Some(_), runs) => (runs, &[][..]),
+            (None, runs) => (&[][..], runs),
+        };
+        let stages = [
+            (&mut settings.generation, generation),
+            (&mut settings.refinement, refinement),
+        ];
+        for (stage, runs) in stages {
+            if let Some(cache) = stage.as_mut().and_then(|stage| stage.cache.as_mut()) {
+                cache.saved = runs.iter().map(|[saved, _]| saved).sum();
+                cache.passes = runs.iter().map(|[_, passes]| passes).sum();
+            }
+        }
+        settings
     }
 
     pub fn finish(&mut self) {
@@ -71,6 +99,10 @@ impl Observer for StageBar {
         self.bar.set_position(step as u64 + 1);
     }
 
+    fn passes_saved(&mut self, saved: usize, total: usize) {
+        self.saved.push([saved, total]);
+    }
+
     fn progress(&mut self, done: usize, total: usize) {
         self.bar.set_length(total as u64);
         self.bar.set_position(done as u64);
@@ -79,6 +111,7 @@ impl Observer for StageBar {
     fn latents(&mut self, latents: &Latents) -> Result<(), VideoError> {
         // Once: a second pass, which refines, has other latents.
         let (path, settings) = (self.latents.take(), self.settings.take());
+        let settings = settings.map(|settings| self.with_saved(&settings));
         if let Some(path) = &path {
             latents.write_with(path, settings.as_ref())?;
         }

@@ -63,11 +63,11 @@ pub use noise::{NoisePurpose, NoiseSource, SeededNoise};
 pub use parts::{CheckpointParts, Component};
 pub use pipeline::{
     ContinuationRequest, EasyCache, Generated, ImageToVideoRequest, LongVideoRequest, Observer,
-    Pipeline, PipelineOptions, RefineCondition, RefineRequest, Refined, Sampling, Silent,
-    StepEvent, TextToVideoRequest, VideoPlan, VideoRequest, refine_start,
+    ParseCacheError, Pipeline, PipelineOptions, RefineCondition, RefineRequest, Refined, Sampling,
+    Silent, StepEvent, TextToVideoRequest, VideoPlan, VideoRequest, refine_start,
 };
 pub use scheduler::{FlowMatchScheduler, Schedule, ScheduleMode};
-pub use settings::{Settings, StageSettings, UsedAdapter};
+pub use settings::{Settings, StageSettings, UsedAdapter, UsedCache};
 
 /// The code in the README is compiled.
 #[cfg(doctest)]

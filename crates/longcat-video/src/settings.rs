@@ -67,11 +67,26 @@ pub struct StageSettings {
     /// Share of noise that refining started from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f32>,
+    /// Which passes of the transformer could be left out, if some could.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<UsedCache>,
     /// The adapters that took part.
     pub adapters: Vec<UsedAdapter>,
     /// Whether they were merged into the weights.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub merged: bool,
+}
+
+/// A rule by which passes were left out.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UsedCache {
+    /// The rule, as `--cache` takes it.
+    pub rule: String,
+    /// How many passes were left out.
+    pub saved: usize,
+    /// Of how many.
+    pub passes: usize,
 }
 
 /// An adapter that took part.

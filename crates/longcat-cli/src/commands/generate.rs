@@ -225,6 +225,7 @@ impl Run<'_> {
             session.bar.times.pass("refine: ");
             let request = RefineRequest {
                 condition: self.condition.take(),
+                cache: self.sampler.cache,
                 ..RefineRequest::new(frames, self.prompt)
             };
             let mut noise = SeededNoise::new(self.sampler.seed);

@@ -53,7 +53,8 @@ pub fn run(args: &Long) -> Result<()> {
         .long_video(&request, &work_dir(args), &mut session.bar);
     let video = session.or_keep(made)?;
     session.bar.times.begin("write");
-    let mut writer = session.writer(job.settings.fps, Some(&job.settings));
+    let settings = session.bar.with_saved(&job.settings);
+    let mut writer = session.writer(settings.fps, Some(&settings));
     for clip in video.clips() {
         writer.push(&clip?)?;
     }
@@ -61,7 +62,7 @@ pub fn run(args: &Long) -> Result<()> {
     if args.work_dir.is_none() {
         video.remove()?;
     }
-    session.report(Some(written), Some(&job.settings))
+    session.report(Some(written), Some(&settings))
 }
 
 /// Beside the output, so that a stopped run is found again by the same command.

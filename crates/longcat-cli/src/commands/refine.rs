@@ -36,6 +36,7 @@ pub fn run(args: &Refine) -> Result<()> {
         spatial_only: args.spatial_only,
         steps: args.steps,
         threshold: args.threshold,
+        cache: args.cache,
         condition: condition.map(|pixels| RefineCondition {
             pixels,
             frames: args.cond_frames,
@@ -43,7 +44,7 @@ pub fn run(args: &Refine) -> Result<()> {
         ..RefineRequest::new(video, &prompt)
     };
     let plan = session.pipeline.plan(VideoRequest::Refinement(&request))?;
-    session.refine_with(args.steps, args.threshold);
+    session.refine_with(args.steps, args.threshold, args.cache);
     let job = session.begin(&Asked {
         prompts: std::slice::from_ref(&prompt),
         negative: "",

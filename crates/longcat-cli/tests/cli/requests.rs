@@ -204,6 +204,40 @@ fn results_tell_what_they_were_made_with() {
 }
 
 #[test]
+fn passes_that_were_left_out_are_told_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    // Of six steps the first two and the last one are computed, whatever the threshold.
+    let base = "t2v ring --frames 5 --steps 6 --cache easy=1000";
+    let base: Vec<&str> = base.split(' ').collect();
+    let args = "-o a.mp4 --refine --json --save-latents a.safetensors";
+    let args: Vec<&str> = args.split(' ').collect();
+    let text = succeed(dir, &[&base[..], &args].concat());
+    let result: Value = serde_json::from_str(&text).unwrap();
+    let settings = &result["settings"];
+    let cache = &settings["generation"]["cache"];
+    let expected = serde_json::json!({"rule": "easy=1000", "saved": 6, "passes": 12});
+    assert_eq!(*cache, expected, "{settings}");
+    let cache = &settings["refinement"]["cache"];
+    let [saved, passes] = ["saved", "passes"].map(|key| cache[key].as_u64().unwrap());
+    assert!(0 < saved && saved < passes, "{settings}");
+    let text = read_metadata(&dir.join("a.mp4")).unwrap().unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), *settings);
+    let kept = Latents::read_settings(&dir.join("a.safetensors")).unwrap();
+    let cache = kept.unwrap().generation.unwrap().cache.unwrap();
+    assert_eq!((cache.saved, cache.passes), (6, 12));
+
+    let text = succeed(dir, &[&base[..], &["-o", "b.mp4"]].concat());
+    assert!(text.contains("6 of 12 passes saved"), "{text}");
+    let message = fail(
+        dir,
+        2,
+        &["t2v", "ring", "-o", "c.mp4", "--cache", "easy=no"],
+    );
+    assert!(message.contains("easy=0.05"), "{message}");
+}
+
+#[test]
 fn what_cannot_be_written_is_refused_before_a_model_is_opened() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

@@ -21,5 +21,5 @@ pub use observer::{Observer, Silent, StepEvent};
 pub use plan::{VideoPlan, VideoRequest};
 pub use refine::{RefineCondition, RefineRequest, Refined, refine_start};
 pub use request::Sampling;
-pub use step_cache::EasyCache;
+pub use step_cache::{EasyCache, ParseCacheError};
 pub use text_to_video::TextToVideoRequest;

@@ -4,7 +4,9 @@
 //! less. So where the output of a pass can be foretold well enough, it is not computed: what was added
 //! when it last was is added again.
 
+use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
@@ -78,6 +80,35 @@ impl EasyCache {
         let count = |share: f64| ((share * steps as f64).ceil() as usize).max(1);
         let end = steps.saturating_sub(count(self.last));
         count(self.first).min(end)..end
+    }
+}
+
+/// Why a text names no rule for leaving out passes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("it is easy, or easy=THRESHOLD with a threshold of 0 or more, such as easy=0.05")]
+pub struct ParseCacheError;
+
+impl FromStr for EasyCache {
+    type Err = ParseCacheError;
+
+    /// `easy` or `easy=THRESHOLD`, with the default shares.
+    fn from_str(text: &str) -> Result<Self, ParseCacheError> {
+        let rule = match text.split_once('=') {
+            None if text == "easy" => Self::default(),
+            Some(("easy", threshold)) => {
+                Self::with_threshold(threshold.parse().map_err(|_| ParseCacheError)?)
+            }
+            _ => return Err(ParseCacheError),
+        };
+        rule.check().map_err(|_| ParseCacheError)?;
+        Ok(rule)
+    }
+}
+
+impl fmt::Display for EasyCache {
+    /// As it is parsed: without the shares.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "easy={}", self.threshold)
     }
 }
 
@@ -354,6 +385,17 @@ mod tests {
             ..EasyCache::default()
         };
         assert!(never.free(10).is_empty());
+    }
+
+    #[test]
+    fn the_threshold_is_what_is_said_or_the_default() {
+        let parsed = |text: &str| text.parse::<EasyCache>();
+        assert_eq!(parsed("easy"), Ok(EasyCache::default()));
+        assert_eq!(parsed("easy=0.1"), Ok(EasyCache::with_threshold(0.1)));
+        for text in ["", "tea", "easy=", "easy=-1", "easy=nan", "hard=0.1"] {
+            assert_eq!(parsed(text), Err(ParseCacheError), "{text}");
+        }
+        assert_eq!(EasyCache::default().to_string(), "easy=0.05");
     }
 
     #[test]

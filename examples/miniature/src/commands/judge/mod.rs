@@ -10,7 +10,8 @@ use clap::{Args, ValueEnum};
 use longcat_miniature::{JUDGED_PROMPTS, Raster, RenderedClip, Sample, Shape, Split};
 use longcat_runtime::{DeviceSpec, DeviceTask, on_device};
 use longcat_video::{
-    CFG_STEP_LORA, KernelBackend, Pipeline, PipelineOptions, PixelFrames, Sampling, VideoSize,
+    CFG_STEP_LORA, EasyCache, KernelBackend, Observer, Pipeline, PipelineOptions, PixelFrames,
+    Sampling, VideoSize,
 };
 use serde_json::Value;
 
@@ -41,6 +42,9 @@ pub struct Judge {
     /// The distilled schedule without its adapter.
     #[arg(long)]
     distill_without_lora: bool,
+    /// Leave out passes of the transformer, as `longcat --cache` does.
+    #[arg(long, value_name = "easy[=THRESHOLD]")]
+    cache: Option<EasyCache>,
     /// Combinations that the model was not trained on.
     #[arg(long)]
     held_out: bool,
@@ -115,6 +119,7 @@ impl Judge {
         Sampling {
             steps: self.steps.unwrap_or(base.steps),
             guidance: self.guidance.unwrap_or(base.guidance),
+            cache: self.cache,
             ..base
         }
     }
@@ -170,6 +175,20 @@ impl DeviceTask for Judge {
             Task::Vae => pixels::vae(&self, &mut pipeline),
             Task::Refine => pixels::refine(&self, &mut pipeline),
         }
+    }
+}
+
+/// Passes of the transformer that were left out, of how many.
+#[derive(Default)]
+struct Passes {
+    saved: usize,
+    all: usize,
+}
+
+impl Observer for Passes {
+    fn passes_saved(&mut self, saved: usize, total: usize) {
+        self.saved += saved;
+        self.all += total;
     }
 }
 

@@ -59,6 +59,7 @@ pub(super) fn refine<B: KernelBackend>(judge: &Judge, pipeline: &mut Pipeline<B>
         let request = RefineRequest {
             size: Some(size),
             latent_draw: LatentDraw::Mode,
+            cache: judge.cache,
             ..RefineRequest::new(low, &sample.caption)
         };
         let seed = judge.seed + index as u64;

@@ -12,7 +12,7 @@ use longcat_video::{
 use serde_json::{Value, json};
 
 use super::pixels::through_vae;
-use super::{Judge, clip, frames, mean};
+use super::{Judge, Passes, clip, frames, mean};
 
 /// Frames that a continued video keeps to: two latents.
 const CONDITION: usize = 5;
@@ -68,13 +68,14 @@ fn text_request(judge: &Judge, prompts: Vec<String>) -> TextToVideoRequest {
 
 pub(super) fn text<B: KernelBackend>(args: &Judge, pipeline: &mut Pipeline<B>) -> Result<Value> {
     let mut rates = Rates::default();
+    let mut passes = Passes::default();
     let samples = args.prompts();
     for (part, samples) in samples.chunks(args.batch).enumerate() {
         let first = part * args.batch;
         let prompts = samples.iter().map(|s| s.caption.clone()).collect();
         let mut noise = SeededNoise::new(args.seed + first as u64);
         let request = text_request(args, prompts);
-        let made = pipeline.text_to_video(&request, &mut noise, &mut Silent)?;
+        let made = pipeline.text_to_video(&request, &mut noise, &mut passes)?;
         let videos = pipeline.decode(made.latents, &mut Silent)?;
         for (i, (video, sample)) in videos.iter().zip(samples).enumerate() {
             let video = clip(video)?;
@@ -83,7 +84,11 @@ pub(super) fn text<B: KernelBackend>(args: &Judge, pipeline: &mut Pipeline<B>) -
         }
         eprintln!("{} of {} videos", rates.agreements.len(), args.count);
     }
-    Ok(rates.report("text"))
+    let mut report = rates.report("text");
+    if args.cache.is_some() {
+        report["passes_saved"] = json!([passes.saved, passes.all]);
+    }
+    Ok(report)
 }
 
 /// How near videos of few steps without guidance come to those that the teacher makes from the same
