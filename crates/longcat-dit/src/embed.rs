@@ -32,9 +32,10 @@ impl<B: Backend> PatchEmbed<B> {
         }
     }
 
-    /// The dtype of the weights, which is the dtype of the token stream.
+    /// The dtype of the token stream: that of the bias, which is never packed.
     pub(crate) fn dtype(&self) -> DType {
-        self.proj.weight.val().dtype()
+        let bias = self.proj.bias.as_ref();
+        bias.map_or(DType::F32, |bias| bias.val().dtype())
     }
 
     /// The token grid (T, H, W) of latents of this shape.

@@ -18,7 +18,7 @@ pub(crate) fn branch<B: KernelBackend>(
     layer: &LoraLinear<B>,
     options: LoraOptions,
 ) -> Option<LoraBranch<B>> {
-    let device = layer.weight.lazy_device();
+    let device = layer.weight.device();
     let blocks = adapter.get(target).unwrap_or_default();
     let patches = adapter.patches_of(target);
     if blocks.is_empty() && patches.is_empty() {

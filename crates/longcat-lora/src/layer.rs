@@ -5,6 +5,7 @@ use burn::module::{Initializer, Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
 use longcat_kernels::{KernelBackend, add_low_rank, linear};
+use longcat_weights::Weight;
 
 use crate::beside::LoraTerm;
 
@@ -32,7 +33,9 @@ impl LoraLinearConfig {
             max: bound,
         };
         LoraLinear {
-            weight: initializer.init([self.d_out, self.d_in], device),
+            weight: initializer
+                .init::<B, 2, _>([self.d_out, self.d_in], device)
+                .into(),
             bias: self.bias.then(|| initializer.init([self.d_out], device)),
             adapters: Vec::new(),
         }
@@ -47,7 +50,7 @@ impl LoraLinearConfig {
 #[derive(Module, Debug)]
 pub struct LoraLinear<B: Backend> {
     /// Base weight `[d_out, d_in]`.
-    pub weight: Param<Tensor<B, 2>>,
+    pub weight: Weight<B>,
     /// Bias `[d_out]`.
     pub bias: Option<Param<Tensor<B, 1>>>,
     pub(crate) adapters: Vec<LoraBranch<B>>,
@@ -87,12 +90,12 @@ pub struct LoraBlock<B: Backend> {
 impl<B: Backend> LoraLinear<B> {
     /// Input features.
     pub fn d_in(&self) -> usize {
-        self.weight.lazy_shape()[1]
+        self.weight.shape()[1]
     }
 
     /// Output features.
     pub fn d_out(&self) -> usize {
-        self.weight.lazy_shape()[0]
+        self.weight.shape()[0]
     }
 
     /// The adapters on this layer, in the order in which they were added.
@@ -105,7 +108,7 @@ impl<B: KernelBackend> LoraLinear<B> {
     /// Applies the layer to the last dimension.
     ///
     /// # Shapes
-    /// - `x`: `[..., d_in]`, in the type of the base weight;
+    /// - `x`: `[..., d_in]`, in the type of a dense base weight, and in any where it is kept otherwise;
     /// - output: `[..., d_out]`, in the type of `x`.
     ///
     /// Factors of another type are cast to that of `x`.
@@ -116,13 +119,13 @@ impl<B: KernelBackend> LoraLinear<B> {
             .iter()
             .any(|b| b.terms.iter().any(LoraTerm::needs_base))
         {
-            let base = linear(x.clone(), self.weight.val(), bias);
+            let base = self.weight.product(x.clone(), bias);
             return active
                 .iter()
                 .fold(base, |y, b| b.add_to(y, x.clone(), None));
         }
         // Some adapter rescales the product without the bias.
-        let base = linear(x.clone(), self.weight.val(), None);
+        let base = self.weight.product(x.clone(), None);
         let add = |y, b: &&LoraBranch<B>| b.add_to(y, x.clone(), Some(&base));
         let y = active.iter().fold(base.clone(), add);
         match bias {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
-use longcat_weights::WeightFiles;
+use longcat_weights::{Weight, WeightFiles};
 
 use crate::{LoraBranch, LoraError, LoraHost, LoraLinear, LoraRegistry};
 use longcat_kernels::{KernelBackend, linear};
@@ -208,10 +208,15 @@ fn replace_weight<B: Backend>(
     layer: &mut LoraLinear<B>,
     new: impl FnOnce(Tensor<B, 2>) -> Tensor<B, 2>,
 ) {
-    layer.weight = layer.weight.clone().map(|weight| {
-        let trained = weight.is_require_grad();
-        new(weight).detach().set_require_grad(trained)
-    });
+    match &layer.weight {
+        Weight::Dense(param) => {
+            let param = param.clone().map(|weight| {
+                let trained = weight.is_require_grad();
+                new(weight).detach().set_require_grad(trained)
+            });
+            layer.weight = Weight::Dense(param);
+        }
+    }
 }
 
 impl<B: KernelBackend> LoraBranch<B> {

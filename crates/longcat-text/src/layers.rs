@@ -4,7 +4,8 @@ use burn::module::{Initializer, Module, Param};
 use burn::tensor::activation::softmax;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, DType, Int, Tensor};
-use longcat_kernels::{KernelBackend, linear, matmul_nt, merge_heads};
+use longcat_kernels::{KernelBackend, matmul_nt, merge_heads};
+use longcat_weights::Weight;
 
 use crate::Umt5Config;
 
@@ -36,10 +37,10 @@ impl<B: Backend> RmsNorm<B> {
 /// Self-attention with a relative position bias of its own; scores are not scaled.
 #[derive(Module, Debug)]
 pub(crate) struct SelfAttention<B: Backend> {
-    q: Param<Tensor<B, 2>>,
-    k: Param<Tensor<B, 2>>,
-    v: Param<Tensor<B, 2>>,
-    o: Param<Tensor<B, 2>>,
+    q: Weight<B>,
+    k: Weight<B>,
+    v: Weight<B>,
+    o: Weight<B>,
     relative_attention_bias: Param<Tensor<B, 2>>,
     heads: usize,
 }
@@ -54,10 +55,11 @@ impl<B: Backend> SelfAttention<B> {
                 [inner, d_model],
                 ((d_model * config.d_kv) as f64).powf(-0.5),
                 device,
-            ),
-            k: normal([inner, d_model], from_model, device),
-            v: normal([inner, d_model], from_model, device),
-            o: normal([d_model, inner], (inner as f64).powf(-0.5), device),
+            )
+            .into(),
+            k: normal([inner, d_model], from_model, device).into(),
+            v: normal([inner, d_model], from_model, device).into(),
+            o: normal([d_model, inner], (inner as f64).powf(-0.5), device).into(),
             relative_attention_bias: normal(
                 [config.relative_attention_num_buckets, config.num_heads],
                 from_model,
@@ -78,8 +80,8 @@ impl<B: KernelBackend> SelfAttention<B> {
     ) -> Tensor<B, 3> {
         let [n, length, _] = x.dims();
         let dtype = x.dtype();
-        let heads = |weight: &Param<Tensor<B, 2>>| -> Tensor<B, 4> {
-            let y = linear(x.clone(), weight.val(), None);
+        let heads = |weight: &Weight<B>| -> Tensor<B, 4> {
+            let y = weight.product(x.clone(), None);
             let width = y.dims()[2] / self.heads;
             y.reshape([n, length, self.heads, width]).swap_dims(1, 2)
         };
@@ -96,16 +98,16 @@ impl<B: KernelBackend> SelfAttention<B> {
         let padding = padding.expand([n, self.heads, length, length]);
         let weights = softmax(scores.mask_fill(padding, f32::MIN), 3).cast(dtype);
         let mixed = matmul_nt(weights, v.swap_dims(2, 3));
-        linear(merge_heads(mixed), self.o.val(), None)
+        self.o.product(merge_heads(mixed), None)
     }
 }
 
 /// `wo(gelu(wi_0 x) · wi_1 x)` with the tanh form of GELU.
 #[derive(Module, Debug)]
 pub(crate) struct GatedFeedForward<B: Backend> {
-    wi_0: Param<Tensor<B, 2>>,
-    wi_1: Param<Tensor<B, 2>>,
-    wo: Param<Tensor<B, 2>>,
+    wi_0: Weight<B>,
+    wi_1: Weight<B>,
+    wo: Weight<B>,
 }
 
 impl<B: Backend> GatedFeedForward<B> {
@@ -113,20 +115,24 @@ impl<B: Backend> GatedFeedForward<B> {
         let (d_ff, d_model) = (config.d_ff, config.d_model);
         let from_model = (d_model as f64).powf(-0.5);
         Self {
-            wi_0: normal([d_ff, d_model], from_model, device),
-            wi_1: normal([d_ff, d_model], from_model, device),
-            wo: normal([d_model, d_ff], (d_ff as f64).powf(-0.5), device),
+            wi_0: normal([d_ff, d_model], from_model, device).into(),
+            wi_1: normal([d_ff, d_model], from_model, device).into(),
+            wo: normal([d_model, d_ff], (d_ff as f64).powf(-0.5), device).into(),
         }
     }
 }
 
 impl<B: KernelBackend> GatedFeedForward<B> {
     fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let gate = gelu_tanh(linear(x.clone(), self.wi_0.val(), None));
-        let hidden = gate * linear(x, self.wi_1.val(), None);
+        let gate = gelu_tanh(self.wi_0.product(x.clone(), None));
+        let hidden = gate * self.wi_1.product(x, None);
         // wo stays f32 when the rest is f16, whose range its sums exceed.
-        let wo = self.wo.val();
-        linear(hidden.cast(wo.dtype()), wo, None)
+        let dtype = match (self.wo.dtype(), hidden.dtype()) {
+            (Some(dtype), _) => dtype,
+            (None, DType::F16) => DType::F32,
+            (None, dtype) => dtype,
+        };
+        self.wo.product(hidden.cast(dtype), None)
     }
 }
 

@@ -8,6 +8,7 @@
 //! - [`load_module`]: strict loading of a Burn module, with a [`LoadReport`]; [`check_module`] tells
 //!   the same beforehand;
 //! - [`JsonConfig`], [`ConfigError`]: reading the `config.json` beside the weights;
+//! - [`Weight`]: the matrix of a linear layer, which need not be a parameter;
 //! - [`upload`]: host data to a device in one copy;
 //! - [`other_model`]: whose weights a file holds, if it is a known model's;
 //! - [`stream_safetensors`]: tensors to a file one after another;
@@ -70,6 +71,7 @@ mod scales;
 mod stored;
 mod stream;
 mod upload;
+mod weight;
 mod write;
 
 pub use cast::cast_module;
@@ -82,4 +84,5 @@ pub use other_models::other_model;
 pub use stored::{BlockType, Scale, StoredPart, StoredTensor, StoredType};
 pub use stream::{PlannedTensor, stream_safetensors};
 pub use upload::upload;
+pub use weight::Weight;
 pub use write::{NamedTensor, collect_module, write_atomic, write_safetensors};

@@ -10,7 +10,7 @@ use burn_flex::{Flex, FlexDevice};
 use longcat_lora::{
     Adapter, Block, Format, LoraHost, LoraLinear, LoraLinearConfig, Matrix, Target, TargetTable,
 };
-use longcat_weights::{KIJAI_LAYERS, WeightFiles};
+use longcat_weights::{KIJAI_LAYERS, Weight, WeightFiles};
 use proptest::prelude::*;
 
 pub type B = Flex;
@@ -131,7 +131,10 @@ impl Host {
             let mut layer: LoraLinear<B> = LoraLinearConfig::new(cols, out)
                 .with_bias(false)
                 .init(&device);
-            layer.weight = Param::from_tensor(Tensor::from_data(data, (&device, dtype)));
+            layer.weight = Weight::Dense(Param::from_tensor(Tensor::from_data(
+                data,
+                (&device, dtype),
+            )));
             layers.insert(name.to_string(), layer);
         }
         Self { layers }

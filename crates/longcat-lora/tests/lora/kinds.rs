@@ -7,6 +7,7 @@ use longcat_lora::{
     Adapter, Block, Change, KeptWeights, LoraHost, LoraLinear, LoraLinearConfig, LoraMerge,
     LoraOptions, LoraRegistry, LoraVector, Matrix, OriginalWeights, Patch, Target, TargetTable,
 };
+use longcat_weights::Weight;
 
 use crate::common::{B, relative_error};
 
@@ -53,7 +54,7 @@ impl Model {
             Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), &FlexDevice)
         };
         let mut layer: LoraLinear<B> = LoraLinearConfig::new(COLS, ROWS).init(&FlexDevice);
-        layer.weight = Param::from_tensor(random([ROWS, COLS]));
+        layer.weight = Weight::Dense(Param::from_tensor(random([ROWS, COLS])));
         Self {
             fc: layer,
             norm: LoraVector::new(Initializer::Ones.init([ROWS], &FlexDevice)),
@@ -362,7 +363,7 @@ fn a_merged_weight_that_its_type_cannot_hold_is_an_error() {
     for (dtype, strength) in [(DType::F16, 1e6), (DType::F32, 1e38)] {
         let mut model = Model::new();
         let weight = model.fc.weight.val().cast(dtype);
-        model.fc.weight = Param::from_tensor(weight);
+        model.fc.weight = Weight::Dense(Param::from_tensor(weight));
         let mut adapter = Adapter::new("loud");
         let loud = Change::Full(Matrix::from_f32(ROWS, COLS, &[100.0; ROWS * COLS]));
         adapter
