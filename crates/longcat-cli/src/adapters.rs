@@ -1,7 +1,7 @@
 //! The adapters of a command line, on each stage of the pipeline.
 
 use anyhow::{Result, bail};
-use longcat_cli::printable;
+use longcat_cli::{note, printable};
 use longcat_dit::lora_targets;
 use longcat_lora::adapter_warnings;
 use longcat_runtime::DynPipeline;
@@ -45,7 +45,7 @@ pub fn put_on(
     for (i, lora) in model.loras.iter().enumerate() {
         for warning in adapter_warnings(&lora.path, lora_targets())? {
             let path = lora.path.to_string_lossy();
-            eprintln!("warning: {}: {}", printable(&path), printable(&warning));
+            note!("warning: {}: {}", printable(&path), printable(&warning));
         }
         let name = format!("lora-{i}");
         pipeline.load_lora(&name, &lora.path)?;

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 
+use crate::note;
+
 /// A flag that Ctrl-C sets, and whatever asks the process to end (SIGTERM): work ends at its next
 /// step. A second time ends the process.
 ///
@@ -17,7 +19,7 @@ pub fn interrupt() -> Result<Arc<AtomicBool>> {
         if seen.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        eprintln!("stopping after this step; press Ctrl-C again to stop at once");
+        note!("stopping after this step; press Ctrl-C again to stop at once");
     })
     .context("installing the Ctrl-C handler")?;
     Ok(flag)

@@ -1,11 +1,14 @@
 //! What the `longcat` command shares with `cargo xtask`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod device;
 mod interrupt;
+mod lines;
 mod terminal;
 mod train_lora;
 
 pub use device::device_or_best;
 pub use interrupt::interrupt;
+pub use lines::{note_line, say_line};
 pub use terminal::printable;
 pub use train_lora::TrainLora;

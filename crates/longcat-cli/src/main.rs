@@ -1,4 +1,5 @@
 //! The `longcat` command.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod adapters;
 mod args;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 
 use args::{Cli, Command};
 use clap::Parser;
+use longcat_cli::note;
 use longcat_runtime::RuntimeError;
 use longcat_video::VideoError;
 
@@ -46,7 +48,7 @@ fn main() -> ExitCode {
             // Parsers of settings show the place over several lines.
             for (index, line) in format!("{error:#}").lines().enumerate() {
                 let start = if index == 0 { "error: " } else { "" };
-                eprintln!("{start}{}", longcat_cli::printable(line));
+                note!("{start}{}", longcat_cli::printable(line));
             }
             ExitCode::from(if is_bad_request(&error) { 2 } else { 1 })
         }

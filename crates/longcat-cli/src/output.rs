@@ -4,7 +4,8 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use longcat_video::media::{
-    PlannedOutput, VideoSpec, VideoWriter, WriteOptions, check_output as check_path, create_video,
+    MediaError, PlannedOutput, VideoSpec, VideoWriter, WriteOptions, check_output as check_path,
+    create_video,
 };
 use longcat_video::{PixelFrames, VideoSize};
 
@@ -27,10 +28,20 @@ pub fn check_output(output: &Output) -> Result<()> {
 
 pub fn check_output_file(output: &OutputFile) -> Result<()> {
     check_writable(&output.output, output.overwrite)?;
-    match latents_only(output) {
-        true => Ok(check_path(&output.output, PlannedOutput::File)?),
-        false => check_video(output, None, output.fps.unwrap_or(ANY_FPS)),
+    let fps = output.fps.unwrap_or(ANY_FPS);
+    if !latents_only(output) {
+        return check_video(output, None, fps);
     }
+    // Latents keep the rate at which their video is to play.
+    if !(fps.is_finite() && fps > 0.0) {
+        return Err(MediaError::FrameRate {
+            path: output.output.clone(),
+            fps,
+            reason: "it must be positive",
+        }
+        .into());
+    }
+    Ok(check_path(&output.output, PlannedOutput::File)?)
 }
 
 /// Whether a video can be written, of this size where it is known.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use longcat_cli::{note, say};
 use longcat_video::{Settings, UsedCache};
 use serde::Serialize;
 
@@ -49,7 +50,7 @@ impl Report<'_> {
         let seconds = self.times.total();
         if self.output.verbose {
             for (stage, seconds) in self.times.stages() {
-                eprintln!("{stage:20} {seconds:8.2} s");
+                note!("{stage:20} {seconds:8.2} s");
             }
         }
         if self.output.json {
@@ -67,7 +68,7 @@ impl Report<'_> {
                     .collect(),
                 settings: self.settings,
             };
-            println!("{}", serde_json::to_string(&line)?);
+            say!("{}", serde_json::to_string(&line)?);
             return Ok(());
         }
         let what = match self.video {
@@ -78,7 +79,7 @@ impl Report<'_> {
             }
             None => "latents".into(),
         };
-        println!("{}: {what}, {seconds:.1} s", path.display());
+        say!("{}: {what}, {seconds:.1} s", path.display());
         let stages = self.settings.into_iter().flat_map(|settings| {
             let refinement = settings.refinement.as_ref();
             settings.generation.iter().chain(refinement)
@@ -89,7 +90,7 @@ impl Report<'_> {
                 saved,
                 passes,
             } = cache;
-            println!("--cache {rule}: {saved} of {passes} passes saved");
+            say!("--cache {rule}: {saved} of {passes} passes saved");
         }
         Ok(())
     }

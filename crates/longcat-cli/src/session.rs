@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use longcat_builtin::builtin_checkpoint;
-use longcat_cli::device_or_best;
+use longcat_cli::{device_or_best, note};
 use longcat_runtime::{DeviceSpec, DynPipeline, RuntimeOptions, open_pipeline};
 use longcat_video::{
     EasyCache, Latents, PixelFrames, RefineRequest, Sampling, Settings, StageSettings, Tiling,
@@ -115,7 +115,7 @@ impl Session {
                 longcat_runtime::cudnn_problem(),
             ];
             for problem in problems.into_iter().flatten() {
-                eprintln!("warning: {problem}");
+                note!("warning: {problem}");
             }
         }
         let options = RuntimeOptions {
@@ -173,7 +173,7 @@ impl Session {
             false => String::new(),
         };
         if !guided && !asked.negative.is_empty() {
-            eprintln!("warning: --negative has no effect without guidance above 1");
+            note!("warning: --negative has no effect without guidance above 1");
         }
         let base = Settings {
             prompts: asked.prompts.to_vec(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use longcat_cli::note;
 use longcat_video::{Latents, Observer, Settings, VideoError};
 
 use crate::finished::Finished;
@@ -91,7 +92,7 @@ impl Observer for StageBar {
             true => format!("segment {number} of {total} is there already"),
             false => format!("segment {number} of {total}"),
         };
-        self.bar.suspend(|| eprintln!("{text}"));
+        self.bar.suspend(|| note!("{text}"));
     }
 
     fn step(&mut self, step: usize, total: usize, _timestep: f32) {

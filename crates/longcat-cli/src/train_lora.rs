@@ -9,7 +9,7 @@ use longcat_runtime::{DeviceSpec, train_lora};
 use longcat_train::{Bar, Quiet, TrainObserver};
 use serde_json::json;
 
-use crate::{device_or_best, interrupt};
+use crate::{device_or_best, interrupt, note, say};
 
 /// Arguments of `longcat train-lora` and `cargo xtask train-lora`.
 #[derive(Debug, Args)]
@@ -38,7 +38,7 @@ impl TrainLora {
         let observer: &mut dyn TrainObserver = if self.json { &mut quiet } else { &mut bar };
         // Only a configuration without a checkpoint needs it, and says so if it is not there.
         let builtin = builtin_checkpoint()
-            .inspect_err(|e| eprintln!("warning: unpacking the built-in model: {e}"))
+            .inspect_err(|e| note!("warning: unpacking the built-in model: {e}"))
             .ok();
         let outcome = train_lora(device, &self.config, builtin.as_deref(), observer, &stop)?;
         if self.json {
@@ -48,9 +48,9 @@ impl TrainLora {
                 "checkpoint": outcome.checkpoint,
                 "validation_loss": outcome.validation_loss,
             });
-            println!("{result:#}");
+            say!("{result:#}");
         } else if outcome.interrupted {
-            println!(
+            say!(
                 "stopped after step {}; the same command goes on",
                 outcome.step
             );

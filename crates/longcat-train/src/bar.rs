@@ -1,5 +1,7 @@
 //! Progress on a terminal.
 
+use std::fmt::Arguments;
+use std::io::{Write, stderr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -46,10 +48,15 @@ impl Bar {
 
     fn say(&self, line: String) {
         match self.plain {
-            true => eprintln!("{line}"),
+            true => print(format_args!("{line}")),
             false => self.bar.println(line),
         }
     }
+}
+
+/// `eprintln!`, but a run goes on where nobody reads its messages any more.
+fn print(line: Arguments<'_>) {
+    let _ = writeln!(stderr(), "{line}");
 }
 
 impl TrainObserver for Bar {
@@ -85,7 +92,7 @@ impl TrainObserver for Bar {
             p.loss, p.learning_rate, p.steps_per_second
         );
         if self.plain && (p.step.is_multiple_of(PLAIN_EVERY) || p.step == p.steps) {
-            eprintln!("step {}/{} {message}", p.step, p.steps);
+            print(format_args!("step {}/{} {message}", p.step, p.steps));
         }
         self.count("steps", p.step, p.steps);
         self.bar.set_message(message);

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
+use longcat_cli::say;
 use longcat_video::{Checkpoint, convert_to_comfyui, convert_to_official};
 use serde_json::json;
 
@@ -35,11 +36,11 @@ pub fn run(args: &Convert) -> Result<()> {
     }
     bar.finish_and_clear();
     match args.json {
-        true => println!(
+        true => say!(
             "{:#}",
             json!({"output": args.output, "bytes": bar.length()})
         ),
-        false => println!("{}", args.output.display()),
+        false => say!("{}", args.output.display()),
     }
     Ok(())
 }

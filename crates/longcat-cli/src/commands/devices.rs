@@ -1,13 +1,14 @@
 //! `longcat devices`.
 
 use anyhow::Result;
+use longcat_cli::say;
 
 use crate::args::Devices;
 
 pub fn run(args: &Devices) -> Result<()> {
     let list = longcat_runtime::devices();
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&list)?);
+        say!("{}", serde_json::to_string_pretty(&list)?);
         return Ok(());
     }
     for device in &list {
@@ -15,7 +16,7 @@ pub fn run(args: &Devices) -> Result<()> {
             Some(bytes) => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
             None => "memory unknown".into(),
         };
-        println!(
+        say!(
             "{:8} {:24} {:>16}  {}",
             device.device,
             device.backend,
@@ -24,7 +25,7 @@ pub fn run(args: &Devices) -> Result<()> {
         );
     }
     if list.is_empty() {
-        println!("no usable device in this build");
+        say!("no usable device in this build");
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `longcat inspect`: what files are.
 
 use anyhow::{Result, bail};
+use longcat_cli::{printable, say};
 use longcat_runtime::inspect_weights;
 use longcat_video::WeightsReport;
 
@@ -16,11 +17,11 @@ pub fn run(args: &Inspect) -> Result<()> {
     }
     let reports = inspect_weights(&args.path)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&reports)?);
+        say!("{}", serde_json::to_string_pretty(&reports)?);
     } else {
         for (index, report) in reports.iter().enumerate() {
             if index > 0 {
-                println!();
+                say!("");
             }
             show(report);
         }
@@ -38,10 +39,10 @@ pub fn run(args: &Inspect) -> Result<()> {
 }
 
 fn show(report: &WeightsReport) {
-    println!("{}", printable(&report.path.to_string_lossy()));
-    println!("holds   {}", report.holds);
+    say!("{}", printable(&report.path.to_string_lossy()));
+    say!("holds   {}", report.holds);
     if let Some(problem) = &report.problem {
-        println!("problem {}", printable(problem));
+        say!("problem {}", printable(problem));
     }
     if let Some(fit) = &report.fit {
         let shapes: Vec<String> = fit
@@ -54,20 +55,20 @@ fn show(report: &WeightsReport) {
         list("of another shape", &shapes);
     }
     if let Some(config) = &report.config {
-        println!("config  {config}");
+        say!("config  {config}");
     }
-    println!("types");
+    say!("types");
     for (dtype, amount) in &report.dtypes {
         let gib = amount.bytes as f64 / f64::from(1 << 30);
-        println!("  {dtype:16} {:6} tensors {gib:9.3} GiB", amount.tensors);
+        say!("  {dtype:16} {:6} tensors {gib:9.3} GiB", amount.tensors);
     }
-    println!("layers");
+    say!("layers");
     for (layer, dtypes) in &report.layers {
         let dtypes: Vec<String> = dtypes
             .iter()
             .map(|(dtype, count)| format!("{dtype} ({count})"))
             .collect();
-        println!("  {}  {}", printable(layer), dtypes.join(", "));
+        say!("  {}  {}", printable(layer), dtypes.join(", "));
     }
 }
 
@@ -75,20 +76,11 @@ fn list(title: &str, keys: &[String]) {
     if keys.is_empty() {
         return;
     }
-    println!("{title} ({})", keys.len());
+    say!("{title} ({})", keys.len());
     for key in keys.iter().take(SHOWN) {
-        println!("  {}", printable(key));
+        say!("  {}", printable(key));
     }
     if keys.len() > SHOWN {
-        println!("  …");
+        say!("  …");
     }
-}
-
-/// Names come from strangers; a terminal may act on control characters.
-fn printable(text: &str) -> String {
-    let shown = |c: char| match c.is_control() {
-        true => c.escape_default().to_string(),
-        false => c.to_string(),
-    };
-    text.chars().map(shown).collect()
 }

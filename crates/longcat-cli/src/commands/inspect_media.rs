@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use longcat_cli::{printable, say};
 use longcat_video::media::{ReadOptions, VideoReader, is_picture, read_image, read_metadata};
 use longcat_video::{Latents, VideoSize};
 use serde::Serialize;
@@ -86,19 +87,19 @@ impl Found {
     pub fn print(&self, json: bool) -> Result<()> {
         let value = serde_json::to_value(self)?;
         if json {
-            println!("{value}");
+            say!("{value}");
             return Ok(());
         }
         for (key, value) in value.as_object().into_iter().flatten() {
             match (key.as_str(), value) {
-                ("metadata", Value::Null) => println!("metadata: none"),
+                ("metadata", Value::Null) => say!("metadata: none"),
                 ("metadata", Value::Object(settings)) => {
-                    println!("metadata:");
+                    say!("metadata:");
                     for (key, value) in settings {
-                        println!("  {key}: {}", shown(value));
+                        say!("  {}: {}", printable(key), shown(value));
                     }
                 }
-                (key, value) => println!("{key}: {}", shown(value)),
+                (key, value) => say!("{key}: {}", shown(value)),
             }
         }
         Ok(())
@@ -108,18 +109,8 @@ impl Found {
 /// Texts without quotes, but on one line and without what a terminal would act on.
 fn shown(value: &Value) -> String {
     match value {
-        Value::String(text) => {
-            let mut line = String::with_capacity(text.len());
-            for c in text.chars() {
-                if c.is_control() {
-                    line.extend(c.escape_default());
-                } else {
-                    line.push(c);
-                }
-            }
-            line
-        }
-        other => other.to_string(),
+        Value::String(text) => printable(text).into_owned(),
+        other => printable(&other.to_string()).into_owned(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use longcat_cli::printable;
+use longcat_cli::{note, printable, say};
 use longcat_dit::lora_targets;
 use longcat_lora::{Adapter, Format, WriteOptions, merge_into_checkpoint};
 use serde_json::json;
@@ -31,7 +31,7 @@ pub fn run(command: Lora) -> Result<()> {
 pub fn read(path: &Path) -> Result<Adapter> {
     let adapter = Adapter::read(path, lora_targets())?;
     for warning in adapter.warnings() {
-        eprintln!(
+        note!(
             "warning: {}: {}",
             printable(&path.to_string_lossy()),
             printable(warning)
@@ -90,10 +90,10 @@ fn write(adapter: &Adapter, output: &Path, options: WriteOptions, as_json: bool)
     let (format, layers) = (options.format, adapter.len());
     if as_json {
         let result = json!({"output": output, "format": format, "layers": layers});
-        println!("{result:#}");
+        say!("{result:#}");
     } else {
         let output = output.to_string_lossy();
-        println!("{}: {format}, {layers} layers", printable(&output));
+        say!("{}: {format}, {layers} layers", printable(&output));
     }
     Ok(())
 }
@@ -120,9 +120,9 @@ fn merge(args: &LoraMerge) -> Result<()> {
     staged.finish()?;
     report.output.clone_from(&args.output);
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        say!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        println!(
+        say!(
             "{}: {} weights merged, {} copied",
             printable(&report.output.to_string_lossy()),
             report.merged.len(),

@@ -1,7 +1,7 @@
 //! `longcat lora inspect`.
 
 use anyhow::{Result, bail};
-use longcat_cli::printable;
+use longcat_cli::{printable, say};
 use longcat_dit::{canonical_names, lora_targets};
 use longcat_lora::AdapterReport;
 use serde_json::json;
@@ -18,7 +18,7 @@ pub fn inspect(args: &LoraInspect) -> Result<()> {
     if args.json {
         let mut report = serde_json::to_value(&report)?;
         report["module_rules"] = json!(modules);
-        println!("{report:#}");
+        say!("{report:#}");
     } else {
         show(&report, &modules);
     }
@@ -32,14 +32,14 @@ pub fn inspect(args: &LoraInspect) -> Result<()> {
 fn show(report: &AdapterReport, modules: &[(String, String)]) {
     let row = |what: &str, value: &str| {
         if !value.is_empty() {
-            println!("{what:<11} {}", printable(value));
+            say!("{what:<11} {}", printable(value));
         }
     };
-    println!("{}", printable(&report.path.to_string_lossy()));
+    say!("{}", printable(&report.path.to_string_lossy()));
     list("problems", &report.problems);
     list("warnings", &report.warnings);
     for (what, value) in &report.about {
-        println!("{}: {}", printable(what), printable(value));
+        say!("{}: {}", printable(what), printable(value));
     }
     row("format", report.format.as_str());
     row("layers", &report.layers.to_string());
@@ -55,13 +55,13 @@ fn show(report: &AdapterReport, modules: &[(String, String)]) {
     );
     let others = report.other_changes.iter().map(|(k, n)| (k, *n));
     row("also", &counts(others));
-    println!("targets");
+    say!("targets");
     for target in &report.targets {
         let parts = match target.parts {
             1 => String::new(),
             n => format!(", {n} fused parts"),
         };
-        println!(
+        say!(
             "  {:5} × {} (rank {:?}{parts})",
             target.count,
             printable(&target.pattern),
@@ -89,9 +89,7 @@ fn counts<T: ToString>(items: impl Iterator<Item = (T, usize)>) -> String {
 
 fn list(title: &str, lines: &[String]) {
     if !lines.is_empty() {
-        println!("{title}");
-        lines
-            .iter()
-            .for_each(|line| println!("  {}", printable(line)));
+        say!("{title}");
+        lines.iter().for_each(|line| say!("  {}", printable(line)));
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
-use longcat_cli::printable;
+use longcat_cli::{printable, say};
 use longcat_dit::lora_targets;
 use longcat_lora::{Adapter, Format, LowRankReport, RankRule, WriteOptions};
 use longcat_video::Checkpoint;
@@ -81,17 +81,17 @@ fn write(
         result["output"] = json!(written.output);
         result["format"] = json!(format);
         result["layers"] = json!(adapter.len());
-        println!("{result:#}");
+        say!("{result:#}");
         return Ok(());
     }
     let output = written.output.to_string_lossy();
-    println!("{}: {format}, {} layers", printable(&output), adapter.len());
-    println!("relative error {:.3e}", report.relative_error);
+    say!("{}: {format}, {} layers", printable(&output), adapter.len());
+    say!("relative error {:.3e}", report.relative_error);
     if let Some((layer, error)) = &report.worst {
-        println!("largest in      {} ({error:.3e})", printable(layer));
+        say!("largest in      {} ({error:.3e})", printable(layer));
     }
     if !report.left_out.is_empty() {
-        println!(
+        say!(
             "left out: {} tensors that differ and carry no factors (biases, norms), such as {}",
             report.left_out.len(),
             printable(&report.left_out[0])

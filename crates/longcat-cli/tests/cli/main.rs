@@ -3,6 +3,7 @@
 
 mod adapters;
 mod lora;
+mod pipes;
 mod rates;
 mod requests;
 

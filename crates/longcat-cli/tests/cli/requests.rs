@@ -246,6 +246,10 @@ fn what_cannot_be_written_is_refused_before_a_model_is_opened() {
     let long = "a".repeat(300) + ".mp4";
     for (args, word) in [
         (vec!["-o", "a.mp4", "--fps", "0"], "0 frames per second"),
+        (
+            vec!["-o", "a.safetensors", "--fps", "0"],
+            "0 frames per second",
+        ),
         (vec!["-o", "a.gif", "--fps", "60"], "60 frames per second"),
         (vec!["-o", long.as_str()], "too long"),
         (vec!["-o", "full", "-y"], "not empty"),
