@@ -4,7 +4,7 @@ use burn::tensor::{DType, backend::Backend};
 use burn_backend::tensor::FloatTensor;
 
 use crate::faults::{DeviceFault, keep_own_fault, own_fault};
-use crate::portable;
+use crate::{HostRow, UploadTicket, Uploads, portable};
 
 /// A backend whose devices the kernels and models know: sizes that suit them, uploads, transfers.
 ///
@@ -35,6 +35,18 @@ pub trait KernelDevice: Backend {
     fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
         portable::float_from_bytes::<Self>(bytes, dtype, device)
     }
+
+    /// Sends rows of floats to `device` while it computes what was queued before. They are to be used after
+    /// [`await_uploads`](Self::await_uploads) only; what is queued in between does not wait for them.
+    ///
+    /// They lie in memory that nothing queued before still uses. By default they are uploaded at once.
+    fn begin_uploads(rows: Vec<HostRow>, device: &Self::Device) -> Uploads<Self> {
+        portable::begin_uploads::<Self>(rows, device)
+    }
+
+    /// Holds back what `device` is given from now on until the rows of a ticket are there. Nothing waits on
+    /// the host, unless the bytes are still being read there. May be repeated.
+    fn await_uploads(_ticket: &UploadTicket, _device: &Self::Device) {}
 
     /// Bytes of the largest tensor that a device has room for in one piece; no limit but its memory by
     /// default.

@@ -34,6 +34,7 @@
 //! - `flex`, `cube`, `cuda`: kernels for the CPU, for cubecl's runtimes, and what runs on CUDA beside
 //!   cubecl.
 //! - `wrap`: autodiff and fusion.
+//! - `host`, `streamed`: weights in host memory, copied to a device while it computes.
 //! - `faults`: whether a device did its work; [`guard`] stands around all that leaves one.
 
 mod backend;
@@ -45,8 +46,10 @@ mod device;
 mod faults;
 #[cfg(feature = "cpu")]
 mod flex;
+mod host;
 mod ops;
 pub mod portable;
+mod streamed;
 mod wrap;
 
 pub use backend::KernelBackend;
@@ -61,9 +64,11 @@ pub use cuda::{
 };
 pub use device::KernelDevice;
 pub use faults::{DeviceError, DeviceFault, Stage, attempt, guard, wait};
+pub use host::{HostBytes, HostMemory, HostRow, UploadTicket, Uploads};
 pub use ops::bsa::{BsaParams, EmptySelection, bsa_attention};
 pub use ops::{
     BlockList, BlockRule, CdfRule, Conv3dOptions, LowRankPart, PatchGrid, Rotation,
     TransposedBlocks, add_low_rank, attention, attention_with_lse, bsa, conv3d, gated_residual,
     layer_norm, linear, matmul_nt, merge_heads, rms_norm, silu_mul, split_heads,
 };
+pub use streamed::StreamedWeight;

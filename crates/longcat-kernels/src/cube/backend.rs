@@ -10,12 +10,12 @@ use cubecl::device::Device;
 
 use super::attention::{self, Backward};
 use super::{conv, norm, permute, watch};
-#[cfg(feature = "cuda")]
-use crate::Conv3dOptions;
 use crate::{
     BlockList, BlockRule, DeviceFault, KernelBackend, KernelDevice, LowRankPart, PatchGrid,
     portable,
 };
+#[cfg(feature = "cuda")]
+use crate::{Conv3dOptions, HostRow, UploadTicket, Uploads};
 
 impl<R, F, I, BT> KernelDevice for CubeBackend<R, F, I, BT>
 where
@@ -62,6 +62,19 @@ where
     fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
         crate::cuda::upload::try_upload(bytes, dtype, device)
             .unwrap_or_else(|| portable::float_from_bytes::<Self>(bytes, dtype, device))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn begin_uploads(rows: Vec<HostRow>, device: &Self::Device) -> Uploads<Self> {
+        match crate::cuda::prefetch::try_begin::<R>(&rows, device) {
+            Some((rows, ticket)) => Uploads { rows, ticket },
+            None => portable::begin_uploads::<Self>(rows, device),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn await_uploads(ticket: &UploadTicket, _device: &Self::Device) {
+        crate::cuda::prefetch::finish(ticket);
     }
 }
 

@@ -12,6 +12,7 @@ use cubecl::stream_id::StreamId;
 use crate::DeviceFault;
 use crate::cube::watch;
 use crate::cuda::stream::{Server, device_thread, lock};
+use crate::cuda::theirs;
 
 /// What is set up once per device. Handles may be used from any thread, one at a time.
 pub(crate) trait Engine: Send + Sized + 'static {
@@ -125,6 +126,7 @@ impl<E: Engine> Engines<E> {
         work: impl FnOnce(&E, [u64; N]) -> Result<(), String>,
     ) -> Result<(), String> {
         let stream = StreamId::current();
+        let users: Vec<StreamId> = bindings.iter().map(|binding| binding.stream).collect();
         let mut addresses = [0; N];
         for (address, binding) in addresses.iter_mut().zip(bindings) {
             // Asking for a buffer also makes the device's context current on this thread.
@@ -133,9 +135,19 @@ impl<E: Engine> Engines<E> {
                 .map(|resource| resource.resource().ptr)
                 .map_err(|err| format!("{err:?}"))?;
         }
+        // After the buffers were asked for, which makes the streams where there are none.
+        theirs::note(server, index, users.into_iter().chain([stream]));
         match self.engines().get(&index) {
             Some(Ok(engine)) => work(engine, addresses),
             _ => Err(format!("device {index} has no engine")),
+        }
+    }
+
+    /// What `look` makes of a device's engine, if it has one.
+    pub(crate) fn with<T>(&self, index: usize, look: impl FnOnce(&E) -> T) -> Option<T> {
+        match self.engines().get(&index) {
+            Some(Ok(engine)) => Some(look(engine)),
+            _ => None,
         }
     }
 

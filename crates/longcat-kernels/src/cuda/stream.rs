@@ -5,6 +5,9 @@
 //! everything that was submitted to the context before it, and everything submitted after it waits
 //! for the work. Nothing waits on the host. Because the order covers every stream, memory that
 //! cubecl frees or hands to another stream after the call cannot be touched too early either.
+//!
+//! Copies that run beside the work (`prefetch`) must be left out of that order, which the context's
+//! events cannot do. Once there are any, events of cubecl's own streams (`theirs`) do the same.
 
 use std::ffi::{CStr, c_void};
 use std::fmt::Debug;
@@ -16,6 +19,9 @@ use cubecl::cuda::CudaRuntime;
 use cubecl::device::Device;
 use cubecl::device_handle::DeviceHandle;
 use cudarc::driver::{result as driver, sys};
+
+use super::staging::Destination;
+use super::theirs;
 
 /// What owns a device in cubecl, on a thread of its own.
 pub(crate) type Server = <CudaRuntime as Runtime>::Server;
@@ -39,6 +45,7 @@ pub(crate) fn say(what: &str, err: impl Debug) -> String {
 
 /// A stream on one device.
 pub(crate) struct OrderedStream {
+    index: usize,
     context: sys::CUcontext,
     stream: sys::CUstream,
     before: sys::CUevent,
@@ -70,6 +77,7 @@ impl OrderedStream {
         };
         let (before, after) = (event()?, event()?);
         Ok(Self {
+            index,
             context,
             stream,
             before,
@@ -79,33 +87,85 @@ impl OrderedStream {
         })
     }
 
+    /// Where copies are queued by another thread.
+    pub(super) fn destination(&self) -> Destination {
+        Destination {
+            context: self.context,
+            stream: self.stream,
+        }
+    }
+
     /// Makes the device's context current on this thread.
     pub(crate) fn enter(&self) -> Result<(), String> {
         // SAFETY: a context of this process.
         unsafe { driver::ctx::set_current(self.context) }.map_err(|err| say("context", err))
     }
 
-    /// Queues work behind everything submitted to the context so far, and what is submitted later
-    /// behind the work. The device's context must be current.
+    /// Queues work behind everything submitted to the device so far, copies ahead of their use
+    /// excepted, and what is submitted later behind the work. The device's context must be current.
     pub(crate) fn run(
         &self,
         work: impl FnOnce(sys::CUstream) -> Result<(), String>,
     ) -> Result<(), String> {
-        // SAFETY: handles made in `open` and never freed.
-        unsafe {
-            (self.record_context)(self.context, self.before)
+        self.run_aside(work)?;
+        self.rejoin()
+    }
+
+    /// Queues work as [`Self::run`] does, and holds nothing back.
+    pub(crate) fn run_aside(
+        &self,
+        work: impl FnOnce(sys::CUstream) -> Result<(), String>,
+    ) -> Result<(), String> {
+        self.follow()?;
+        work(self.stream)
+    }
+
+    /// Lets the stream wait for everything submitted so far.
+    fn follow(&self) -> Result<(), String> {
+        let streams = theirs::known(self.index);
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: handles made in `open` and never freed, and streams that cubecl never frees.
+        let wait = || unsafe {
+            driver::stream::wait_event(self.stream, self.before, flags)
+                .map_err(|err| say("cuStreamWaitEvent", err))
+        };
+        if streams.is_empty() {
+            // SAFETY: as above.
+            unsafe { (self.record_context)(self.context, self.before) }
                 .result()
                 .map_err(|err| say("cuCtxRecordEvent", err))?;
-            let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
-            driver::stream::wait_event(self.stream, self.before, flags)
-                .map_err(|err| say("cuStreamWaitEvent", err))?;
-            work(self.stream)?;
-            driver::event::record(self.after, self.stream)
-                .map_err(|err| say("cuEventRecord", err))?;
-            (self.wait_context)(self.context, self.after)
-                .result()
-                .map_err(|err| say("cuCtxWaitEvent", err))
+            return wait();
         }
+        for stream in streams {
+            // What waits for an event waits for what it was last recorded for by then.
+            // SAFETY: as above.
+            unsafe { driver::event::record(self.before, stream) }
+                .map_err(|err| say("cuEventRecord", err))?;
+            wait()?;
+        }
+        Ok(())
+    }
+
+    /// Lets everything submitted later wait for what was queued here. The device's context must be
+    /// current.
+    pub(crate) fn rejoin(&self) -> Result<(), String> {
+        // SAFETY: handles made in `open` and never freed.
+        unsafe { driver::event::record(self.after, self.stream) }
+            .map_err(|err| say("cuEventRecord", err))?;
+        let streams = theirs::known(self.index);
+        if streams.is_empty() {
+            // SAFETY: as above.
+            return unsafe { (self.wait_context)(self.context, self.after) }
+                .result()
+                .map_err(|err| say("cuCtxWaitEvent", err));
+        }
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        for stream in streams {
+            // SAFETY: as above, and streams that cubecl never frees.
+            unsafe { driver::stream::wait_event(stream, self.after, flags) }
+                .map_err(|err| say("cuStreamWaitEvent", err))?;
+        }
+        Ok(())
     }
 }
 

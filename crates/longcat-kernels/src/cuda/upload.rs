@@ -20,7 +20,7 @@ use cudarc::driver::{result as driver, sys};
 use crate::cuda::stream::{OrderedStream, device_thread, lock, say};
 
 /// A page-locked buffer: large enough to hide the cost of a call, small enough to stay in the cache.
-const BUFFER_BYTES: usize = 4 << 20;
+pub(super) const BUFFER_BYTES: usize = 4 << 20;
 /// Below this, cubecl's own copy is as quick.
 const LEAST_BYTES: usize = 256 << 10;
 
@@ -31,7 +31,7 @@ struct Lane {
 }
 
 /// Page-locked memory, and the event after the last copy from it.
-struct Buffer {
+pub(super) struct Buffer {
     address: *mut u8,
     sent: sys::CUevent,
 }
@@ -115,7 +115,7 @@ impl Lane {
 
 impl Buffer {
     /// Page-locked memory in the current context.
-    fn new() -> Result<Self, String> {
+    pub(super) fn new() -> Result<Self, String> {
         let sent = driver::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
             .map_err(|err| say("event", err))?;
         // SAFETY: a plain allocation, kept for the life of the process.
@@ -128,7 +128,7 @@ impl Buffer {
     }
 
     /// Queues a copy of `part`, of at most [`BUFFER_BYTES`], to a device address.
-    fn send(&self, to: u64, part: &[u8], stream: sys::CUstream) -> Result<(), String> {
+    pub(super) fn send(&self, to: u64, part: &[u8], stream: sys::CUstream) -> Result<(), String> {
         // SAFETY: the event was made in `new`; one that was never recorded counts as past.
         unsafe { driver::event::synchronize(self.sent) }
             .map_err(|err| say("cuEventSynchronize", err))?;

@@ -40,7 +40,7 @@ pub use matmul::{matmul, matmul_nt_forward};
 pub use norm::{layer_norm_forward, layer_norm_x_backward, rms_norm_backward, rms_norm_forward};
 pub use select::select_blocks;
 pub use sums::{block_sums, column_sums, softmax_with_lse};
-pub use upload::float_from_bytes;
+pub use upload::{begin_uploads, float_from_bytes};
 
 use burn::tensor::{DType, Tensor, TensorPrimitive, backend::Backend};
 use burn_backend::tensor::FloatTensor;

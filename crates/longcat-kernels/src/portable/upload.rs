@@ -1,7 +1,9 @@
-//! Portable body of uploads.
+//! Portable bodies of uploads.
 
 use burn::tensor::{DType, TensorData, backend::Backend};
 use burn_backend::tensor::FloatTensor;
+
+use crate::{HostRow, KernelDevice, UploadTicket, Uploads};
 
 /// See [`KernelDevice::float_from_bytes`](crate::KernelDevice::float_from_bytes).
 pub fn float_from_bytes<B: Backend>(
@@ -14,4 +16,15 @@ pub fn float_from_bytes<B: Backend>(
         TensorData::from_bytes_vec(bytes.to_vec(), shape, dtype),
         device,
     )
+}
+
+/// See [`KernelDevice::begin_uploads`](crate::KernelDevice::begin_uploads).
+pub fn begin_uploads<B: KernelDevice>(rows: Vec<HostRow>, device: &B::Device) -> Uploads<B> {
+    let rows = rows.iter();
+    Uploads {
+        rows: rows
+            .map(|row| B::float_from_bytes(&row.bytes, row.dtype, device))
+            .collect(),
+        ticket: UploadTicket::default(),
+    }
 }

@@ -16,7 +16,8 @@ use burn_backend::tensor::{FloatTensor, IntTensor};
 
 use crate::portable::{from_float, into_float, to_dtype};
 use crate::{
-    BlockList, BlockRule, Conv3dOptions, DeviceFault, KernelBackend, KernelDevice, portable,
+    BlockList, BlockRule, Conv3dOptions, DeviceFault, HostRow, KernelBackend, KernelDevice,
+    UploadTicket, Uploads, portable,
 };
 
 /// A tensor that autodiff may track.
@@ -47,6 +48,18 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelDevice for Autodiff<B, C> {
 
     fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
         constant::<B, C>(B::float_from_bytes(bytes, dtype, device))
+    }
+
+    fn begin_uploads(rows: Vec<HostRow>, device: &Self::Device) -> Uploads<Self> {
+        let Uploads { rows, ticket } = B::begin_uploads(rows, device);
+        Uploads {
+            rows: rows.into_iter().map(constant::<B, C>).collect(),
+            ticket,
+        }
+    }
+
+    fn await_uploads(ticket: &UploadTicket, device: &Self::Device) {
+        B::await_uploads(ticket, device);
     }
 }
 

@@ -16,8 +16,8 @@ use burn_ir::{InitOperationIr, OperationIr, OperationOutput};
 use crate::ops::{matrix_shape, output_shape};
 use crate::portable::accumulator;
 use crate::{
-    BlockList, BlockRule, Conv3dOptions, DeviceFault, KernelBackend, KernelDevice, LowRankPart,
-    PatchGrid,
+    BlockList, BlockRule, Conv3dOptions, DeviceFault, HostRow, KernelBackend, KernelDevice,
+    LowRankPart, PatchGrid, UploadTicket, Uploads,
 };
 use argument::Argument;
 use call::{Output, on_stream, register};
@@ -48,20 +48,49 @@ impl<B: FusionBackend + KernelBackend> KernelDevice for Fusion<B> {
     }
 
     fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
-        let client = get_client::<B>(device);
-        let tensor = B::float_from_bytes(bytes, dtype, device);
-        let shape = tensor.shape();
-        let handle = B::float_tensor_handle(tensor);
-        let desc = InitOperationIr::create(shape, dtype, || client.register_tensor_handle(handle));
-        // What is registered with its handle has nothing left to execute.
-        client
-            .register(
-                OperationStreams::default(),
-                OperationIr::Init(desc),
-                NoOp::<B>::new(),
-            )
-            .output()
+        adopted::<B>(B::float_from_bytes(bytes, dtype, device), device)
     }
+
+    fn begin_uploads(rows: Vec<HostRow>, device: &Self::Device) -> Uploads<Self> {
+        // What waits in the stream came before, the release of memory among it: it is given to the
+        // device now, by the thread that then asks for memory.
+        let on = device.clone();
+        let begin = move || B::begin_uploads(rows, &on);
+        let Uploads { rows, ticket } = get_client::<B>(device).sync(begin);
+        let rows = rows.into_iter().map(|row| adopted::<B>(row, device));
+        Uploads {
+            rows: rows.collect(),
+            ticket,
+        }
+    }
+
+    fn await_uploads(ticket: &UploadTicket, device: &Self::Device) {
+        if ticket.is_done() {
+            return;
+        }
+        // What waits in the stream came before, and does not wait for them.
+        let (ticket, on) = (ticket.clone(), device.clone());
+        get_client::<B>(device).sync(move || B::await_uploads(&ticket, &on));
+    }
+}
+
+/// A tensor of the wrapped backend on the stream.
+fn adopted<B: FusionBackend + KernelBackend>(
+    tensor: FloatTensor<B>,
+    device: &B::Device,
+) -> FloatTensor<Fusion<B>> {
+    let client = get_client::<B>(device);
+    let (shape, dtype) = (tensor.shape(), tensor.dtype());
+    let handle = B::float_tensor_handle(tensor);
+    let desc = InitOperationIr::create(shape, dtype, || client.register_tensor_handle(handle));
+    // What is registered with its handle has nothing left to execute.
+    client
+        .register(
+            OperationStreams::default(),
+            OperationIr::Init(desc),
+            NoOp::<B>::new(),
+        )
+        .output()
 }
 
 type Float<B> = FloatTensor<Fusion<B>>;
