@@ -200,6 +200,64 @@ fn pipelines_with_frames_name_the_stage() {
     }
 }
 
+fn thirteen_frames(pipeline: &mut dyn DynPipeline, observer: &mut dyn Observer) -> Latents {
+    let request = TextToVideoRequest {
+        size: Some(SIZE),
+        frames: Some(13),
+        sampling: sampling(),
+        ..TextToVideoRequest::new("ring")
+    };
+    let made = pipeline.text_to_video(&request, &mut SeededNoise::new(0), observer);
+    made.unwrap()
+}
+
+#[test]
+fn frames_come_as_they_are_decoded() {
+    let mut pipeline = pipeline();
+    let made = thirteen_frames(&mut *pipeline, &mut Silent);
+    let whole = pipeline.decode(&made, &mut Silent).unwrap();
+    let (mut bytes, mut lengths) = (Vec::new(), Vec::new());
+    let mut take = |videos: Vec<PixelFrames>| {
+        lengths.push(videos[0].len());
+        bytes.extend_from_slice(videos[0].as_bytes());
+        Ok(())
+    };
+    pipeline.decode_each(&made, &mut Silent, &mut take).unwrap();
+    assert_eq!(lengths, [1, 4, 4, 4]);
+    assert_eq!(pipeline.decoded_shape(&made).unwrap(), (SIZE, 13));
+    assert!(bytes == whole[0].as_bytes(), "other pixels");
+}
+
+#[test]
+fn frames_are_handed_on_only_while_the_device_is_sound() {
+    fails(
+        When::Stage("decode", 1),
+        Stage::Decoding,
+        1,
+        |pipeline, observer| {
+            let made = thirteen_frames(pipeline, observer);
+            pipeline.decode_each(&made, observer, &mut |_| panic!("pixels of nothing"))
+        },
+    );
+    // While the first frames are written.
+    fails(
+        When::Step(STEPS),
+        Stage::Decoding,
+        1,
+        |pipeline, observer| {
+            let made = thirteen_frames(pipeline, observer);
+            let mut pieces = 0;
+            let result = pipeline.decode_each(&made, observer, &mut |_| {
+                pieces += 1;
+                fail();
+                Ok(())
+            });
+            assert_eq!(pieces, 1);
+            result
+        },
+    );
+}
+
 #[test]
 fn segments_before_the_failure_are_kept_and_right() {
     let dir = tempfile::tempdir().unwrap();

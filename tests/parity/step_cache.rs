@@ -88,9 +88,9 @@ fn a_threshold_of_zero_gives_the_bits_of_a_full_run() {
     }
 }
 
-/// Half of the passes or more at the default threshold, and what that costs; printed with --nocapture.
+/// Half of the passes at the default threshold, and what that costs; printed with --nocapture.
 #[test]
-fn videos_of_the_miniature_stay_near_those_of_full_runs() {
+fn half_of_the_passes_are_left_out_and_videos_stay_near() {
     let mut pipeline = pipeline(1);
     let mut frames = |cache| {
         let (latents, saved) = from_text(&mut pipeline, &[STAR], steps(50, 4.0, cache));
@@ -99,19 +99,18 @@ fn videos_of_the_miniature_stay_near_those_of_full_runs() {
         (videos.swap_remove(0), saved.first().map_or(0, |run| run[0]))
     };
     let (full, _) = frames(None);
-    let mut before = 0;
-    for threshold in [0.02, 0.05, 0.1, 0.2] {
+    for threshold in [0.02, 0.05] {
         let (video, saved) = frames(Some(EasyCache::with_threshold(threshold)));
         let psnr = psnr(&full, &video);
         println!("threshold {threshold}: {saved} of 100 passes saved, PSNR {psnr:.1} dB");
-        assert!(saved >= before, "a higher threshold saves more");
-        before = saved;
-        if threshold <= 0.05 {
-            assert!(psnr > 20.0, "threshold {threshold}: {psnr} dB");
-        }
+        // Measured: 27 passes and 37.3 dB, 51 passes and 32.5 dB.
+        let expected = if threshold < 0.05 {
+            (22, 33.0)
+        } else {
+            (47, 29.0)
+        };
+        assert!(saved >= expected.0 && psnr > expected.1, "{saved}, {psnr}");
     }
-    // Of fifty steps 37 are between the shares at both ends.
-    assert!((1..=74).contains(&before), "{before}");
 }
 
 fn psnr(a: &PixelFrames, b: &PixelFrames) -> f64 {
@@ -124,7 +123,7 @@ fn psnr(a: &PixelFrames, b: &PixelFrames) -> f64 {
 
 #[test]
 fn several_devices_leave_out_what_one_does() {
-    for (threshold, guidance) in [(0.1, 4.0), (0.3, 4.0), (1e9, 4.0), (1e9, 1.0)] {
+    for (threshold, guidance) in [(0.1, 4.0), (1e9, 4.0), (1e9, 1.0)] {
         let rule = Some(EasyCache::with_threshold(threshold));
         let run = |devices| {
             let sampling = steps(8, guidance, rule);

@@ -16,6 +16,7 @@ mod source;
 mod stage_bar;
 mod stage_times;
 mod weights_arg;
+mod write_decoded;
 
 use std::process::ExitCode;
 

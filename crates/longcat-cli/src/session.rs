@@ -224,7 +224,7 @@ impl Session {
     }
 
     /// Settings, unless files shall not have them.
-    fn kept<'a>(&self, settings: &'a Settings) -> Option<&'a Settings> {
+    pub fn kept<'a>(&self, settings: &'a Settings) -> Option<&'a Settings> {
         (!self.output.no_metadata).then_some(settings)
     }
 
@@ -245,27 +245,6 @@ impl Session {
         let settings = self.bar.with_saved(&job.latents);
         latents.write_with(&self.output.output, self.kept(&settings))?;
         self.report(None, Some(&settings))
-    }
-
-    /// Writes frames as the result, in the shape that they shall have.
-    pub fn write(&mut self, frames: &PixelFrames, job: &Job) -> Result<()> {
-        let size = job.settings.size();
-        self.write_with(job, |writer| writer.push(&frames.resized(size)))
-    }
-
-    /// Writes the result with a function that gives its frames.
-    pub fn write_with(
-        &mut self,
-        job: &Job,
-        write: impl FnOnce(&mut Writer<'_>) -> Result<()>,
-    ) -> Result<()> {
-        self.bar.times.pass("");
-        self.bar.times.begin("write");
-        let settings = self.bar.with_saved(&job.settings);
-        let mut writer = self.writer(settings.fps, Some(&settings));
-        write(&mut writer)?;
-        let written = writer.finish()?;
-        self.report(Some(written), Some(&settings))
     }
 
     /// A file for the result, which keeps what it was made with.

@@ -5,9 +5,10 @@ use std::path::Path;
 use burn::tensor::DType;
 use longcat_kernels::KernelBackend;
 use longcat_video::{
-    Checkpoint, CheckpointParts, ContinuationRequest, ImageToVideoRequest, Latents, LongVideo,
-    LongVideoRequest, LoraStatus, NoiseSource, Observer, Pipeline, PipelineOptions, PixelFrames,
-    RefineRequest, TextToVideoRequest, VideoError, VideoPlan, VideoRequest,
+    Checkpoint, CheckpointParts, ContinuationRequest, FrameRange, ImageToVideoRequest, Latents,
+    LongVideo, LongVideoRequest, LoraStatus, NoiseSource, Observer, Pipeline, PipelineOptions,
+    PixelFrames, RefineRequest, TakeFrames, TextToVideoRequest, VideoError, VideoPlan,
+    VideoRequest, VideoSize,
 };
 
 use crate::{DeviceList, DeviceTask, RuntimeError, RuntimeOptions, on_device};
@@ -136,6 +137,35 @@ pub trait DynPipeline: Send {
         observer: &mut dyn Observer,
     ) -> Result<PixelFrames, VideoError>;
 
+    /// As [`Self::refine`], up to the latents `[1, C, T, H, W]`, with the frames of their video that are
+    /// no padding.
+    ///
+    /// # Errors
+    /// As there.
+    fn refine_latents(
+        &mut self,
+        request: &RefineRequest,
+        noise: &mut dyn NoiseSource,
+        observer: &mut dyn Observer,
+    ) -> Result<(Latents, FrameRange), VideoError>;
+
+    /// Size and number of frames of the videos of normalised latents.
+    ///
+    /// # Errors
+    /// [`VideoError::Invalid`] for latents of another VAE.
+    fn decoded_shape(&self, latents: &Latents) -> Result<(VideoSize, usize), VideoError>;
+
+    /// As [`Self::decode`], but hands frames on as they come ([`Pipeline::decode_each`]).
+    ///
+    /// # Errors
+    /// As there.
+    fn decode_each(
+        &mut self,
+        latents: &Latents,
+        observer: &mut dyn Observer,
+        take: &mut TakeFrames<'_>,
+    ) -> Result<(), VideoError>;
+
     /// The videos of normalised latents, one per sample of the batch.
     ///
     /// # Errors
@@ -242,6 +272,39 @@ impl<B: KernelBackend> DynPipeline for Pipeline<B> {
             let refined = Pipeline::refine(pipeline, request, noise, observer)?;
             pipeline.decode_refined(&refined, observer)
         })
+    }
+
+    fn refine_latents(
+        &mut self,
+        request: &RefineRequest,
+        noise: &mut dyn NoiseSource,
+        observer: &mut dyn Observer,
+    ) -> Result<(Latents, FrameRange), VideoError> {
+        let refine =
+            |pipeline: &mut Self| Pipeline::refine(pipeline, request, noise, &mut *observer);
+        let refined = self.with_refinement(refine)?;
+        let range = FrameRange::new(refined.first_frame, refined.frames);
+        Ok((self.read_latents(refined.generated.latents)?, range))
+    }
+
+    fn decoded_shape(&self, latents: &Latents) -> Result<(VideoSize, usize), VideoError> {
+        let config = self.vae_config();
+        check_latents(latents, config.z_dim)?;
+        let [_, _, frames, height, width] = latents.dims();
+        let factor = config.scale_factor_spatial;
+        let size = VideoSize::new(factor * width, factor * height);
+        Ok((size, config.frames(frames)))
+    }
+
+    fn decode_each(
+        &mut self,
+        latents: &Latents,
+        observer: &mut dyn Observer,
+        take: &mut TakeFrames<'_>,
+    ) -> Result<(), VideoError> {
+        check_latents(latents, self.vae_config().z_dim)?;
+        let latents = latents.to_tensor(self.device());
+        Pipeline::decode_each(self, latents, observer, take)
     }
 
     fn decode(

@@ -62,9 +62,10 @@ pub use longcat_vae::{LatentDraw, Tiling};
 pub use noise::{NoisePurpose, NoiseSource, SeededNoise};
 pub use parts::{CheckpointParts, Component};
 pub use pipeline::{
-    ContinuationRequest, EasyCache, Generated, ImageToVideoRequest, LongVideoRequest, Observer,
-    ParseCacheError, Pipeline, PipelineOptions, RefineCondition, RefineRequest, Refined, Sampling,
-    Silent, StepEvent, TextToVideoRequest, VideoPlan, VideoRequest, refine_start,
+    ContinuationRequest, EasyCache, FrameRange, Generated, ImageToVideoRequest, LongVideoRequest,
+    Observer, ParseCacheError, Pipeline, PipelineOptions, RefineCondition, RefineRequest, Refined,
+    Sampling, Silent, StepEvent, TakeFrames, TextToVideoRequest, VideoPlan, VideoRequest,
+    refine_start,
 };
 pub use scheduler::{FlowMatchScheduler, Schedule, ScheduleMode};
 pub use settings::{Settings, StageSettings, UsedAdapter, UsedCache};

@@ -1,7 +1,8 @@
 //! `longcat decode`: latents to a video.
 
 use anyhow::{Result, bail};
-use longcat_video::{Latents, PixelFrames, Settings};
+use longcat_video::media::VideoSpec;
+use longcat_video::{FrameRange, Latents, Settings, VideoSize};
 
 use crate::args::Decode;
 use crate::output::{check_output_file, check_video, latents_only};
@@ -25,38 +26,33 @@ pub fn run(args: &Decode) -> Result<()> {
         );
     }
     let mut session = Session::without_adapters("decode", &args.place, false, &args.output)?;
-    let stated = settings.as_ref().map(|settings| settings.fps);
-    let stated = stated.filter(|fps| fps.is_finite() && *fps > 0.0);
-    let fps = stated.unwrap_or_else(|| session.fps());
-    check_video(&args.output, None, args.output.fps.unwrap_or(fps))?;
-    let frames = session.decode(&latents)?;
-    let settings = settings.filter(|settings| describes(settings, &frames));
-    let (frames, fps) = match &settings {
+    let (made, frames) = session.pipeline.decoded_shape(&latents)?;
+    let settings = settings.filter(|settings| describes(settings, made, frames));
+    let (range, size, fps) = match &settings {
         Some(settings) => {
-            let frames = frames.part(settings.first_frame, settings.frames);
-            (frames.resized(settings.size()), settings.fps)
+            let range = FrameRange::new(settings.first_frame, settings.frames);
+            (range, settings.size(), settings.fps)
         }
-        None => (frames, session.fps()),
+        None => (FrameRange::ALL, made, session.fps()),
     };
+    let fps = args.output.fps.unwrap_or(fps);
+    check_video(&args.output, Some(size), fps)?;
     let settings = settings.map(|settings| Settings {
         first_frame: 0,
-        fps: args.output.fps.unwrap_or(fps),
+        fps,
         ..settings
     });
-    session.bar.times.begin("write");
-    let mut writer = session.writer(args.output.fps.unwrap_or(fps), settings.as_ref());
-    writer.push(&frames)?;
-    let written = writer.finish()?;
-    session.report(Some(written), settings.as_ref())
+    let spec = VideoSpec { size, fps };
+    session.write_decoded(&latents, range, spec, settings.as_ref(), |_| Ok(()))
 }
 
 /// Whether what a file says of its latents can be so: its frames are among the decoded ones, and of
 /// their size but for a stretch.
-fn describes(settings: &Settings, frames: &PixelFrames) -> bool {
-    let (made, said) = (frames.size(), settings.size());
+fn describes(settings: &Settings, made: VideoSize, frames: usize) -> bool {
+    let said = settings.size();
     let stretched = |made: usize, said: usize| (made..=9 * made).contains(&said);
     settings.frames > 0
-        && settings.first_frame.saturating_add(settings.frames) <= frames.len()
+        && settings.first_frame.saturating_add(settings.frames) <= frames
         && settings.fps.is_finite()
         && settings.fps > 0.0
         && stretched(made.width, said.width)

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use longcat_video::{
-    ContinuationRequest, ImageToVideoRequest, Latents, PixelFrames, REFINEMENT_LORA,
+    ContinuationRequest, FrameRange, ImageToVideoRequest, Latents, PixelFrames, REFINEMENT_LORA,
     RefineCondition, RefineRequest, SeededNoise, TextToVideoRequest, VideoRequest, VideoSize,
 };
 
@@ -220,8 +220,9 @@ impl Run<'_> {
         if session.latents_only() {
             return session.write_latents(latents, job);
         }
-        let mut frames = session.decode(latents)?;
-        if self.sampler.refine {
+        let refined;
+        let (latents, range) = if self.sampler.refine {
+            let frames = session.decode(latents)?;
             session.bar.times.pass("refine: ");
             let request = RefineRequest {
                 condition: self.condition.take(),
@@ -229,22 +230,24 @@ impl Run<'_> {
                 ..RefineRequest::new(frames, self.prompt)
             };
             let mut noise = SeededNoise::new(self.sampler.seed);
-            let refined = session
+            let made = session
                 .pipeline
-                .refine(&request, &mut noise, &mut session.bar);
-            frames = session
-                .or_keep(refined)
+                .refine_latents(&request, &mut noise, &mut session.bar);
+            refined = session
+                .or_keep(made)
                 .with_context(|| format!("refining with {REFINEMENT_LORA}"))?;
-        }
+            (&refined.0, refined.1)
+        } else {
+            (latents, FrameRange::ALL)
+        };
         let Some(source) = &self.source else {
-            return session.write(&frames, job);
+            return session.write_made(latents, range, job, |_| Ok(()));
         };
         let fps = self.made_at(&session);
-        let new = frames.part(self.repeated(job), frames.len());
+        let range = range.without_first(self.repeated(job));
         let size = job.settings.size();
-        session.write_with(job, |writer| {
-            source.write(writer, fps, size)?;
-            writer.push(&new.resized(size))
+        session.write_made(latents, range, job, |writer| {
+            source.write(writer, fps, size)
         })
     }
 }

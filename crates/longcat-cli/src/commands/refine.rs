@@ -57,9 +57,9 @@ pub fn run(args: &Refine) -> Result<()> {
     let mut noise = SeededNoise::new(args.seed);
     let refined = session
         .pipeline
-        .refine(&request, &mut noise, &mut session.bar);
-    let frames = session.or_keep(refined)?;
-    session.write(&frames, &job)
+        .refine_latents(&request, &mut noise, &mut session.bar);
+    let (latents, range) = session.or_keep(refined)?;
+    session.write_made(&latents, range, &job, |_| Ok(()))
 }
 
 /// A picture, or the last `count` frames of a video at the rate of the result.

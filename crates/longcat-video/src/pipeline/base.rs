@@ -406,10 +406,7 @@ impl<B: KernelBackend> Pipeline<B> {
         latents: Tensor<B, 5>,
         observer: &mut dyn Observer,
     ) -> Result<Tensor<B, 5>, VideoError> {
-        observer.stage("decode");
-        if !self.options.keep_transformer {
-            self.drop_transformers();
-        }
+        self.begin_decoding(observer);
         self.guarded(Stage::Decoding, |pipeline| {
             let latents = latents.cast(pipeline.options.vae_dtype);
             let options = pipeline.vae_options();
@@ -419,7 +416,15 @@ impl<B: KernelBackend> Pipeline<B> {
         })
     }
 
-    fn vae_options(&self) -> VaeOptions {
+    /// Makes room for decoding.
+    pub(super) fn begin_decoding(&mut self, observer: &mut dyn Observer) {
+        observer.stage("decode");
+        if !self.options.keep_transformer {
+            self.drop_transformers();
+        }
+    }
+
+    pub(super) fn vae_options(&self) -> VaeOptions {
         VaeOptions {
             tiling: self.options.tiling,
             ..VaeOptions::default()

@@ -2,6 +2,7 @@
 
 mod base;
 mod continuation;
+mod decode;
 mod denoise;
 mod image_to_video;
 mod long_video;
@@ -15,6 +16,7 @@ mod text_to_video;
 
 pub use base::{Generated, Pipeline, PipelineOptions};
 pub use continuation::ContinuationRequest;
+pub use decode::{FrameRange, TakeFrames};
 pub use image_to_video::ImageToVideoRequest;
 pub use long_video::LongVideoRequest;
 pub use observer::{Observer, Silent, StepEvent};
