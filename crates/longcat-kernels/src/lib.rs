@@ -71,4 +71,4 @@ pub use ops::{
     TransposedBlocks, add_low_rank, attention, attention_with_lse, bsa, conv3d, gated_residual,
     layer_norm, linear, matmul_nt, merge_heads, rms_norm, silu_mul, split_heads,
 };
-pub use streamed::StreamedWeight;
+pub use streamed::{Passage, StreamedWeight};

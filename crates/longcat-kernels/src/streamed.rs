@@ -1,5 +1,6 @@
 //! Weights that live in host memory and are on the device only while they are used.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::module::{
@@ -10,13 +11,13 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{DType, Tensor};
 
 use crate::portable::{from_float, to_dtype};
-use crate::{HostBytes, HostRow, KernelDevice, UploadTicket, Uploads};
+use crate::{HostRow, KernelDevice, UploadTicket, Uploads};
 
 /// A matrix in host memory that passes through a device.
 ///
-/// [`prefetch`](Self::prefetch) sends matrices ahead while the device computes, [`arrive`](Self::arrive)
-/// makes it wait for them, [`release`](Self::release) gives their memory back. Without those,
-/// [`tensor`](Self::tensor) uploads the matrix for that use alone: slower, and the same numbers.
+/// A [`Passage`] sends the matrices of a block ahead while the device computes with those of the block
+/// before. Without one, [`tensor`](Self::tensor) uploads the matrix for that use alone: slower, and the
+/// same numbers.
 ///
 /// Clones share what is on the device. Part of the module tree, without parameters or state of its own.
 #[derive(Debug, Clone)]
@@ -93,7 +94,7 @@ impl<B: Backend> StreamedWeight<B> {
 impl<B: KernelDevice> StreamedWeight<B> {
     /// The matrix on the device, behind all that was queued there.
     pub fn tensor(&self) -> Tensor<B, 2> {
-        self.settle();
+        Self::arrive(&[self]);
         match &*self.place() {
             Place::Device(tensor) => tensor.clone(),
             _ => self.upload(),
@@ -111,7 +112,7 @@ impl<B: KernelDevice> StreamedWeight<B> {
     ///
     /// Memory comes from what the device's queue has given back by then: release what is done with
     /// first.
-    pub fn prefetch(weights: &[&Self]) {
+    fn prefetch(weights: &[&Self]) {
         let mut absent: Vec<(&Self, MutexGuard<'_, Place<B>>)> = Vec::new();
         for &weight in weights {
             // One that is named twice is held already.
@@ -126,18 +127,18 @@ impl<B: KernelDevice> StreamedWeight<B> {
                 absent.push((weight, place));
             }
         }
-        let Some((first, _)) = absent.first() else {
+        let Some(device) = absent.first().map(|(weight, _)| weight.device.clone()) else {
             return;
         };
         let rows = absent.iter().map(|(weight, _)| weight.source.row.clone());
-        let Uploads { rows, ticket } = B::begin_uploads(rows.collect(), &first.device);
+        let Uploads { rows, ticket } = B::begin_uploads(rows.collect(), &device);
         for ((_, mut place), row) in absent.into_iter().zip(rows) {
             *place = Place::Coming(from_float(row), ticket.clone());
         }
     }
 
     /// Lets what is queued from now on wait for matrices that were sent ahead.
-    pub fn arrive(weights: &[&Self]) {
+    fn arrive(weights: &[&Self]) {
         let mut awaited: Option<UploadTicket> = None;
         for weight in weights {
             let mut place = weight.place();
@@ -151,15 +152,57 @@ impl<B: KernelDevice> StreamedWeight<B> {
         }
     }
 
-    fn settle(&self) {
-        Self::arrive(&[self]);
-    }
-
     /// Gives the matrices' memory on the device back, once what was queued there is done.
-    pub fn release(weights: &[&Self]) {
+    fn release(weights: &[&Self]) {
         Self::arrive(weights);
         for weight in weights {
             *weight.place() = Place::Host;
+        }
+    }
+}
+
+/// Blocks of weights that pass through a device one after another: while one is used, the next one that
+/// is not on the device is on its way. At most two of those are there at a time.
+///
+/// Dropping it gives back what is still there.
+#[derive(Debug)]
+pub struct Passage<'a, B: KernelDevice> {
+    here: Vec<&'a StreamedWeight<B>>,
+    ahead: VecDeque<Vec<&'a StreamedWeight<B>>>,
+}
+
+impl<'a, B: KernelDevice> Passage<'a, B> {
+    /// The streamed weights of each block, in the order of their use. The first ones set out.
+    pub fn new(blocks: impl IntoIterator<Item = Vec<&'a StreamedWeight<B>>>) -> Self {
+        let passage = Self {
+            here: Vec::new(),
+            ahead: blocks.into_iter().collect(),
+        };
+        passage.send_next();
+        passage
+    }
+
+    /// To be called before the work of each block is queued, when that of the block before has been:
+    /// its weights are there from now on, and those of the block before are not.
+    pub fn advance(&mut self) {
+        StreamedWeight::release(&self.here);
+        self.here = self.ahead.pop_front().unwrap_or_default();
+        StreamedWeight::arrive(&self.here);
+        self.send_next();
+    }
+
+    fn send_next(&self) {
+        if let Some(next) = self.ahead.iter().find(|weights| !weights.is_empty()) {
+            StreamedWeight::prefetch(next);
+        }
+    }
+}
+
+impl<B: KernelDevice> Drop for Passage<'_, B> {
+    fn drop(&mut self) {
+        StreamedWeight::release(&self.here);
+        for weights in &self.ahead {
+            StreamedWeight::release(weights);
         }
     }
 }

@@ -13,7 +13,7 @@ use burn_backend::Shape;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::Runtime;
 use cubecl::cuda::{CudaDevice, CudaRuntime};
-use cudarc::driver::{result as driver, sys};
+use cudarc::driver::result as driver;
 
 use crate::cuda::engines::{Engine, Engines};
 use crate::cuda::page_lock;
