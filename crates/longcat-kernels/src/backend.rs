@@ -2,9 +2,13 @@
 
 use std::ops::Range;
 
+use burn::tensor::DType;
 use burn_backend::tensor::{FloatTensor, IntTensor};
 
-use crate::{BlockList, BlockRule, Conv3dOptions, KernelDevice, LowRankPart, PatchGrid, portable};
+use crate::{
+    BlockList, BlockRule, Conv3dOptions, KernelDevice, LowRankPart, PackedTensors, PatchGrid,
+    portable,
+};
 
 /// A backend that runs the models' heavy operations.
 ///
@@ -21,7 +25,7 @@ use crate::{BlockList, BlockRule, Conv3dOptions, KernelDevice, LowRankPart, Patc
 ///   of one input is `f_<input>_backward`. They are not differentiable themselves.
 /// - A step that bodies of these are made of has a name without such an ending: [`conv3d_matrix`],
 ///   [`conv3d_patches`], [`select_blocks`], [`permute`], [`block_sums`], [`column_sums`],
-///   [`softmax_with_lse`].
+///   [`softmax_with_lse`], [`words_of_floats`].
 ///
 /// A portable body, and a backend's kernel where it is a function of its own, has the name of the
 /// method.
@@ -33,6 +37,7 @@ use crate::{BlockList, BlockRule, Conv3dOptions, KernelDevice, LowRankPart, Patc
 /// [`block_sums`]: Self::block_sums
 /// [`column_sums`]: Self::column_sums
 /// [`softmax_with_lse`]: Self::softmax_with_lse
+/// [`words_of_floats`]: Self::words_of_floats
 pub trait KernelBackend: KernelDevice {
     /// `x · weightᵀ + bias`.
     ///
@@ -44,6 +49,29 @@ pub trait KernelBackend: KernelDevice {
         bias: Option<FloatTensor<Self>>,
     ) -> FloatTensor<Self> {
         portable::linear_forward::<Self>(x, weight, bias)
+    }
+
+    /// `x · Wᵀ + bias` for the numbers of a packed weight, see [`linear_packed`](crate::linear_packed).
+    ///
+    /// Under autodiff differentiable in `x` and `bias`; the weight is a constant.
+    fn linear_packed_forward(
+        x: FloatTensor<Self>,
+        weight: PackedTensors<Self>,
+        bias: Option<FloatTensor<Self>>,
+    ) -> FloatTensor<Self> {
+        portable::linear_packed_forward::<Self>(x, weight, bias)
+    }
+
+    /// The numbers of a packed weight, `[out, in]` in `dtype` (F64, F32, F16 or BF16); see
+    /// [`unpack_weight`](crate::unpack_weight). Overrides make the same bits. Not differentiable.
+    fn unpack_weight_forward(weight: PackedTensors<Self>, dtype: DType) -> FloatTensor<Self> {
+        portable::unpack_weight_forward::<Self>(weight, dtype)
+    }
+
+    /// The bits of a row of f32 as words in I32: a row that was uploaded as floats may hold the words of a
+    /// packed weight. Not differentiable.
+    fn words_of_floats(row: FloatTensor<Self>) -> IntTensor<Self> {
+        portable::words_of_floats::<Self>(row)
     }
 
     /// `a · bᵀ`, see [`matmul_nt`](crate::matmul_nt).

@@ -1,7 +1,7 @@
 //! The trait for what the kernels need to know of, and ask of, a backend's devices.
 
 use burn::tensor::{DType, backend::Backend};
-use burn_backend::tensor::FloatTensor;
+use burn_backend::tensor::{FloatTensor, IntTensor};
 
 use crate::faults::{DeviceFault, keep_own_fault, own_fault};
 use crate::{HostRow, UploadTicket, Uploads, portable};
@@ -34,6 +34,12 @@ pub trait KernelDevice: Backend {
     /// The bytes are read before this returns, by this thread: several threads upload at once.
     fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
         portable::float_from_bytes::<Self>(bytes, dtype, device)
+    }
+
+    /// Words of 32 bits on `device`, `[bytes.len() / 4]` in I32, for their bytes (little endian); zeros fill
+    /// the last one up. Read as those of [`float_from_bytes`](Self::float_from_bytes).
+    fn words_from_bytes(bytes: &[u8], device: &Self::Device) -> IntTensor<Self> {
+        portable::words_from_bytes::<Self>(bytes, device)
     }
 
     /// Sends rows of floats to `device` while it computes what was queued before. They are to be used after

@@ -30,6 +30,7 @@
 //! CUDA are such backends, and [`Autodiff`](burn_autodiff::Autodiff) and fusion of one are, too.
 //!
 //! - `ops`: what models call, re-exported here. [`bsa`] has block-sparse attention.
+//! - [`packed`]: types of packed weights, and their values on the host.
 //! - [`portable`]: the default bodies, for overrides to fall back to.
 //! - `flex`, `cube`, `cuda`: kernels for the CPU, for cubecl's runtimes, and what runs on CUDA beside
 //!   cubecl.
@@ -48,6 +49,7 @@ mod faults;
 mod flex;
 mod host;
 mod ops;
+pub mod packed;
 pub mod portable;
 mod streamed;
 mod wrap;
@@ -67,8 +69,10 @@ pub use faults::{DeviceError, DeviceFault, Stage, attempt, guard, wait};
 pub use host::{HostBytes, HostMemory, HostRow, UploadTicket, Uploads};
 pub use ops::bsa::{BsaParams, EmptySelection, bsa_attention};
 pub use ops::{
-    BlockList, BlockRule, CdfRule, Conv3dOptions, LowRankPart, PatchGrid, Rotation,
-    TransposedBlocks, add_low_rank, attention, attention_with_lse, bsa, conv3d, gated_residual,
-    layer_norm, linear, matmul_nt, merge_heads, rms_norm, silu_mul, split_heads,
+    BlockList, BlockRule, CdfRule, Conv3dOptions, LowRankPart, PackedTensors, PackedWeight,
+    PatchGrid, Rotation, TransposedBlocks, add_low_rank, attention, attention_with_lse, bsa,
+    conv3d, gated_residual, layer_norm, linear, linear_packed, matmul_nt, merge_heads, rms_norm,
+    silu_mul, split_heads, unpack_weight,
 };
+pub use packed::{PackedKind, PackedLayout};
 pub use streamed::{Passage, StreamedWeight};

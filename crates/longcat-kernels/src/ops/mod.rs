@@ -11,6 +11,7 @@ mod heads;
 mod linear;
 mod low_rank;
 mod norm;
+mod packed;
 mod patch_grid;
 
 pub use attention::{attention, attention_with_lse};
@@ -25,4 +26,5 @@ pub use linear::{linear, matmul_nt};
 pub use low_rank::{LowRankPart, add_low_rank};
 pub(crate) use norm::MIN_SQUARED_NORM;
 pub use norm::{layer_norm, rms_norm};
+pub use packed::{PackedTensors, PackedWeight, linear_packed, unpack_weight};
 pub use patch_grid::PatchGrid;

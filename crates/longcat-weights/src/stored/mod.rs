@@ -2,13 +2,13 @@
 //! numbers of it; whoever computes on packed weights takes it as it is.
 
 mod block;
-mod eight_bit;
 mod unpack;
 
 use std::fmt;
 use std::sync::Arc;
 
 use burn::tensor::DType;
+use longcat_kernels::PackedKind;
 use safetensors::Dtype;
 
 pub use block::BlockType;
@@ -31,6 +31,17 @@ impl StoredType {
             Self::Plain(Dtype::F16) => Some(DType::F16),
             Self::Plain(Dtype::BF16) => Some(DType::BF16),
             _ => None,
+        }
+    }
+
+    /// How a packed weight of these values is stored; `None` for other types.
+    pub fn packed(self) -> Option<PackedKind> {
+        match self {
+            Self::Plain(Dtype::F8_E4M3) => Some(PackedKind::Fp8E4m3),
+            Self::Plain(Dtype::F8_E5M2) => Some(PackedKind::Fp8E5m2),
+            Self::Plain(Dtype::I8) => Some(PackedKind::Int8),
+            Self::Plain(_) => None,
+            Self::Block(block) => Some(block.kind()),
         }
     }
 

@@ -3,10 +3,10 @@
 use burn::tensor::DType;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
+use longcat_kernels::packed::round_into;
 use rayon::prelude::*;
 use safetensors::Dtype;
 
-use super::eight_bit::{E4M3, E5M2};
 use super::{StoredPart, StoredTensor, StoredType};
 
 /// Values that are unpacked at a time: whole blocks, and few enough to stay in the nearest cache.
@@ -58,19 +58,19 @@ impl StoredPart<'_> {
                 .position(|v| !v.is_finite())
                 .map(|i| start + i);
         }
-        encode(values, dtype, out);
+        round_into(values, dtype, out);
         None
     }
 
     /// The values from `start` on, before their scale.
     fn decode(&self, start: usize, values: &mut [f32]) {
-        let dtype = match self.kind {
-            StoredType::Plain(dtype) => dtype,
-            StoredType::Block(block) => {
-                let first = start / block.elements() * block.bytes();
-                let count = values.len() / block.elements() * block.bytes();
-                return block.decode(&self.bytes[first..first + count], values);
-            }
+        if let Some(kind) = self.kind.packed() {
+            let first = start / kind.elements() * kind.bytes();
+            let count = values.len() / kind.elements() * kind.bytes();
+            return kind.decode(&self.bytes[first..first + count], values);
+        }
+        let StoredType::Plain(dtype) = self.kind else {
+            unreachable!("blocks are packed");
         };
         let size = dtype.bitsize() / 8;
         let bytes = &self.bytes[start * size..(start + values.len()) * size];
@@ -85,9 +85,6 @@ impl StoredPart<'_> {
                 halves.convert_to_f32_slice(values);
             }
             Dtype::BF16 => each(bytes, values, |x| bf16::from_le_bytes(x).to_f32()),
-            Dtype::F8_E4M3 => each(bytes, values, |[x]| E4M3[usize::from(x)]),
-            Dtype::F8_E5M2 => each(bytes, values, |[x]| E5M2[usize::from(x)]),
-            Dtype::I8 => each(bytes, values, |[x]| f32::from(x as i8)),
             other => unreachable!("{other:?} is not a type of weights"),
         }
     }
@@ -99,38 +96,4 @@ fn each<const N: usize, T>(bytes: &[u8], values: &mut [T], value: impl Fn([u8; N
         .iter_mut()
         .zip(elements)
         .for_each(|(v, x)| *v = value(*x));
-}
-
-/// Finite values to bytes.
-fn encode(values: &[f32], dtype: DType, out: &mut [u8]) {
-    match dtype {
-        DType::F64 => write(values, out, |v| f64::from(v).to_le_bytes()),
-        DType::F32 => write(values, out, f32::to_le_bytes),
-        DType::BF16 => write(values, out, |v| {
-            // To the nearest, of two equally near to the even one.
-            let bits = v.to_bits();
-            let rounded = bits + 0x7fff + ((bits >> 16) & 1);
-            ((rounded >> 16) as u16).to_le_bytes()
-        }),
-        DType::F16 => {
-            let mut bits = [0u16; RUN];
-            let bits = &mut bits[..values.len()];
-            let halves: &mut [f16] = (*bits).reinterpret_cast_mut();
-            halves.convert_from_f32_slice(values);
-            let (elements, _) = out.as_chunks_mut::<2>();
-            elements
-                .iter_mut()
-                .zip(bits)
-                .for_each(|(x, v)| *x = v.to_le_bytes());
-        }
-        other => unreachable!("weights are not kept as {other:?}"),
-    }
-}
-
-fn write<const N: usize>(values: &[f32], out: &mut [u8], bytes: impl Fn(f32) -> [u8; N]) {
-    let (elements, _) = out.as_chunks_mut::<N>();
-    elements
-        .iter_mut()
-        .zip(values)
-        .for_each(|(x, v)| *x = bytes(*v));
 }

@@ -6,6 +6,7 @@ mod elementwise;
 mod heads;
 mod linear;
 mod norm;
+mod packed;
 
 use burn::tensor::{DType, Tensor};
 use burn_autodiff::{
@@ -17,7 +18,7 @@ use burn_backend::tensor::{FloatTensor, IntTensor};
 use crate::portable::{from_float, into_float, to_dtype};
 use crate::{
     BlockList, BlockRule, Conv3dOptions, DeviceFault, HostRow, KernelBackend, KernelDevice,
-    UploadTicket, Uploads, portable,
+    PackedTensors, UploadTicket, Uploads, portable,
 };
 
 /// A tensor that autodiff may track.
@@ -50,6 +51,10 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelDevice for Autodiff<B, C> {
         constant::<B, C>(B::float_from_bytes(bytes, dtype, device))
     }
 
+    fn words_from_bytes(bytes: &[u8], device: &Self::Device) -> IntTensor<Self> {
+        B::words_from_bytes(bytes, device)
+    }
+
     fn begin_uploads(rows: Vec<HostRow>, device: &Self::Device) -> Uploads<Self> {
         let Uploads { rows, ticket } = B::begin_uploads(rows, device);
         Uploads {
@@ -80,6 +85,13 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         fn linear_forward(
             x: Tracked<B, C>, weight: Tracked<B, C>, bias: Option<Tracked<B, C>>,
         ) -> Tracked<B, C> = linear;
+
+        fn linear_packed_forward(
+            x: Tracked<B, C>, weight: PackedTensors<Self>, bias: Option<Tracked<B, C>>,
+        ) -> Tracked<B, C> = packed;
+
+        fn unpack_weight_forward(weight: PackedTensors<Self>, dtype: DType)
+            -> Tracked<B, C> = packed;
 
         fn attention_forward(
             q: Tracked<B, C>, k: Tracked<B, C>, v: Tracked<B, C>,
@@ -139,6 +151,10 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         rule: BlockRule,
     ) -> (IntTensor<Self>, IntTensor<Self>) {
         B::select_blocks(scores.primitive, rule)
+    }
+
+    fn words_of_floats(row: FloatTensor<Self>) -> IntTensor<Self> {
+        B::words_of_floats(row.primitive)
     }
 
     fn block_sums(x: FloatTensor<Self>, block: usize) -> FloatTensor<Self> {

@@ -2,10 +2,13 @@
 
 use std::ops::Range;
 
+use burn::tensor::DType;
 use burn_fusion::{Fusion, FusionBackend, FusionTensor};
 
 use super::call::Inputs;
-use crate::{BlockList, BlockRule, Conv3dOptions, LowRankPart, PatchGrid};
+use crate::{
+    BlockList, BlockRule, Conv3dOptions, LowRankPart, PackedLayout, PackedTensors, PatchGrid,
+};
 
 /// An argument of a method of `Fusion<B>`, and the same of `B`.
 pub(super) trait Argument<B: FusionBackend> {
@@ -21,7 +24,8 @@ pub(super) trait Argument<B: FusionBackend> {
     fn join<'a>(rest: &'a Self::Rest, inputs: &mut Inputs<'_, B>) -> Self::Inner<'a>;
 }
 
-/// Floats; integer tensors, which are of the same type here, come in a [`BlockList`] only.
+/// Floats; integer tensors, which are of the same type here, come in a [`BlockList`] or in
+/// [`PackedTensors`] only.
 impl<B: FusionBackend> Argument<B> for FusionTensor<B::FusionRuntime> {
     type Rest = ();
     type Inner<'a> = B::FloatTensorPrimitive;
@@ -53,7 +57,15 @@ macro_rules! plain {
     )+};
 }
 
-plain!(bool, usize, f64, Range<usize>, BlockRule, Conv3dOptions);
+plain!(
+    bool,
+    usize,
+    f64,
+    DType,
+    Range<usize>,
+    BlockRule,
+    Conv3dOptions
+);
 
 /// Arguments without tensors that are borrowed.
 macro_rules! borrowed {
@@ -128,6 +140,30 @@ impl<B: FusionBackend> Argument<B> for LowRankPart<Fusion<B>> {
     fn join(&(first, start): &(usize, usize), inputs: &mut Inputs<'_, B>) -> LowRankPart<B> {
         let up = inputs.float();
         LowRankPart { up, first, start }
+    }
+}
+
+impl<B: FusionBackend> Argument<B> for PackedTensors<Fusion<B>> {
+    /// The layout, and whether there are scales.
+    type Rest = (PackedLayout, bool);
+    type Inner<'a> = PackedTensors<B>;
+
+    fn split(self, inputs: &mut Vec<FusionTensor<B::FusionRuntime>>) -> (PackedLayout, bool) {
+        let scaled = self.scale.is_some();
+        inputs.push(self.words);
+        inputs.extend(self.scale);
+        (self.layout, scaled)
+    }
+
+    fn join(
+        &(layout, scaled): &(PackedLayout, bool),
+        inputs: &mut Inputs<'_, B>,
+    ) -> PackedTensors<B> {
+        PackedTensors {
+            words: inputs.int(),
+            scale: scaled.then(|| inputs.float()),
+            layout,
+        }
     }
 }
 

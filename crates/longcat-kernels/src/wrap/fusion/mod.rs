@@ -8,16 +8,20 @@ use std::ops::Range;
 
 use burn::tensor::DType;
 use burn_backend::{
-    Shape, TensorMetadata, get_device_settings, ops::FloatTensorOps, tensor::FloatTensor,
+    Shape, TensorMetadata, get_device_settings,
+    ops::FloatTensorOps,
+    tensor::{FloatTensor, IntTensor},
 };
-use burn_fusion::{Fusion, FusionBackend, NoOp, get_client, stream::OperationStreams};
+use burn_fusion::{
+    Fusion, FusionBackend, FusionHandle, FusionTensor, NoOp, get_client, stream::OperationStreams,
+};
 use burn_ir::{InitOperationIr, OperationIr, OperationOutput};
 
 use crate::ops::{matrix_shape, output_shape};
 use crate::portable::accumulator;
 use crate::{
     BlockList, BlockRule, Conv3dOptions, DeviceFault, HostRow, KernelBackend, KernelDevice,
-    LowRankPart, PatchGrid, UploadTicket, Uploads,
+    LowRankPart, PackedTensors, PatchGrid, UploadTicket, Uploads,
 };
 use argument::Argument;
 use call::{Output, on_stream, register};
@@ -48,7 +52,15 @@ impl<B: FusionBackend + KernelBackend> KernelDevice for Fusion<B> {
     }
 
     fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
-        adopted::<B>(B::float_from_bytes(bytes, dtype, device), device)
+        let row = B::float_from_bytes(bytes, dtype, device);
+        let (shape, dtype) = like(&row);
+        adopted::<B>(B::float_tensor_handle(row), shape, dtype, device)
+    }
+
+    fn words_from_bytes(bytes: &[u8], device: &Self::Device) -> IntTensor<Self> {
+        let words = B::words_from_bytes(bytes, device);
+        let (shape, dtype) = like(&words);
+        adopted::<B>(B::int_tensor_handle(words), shape, dtype, device)
     }
 
     fn begin_uploads(rows: Vec<HostRow>, device: &Self::Device) -> Uploads<Self> {
@@ -57,7 +69,10 @@ impl<B: FusionBackend + KernelBackend> KernelDevice for Fusion<B> {
         let on = device.clone();
         let begin = move || B::begin_uploads(rows, &on);
         let Uploads { rows, ticket } = get_client::<B>(device).sync(begin);
-        let rows = rows.into_iter().map(|row| adopted::<B>(row, device));
+        let rows = rows.into_iter().map(|row| {
+            let (shape, dtype) = like(&row);
+            adopted::<B>(B::float_tensor_handle(row), shape, dtype, device)
+        });
         Uploads {
             rows: rows.collect(),
             ticket,
@@ -75,13 +90,13 @@ impl<B: FusionBackend + KernelBackend> KernelDevice for Fusion<B> {
 }
 
 /// A tensor of the wrapped backend on the stream.
-fn adopted<B: FusionBackend + KernelBackend>(
-    tensor: FloatTensor<B>,
+fn adopted<B: FusionBackend>(
+    handle: FusionHandle<B::FusionRuntime>,
+    shape: Shape,
+    dtype: DType,
     device: &B::Device,
-) -> FloatTensor<Fusion<B>> {
+) -> FusionTensor<B::FusionRuntime> {
     let client = get_client::<B>(device);
-    let (shape, dtype) = (tensor.shape(), tensor.dtype());
-    let handle = B::float_tensor_handle(tensor);
     let desc = InitOperationIr::create(shape, dtype, || client.register_tensor_handle(handle));
     // What is registered with its handle has nothing left to execute.
     client
@@ -102,6 +117,15 @@ impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
         fn linear_forward(x: Float<B>, weight: Float<B>, bias: Option<Float<B>>) -> (
             y: Float = (with_last(x.shape(), Some(weight.shape()[0])), x.dtype()),
         );
+
+        fn linear_packed_forward(x: Float<B>, weight: PackedTensors<Self>, bias: Option<Float<B>>) -> (
+            y: Float = (with_last(x.shape(), Some(weight.layout.shape[0])), x.dtype()),
+        );
+
+        fn unpack_weight_forward(weight: PackedTensors<Self>, dtype: DType)
+            -> (numbers: Float = (Shape::new(weight.layout.shape), dtype));
+
+        fn words_of_floats(row: Float<B>) -> (words: Int = (row.shape(), DType::I32));
 
         fn attention_forward(
             q: Float<B>, k: Float<B>, v: Float<B>, blocks: Option<BlockList<Self>>, scale: f64,
