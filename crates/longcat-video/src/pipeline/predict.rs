@@ -111,7 +111,10 @@ impl<B: KernelBackend> Model<'_, B> {
             };
             model.predict(latents, timestep, &conditions)
         };
-        if self.division(true) == Division::Passes {
+        let cached = !conditions.caches.is_empty();
+        let few = latents.dims()[2] < self.devices.len();
+        // Otherwise both devices share the frames.
+        if self.division(true) == Division::Passes && (cached || few) {
             // Alone on its device, which has the keys and values of this pass.
             let own = pass..pass + 1;
             let model = Model {
