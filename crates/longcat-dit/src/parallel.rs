@@ -12,7 +12,7 @@ use longcat_kernels::KernelBackend;
 use crate::attention::{Extent, Heads, attend_all, attend_cached};
 use crate::block::Attending;
 use crate::{
-    BlockContext, DitError, Embedded, KvCache, LongCatTransformer, RopeTables, TextCondition,
+    Block, BlockContext, DitError, Embedded, KvCache, LongCatTransformer, RopeTables, TextCondition,
 };
 
 /// Replicas of one transformer, one per device.
@@ -166,14 +166,16 @@ impl<'a, B: KernelBackend> ParallelTransformer<'a, B> {
             rope: self.tables(rank, all, 0..cached * space),
         });
         let conditions: Vec<Cached<B>> = conditions.collect();
-        for index in 0..self.replicas[0].depth() {
-            let (heads, attending): (Vec<Heads<B>>, Vec<Attending<B>>) = self
-                .replicas
+        let depth = self.replicas[0].depth();
+        let turns = self.replicas.iter().map(|model| model.in_turn(0..depth));
+        let mut turns: Vec<_> = turns.collect();
+        for index in 0..depth {
+            let blocks = turns.iter_mut().filter_map(Iterator::next);
+            let blocks: Vec<&Block<B>> = blocks.map(|(_, block)| block).collect();
+            let (heads, attending): (Vec<Heads<B>>, Vec<Attending<B>>) = blocks
                 .iter()
                 .zip(&shares)
-                .map(|(model, share)| {
-                    model.blocks()[index].begin(share.tokens.clone(), &share.context)
-                })
+                .map(|(block, share)| block.begin(share.tokens.clone(), &share.context))
                 .unzip();
             let mut attended = Vec::with_capacity(self.devices.len());
             for (rank, heads) in self.to_heads(heads).into_iter().enumerate() {
@@ -192,11 +194,10 @@ impl<'a, B: KernelBackend> ParallelTransformer<'a, B> {
                 });
             }
             let attended = self.to_tokens(&attended, &tokens);
-            let parts = self.replicas.iter().zip(&mut shares);
-            for ((model, share), (attending, attended)) in
+            let parts = blocks.into_iter().zip(&mut shares);
+            for ((block, share), (attending, attended)) in
                 parts.zip(attending.into_iter().zip(attended))
             {
-                let block = &model.blocks()[index];
                 share.tokens =
                     block.finish(attending, attended, &share.context, share.context.num_cond);
             }

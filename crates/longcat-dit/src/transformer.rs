@@ -166,11 +166,12 @@ impl<B: KernelBackend> LongCatTransformer<B> {
         text: &TextCondition<B>,
         num_cond: usize,
     ) -> Result<Tensor<B, 5>, DitError> {
+        let blocks = self.in_turn(0..self.depth());
         let Embedded {
             mut tokens,
             context,
         } = self.embed(latents, timesteps, text, num_cond)?;
-        for block in &self.blocks {
+        for (_, block) in blocks {
             tokens = block.forward(tokens, &context);
         }
         Ok(self.head(tokens, &context))
@@ -332,7 +333,7 @@ impl<B: KernelBackend> LongCatTransformer<B> {
             context,
         } = self.embed_latents(latents, timesteps, None, 0, rope)?;
         let mut cache = KvCache::new(frames);
-        for block in &self.blocks {
+        for (_, block) in self.in_turn(0..self.depth()) {
             let (out, (k, v)) = block.forward_keeping(tokens, &context);
             let [k, v] = [k, v].map(|x| x.narrow(1, heads.start, heads.len()));
             cache.push((k, v), offload);
@@ -355,6 +356,7 @@ impl<B: KernelBackend> LongCatTransformer<B> {
     ) -> Result<Tensor<B, 5>, DitError> {
         let batch = latents.dims()[0];
         let device = latents.device();
+        let blocks = self.in_turn(0..self.depth());
         let text = Some(self.embed_text(text)?);
         let [frames, height, width] = self.grid(&latents)?;
         let cached = cache.num_latents() * height * width;
@@ -365,7 +367,7 @@ impl<B: KernelBackend> LongCatTransformer<B> {
             mut tokens,
             context,
         } = self.embed_latents(latents, timesteps, text, 0, rope)?;
-        for (i, block) in self.blocks.iter().enumerate() {
+        for (i, block) in blocks {
             let keys_values = cache.layer_for(i, &device, batch, cached)?;
             tokens = block.forward_cached(tokens, &context, keys_values, &cached_rope);
         }

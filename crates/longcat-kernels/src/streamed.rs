@@ -8,7 +8,7 @@ use burn::module::{
     ModuleMapper, ModuleVisitor,
 };
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Tensor, TensorData};
 
 use crate::portable::{from_float, to_dtype};
 use crate::{HostRow, KernelDevice, UploadTicket, Uploads};
@@ -52,6 +52,17 @@ impl<B: Backend> StreamedWeight<B> {
         assert_eq!(row.bytes.len(), needed, "bytes of a matrix {shape:?}");
         let source = Source { row, dtype, shape };
         Self::of(Arc::new(source), device.clone())
+    }
+
+    /// The same matrix with other values: what merging made of it, say. They are kept in memory of their
+    /// own, in their type.
+    ///
+    /// # Panics
+    /// If they have another shape.
+    pub fn with_values(&self, data: TensorData) -> Self {
+        let dtype = data.dtype;
+        let bytes = data.bytes.to_vec().into();
+        Self::new(HostRow { bytes, dtype }, self.shape(), dtype, &self.device)
     }
 
     fn of(source: Arc<Source>, device: B::Device) -> Self {

@@ -166,18 +166,18 @@ fn check_original<B: Backend>(
     })
 }
 
-fn restore<B: Backend>(
+fn restore<B: KernelBackend>(
     target: &str,
     layer: &mut LoraLinear<B>,
     originals: &dyn OriginalWeights,
 ) -> Result<(), LoraError> {
     let mut data = originals.weight(target)?;
     data.shape = [layer.d_out(), layer.d_in()].into();
-    replace_weight(layer, |merged| {
+    replace_weight(target, layer, |merged| {
         // As when the model was loaded: cast on the host, then uploaded.
         let dtype = merged.dtype();
         Tensor::from_data(data.convert_dtype(dtype), (&merged.device(), dtype))
-    });
+    })?;
     layer.adapters.iter_mut().for_each(|b| b.merged = false);
     Ok(())
 }
@@ -197,17 +197,18 @@ fn merge<B: KernelBackend>(target: &str, layer: &mut LoraLinear<B>) -> Result<()
             dtype: format!("{dtype:?}").to_lowercase(),
         });
     }
-    replace_weight(layer, |_| merged);
+    replace_weight(target, layer, |_| merged)?;
     for branch in layer.adapters.iter_mut().filter(|b| b.enabled) {
         branch.merged = true;
     }
     Ok(())
 }
 
-fn replace_weight<B: Backend>(
+fn replace_weight<B: KernelBackend>(
+    target: &str,
     layer: &mut LoraLinear<B>,
     new: impl FnOnce(Tensor<B, 2>) -> Tensor<B, 2>,
-) {
+) -> Result<(), LoraError> {
     match &layer.weight {
         Weight::Dense(param) => {
             let param = param.clone().map(|weight| {
@@ -216,7 +217,16 @@ fn replace_weight<B: Backend>(
             });
             layer.weight = Weight::Dense(param);
         }
+        Weight::Streamed(streamed) => {
+            let new = new(streamed.tensor()).try_into_data();
+            let data = new.map_err(|error| LoraError::NoOriginal {
+                target: target.to_string(),
+                reason: error.to_string(),
+            })?;
+            layer.weight = Weight::Streamed(streamed.with_values(data));
+        }
     }
+    Ok(())
 }
 
 impl<B: KernelBackend> LoraBranch<B> {

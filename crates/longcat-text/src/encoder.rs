@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, DType, Int, Tensor, TensorData};
-use longcat_kernels::KernelBackend;
+use longcat_kernels::{KernelBackend, Passage};
 
 use crate::Umt5Config;
 use crate::layers::{Block, RmsNorm};
@@ -69,7 +69,9 @@ impl<B: KernelBackend> Umt5Encoder<B> {
         if x.dtype() == DType::F16 {
             x = x.cast(DType::F32);
         }
+        let mut passage = Passage::new(self.blocks.iter().map(Block::streamed));
         for block in &self.blocks {
+            passage.advance();
             x = block.forward(x, buckets.clone(), padding.clone());
         }
         self.final_norm.forward(x)

@@ -4,7 +4,7 @@ use burn::module::{Initializer, Module, Param};
 use burn::tensor::activation::softmax;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, DType, Int, Tensor};
-use longcat_kernels::{KernelBackend, matmul_nt, merge_heads};
+use longcat_kernels::{KernelBackend, StreamedWeight, matmul_nt, merge_heads};
 use longcat_weights::Weight;
 
 use crate::Umt5Config;
@@ -157,6 +157,23 @@ impl<B: Backend> Block<B> {
 }
 
 impl<B: KernelBackend> Block<B> {
+    /// The matrices that pass through the device.
+    pub(crate) fn streamed(&self) -> Vec<&StreamedWeight<B>> {
+        let (attention, feed_forward) = (&self.attention, &self.feed_forward);
+        [
+            &attention.q,
+            &attention.k,
+            &attention.v,
+            &attention.o,
+            &feed_forward.wi_0,
+            &feed_forward.wi_1,
+            &feed_forward.wo,
+        ]
+        .into_iter()
+        .filter_map(Weight::streamed)
+        .collect()
+    }
+
     pub(crate) fn forward(
         &self,
         x: Tensor<B, 3>,

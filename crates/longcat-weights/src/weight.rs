@@ -6,7 +6,7 @@ use burn::module::{
 };
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{DType, Tensor};
-use longcat_kernels::{KernelBackend, linear};
+use longcat_kernels::{KernelBackend, StreamedWeight, linear};
 
 /// The matrix `[out, in]` of a linear layer.
 ///
@@ -16,9 +16,19 @@ use longcat_kernels::{KernelBackend, linear};
 pub enum Weight<B: Backend> {
     /// Floats of one type.
     Dense(Param<Tensor<B, 2>>),
+    /// Floats in host memory, on the device only while they are used.
+    Streamed(StreamedWeight<B>),
 }
 
 impl<B: Backend> Weight<B> {
+    /// The matrix, if it passes through the device.
+    pub fn streamed(&self) -> Option<&StreamedWeight<B>> {
+        match self {
+            Self::Streamed(streamed) => Some(streamed),
+            _ => None,
+        }
+    }
+
     /// Output and input features. Makes no weights.
     pub fn shape(&self) -> [usize; 2] {
         match self {
@@ -26,6 +36,7 @@ impl<B: Backend> Weight<B> {
                 let shape = param.lazy_shape();
                 [shape[0], shape[1]]
             }
+            Self::Streamed(streamed) => streamed.shape(),
         }
     }
 
@@ -33,6 +44,7 @@ impl<B: Backend> Weight<B> {
     pub fn device(&self) -> B::Device {
         match self {
             Self::Dense(param) => param.lazy_device(),
+            Self::Streamed(streamed) => streamed.device().clone(),
         }
     }
 
@@ -40,6 +52,7 @@ impl<B: Backend> Weight<B> {
     pub fn is_initialized(&self) -> bool {
         match self {
             Self::Dense(param) => param.is_initialized(),
+            Self::Streamed(_) => true,
         }
     }
 
@@ -47,6 +60,7 @@ impl<B: Backend> Weight<B> {
     pub fn dtype(&self) -> Option<DType> {
         match self {
             Self::Dense(param) => Some(param.val().dtype()),
+            Self::Streamed(streamed) => Some(streamed.dtype()),
         }
     }
 }
@@ -56,6 +70,7 @@ impl<B: KernelBackend> Weight<B> {
     pub fn val(&self) -> Tensor<B, 2> {
         match self {
             Self::Dense(param) => param.val(),
+            Self::Streamed(streamed) => streamed.tensor(),
         }
     }
 
@@ -67,6 +82,7 @@ impl<B: KernelBackend> Weight<B> {
     ) -> Tensor<B, D> {
         match self {
             Self::Dense(param) => linear(x, param.val(), bias),
+            Self::Streamed(streamed) => linear(x, streamed.tensor(), bias),
         }
     }
 }
@@ -84,12 +100,14 @@ impl<B: Backend> Module<B> for Weight<B> {
     fn visit<V: ModuleVisitor<B>>(&self, visitor: &mut V) {
         match self {
             Self::Dense(param) => visitor.visit_float(param),
+            Self::Streamed(_) => {}
         }
     }
 
     fn map<M: ModuleMapper<B>>(self, mapper: &mut M) -> Self {
         match self {
             Self::Dense(param) => Self::Dense(mapper.map_float(param)),
+            Self::Streamed(_) => self,
         }
     }
 
@@ -105,24 +123,28 @@ impl<B: Backend> Module<B> for Weight<B> {
     fn into_record(self) -> Self::Record {
         match self {
             Self::Dense(param) => Some(Module::<B>::into_record(param)),
+            Self::Streamed(_) => None,
         }
     }
 
     fn to_device(self, device: &B::Device) -> Self {
         match self {
             Self::Dense(param) => Self::Dense(Module::<B>::to_device(param, device)),
+            Self::Streamed(streamed) => Self::Streamed(streamed.to_device(device)),
         }
     }
 
     fn fork(self, device: &B::Device) -> Self {
         match self {
             Self::Dense(param) => Self::Dense(Module::<B>::fork(param, device)),
+            Self::Streamed(streamed) => Self::Streamed(streamed.fork(device)),
         }
     }
 
     fn collect_devices(&self, devices: Devices<B>) -> Devices<B> {
         match self {
             Self::Dense(param) => Module::<B>::collect_devices(param, devices),
+            Self::Streamed(streamed) => streamed.collect_devices(devices),
         }
     }
 }
@@ -133,12 +155,14 @@ impl<B: AutodiffBackend> AutodiffModule<B> for Weight<B> {
     fn valid(&self) -> Self::InnerModule {
         match self {
             Self::Dense(param) => Weight::Dense(AutodiffModule::<B>::valid(param)),
+            Self::Streamed(streamed) => Weight::Streamed(streamed.valid()),
         }
     }
 
     fn from_inner(module: Self::InnerModule) -> Self {
         match module {
             Weight::Dense(param) => Self::Dense(AutodiffModule::<B>::from_inner(param)),
+            Weight::Streamed(streamed) => Self::Streamed(StreamedWeight::from_inner(streamed)),
         }
     }
 }

@@ -75,7 +75,7 @@ pub(super) fn plain<B: TrainBackend>(
         true => map_shared(context, |x| x * 1.0, |x| x * 1.0),
         false => context.clone(),
     };
-    for block in model.blocks() {
+    for (_, block) in model.in_turn(0..model.depth()) {
         tokens = block.forward(tokens, &detached(&context));
     }
     let out = model.head(tokens, &detached(&context));
@@ -101,6 +101,7 @@ pub(super) fn checkpointed<B: TrainBackend>(
     let trained = Trained::of(model, text_gradient)?;
     let text = text::<B>(objective, text_gradient);
     let (inputs, tokens) = block_inputs(model, objective, &trained)?;
+    let blocks = model.in_turn(inputs.iter().rev().map(|(i, _)| *i));
     let embedded = embed(model, objective, &text)?;
     // Tracked only where the graph over all blocks tracks them too: operations on tracked tables
     // round otherwise.
@@ -122,12 +123,11 @@ pub(super) fn checkpointed<B: TrainBackend>(
     let mut shared = SharedGradients::default();
     shared.add(&context, &found);
 
-    for (i, input) in inputs.into_iter().rev() {
+    for ((i, input), (_, block)) in inputs.into_iter().rev().zip(blocks) {
         let Some(gradient) = upstream.take() else {
             break;
         };
         let input = input.set_require_grad(trained.embedding || i > trained.first_block);
-        let block = &model.blocks()[i];
         let output = block.forward(input.clone(), &context);
         // The gradient of Σ y·g with a constant g is that of the loss, where g is the loss's
         // gradient at y.
@@ -168,7 +168,7 @@ fn block_inputs<B: TrainBackend>(
         context,
     } = embed(&model, objective, &text::<B>(objective, false))?;
     let mut inputs = Vec::with_capacity(model.depth());
-    for (i, block) in model.blocks().iter().enumerate() {
+    for (i, block) in model.in_turn(0..model.depth()) {
         if trained.embedding || i >= trained.first_block {
             inputs.push((i, tokens.clone()));
         }

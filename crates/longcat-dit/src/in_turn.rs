@@ -1,0 +1,85 @@
+//! Blocks one after another, with the weights that pass through the device.
+
+use longcat_kernels::{KernelBackend, Passage, StreamedWeight};
+
+use crate::{Block, LongCatTransformer};
+
+/// Blocks of a transformer in the order in which they are used, see [`LongCatTransformer::in_turn`].
+#[derive(Debug)]
+pub struct BlocksInTurn<'a, B: KernelBackend> {
+    blocks: &'a [Block<B>],
+    order: std::vec::IntoIter<usize>,
+    passage: Passage<'a, B>,
+}
+
+impl<'a, B: KernelBackend> Iterator for BlocksInTurn<'a, B> {
+    type Item = (usize, &'a Block<B>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let index = self.order.next()?;
+        self.passage.advance();
+        Some((index, &self.blocks[index]))
+    }
+}
+
+impl<B: KernelBackend> LongCatTransformer<B> {
+    /// Blocks in some order, with their indices. Weights that live in host memory are on the device from
+    /// when their block is given until the next one is asked for, and those of the next are on their way.
+    ///
+    /// # Panics
+    /// When it comes to a block that there is none of.
+    pub fn in_turn(&self, order: impl IntoIterator<Item = usize>) -> BlocksInTurn<'_, B> {
+        let order: Vec<usize> = order.into_iter().collect();
+        let weights = order.iter().map(|index| self.blocks[*index].streamed());
+        BlocksInTurn {
+            blocks: &self.blocks,
+            passage: Passage::new(weights),
+            order: order.into_iter(),
+        }
+    }
+}
+
+impl<B: KernelBackend> Block<B> {
+    /// The matrices that pass through the device.
+    fn streamed(&self) -> Vec<&StreamedWeight<B>> {
+        let (attn, cross, ffn) = (&self.attn, &self.cross_attn, &self.ffn);
+        [
+            &self.adaln,
+            &attn.qkv,
+            &attn.proj,
+            &cross.q_linear,
+            &cross.kv_linear,
+            &cross.proj,
+            &ffn.w1,
+            &ffn.w2,
+            &ffn.w3,
+        ]
+        .into_iter()
+        .filter_map(|layer| layer.weight.streamed())
+        .collect()
+    }
+}
+
+/// Indices of the blocks that pass through the device where `resident` of `depth` blocks stay there:
+/// spread evenly, so that a copy has the time of all blocks up to the next.
+pub fn streamed_blocks(depth: usize, resident: usize) -> Vec<usize> {
+    let streamed = depth.saturating_sub(resident);
+    let before = |block: usize| block * streamed / depth.max(1);
+    let is_streamed = |block: &usize| before(block + 1) > before(*block);
+    (0..depth).filter(is_streamed).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streamed_blocks_are_spread() {
+        assert!(streamed_blocks(8, 8).is_empty());
+        assert_eq!(streamed_blocks(8, 4), [1, 3, 5, 7]);
+        assert_eq!(streamed_blocks(8, 6), [3, 7]);
+        assert_eq!(streamed_blocks(3, 0), [0, 1, 2]);
+        assert!(streamed_blocks(3, 9).is_empty());
+        assert_eq!(streamed_blocks(48, 8).len(), 40);
+    }
+}
