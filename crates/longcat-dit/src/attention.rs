@@ -79,13 +79,13 @@ impl<B: KernelBackend> SelfAttention<B> {
         self.proj.forward(merge_heads(x))
     }
 
-    /// Attention of all tokens `[B, N, C]`; the condition frames attend among themselves.
-    pub(crate) fn forward(&self, x: Tensor<B, 3>, context: &BlockContext<B>) -> Tensor<B, 3> {
-        let heads = self.heads(x, &context.rope);
-        self.merge_heads(attend_all(heads, context.extent()))
+    /// Number of heads.
+    pub(crate) fn head_count(&self) -> usize {
+        self.heads
     }
 
-    /// As [`Self::forward`], and the keys and values that a cache keeps.
+    /// Attention of all tokens `[B, N, C]`, where condition frames attend among themselves, and the
+    /// keys and values that a cache keeps.
     pub(crate) fn forward_keeping(
         &self,
         x: Tensor<B, 3>,
@@ -98,21 +98,6 @@ impl<B: KernelBackend> SelfAttention<B> {
         let rotated = context.rope.apply(k.clone());
         let out = attend_all([q, rotated, v.clone()], context.extent());
         (self.merge_heads(out), (k, v))
-    }
-
-    /// Attention of noise tokens `[B, N, C]` over cached condition keys and themselves.
-    ///
-    /// The context's tables and grid are those of the noise frames, `cached_rope` those of the
-    /// condition frames before them.
-    pub(crate) fn forward_cached(
-        &self,
-        x: Tensor<B, 3>,
-        context: &BlockContext<B>,
-        cached: KeysValues<B>,
-        cached_rope: &RopeTables<B>,
-    ) -> Tensor<B, 3> {
-        let heads = self.heads(x, &context.rope);
-        self.merge_heads(attend_cached(heads, cached, cached_rope, context.extent()))
     }
 }
 
@@ -138,14 +123,11 @@ pub(crate) fn attend_all<B: KernelBackend>(
         return attend([q, k, v], extent);
     }
     let head = |x: &Tensor<B, 4>| x.clone().narrow(2, 0, cond);
-    let noise = q.clone().narrow(2, cond, q.dims()[2] - cond);
-    Tensor::cat(
-        vec![
-            attend([&q, &k, &v].map(head), extent),
-            attend([noise, k, v], extent),
-        ],
-        2,
-    )
+    let clean = attend([&q, &k, &v].map(head), extent);
+    let noise = q.dims()[2] - cond;
+    // The queries move, so that no second copy of them lives while attention runs.
+    let noise = attend([q.narrow(2, cond, noise), k, v], extent);
+    Tensor::cat(vec![clean, noise], 2)
 }
 
 /// Attention of noise tokens over the keys of a cache and their own. A cache of one sample serves
@@ -208,32 +190,36 @@ impl<B: Backend> CrossAttention<B> {
 impl<B: KernelBackend> CrossAttention<B> {
     /// Video tokens `[B, N, C]` attend to the text of their sample.
     pub(crate) fn forward(&self, x: Tensor<B, 3>, text: &TextTokens<B>) -> Tensor<B, 3> {
-        let out = match text {
-            TextTokens::Dense(text) => self.attend(x, text.clone()),
-            TextTokens::Ragged(samples) => Tensor::cat(
-                samples
-                    .iter()
-                    .enumerate()
-                    .map(|(i, text)| self.attend(x.clone().narrow(0, i, 1), text.clone()))
-                    .collect(),
-                0,
-            ),
+        let samples = match text {
+            TextTokens::Dense(text) => return self.forward_over(x, self.keys_values(text.clone())),
+            TextTokens::Ragged(samples) => samples.iter().enumerate(),
         };
-        self.proj.forward(out)
+        let attended = samples.map(|(i, text)| {
+            let own = x.clone().narrow(0, i, 1);
+            self.attend(own, self.keys_values(text.clone()))
+        });
+        self.proj.forward(Tensor::cat(attended.collect(), 0))
     }
 
-    fn attend(&self, x: Tensor<B, 3>, text: Tensor<B, 3>) -> Tensor<B, 3> {
+    /// Keys and values of text tokens `[B, L, C]`.
+    pub(crate) fn keys_values(&self, text: Tensor<B, 3>) -> KeysValues<B> {
+        let [b, tokens, c] = text.dims();
+        let kv = self.kv_linear.forward(text);
+        let kv = kv.reshape([b, tokens, 2, self.heads, c / self.heads]);
+        let k = head_part(kv.clone(), 0, Some(&self.k_norm), None);
+        (k, head_part(kv, 1, None, None))
+    }
+
+    /// As [`Self::forward`], over the keys and values of the text.
+    pub(crate) fn forward_over(&self, x: Tensor<B, 3>, text: KeysValues<B>) -> Tensor<B, 3> {
+        self.proj.forward(self.attend(x, text))
+    }
+
+    fn attend(&self, x: Tensor<B, 3>, (k, v): KeysValues<B>) -> Tensor<B, 3> {
         let [b, n, c] = x.dims();
-        let tokens = text.dims()[1];
         let d = c / self.heads;
         let q = self.q_linear.forward(x).reshape([b, n, 1, self.heads, d]);
-        let kv = self
-            .kv_linear
-            .forward(text)
-            .reshape([b, tokens, 2, self.heads, d]);
         let q = head_part(q, 0, Some(&self.q_norm), None);
-        let k = head_part(kv.clone(), 0, Some(&self.k_norm), None);
-        let v = head_part(kv, 1, None, None);
         merge_heads(attention(q, k, v, (d as f64).powf(-0.5)))
     }
 }

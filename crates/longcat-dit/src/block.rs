@@ -7,10 +7,13 @@ use burn::tensor::backend::Backend;
 use longcat_kernels::{BsaParams, KernelBackend, silu_mul};
 use longcat_lora::{LoraLinear, LoraLinearConfig};
 
-use crate::attention::{CrossAttention, Extent, Heads, KeysValues, SelfAttention};
+use crate::attention::{
+    CrossAttention, Extent, Heads, KeysValues, SelfAttention, attend_all, attend_cached,
+};
 use crate::embed::chunks;
 use crate::norm::{AffineNorm, gated_residual, norm_modulate};
-use crate::{DitConfig, RopeTables, TextTokens};
+use crate::pieces::{pieces, replace};
+use crate::{DitConfig, RopeTables, TextTokens, TokenPieces};
 
 /// SwiGLU: `w2(silu(w1 x) · w3 x)`, without bias.
 #[derive(Module, Debug)]
@@ -58,6 +61,8 @@ pub struct BlockContext<B: Backend> {
     pub num_cond: usize,
     /// Block-sparse attention, when it is on.
     pub bsa: Option<BsaParams>,
+    /// How many tokens are worked on at a time.
+    pub pieces: TokenPieces,
 }
 
 impl<B: Backend> BlockContext<B> {
@@ -105,9 +110,9 @@ impl<B: Backend> Block<B> {
 impl<B: KernelBackend> Block<B> {
     /// Tokens `[B, N, C]` through the block.
     pub fn forward(&self, x: Tensor<B, 3>, context: &BlockContext<B>) -> Tensor<B, 3> {
-        self.run(x, context, context.num_cond, |normed| {
-            self.attn.forward(normed, context)
-        })
+        let (heads, attending) = self.begin(x, context);
+        let attended = attend_all(heads, context.extent());
+        self.finish(attending, attended, context, context.num_cond)
     }
 
     /// As [`Self::forward`], and the keys and values that a cache keeps.
@@ -116,16 +121,11 @@ impl<B: KernelBackend> Block<B> {
         x: Tensor<B, 3>,
         context: &BlockContext<B>,
     ) -> (Tensor<B, 3>, KeysValues<B>) {
-        let mut kept = None;
-        let out = self.run(x, context, context.num_cond, |normed| {
-            let (out, keys_values) = self.attn.forward_keeping(normed, context);
-            kept = Some(keys_values);
-            out
-        });
-        match kept {
-            Some(kept) => (out, kept),
-            None => unreachable!("attention runs in every block"),
-        }
+        let ([shift, scale], attending) = self.enter(x, context);
+        let normed = norm_modulate(attending.x.clone(), shift, scale);
+        let (attended, kept) = self.attn.forward_keeping(normed, context);
+        let out = self.leave(attending, attended, context, context.num_cond);
+        (out, kept)
     }
 
     /// Noise tokens `[B, N, C]` through the block, over cached condition keys and values;
@@ -137,11 +137,10 @@ impl<B: KernelBackend> Block<B> {
         cached: KeysValues<B>,
         cached_rope: &RopeTables<B>,
     ) -> Tensor<B, 3> {
+        let (heads, attending) = self.begin(x, context);
+        let attended = attend_cached(heads, cached, cached_rope, context.extent());
         // The condition tokens live in the cache: every token here is noise to cross-attention.
-        self.run(x, context, 0, |normed| {
-            self.attn
-                .forward_cached(normed, context, cached, cached_rope)
-        })
+        self.finish(attending, attended, context, 0)
     }
 
     /// The first part of a block whose attention is computed elsewhere: tokens `[B, N, C]` to their
@@ -151,8 +150,8 @@ impl<B: KernelBackend> Block<B> {
         x: Tensor<B, 3>,
         context: &BlockContext<B>,
     ) -> (Heads<B>, Attending<B>) {
-        let (normed, attending) = self.enter(x, context);
-        (self.attn.heads(normed, &context.rope), attending)
+        let (modulation, attending) = self.enter(x, context);
+        (self.heads(&attending.x, modulation, context), attending)
     }
 
     /// The last part: what the heads attended to, `[B, heads, N, D]`, and everything after it.
@@ -163,32 +162,49 @@ impl<B: KernelBackend> Block<B> {
         context: &BlockContext<B>,
         num_cond: usize,
     ) -> Tensor<B, 3> {
-        self.leave(
-            attending,
-            self.attn.merge_heads(attended),
-            context,
-            num_cond,
-        )
+        let attended = self.attn.merge_heads(attended);
+        self.leave(attending, attended, context, num_cond)
     }
 
-    fn run(
+    /// Shift and scale of the tokens on their way to self-attention, and what comes after it.
+    fn enter(
         &self,
         x: Tensor<B, 3>,
         context: &BlockContext<B>,
-        num_cond: usize,
-        attend: impl FnOnce(Tensor<B, 3>) -> Tensor<B, 3>,
-    ) -> Tensor<B, 3> {
-        let (normed, attending) = self.enter(x, context);
-        self.leave(attending, attend(normed), context, num_cond)
-    }
-
-    /// Tokens modulated for self-attention.
-    fn enter(&self, x: Tensor<B, 3>, context: &BlockContext<B>) -> (Tensor<B, 3>, Attending<B>) {
+    ) -> ([Tensor<B, 3>; 2], Attending<B>) {
         let modulation = self.adaln.forward(silu(context.time.clone()));
         let [shift_a, scale_a, gate, shift, scale, gate_f] = chunks(modulation);
-        let normed = norm_modulate(x.clone(), shift_a, scale_a);
         let feed = [shift, scale, gate_f];
-        (normed, Attending { x, gate, feed })
+        ([shift_a, scale_a], Attending { x, gate, feed })
+    }
+
+    /// Queries, keys and values of tokens that are modulated first.
+    fn heads(
+        &self,
+        x: &Tensor<B, 3>,
+        [shift, scale]: [Tensor<B, 3>; 2],
+        context: &BlockContext<B>,
+    ) -> Heads<B> {
+        let ([samples, tokens, width], grid) = (x.dims(), context.grid);
+        let most = context.pieces.heads;
+        let Some(pieces) = pieces(most, samples, grid, 0..grid[0]) else {
+            let normed = norm_modulate(x.clone(), shift, scale);
+            return self.attn.heads(normed, &context.rope);
+        };
+        let rows = x.clone().reshape([samples * tokens, width]);
+        let count = self.attn.head_count();
+        let shape = [samples, count, tokens, width / count];
+        let mut heads = [0; 3].map(|_| Tensor::empty(shape, (&x.device(), x.dtype())));
+        for piece in pieces {
+            let (shift, scale) = (piece.of_table(&shift), piece.of_table(&scale));
+            let normed = norm_modulate(piece.of_rows(&rows), shift, scale);
+            let rope = context.rope.part(piece.tokens.clone());
+            let [q, k, v] = heads;
+            let [own_q, own_k, own_v] = self.attn.heads(normed, &rope);
+            heads =
+                [(q, own_q), (k, own_k), (v, own_v)].map(|(all, own)| piece.put_heads(all, own));
+        }
+        heads
     }
 
     /// Everything after self-attention.
@@ -202,21 +218,38 @@ impl<B: KernelBackend> Block<B> {
         let Attending { x, gate, feed } = attending;
         let x = gated_residual(x, attended, gate);
         let x = match &context.text {
-            Some(text) => self.cross_attend(x, text, num_cond * context.grid[1] * context.grid[2]),
+            Some(text) => self.cross_attend(x, text, context, num_cond),
             None => x,
         };
-        let [shift, scale, gate] = feed;
-        let fed = self.ffn.forward(norm_modulate(x.clone(), shift, scale));
-        gated_residual(x, fed, gate)
+        self.feed_forward(x, feed, context)
     }
 
-    /// Adds cross-attention to all tokens after the first `cond`, which get nothing.
-    fn cross_attend(&self, x: Tensor<B, 3>, text: &TextTokens<B>, cond: usize) -> Tensor<B, 3> {
-        let tokens = x.dims()[1];
+    /// Adds cross-attention to all tokens after the first `num_cond` frames, which get nothing.
+    fn cross_attend(
+        &self,
+        x: Tensor<B, 3>,
+        text: &TextTokens<B>,
+        context: &BlockContext<B>,
+        num_cond: usize,
+    ) -> Tensor<B, 3> {
+        let ([samples, tokens, _], grid) = (x.dims(), context.grid);
+        let cond = num_cond * grid[1] * grid[2];
+        let most = context.pieces.feed_forward;
+        // A part of a clip may be all conditions.
+        if cond == tokens {
+            return x;
+        }
+        if let Some(pieces) = pieces(most, samples, grid, num_cond..grid[0]) {
+            let texts = (0..samples).map(|i| self.cross_attn.keys_values(text.sample(i)));
+            let texts: Vec<KeysValues<B>> = texts.collect();
+            return replace(x, &pieces, |noise, piece| {
+                let normed = self.pre_crs_attn_norm.forward(noise.clone());
+                let text = texts[piece.sample()].clone();
+                noise + self.cross_attn.forward_over(normed, text)
+            });
+        }
         let noise = match cond {
             0 => x.clone(),
-            // A part of a clip may be all conditions.
-            cond if cond == tokens => return x,
             _ => x.clone().narrow(1, cond, tokens - cond),
         };
         let normed = self.pre_crs_attn_norm.forward(noise.clone());
@@ -224,6 +257,28 @@ impl<B: KernelBackend> Block<B> {
         match cond {
             0 => noise,
             _ => Tensor::cat(vec![x.narrow(1, 0, cond), noise], 1),
+        }
+    }
+
+    /// Adds the feed-forward layer, modulated by shift and scale and gated.
+    fn feed_forward(
+        &self,
+        x: Tensor<B, 3>,
+        [shift, scale, gate]: [Tensor<B, 3>; 3],
+        context: &BlockContext<B>,
+    ) -> Tensor<B, 3> {
+        let add = |x: Tensor<B, 3>, shift, scale, gate| {
+            let fed = self.ffn.forward(norm_modulate(x.clone(), shift, scale));
+            gated_residual(x, fed, gate)
+        };
+        let (samples, grid) = (x.dims()[0], context.grid);
+        match pieces(context.pieces.feed_forward, samples, grid, 0..grid[0]) {
+            None => add(x, shift, scale, gate),
+            Some(pieces) => replace(x, &pieces, |x, piece| {
+                let [shift, scale, gate] =
+                    [&shift, &scale, &gate].map(|table| piece.of_table(table));
+                add(x, shift, scale, gate)
+            }),
         }
     }
 }

@@ -118,6 +118,14 @@ impl<B: Backend> TextTokens<B> {
         }
         Ok(Self::Ragged(samples))
     }
+
+    /// The tokens `[1, L_i, C]` of one sample.
+    pub(crate) fn sample(&self, index: usize) -> Tensor<B, 3> {
+        match self {
+            Self::Dense(tokens) => tokens.clone().narrow(0, index, 1),
+            Self::Ragged(samples) => samples[index].clone(),
+        }
+    }
 }
 
 /// Stretches of valid tokens.

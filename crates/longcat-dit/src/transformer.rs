@@ -17,6 +17,7 @@ use crate::names::{canonical_names, fp32_islands, in_module_shapes};
 use crate::rope::RopeCache;
 use crate::{
     Block, BlockContext, DitConfig, DitError, KvCache, RopeTables, TextCondition, TextTokens,
+    TokenPieces,
 };
 
 /// The LongCat-Video diffusion transformer.
@@ -35,6 +36,8 @@ pub struct LongCatTransformer<B: Backend> {
     config: DitConfig,
     #[module(skip)]
     bsa: Option<BsaParams>,
+    #[module(skip)]
+    pieces: TokenPieces,
 }
 
 /// The inputs of the first block.
@@ -59,6 +62,7 @@ impl<B: Backend> LongCatTransformer<B> {
             final_layer: FinalLayer::new(config, device),
             rope: RopeCache::default(),
             bsa: config.bsa_params.clone().filter(|_| config.enable_bsa),
+            pieces: TokenPieces::default(),
             config: config.clone(),
         }
     }
@@ -86,6 +90,11 @@ impl<B: Backend> LongCatTransformer<B> {
     /// The blocks, in order.
     pub fn blocks(&self) -> &[Block<B>] {
         &self.blocks
+    }
+
+    /// Lets blocks work on some tokens at a time, to the same result in less memory.
+    pub fn set_pieces(&mut self, pieces: TokenPieces) {
+        self.pieces = pieces;
     }
 
     /// Switches block-sparse attention on or off.
@@ -289,6 +298,7 @@ impl<B: KernelBackend> LongCatTransformer<B> {
             rope,
             num_cond,
             bsa: self.bsa.clone(),
+            pieces: self.pieces,
         };
         Ok(Embedded {
             tokens: self.x_embedder.forward(latents),
