@@ -46,7 +46,8 @@ impl<B: KernelBackend> Backward<B, 1> for LinearPackedBackward {
     fn backward(self, ops: Ops<State<B>, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
         let state = ops.state.clone();
-        let d_x = state.d_x(state.rows_of(grad));
+        let grad = state.rows_of(grad);
+        let d_x = state.d_x(grad);
         register::<B, _, 1>(grads, ops, [Some(d_x)]);
     }
 }
