@@ -2,7 +2,7 @@
 //!
 //! - [`WeightFiles`]: one file, or a directory of shards with an index, memory-mapped;
 //! - [`StoredTensor`]: a tensor as the file holds it (floats, fp8, int8, GGUF's blocks) with its scale,
-//!   and unpacking it;
+//!   and unpacking it; [`quantize`]: packing one;
 //! - [`NameMap`]: an ordered table of regular expressions from file keys to module paths;
 //!   [`KIJAI_LAYERS`]: the layer names of ComfyUI's files;
 //! - [`load_module`]: strict loading of a Burn module, with a [`LoadReport`]; [`check_module`] tells
@@ -81,7 +81,9 @@ pub use files::{TensorInfo, WeightFiles};
 pub use load::{LoadOptions, LoadReport, check_module, load_module};
 pub use names::{KIJAI_LAYERS, NameMap};
 pub use other_models::other_model;
-pub use stored::{BlockType, Scale, StoredPart, StoredTensor, StoredType};
+pub use stored::{
+    BlockType, Quantization, Quantized, Scale, StoredPart, StoredTensor, StoredType, quantize,
+};
 pub use stream::{PlannedTensor, stream_safetensors};
 pub use upload::upload;
 pub use weight::Weight;

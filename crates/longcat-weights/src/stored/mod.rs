@@ -2,6 +2,7 @@
 //! numbers of it; whoever computes on packed weights takes it as it is.
 
 mod block;
+mod quantize;
 mod unpack;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use longcat_kernels::PackedKind;
 use safetensors::Dtype;
 
 pub use block::BlockType;
+pub use quantize::{Quantization, Quantized, quantize};
 
 /// How a file stores the values of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
