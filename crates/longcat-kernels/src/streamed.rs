@@ -1,4 +1,4 @@
-//! Weights that live in host memory and are on the device only while they are used.
+//! Weights that live in host memory, and are on the device only while they are used.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,26 +10,33 @@ use burn::module::{
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{DType, Tensor, TensorData};
 
-use crate::portable::{from_float, to_dtype};
-use crate::{HostRow, KernelDevice, UploadTicket, Uploads};
+use crate::portable::{from_float, into_float, to_dtype};
+use crate::{
+    HostBytes, HostRow, KernelBackend, PackedLayout, PackedWeight, UploadTicket, Uploads, linear,
+    linear_packed, unpack_weight,
+};
 
-/// A matrix in host memory that passes through a device.
+/// A matrix in host memory that passes through a device, as floats or packed.
 ///
 /// A [`Passage`] sends the matrices of a block ahead while the device computes with those of the block
-/// before. Without one, [`tensor`](Self::tensor) uploads the matrix for that use alone: slower, and the
-/// same numbers.
+/// before. Without one, [`tensor`](Self::tensor) and [`product`](Self::product) upload the matrix for that
+/// use alone: slower, and the same numbers.
 ///
 /// Clones share what is on the device. Part of the module tree, without parameters or state of its own.
 #[derive(Debug, Clone)]
 pub struct StreamedWeight<B: Backend> {
     source: Arc<Source>,
+    /// The scales of a packed one, which stay on the device.
+    scale: Option<Tensor<B, 1>>,
     device: B::Device,
     place: Arc<Mutex<Place<B>>>,
 }
 
 #[derive(Debug)]
 struct Source {
+    /// Floats, or the words of a packed matrix under the name of floats.
     row: HostRow,
+    packed: Option<PackedLayout>,
     dtype: DType,
     shape: [usize; 2],
 }
@@ -39,7 +46,13 @@ struct Source {
 enum Place<B: Backend> {
     Host,
     Coming(Tensor<B, 1>, UploadTicket),
-    Device(Tensor<B, 2>),
+    Device(Matrix<B>),
+}
+
+#[derive(Debug, Clone)]
+enum Matrix<B: Backend> {
+    Floats(Tensor<B, 2>),
+    Packed(PackedWeight<B>),
 }
 
 impl<B: Backend> StreamedWeight<B> {
@@ -50,12 +63,55 @@ impl<B: Backend> StreamedWeight<B> {
     pub fn new(row: HostRow, shape: [usize; 2], dtype: DType, device: &B::Device) -> Self {
         let needed = shape[0] * shape[1] * row.dtype.size();
         assert_eq!(row.bytes.len(), needed, "bytes of a matrix {shape:?}");
-        let source = Source { row, dtype, shape };
-        Self::of(Arc::new(source), device.clone())
+        let source = Source {
+            row,
+            packed: None,
+            dtype,
+            shape,
+        };
+        Self::of(Arc::new(source), None, device.clone())
+    }
+
+    /// A packed matrix, for [`PackedWeight`]s on the device; `dtype` is the type of
+    /// [`tensor`](Self::tensor).
+    ///
+    /// # Panics
+    /// If the layout has another number of bytes or scales.
+    pub fn packed(
+        bytes: HostBytes,
+        scale: Option<&[f32]>,
+        layout: PackedLayout,
+        dtype: DType,
+        device: &B::Device,
+    ) -> Self {
+        assert_eq!(bytes.len(), layout.bytes(), "bytes of {layout:?}");
+        let scale = scale.map(|scale| {
+            assert_eq!(scale.len(), layout.scales(), "scales of {layout:?}");
+            let data = TensorData::new(scale.to_vec(), [scale.len()]);
+            Tensor::from_data(data, (device, DType::F32))
+        });
+        let bytes = match bytes.len().is_multiple_of(4) {
+            true => bytes,
+            false => {
+                let mut words = bytes.to_vec();
+                words.resize(4 * layout.words(), 0);
+                words.into()
+            }
+        };
+        let source = Source {
+            row: HostRow {
+                bytes,
+                dtype: DType::F32,
+            },
+            packed: Some(layout),
+            dtype,
+            shape: layout.shape,
+        };
+        Self::of(Arc::new(source), scale, device.clone())
     }
 
     /// The same matrix with other values: what merging made of it, say. They are kept in memory of their
-    /// own, in their type.
+    /// own, as floats of their type.
     ///
     /// # Panics
     /// If they have another shape.
@@ -65,9 +121,10 @@ impl<B: Backend> StreamedWeight<B> {
         Self::new(HostRow { bytes, dtype }, self.shape(), dtype, &self.device)
     }
 
-    fn of(source: Arc<Source>, device: B::Device) -> Self {
+    fn of(source: Arc<Source>, scale: Option<Tensor<B, 1>>, device: B::Device) -> Self {
         Self {
             source,
+            scale,
             device,
             place: Arc::new(Mutex::new(Place::Host)),
         }
@@ -83,6 +140,11 @@ impl<B: Backend> StreamedWeight<B> {
         self.source.dtype
     }
 
+    /// How it is packed; `None` for floats.
+    pub fn layout(&self) -> Option<PackedLayout> {
+        self.source.packed
+    }
+
     /// Where it is used.
     pub fn device(&self) -> &B::Device {
         &self.device
@@ -96,26 +158,53 @@ impl<B: Backend> StreamedWeight<B> {
     fn place(&self) -> MutexGuard<'_, Place<B>> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn matrix(&self, row: Tensor<B, 1>) -> Tensor<B, 2> {
-        to_dtype(row.reshape(self.source.shape), self.source.dtype)
-    }
 }
 
-impl<B: KernelDevice> StreamedWeight<B> {
-    /// The matrix on the device, behind all that was queued there.
+impl<B: KernelBackend> StreamedWeight<B> {
+    /// The matrix as floats on the device, behind all that was queued there.
     pub fn tensor(&self) -> Tensor<B, 2> {
-        Self::arrive(&[self]);
-        match &*self.place() {
-            Place::Device(tensor) => tensor.clone(),
-            _ => self.upload(),
+        match self.on_device() {
+            Matrix::Floats(tensor) => tensor,
+            Matrix::Packed(packed) => unpack_weight(&packed, self.source.dtype),
         }
     }
 
-    fn upload(&self) -> Tensor<B, 2> {
-        let HostRow { bytes, dtype } = &self.source.row;
-        let row = B::float_from_bytes(bytes, *dtype, &self.device);
-        self.matrix(from_float(row))
+    /// `x · Wᵀ + bias`, see [`linear`] and [`linear_packed`].
+    pub fn product<const D: usize>(
+        &self,
+        x: Tensor<B, D>,
+        bias: Option<Tensor<B, 1>>,
+    ) -> Tensor<B, D> {
+        match self.on_device() {
+            Matrix::Floats(tensor) => linear(x, tensor, bias),
+            Matrix::Packed(packed) => linear_packed(x, &packed, bias),
+        }
+    }
+
+    fn on_device(&self) -> Matrix<B> {
+        Self::arrive(&[self]);
+        match &*self.place() {
+            Place::Device(matrix) => matrix.clone(),
+            _ => {
+                let HostRow { bytes, dtype } = &self.source.row;
+                let row = B::float_from_bytes(bytes, *dtype, &self.device);
+                self.matrix(from_float(row))
+            }
+        }
+    }
+
+    fn matrix(&self, row: Tensor<B, 1>) -> Matrix<B> {
+        match self.source.packed {
+            None => {
+                let matrix = row.reshape(self.source.shape);
+                Matrix::Floats(to_dtype(matrix, self.source.dtype))
+            }
+            Some(layout) => Matrix::Packed(PackedWeight {
+                words: Tensor::from_primitive(B::words_of_floats(into_float(row))),
+                scale: self.scale.clone(),
+                layout,
+            }),
+        }
     }
 
     /// Sends those of the matrices to their device that are not there yet, all in one go. Nothing waits,
@@ -177,12 +266,12 @@ impl<B: KernelDevice> StreamedWeight<B> {
 ///
 /// Dropping it gives back what is still there.
 #[derive(Debug)]
-pub struct Passage<'a, B: KernelDevice> {
+pub struct Passage<'a, B: KernelBackend> {
     here: Vec<&'a StreamedWeight<B>>,
     ahead: VecDeque<Vec<&'a StreamedWeight<B>>>,
 }
 
-impl<'a, B: KernelDevice> Passage<'a, B> {
+impl<'a, B: KernelBackend> Passage<'a, B> {
     /// The streamed weights of each block, in the order of their use. The first ones set out.
     pub fn new(blocks: impl IntoIterator<Item = Vec<&'a StreamedWeight<B>>>) -> Self {
         let passage = Self {
@@ -209,7 +298,7 @@ impl<'a, B: KernelDevice> Passage<'a, B> {
     }
 }
 
-impl<B: KernelDevice> Drop for Passage<'_, B> {
+impl<B: KernelBackend> Drop for Passage<'_, B> {
     fn drop(&mut self) {
         StreamedWeight::release(&self.here);
         for weights in &self.ahead {
@@ -238,7 +327,10 @@ impl<B: Backend> Module<B> for StreamedWeight<B> {
     fn to_device(self, device: &B::Device) -> Self {
         match self.device == *device {
             true => self,
-            false => Self::of(self.source, device.clone()),
+            false => {
+                let scale = self.scale.map(|scale| scale.to_device(device));
+                Self::of(self.source, scale, device.clone())
+            }
         }
     }
 
@@ -258,11 +350,13 @@ impl<B: AutodiffBackend> AutodiffModule<B> for StreamedWeight<B> {
     type InnerModule = StreamedWeight<B::InnerBackend>;
 
     fn valid(&self) -> Self::InnerModule {
-        StreamedWeight::of(self.source.clone(), self.device.clone())
+        let scale = self.scale.clone().map(|scale| scale.inner());
+        StreamedWeight::of(self.source.clone(), scale, self.device.clone())
     }
 
     fn from_inner(module: Self::InnerModule) -> Self {
-        Self::of(module.source, module.device)
+        let scale = module.scale.map(Tensor::from_inner);
+        Self::of(module.source, scale, module.device)
     }
 }
 

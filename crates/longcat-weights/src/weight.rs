@@ -16,7 +16,7 @@ use longcat_kernels::{KernelBackend, StreamedWeight, linear};
 pub enum Weight<B: Backend> {
     /// Floats of one type.
     Dense(Param<Tensor<B, 2>>),
-    /// Floats in host memory, on the device only while they are used.
+    /// In host memory, as floats or packed, and on the device only while they are used.
     Streamed(StreamedWeight<B>),
 }
 
@@ -82,7 +82,7 @@ impl<B: KernelBackend> Weight<B> {
     ) -> Tensor<B, D> {
         match self {
             Self::Dense(param) => linear(x, param.val(), bias),
-            Self::Streamed(streamed) => linear(x, streamed.tensor(), bias),
+            Self::Streamed(streamed) => streamed.product(x, bias),
         }
     }
 }
