@@ -73,13 +73,12 @@ fn results_have_the_shape_of_the_picture_or_the_size_asked_for() {
     ]);
     assert_eq!(size("a.mp4"), VideoSize::new(256, 64));
     succeed(dir, &["decode", "a.safetensors", "-o", "again.mp4"]);
+    let bytes = |name: &str| fs::read(dir.join(name)).unwrap();
+    assert_eq!(bytes("a.mp4"), bytes("again.mp4"));
     // In pieces or, as with tiles (here there is one), at once: the file is the same.
     let decode = "decode a.safetensors --vae-tiling -o whole.mp4";
     succeed(dir, &decode.split(' ').collect::<Vec<_>>());
-    let bytes = |name: &str| fs::read(dir.join(name)).unwrap();
     assert_eq!(bytes("again.mp4"), bytes("whole.mp4"));
-    let bytes = |name: &str| fs::read(dir.join(name)).unwrap();
-    assert_eq!(bytes("a.mp4"), bytes("again.mp4"));
     run(&[
         "continue",
         "wide",
