@@ -8,6 +8,8 @@ mod golden;
 mod layouts;
 mod parallel;
 #[cfg(feature = "cpu")]
+mod scopes;
+#[cfg(feature = "cpu")]
 mod single_files;
 #[cfg(feature = "cpu")]
 mod step_cache;

@@ -5,10 +5,11 @@ use longcat_cli::{note, printable};
 use longcat_dit::lora_targets;
 use longcat_lora::adapter_warnings;
 use longcat_runtime::DynPipeline;
-use longcat_video::{CFG_STEP_LORA, REFINEMENT_LORA, UsedAdapter};
+use longcat_video::{CFG_STEP_LORA, LoraScope, LoraStages, REFINEMENT_LORA, UsedAdapter};
 
 use crate::args::{Model, Sampler};
 use crate::lora_arg::LoraArg;
+use crate::lora_list::{expand, single};
 use crate::session::file_name;
 
 /// Which adapters act in which stage.
@@ -19,7 +20,7 @@ pub struct Used {
 }
 
 /// Reads all adapters of a command, checks that they fit, and puts them on: the distilled adapter in
-/// generating, the refinement adapter in refining, those of `--lora` in both.
+/// generating, the refinement adapter in refining, those of `--lora` where they say, or in both.
 ///
 /// All commands do it here, before any model is loaded. `--merge` merges those of each stage.
 pub fn put_on(
@@ -30,27 +31,66 @@ pub fn put_on(
 ) -> Result<Used> {
     let mut generation = Stage::default();
     let mut refinement = Stage::default();
-    if let Some(distill) = sampler.and_then(|sampler| sampler.distill.as_ref()) {
-        let lora = or_bundled(pipeline, distill.as_ref(), CFG_STEP_LORA)?;
-        pipeline.load_lora(CFG_STEP_LORA, &lora.path)?;
+    let loras = expand(&model.loras)?;
+    let distill = sampler.and_then(|sampler| sampler.distill.as_ref());
+    if let Some(named) = distill {
+        let lora = or_bundled(pipeline, "--distill", named.as_ref(), CFG_STEP_LORA)?;
+        pipeline.load_scoped_lora(CFG_STEP_LORA, &lora.path, &lora.scope)?;
         generation.add(CFG_STEP_LORA, &lora);
     }
     if refines {
-        let lora = or_bundled(pipeline, model.refine_lora.as_ref(), REFINEMENT_LORA)?;
-        pipeline.load_lora(REFINEMENT_LORA, &lora.path)?;
+        let named = model.refine_lora.as_ref();
+        let lora = or_bundled(pipeline, "--refine-lora", named, REFINEMENT_LORA)?;
+        pipeline.load_scoped_lora(REFINEMENT_LORA, &lora.path, &lora.scope)?;
         refinement.add(REFINEMENT_LORA, &lora);
     } else if model.refine_lora.is_some() {
         bail!("--refine-lora needs --refine");
     }
-    for (i, lora) in model.loras.iter().enumerate() {
+    // One that replaces guidance has no place in refining, which has none, whichever option names it.
+    let both = sampler.is_some() && refines && loras.iter().any(|l| l.scope.stages.is_none());
+    let distilled = match pipeline.checkpoint().bundled_lora(CFG_STEP_LORA) {
+        Ok(path) if both && distill.is_none() => {
+            pipeline.load_lora(CFG_STEP_LORA, &path)?;
+            true
+        }
+        _ => false,
+    };
+    for (i, lora) in loras.iter().enumerate() {
+        let path = lora.path.to_string_lossy();
+        let path = printable(&path);
         for warning in adapter_warnings(&lora.path, lora_targets())? {
-            let path = lora.path.to_string_lossy();
-            note!("warning: {}: {}", printable(&path), printable(&warning));
+            note!("warning: {path}: {}", printable(&warning));
         }
         let name = format!("lora-{i}");
-        pipeline.load_lora(&name, &lora.path)?;
-        generation.add(&name, lora);
-        refinement.add(&name, lora);
+        pipeline.load_scoped_lora(&name, &lora.path, &lora.scope)?;
+        let (first, second) = match lora.scope.stages {
+            Some(LoraStages::First) => (true, false),
+            Some(LoraStages::Refine) => (false, true),
+            Some(LoraStages::Both) => (true, true),
+            None if distilled && is_same(pipeline, &name, CFG_STEP_LORA) => {
+                note!(
+                    "{path} is the checkpoint's {CFG_STEP_LORA}: it acts in generating alone; @first,refine \
+                     lets it act in refining, too"
+                );
+                (true, false)
+            }
+            None => (true, true),
+        };
+        if lora.scope.stages.is_some() && second && !refines {
+            bail!("{path}@refine: nothing is refined; add --refine");
+        }
+        if lora.scope.stages.is_some() && first && sampler.is_none() {
+            bail!("{path}@first: the command refines and has no first stage");
+        }
+        if first {
+            generation.add(&name, lora);
+        }
+        if second {
+            refinement.add(&name, lora);
+        }
+    }
+    if distilled {
+        pipeline.unload_lora(CFG_STEP_LORA)?;
     }
     if sampler.is_some() {
         pipeline.use_loras(&generation.chosen())?;
@@ -67,18 +107,23 @@ pub fn put_on(
     })
 }
 
-/// The adapter that is named, or the checkpoint's.
+/// Whether an adapter is the same as one that was loaded before it.
+fn is_same(pipeline: &dyn DynPipeline, name: &str, other: &str) -> bool {
+    let loras = pipeline.loras();
+    let found = loras.iter().find(|lora| lora.name == name);
+    found.is_some_and(|lora| lora.same_as.iter().any(|same| same == other))
+}
+
+/// The adapter that an option names, or the checkpoint's.
 fn or_bundled(
     pipeline: &dyn DynPipeline,
+    option: &str,
     named: Option<&LoraArg>,
     bundled: &str,
 ) -> Result<LoraArg> {
     Ok(match named {
-        Some(lora) => lora.clone(),
-        None => LoraArg {
-            path: pipeline.checkpoint().bundled_lora(bundled)?,
-            strength: 1.0,
-        },
+        Some(lora) => single(option, lora)?.clone(),
+        None => LoraArg::new(pipeline.checkpoint().bundled_lora(bundled)?),
     })
 }
 
@@ -94,6 +139,11 @@ impl Stage {
         self.used.push(UsedAdapter {
             name: file_name(&lora.path),
             strength: lora.strength,
+            scope: LoraScope {
+                stages: None,
+                ..lora.scope.clone()
+            }
+            .to_string(),
         });
     }
 

@@ -80,7 +80,11 @@ pub struct Model {
     pub place: Place,
     /// LoRA adapter in any format that is read, with its strength (1 by default); may be repeated. Acts
     /// in every stage, also in refining.
-    #[arg(long = "lora", value_name = "PATH[=STRENGTH]")]
+    ///
+    /// Where and when it acts may follow, each with an @ and all at once: layers (@blocks.10-30, @attn,ffn,
+    /// @blocks.*.ffn.w1), steps (@steps.0-50%, @steps.1-8), a stage (@first, @refine). A .toml file lists
+    /// adapters. docs/lora.md has the grammar.
+    #[arg(long = "lora", value_name = "PATH[=STRENGTH][@PART]...")]
     pub loras: Vec<LoraArg>,
     /// Merge the adapters of each stage into the weights before sampling.
     #[arg(long)]

@@ -6,6 +6,7 @@ mod args;
 mod commands;
 mod finished;
 mod lora_arg;
+mod lora_list;
 mod merged;
 mod output;
 mod prompt;

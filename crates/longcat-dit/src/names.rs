@@ -111,6 +111,22 @@ const NORMS: &[&str] = &[
     "blocks.{i}.pre_crs_attn_norm",
 ];
 
+/// Names for groups of layers, where a user says on which an adapter acts.
+const GROUPS: &[(&str, &[&str])] = &[
+    ("attn", &["blocks.{i}.attn"]),
+    ("cross_attn", &["blocks.{i}.cross_attn"]),
+    ("ffn", &["blocks.{i}.ffn"]),
+    (
+        "adaln",
+        &[
+            "blocks.{i}.adaLN_modulation",
+            "final_layer.adaLN_modulation",
+        ],
+    ),
+    ("norms", NORMS),
+    ("embedders", &["x_embedder", "t_embedder", "y_embedder"]),
+];
+
 /// FastVideo's names of layers.
 const FASTVIDEO_LAYERS: &[(&str, &str)] = &[
     ("patch_embed.proj", PATCHES),
@@ -181,6 +197,7 @@ pub fn lora_targets() -> &'static TargetTable {
             .with_names(Format::FastVideo, FASTVIDEO_LAYERS)
             .with_names(Format::ComfyUi, KIJAI_LAYERS)
             .with_kernel(PATCHES, &[1, 2, 2])
+            .with_groups(GROUPS)
     });
     &TABLE
 }

@@ -117,6 +117,12 @@ impl Adapter {
         self.targets.is_empty() && self.patches.is_empty()
     }
 
+    /// Keeps the layers for which `keep` is true.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.targets.retain(|name, _| keep(name));
+        self.patches.retain(|name, _| keep(name));
+    }
+
     /// What a user should know before trusting the adapter: a scale that was probably lost, a text
     /// encoder that is not this model's.
     pub fn warnings(&self) -> &[String] {

@@ -208,6 +208,21 @@ pub enum LoraError {
         /// Why.
         reason: String,
     },
+    /// A place at which an adapter shall act and has no layer.
+    #[error(
+        "{path}: {place} is none of its layers, which are {}; groups of layers are {}",
+        listed(layers), groups.join(", ")
+    )]
+    Nowhere {
+        /// The file.
+        path: PathBuf,
+        /// The place, as written.
+        place: String,
+        /// Names of groups.
+        groups: Vec<String>,
+        /// The adapter's layers, with `{i}` for numbers.
+        layers: Vec<String>,
+    },
     /// The name is in use.
     #[error("an adapter named {name:?} is already loaded; unload it or choose another name")]
     AdapterExists {
@@ -345,6 +360,7 @@ impl LoraError {
                 "invalid_config"
             }
             Self::NotExpressible { .. } => "not_expressible",
+            Self::Nowhere { .. } => "nowhere",
             Self::AdapterExists { .. } => "adapter_exists",
             Self::UnknownAdapter { .. } => "unknown_adapter",
             Self::Merged { .. } => "merged",

@@ -2,7 +2,7 @@
 
 use regex::Regex;
 
-use crate::Format;
+use crate::{Format, Place};
 
 /// One kind of layer that adapters can address.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +34,8 @@ pub struct TargetTable {
     norms: Vec<Regex>,
     /// Layers whose weight is a convolution's in files, with the size of its kernel.
     kernels: Vec<(Regex, Vec<usize>)>,
+    /// Names for groups of layers.
+    pub(crate) groups: Vec<(&'static str, Vec<Place>)>,
 }
 
 impl TargetTable {
@@ -68,6 +70,7 @@ impl TargetTable {
             written: Vec::new(),
             norms: Vec::new(),
             kernels: Vec::new(),
+            groups: Vec::new(),
         };
         for (other, canonical) in &spellings {
             table.spell(other, canonical);

@@ -6,9 +6,9 @@ use burn::tensor::DType;
 use longcat_kernels::KernelBackend;
 use longcat_video::{
     Checkpoint, CheckpointParts, ContinuationRequest, FrameRange, ImageToVideoRequest, Latents,
-    LongVideo, LongVideoRequest, LoraStatus, NoiseSource, Observer, Pipeline, PipelineOptions,
-    PixelFrames, RefineRequest, TakeFrames, TextToVideoRequest, VideoError, VideoPlan,
-    VideoRequest, VideoSize,
+    LongVideo, LongVideoRequest, LoraScope, LoraStatus, NoiseSource, Observer, Pipeline,
+    PipelineOptions, PixelFrames, RefineRequest, TakeFrames, TextToVideoRequest, VideoError,
+    VideoPlan, VideoRequest, VideoSize,
 };
 
 use crate::{DeviceList, DeviceTask, RuntimeError, RuntimeOptions, on_device};
@@ -29,6 +29,17 @@ pub trait DynPipeline: Send {
     /// # Errors
     /// [`VideoError::Lora`] names file, key and shapes; nothing changes then.
     fn load_lora(&mut self, name: &str, path: &Path) -> Result<(), VideoError>;
+
+    /// As [`Self::load_lora`], of an adapter that acts on some layers or in some steps only.
+    ///
+    /// # Errors
+    /// As [`Self::load_lora`]; also where the adapter has no layer in the scope.
+    fn load_scoped_lora(
+        &mut self,
+        name: &str,
+        path: &Path,
+        scope: &LoraScope,
+    ) -> Result<(), VideoError>;
 
     /// Uses exactly these adapters with these strengths from the next run on, without any reload.
     ///
@@ -189,6 +200,15 @@ impl<B: KernelBackend> DynPipeline for Pipeline<B> {
 
     fn load_lora(&mut self, name: &str, path: &Path) -> Result<(), VideoError> {
         Pipeline::load_lora(self, name, path)
+    }
+
+    fn load_scoped_lora(
+        &mut self,
+        name: &str,
+        path: &Path,
+        scope: &LoraScope,
+    ) -> Result<(), VideoError> {
+        Pipeline::load_scoped_lora(self, name, path, scope)
     }
 
     fn use_loras(&mut self, chosen: &[(&str, f64)]) -> Result<(), VideoError> {

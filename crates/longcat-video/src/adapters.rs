@@ -17,7 +17,8 @@ use longcat_lora::{
 use crate::VideoError;
 use crate::checkpoint::Checkpoint;
 use crate::pipeline::Pipeline;
-use crate::same_adapter::same_adapter;
+use crate::same_adapter::{same_adapter, share_layers};
+use crate::{LoraScope, StepScope};
 
 /// Name of the adapter that replaces 50 guided steps by 16 plain ones.
 pub const CFG_STEP_LORA: &str = "cfg_step_lora";
@@ -28,9 +29,39 @@ pub const REFINEMENT_LORA: &str = "refinement_lora";
 struct Loaded {
     name: String,
     path: PathBuf,
+    /// Its layers within the scope.
     adapter: Adapter,
-    /// Names of the adapters before it that hold the same.
+    scope: LoraScope,
+    /// Names of the adapters before it that hold the same on a layer.
     twins: Vec<String>,
+}
+
+/// An adapter in use that acts in some steps only.
+#[derive(Debug)]
+pub(crate) struct TimedLora {
+    pub name: String,
+    path: PathBuf,
+    pub steps: StepScope,
+}
+
+impl TimedLora {
+    /// Whether it acts at all in a run of so many steps.
+    ///
+    /// # Errors
+    /// [`VideoError::Invalid`].
+    pub(crate) fn check(&self, total: usize) -> Result<(), VideoError> {
+        let Self { path, steps, .. } = self;
+        match (0..total).any(|step| steps.contains(step, total)) {
+            true => Ok(()),
+            false => Err(VideoError::invalid(
+                "lora",
+                format!(
+                    "{} would act in none of the {total} steps: @{steps}",
+                    path.display()
+                ),
+            )),
+        }
+    }
 }
 
 /// What the transformer runs with.
@@ -88,7 +119,11 @@ impl Adapters {
                 let first = self.find(other)?;
                 let twins =
                     loaded.twins.contains(&first.name) || first.twins.contains(&loaded.name);
-                if twins || first.name == loaded.name {
+                let at_once = match (&first.scope.steps, &loaded.scope.steps) {
+                    (Some(steps), Some(others)) => steps.meets(others),
+                    _ => true,
+                };
+                if (twins && at_once) || first.name == loaded.name {
                     return Err(VideoError::invalid(
                         "lora",
                         format!(
@@ -102,7 +137,57 @@ impl Adapters {
             }
         }
         let own = |(name, strength): &(&str, f64)| (name.to_string(), *strength);
-        Ok(chosen.iter().map(own).collect())
+        let chosen: Vec<_> = chosen.iter().map(own).collect();
+        if self.choice.merged {
+            self.check_mergeable(&chosen)?;
+        }
+        Ok(chosen)
+    }
+
+    /// Weights that hold an adapter hold it in every step.
+    fn check_mergeable(&self, loras: &[(String, f64)]) -> Result<(), VideoError> {
+        match self.timed_of(loras).first() {
+            None => Ok(()),
+            Some(TimedLora { path, steps, .. }) => Err(VideoError::invalid(
+                "merge",
+                format!(
+                    "{} acts in some steps only (@{steps}) and cannot be merged into the weights; leave \
+                     out --merge, or the steps",
+                    path.display()
+                ),
+            )),
+        }
+    }
+
+    /// The adapters in use that act in some steps only.
+    pub(crate) fn timed(&self) -> Vec<TimedLora> {
+        self.timed_of(&self.choice.loras)
+    }
+
+    /// Checks that adapters with steps of their own act in some of so many steps, in refining or before.
+    ///
+    /// # Errors
+    /// [`VideoError::Invalid`] names the adapter.
+    pub(crate) fn check_steps(&self, total: usize, refining: bool) -> Result<(), VideoError> {
+        let loras = match &self.refining {
+            Some(loras) if refining => loras,
+            _ if refining => return Ok(()),
+            _ => &self.choice.loras,
+        };
+        let timed = self.timed_of(loras);
+        timed.iter().try_for_each(|timed| timed.check(total))
+    }
+
+    fn timed_of(&self, loras: &[(String, f64)]) -> Vec<TimedLora> {
+        let loaded = |(name, _): &(String, f64)| self.list.iter().find(|l| l.name == *name);
+        let timed = loras.iter().filter_map(loaded).filter_map(|l| {
+            Some(TimedLora {
+                name: l.name.clone(),
+                path: l.path.clone(),
+                steps: l.scope.steps?,
+            })
+        });
+        timed.collect()
     }
 
     /// What [`Self::put_on`] is to a device.
@@ -161,6 +246,11 @@ pub struct LoraStatus {
     pub name: String,
     /// The file or directory it was read from.
     pub path: PathBuf,
+    /// Where and when it acts; stages are those of [`Pipeline::use_loras`] and
+    /// [`Pipeline::use_refine_loras`].
+    pub scope: LoraScope,
+    /// Nicknames of the adapters before it that are the same, or the same on the layers in common.
+    pub same_as: Vec<String>,
     /// Factor on the adapter's own scale; 1 where it is not in use.
     pub strength: f64,
     /// Whether it takes part.
@@ -175,20 +265,44 @@ impl<B: KernelBackend> Pipeline<B> {
     /// # Errors
     /// [`VideoError::Lora`] names file, key and shapes; nothing changes then.
     pub fn load_lora(&mut self, name: &str, path: &Path) -> Result<(), VideoError> {
+        self.load_scoped_lora(name, path, &LoraScope::default())
+    }
+
+    /// As [`Self::load_lora`], of an adapter that acts on some layers or in some steps only. Those of
+    /// layers outside of the scope are not kept.
+    ///
+    /// In a run the adapters are switched where others begin to act; nothing is loaded for that. Cached keys
+    /// and values of condition frames are computed again then.
+    ///
+    /// # Errors
+    /// As [`Self::load_lora`]; [`LoraError::Nowhere`] where the adapter has no layer in the scope.
+    pub fn load_scoped_lora(
+        &mut self,
+        name: &str,
+        path: &Path,
+        scope: &LoraScope,
+    ) -> Result<(), VideoError> {
         if self.adapters.list.iter().any(|l| l.name == name) {
             return Err(LoraError::AdapterExists { name: name.into() }.into());
         }
-        let adapter = Adapter::read(path, lora_targets())?;
+        let mut adapter = Adapter::read(path, lora_targets())?;
         // Parameters are made when first read: this model has shapes and no memory.
         let shapes = LongCatTransformer::<B>::new(self.transformer_config(), self.device());
         check_fit(&shapes, &adapter)?;
+        adapter.restrict(&scope.layers, lora_targets())?;
         let others = self.adapters.list.iter();
-        let twins = others.filter(|l| same_adapter(&l.adapter, &adapter));
+        let twins = others.filter(|l| {
+            match l.scope.layers.is_everywhere() && scope.layers.is_everywhere() {
+                true => same_adapter(&l.adapter, &adapter),
+                false => share_layers(&l.adapter, &adapter),
+            }
+        });
         let twins = twins.map(|l| l.name.clone()).collect();
         self.adapters.list.push(Loaded {
             name: name.to_string(),
             path: path.to_path_buf(),
             adapter,
+            scope: scope.clone(),
             twins,
         });
         Ok(())
@@ -236,9 +350,13 @@ impl<B: KernelBackend> Pipeline<B> {
     /// transformer is loaded, else when it is.
     ///
     /// # Errors
-    /// [`VideoError::Lora`]; [`VideoError::Weights`] where others were merged before and the
-    /// checkpoint cannot be read again.
+    /// [`VideoError::Lora`]; [`VideoError::Invalid`] for adapters that act in some steps only;
+    /// [`VideoError::Weights`] where others were merged before and the checkpoint cannot be read again.
     pub fn merge_loras(&mut self) -> Result<(), VideoError> {
+        self.adapters.check_mergeable(&self.adapters.choice.loras)?;
+        if let Some(loras) = &self.adapters.refining {
+            self.adapters.check_mergeable(loras)?;
+        }
         self.adapters.choice.merged = true;
         self.refresh_transformers()
     }
@@ -299,6 +417,8 @@ impl<B: KernelBackend> Pipeline<B> {
             LoraStatus {
                 name: l.name.clone(),
                 path: l.path.clone(),
+                scope: l.scope.clone(),
+                same_as: l.twins.clone(),
                 strength: choice.map_or(1.0, |(_, strength)| *strength),
                 enabled: choice.is_some(),
             }

@@ -38,6 +38,7 @@ mod guidance;
 mod inspect;
 mod latents;
 mod long_video;
+mod lora_scope;
 mod noise;
 mod parts;
 mod pipeline;
@@ -59,6 +60,7 @@ pub use longcat_kernels::{DeviceError, DeviceFault, KernelBackend, Stage};
 pub use longcat_media as media;
 pub use longcat_media::VideoSize;
 pub use longcat_vae::{LatentDraw, Tiling};
+pub use lora_scope::{LoraScope, LoraStages, ParseScopeError, StepScope};
 pub use noise::{NoisePurpose, NoiseSource, SeededNoise};
 pub use parts::{CheckpointParts, Component};
 pub use pipeline::{

@@ -8,11 +8,27 @@ const ROUNDING: f32 = 1.0 / 128.0;
 /// Whether two adapters change the same layers by the same factors, up to the rounding of a 16-bit
 /// type.
 pub(crate) fn same_adapter(a: &Adapter, b: &Adapter) -> bool {
+    let layers = a.layers();
+    layers == b.layers() && same_layers(&layers.into_iter().collect::<Vec<_>>(), a, b)
+}
+
+/// Whether two adapters have layers in common and are the same on all of them: parts of one adapter.
+pub(crate) fn share_layers(a: &Adapter, b: &Adapter) -> bool {
+    let (own, other) = (a.layers(), b.layers());
+    let shared: Vec<&str> = own.intersection(&other).copied().collect();
+    !shared.is_empty() && same_layers(&shared, a, b)
+}
+
+fn same_layers(layers: &[&str], a: &Adapter, b: &Adapter) -> bool {
     // Shapes first: that tells most adapters apart without a look at their values.
-    a.targets().map(shapes).eq(b.targets().map(shapes))
-        && a.patches().eq(b.patches())
-        && a.targets().zip(b.targets()).all(|((_, a), (_, b))| {
-            let mut pairs = a.iter().zip(b);
+    let alike = |layer: &&str| {
+        let (own, other) = (blocks(a, layer), blocks(b, layer));
+        own.iter().map(shape).eq(other.iter().map(shape))
+            && a.patches_of(layer) == b.patches_of(layer)
+    };
+    layers.iter().all(alike)
+        && layers.iter().all(|layer| {
+            let mut pairs = blocks(a, layer).iter().zip(blocks(b, layer));
             pairs.all(|(a, b)| {
                 same_values(&a.down, 1.0, &b.down, 1.0)
                     // A scale may be part of the factor, where a format has none.
@@ -21,9 +37,13 @@ pub(crate) fn same_adapter(a: &Adapter, b: &Adapter) -> bool {
         })
 }
 
-fn shapes<'a>((name, blocks): (&'a str, &[Block])) -> (&'a str, Vec<[usize; 5]>) {
-    let shape = |b: &Block| [b.part, b.of, b.rank(), b.up.rows(), b.down.cols()];
-    (name, blocks.iter().map(shape).collect())
+fn blocks<'a>(adapter: &'a Adapter, layer: &str) -> &'a [Block] {
+    adapter.get(layer).unwrap_or_default()
+}
+
+fn shape(block: &Block) -> [usize; 5] {
+    let (rows, cols) = (block.up.rows(), block.down.cols());
+    [block.part, block.of, block.rank(), rows, cols]
 }
 
 fn same_values(a: &Matrix, a_scale: f32, b: &Matrix, b_scale: f32) -> bool {
@@ -68,5 +88,20 @@ mod tests {
             assert_eq!(same_adapter(&first, &other), same, "{other:?}");
         }
         assert!(!same_adapter(&first, &Adapter::new("empty")));
+    }
+
+    #[test]
+    fn parts_of_one_adapter_share_layers() {
+        let part = adapter(&[0.3, -0.7], &[0.1, 0.2], 0.5);
+        let mut whole = part.clone();
+        let more = adapter(&[1.0, 2.0], &[3.0, 4.0], 1.0);
+        let blocks = more.get("blocks.0.attn.proj").unwrap().to_vec();
+        whole.insert("blocks.1.attn.proj", blocks).unwrap();
+        let mut rest = whole.clone();
+        rest.retain(|layer| layer.starts_with("blocks.1."));
+        assert!(!same_adapter(&whole, &part));
+        assert!(share_layers(&whole, &part) && share_layers(&rest, &whole));
+        assert!(!share_layers(&rest, &part));
+        assert!(!share_layers(&whole, &more));
     }
 }

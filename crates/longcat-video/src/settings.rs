@@ -97,6 +97,9 @@ pub struct UsedAdapter {
     pub name: String,
     /// Factor on its own scale.
     pub strength: f64,
+    /// Where and when it acted, as [`LoraScope`](crate::LoraScope) writes it; empty for everywhere.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub scope: String,
 }
 
 fn is_zero(value: &usize) -> bool {
@@ -147,6 +150,7 @@ mod tests {
                 adapters: vec![UsedAdapter {
                     name: "style.safetensors".into(),
                     strength: 0.1,
+                    scope: "@attn@steps.0-50%".into(),
                 }],
                 ..StageSettings::default()
             }),

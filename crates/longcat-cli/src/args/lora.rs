@@ -54,8 +54,8 @@ pub struct LoraConvert {
 
 #[derive(Debug, Args)]
 pub struct LoraCombine {
-    /// Adapter files or folders, with their strengths.
-    #[arg(value_name = "PATH[=STRENGTH]", required = true)]
+    /// Adapter files or folders, with their strengths and the layers that count, as for --lora; or lists.
+    #[arg(value_name = "PATH[=STRENGTH][@LAYERS]...", required = true)]
     pub files: Vec<LoraArg>,
     /// Where to write (a directory for PEFT).
     #[arg(short, long, value_name = "PATH")]
@@ -118,8 +118,8 @@ pub struct LoraWritten {
 
 #[derive(Debug, Args)]
 pub struct LoraMerge {
-    /// Adapter files or folders, with their strengths.
-    #[arg(value_name = "PATH[=STRENGTH]", required = true)]
+    /// Adapter files or folders, with their strengths and the layers that count, as for --lora; or lists.
+    #[arg(value_name = "PATH[=STRENGTH][@LAYERS]...", required = true)]
     pub files: Vec<LoraArg>,
     /// Checkpoint directory; by default the small built-in checkpoint.
     #[arg(long, value_name = "DIR")]

@@ -12,6 +12,7 @@ use super::lora_inspect::inspect;
 use super::lora_rank::{extract, resize};
 use crate::args::{Lora, LoraCombine, LoraConvert, LoraMerge};
 use crate::lora_arg::LoraArg;
+use crate::lora_list::expand;
 use crate::merged::Staged;
 use crate::output::check_writable;
 use crate::session::checkpoint_dir;
@@ -40,11 +41,30 @@ pub fn read(path: &Path) -> Result<Adapter> {
     Ok(adapter)
 }
 
+/// Reads adapters on their layers; what is written acts in every step and stage.
 fn read_all(loras: &[LoraArg]) -> Result<Vec<(Adapter, f64)>> {
-    loras
+    let restricted = |lora: &LoraArg| -> Result<(Adapter, f64)> {
+        let mut adapter = read(&lora.path)?;
+        adapter.restrict(&lora.scope.layers, lora_targets())?;
+        Ok((adapter, lora.strength))
+    };
+    loras.iter().map(restricted).collect()
+}
+
+/// The adapters that a command names, lists among them, if they say nothing of steps and stages.
+fn timeless(loras: &[LoraArg]) -> Result<Vec<LoraArg>> {
+    let loras = expand(loras)?;
+    match loras
         .iter()
-        .map(|lora| Ok((read(&lora.path)?, lora.strength)))
-        .collect()
+        .find(|l| l.scope.steps.is_some() || l.scope.stages.is_some())
+    {
+        None => Ok(loras),
+        Some(lora) => bail!(
+            "{}{}: what is written acts in every step and stage; leave out steps and stages",
+            lora.path.display(),
+            lora.scope
+        ),
+    }
 }
 
 fn weighted(adapters: &[(Adapter, f64)]) -> Vec<(&Adapter, f64)> {
@@ -68,12 +88,12 @@ fn convert(args: &LoraConvert) -> Result<()> {
 fn combine(args: &LoraCombine) -> Result<()> {
     let format: Format = args.to.parse().map_err(anyhow::Error::msg)?;
     check_writable(&args.output, args.overwrite)?;
-    let adapters = read_all(&args.files)?;
+    let files = timeless(&args.files)?;
+    let adapters = read_all(&files)?;
     let mut combined = Adapter::combine(&weighted(&adapters))?;
-    let sources: Vec<String> = args
-        .files
+    let sources: Vec<String> = files
         .iter()
-        .map(|l| format!("{}={}", l.path.display(), l.strength))
+        .map(|l| format!("{}={}{}", l.path.display(), l.strength, l.scope))
         .collect();
     combined
         .metadata
@@ -106,7 +126,7 @@ fn merge(args: &LoraMerge) -> Result<()> {
         );
     }
     check_writable(&args.output, false)?;
-    let adapters = read_all(&args.files)?;
+    let adapters = read_all(&timeless(&args.files)?)?;
     let root = checkpoint_dir(args.model.as_deref())?;
     let checkpoint = longcat_video::Checkpoint::open(&root)?;
     let staged = Staged::new(&args.output);

@@ -8,19 +8,19 @@ use longcat_video::Latents;
 use crate::{fail, succeed, video};
 
 /// An adapter of the built-in model.
-fn bundled(name: &str) -> PathBuf {
+pub fn bundled(name: &str) -> PathBuf {
     let root = longcat_builtin::builtin_checkpoint().unwrap();
     root.join("lora").join(format!("{name}.safetensors"))
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-const SHORT: [&str; 6] = ["--frames", "5", "--steps", "1", "--guidance", "1"];
+pub const SHORT: [&str; 6] = ["--frames", "5", "--steps", "1", "--guidance", "1"];
 
 /// Largest difference of two files of latents.
-fn difference(dir: &Path, a: &str, b: &str) -> f32 {
+pub fn difference(dir: &Path, a: &str, b: &str) -> f32 {
     let read = |name: &str| Latents::read(&dir.join(name)).unwrap();
     let (a, b) = (read(a), read(b));
     let pairs = a.values().iter().zip(b.values());

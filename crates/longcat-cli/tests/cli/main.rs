@@ -6,6 +6,7 @@ mod lora;
 mod pipes;
 mod rates;
 mod requests;
+mod scopes;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -318,9 +318,11 @@ impl<B: KernelBackend> Pipeline<B> {
         observer.stage("transformer");
         self.transformers()?;
         observer.stage("denoise");
+        let timed = self.adapters.timed();
         let model = Model {
             replicas: &self.transformers,
             devices: &self.devices,
+            timed: &timed,
         };
         let mut follower = Follower {
             observer: &mut *observer,

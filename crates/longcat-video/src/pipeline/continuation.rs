@@ -1,10 +1,10 @@
 //! Continuing a video.
 
 use burn::tensor::Tensor;
-use longcat_kernels::{KernelBackend, Stage, guard};
+use longcat_kernels::KernelBackend;
 use longcat_vae::LatentDraw;
 
-use super::denoise::Denoise;
+use super::denoise::{CleanFrames, Denoise};
 use super::plan::{Planned, check_prompts};
 use super::predict::Conditions;
 use super::request::latent_frames;
@@ -173,6 +173,10 @@ impl<B: KernelBackend> Pipeline<B> {
             frames - num_cond,
         );
         let latents = self.denoise(observer, |model, observer| {
+            let clean = request.kv_cache.then(|| CleanFrames {
+                latents: cond.clone(),
+                offload: request.offload_kv_cache,
+            });
             let run = Denoise {
                 model,
                 guidance: text.guidance,
@@ -180,27 +184,19 @@ impl<B: KernelBackend> Pipeline<B> {
                 conditions: Conditions {
                     text: &text.condition,
                     guided: text.guidance.is_some(),
-                    num_cond,
+                    num_cond: match clean {
+                        Some(_) => 0,
+                        None => num_cond,
+                    },
                     caches: &[],
                 },
+                clean,
                 cache: request.sampling.cache,
             };
             if !request.kv_cache {
                 return run.run(Tensor::cat(vec![cond, fresh], 2), observer);
             }
-            let guided = text.guidance.is_some();
-            let offload = request.offload_kv_cache;
-            let cache = || model.cache_condition(cond.clone(), guided, offload);
-            let caches = guard::<B, _, _>(model.devices, Stage::CachingCondition, cache)?;
-            let made = Denoise {
-                conditions: Conditions {
-                    num_cond: 0,
-                    caches: &caches,
-                    ..run.conditions
-                },
-                ..run
-            }
-            .run(fresh, observer)?;
+            let made = run.run(fresh, observer)?;
             Ok(Tensor::cat(vec![cond, made], 2))
         })?;
         Ok(Generated {

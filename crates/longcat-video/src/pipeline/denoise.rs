@@ -1,10 +1,12 @@
 //! The denoising loop.
 
 use burn::tensor::{ElementConversion, Tensor};
+use longcat_dit::KvCache;
 use longcat_kernels::{KernelBackend, Stage, attempt, guard};
 
 use super::predict::{Conditions, Model};
 use super::step_cache::{EasyCache, Passes, StepCache};
+use super::switching::Switching;
 use crate::VideoError;
 use crate::guidance::cfg_zero;
 use crate::pipeline::StepEvent;
@@ -18,8 +20,18 @@ pub(crate) struct Denoise<'a, B: KernelBackend> {
     pub guidance: Option<f64>,
     pub schedule: &'a Schedule,
     pub conditions: Conditions<'a, B>,
+    /// Clean frames in front, which are not among the latents: their keys and values are kept.
+    pub clean: Option<CleanFrames<B>>,
     /// When passes are left out, if they may be.
     pub cache: Option<EasyCache>,
+}
+
+/// Condition frames whose keys and values are computed once for the same adapters.
+pub(crate) struct CleanFrames<B: KernelBackend> {
+    /// `[B, C, n, H, W]`.
+    pub latents: Tensor<B, 5>,
+    /// Keep keys and values in host memory.
+    pub offload: bool,
 }
 
 /// What a step gives.
@@ -48,17 +60,32 @@ impl<B: KernelBackend> Denoise<'_, B> {
         let mut cache = self
             .cache
             .map(|rule| StepCache::new(&rule, steps, guided, num_cond));
+        let mut switching = Switching::new(self.model, steps)?;
+        let mut caches = Vec::new();
         for step in 0..steps {
             if follower.observer.cancelled() {
                 return Err(VideoError::Cancelled);
             }
+            if switching.turn_to(step)? {
+                // What other adapters made is of no use.
+                cache.iter_mut().for_each(StepCache::forget);
+                caches.clear();
+                caches.extend(self.keys_and_values(&switching.model())?);
+            }
+            let model = switching.model();
+            let conditions = Conditions {
+                text: self.conditions.text,
+                guided,
+                num_cond,
+                caches: &caches,
+            };
             let stage = Stage::Denoising {
                 step: step + 1,
                 total: steps,
             };
             // The first, to fail early; not every one, since the device has to catch up for this.
             let checked = step == 0 || step + 1 == steps;
-            let work = || self.take(&latents, step, cache.as_mut());
+            let work = || self.take(&model, &conditions, &latents, step, cache.as_mut());
             let Taken { raw, next } = match checked {
                 true => guard::<B, _, VideoError>(self.model.devices, stage, work)?,
                 false => attempt::<B, _, VideoError>(self.model.devices, stage, work)?,
@@ -83,15 +110,26 @@ impl<B: KernelBackend> Denoise<'_, B> {
         Ok(latents)
     }
 
+    /// Keys and values of the clean frames, for each device; none without such frames.
+    fn keys_and_values(&self, model: &Model<'_, B>) -> Result<Vec<KvCache<B>>, VideoError> {
+        let Some(CleanFrames { latents, offload }) = &self.clean else {
+            return Ok(Vec::new());
+        };
+        let guided = self.conditions.guided;
+        let make = || model.cache_condition(latents.clone(), guided, *offload);
+        guard::<B, _, _>(model.devices, Stage::CachingCondition, make)
+    }
+
     /// Takes one step.
     fn take(
         &self,
+        model: &Model<'_, B>,
+        conditions: &Conditions<'_, B>,
         latents: &Tensor<B, 5>,
         step: usize,
         cache: Option<&mut StepCache<B>>,
     ) -> Result<Taken<B>, VideoError> {
         let timestep = self.schedule.timesteps[step];
-        let (model, conditions) = (self.model, &self.conditions);
         let compute = |passes| match passes {
             Passes::All => model.predict(latents, timestep, conditions),
             Passes::One(pass) => model.predict_pass(latents, timestep, conditions, pass),

@@ -130,6 +130,7 @@ impl<B: KernelBackend> Pipeline<B> {
                     num_cond: 1,
                     caches: &[],
                 },
+                clean: None,
                 cache: request.sampling.cache,
             }
             .run(latents, observer)

@@ -91,7 +91,9 @@ impl<B: KernelBackend> Pipeline<B> {
         request: &LongVideoRequest,
     ) -> Result<VideoPlan, VideoError> {
         request.check()?;
-        let first = self.plan_text_to_video(&request.first())?.plan;
+        let first = self.plan_text_to_video(&request.first())?;
+        self.adapters.check_steps(first.schedule.len(), false)?;
+        let first = first.plan;
         let cond_frames = request
             .cond_frames
             .unwrap_or_else(|| self.cond_frames_of(first.frames));
@@ -99,7 +101,8 @@ impl<B: KernelBackend> Pipeline<B> {
         if request.segments > 1 {
             self.condition_latents(first.frames, cond_frames)?;
             let mode = continuation_mode(&request.sampling, request.enhance_hf)?;
-            self.scheduler().schedule(request.sampling.steps, mode)?;
+            let schedule = self.scheduler().schedule(request.sampling.steps, mode)?;
+            self.adapters.check_steps(schedule.len(), false)?;
             let new = first.frames - cond_frames;
             frames = frames.saturating_add((request.segments - 1).saturating_mul(new));
         }
@@ -152,7 +155,7 @@ impl<B: KernelBackend> Pipeline<B> {
         let adapters: Vec<_> = adapters
             .iter()
             .filter(|lora| lora.enabled)
-            .map(|lora| (&lora.path, lora.strength))
+            .map(|lora| (&lora.path, lora.strength, lora.scope.to_string()))
             .collect();
         vec![
             ("prompts", format!("{:?}", request.prompts)),

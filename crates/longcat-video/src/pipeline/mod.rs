@@ -12,6 +12,7 @@ mod predict;
 mod refine;
 mod request;
 mod step_cache;
+mod switching;
 mod text_to_video;
 
 pub use base::{Generated, Pipeline, PipelineOptions};

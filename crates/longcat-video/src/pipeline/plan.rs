@@ -71,24 +71,26 @@ impl<B: KernelBackend> Pipeline<B> {
         if refines && self.transformer_config().bsa_params.is_none() {
             return Err(DitError::NoBsaParams.into());
         }
-        Ok(match request {
-            VideoRequest::TextToVideo(request) => self.plan_text_to_video(request)?.plan,
-            VideoRequest::ImageToVideo(request) => self.plan_image_to_video(request)?.plan,
+        let planned = match request {
+            VideoRequest::TextToVideo(request) => self.plan_text_to_video(request)?,
+            VideoRequest::ImageToVideo(request) => self.plan_image_to_video(request)?,
             VideoRequest::Continuation(request) => {
                 let shape = (request.video.size(), request.video.len());
-                self.plan_continuation(request, shape)?.plan
+                self.plan_continuation(request, shape)?
             }
-            VideoRequest::LongVideo(request) => self.plan_long_video(request)?,
+            VideoRequest::LongVideo(request) => return self.plan_long_video(request),
             VideoRequest::Refinement(request) => {
-                let plan = self.plan_refinement(&request.shape())?.plan;
-                self.check_condition(request, plan.frames)?;
-                plan
+                let planned = self.plan_refinement(&request.shape())?;
+                self.check_condition(request, planned.plan.frames)?;
+                planned
             }
             VideoRequest::RefinementOf { video, cond_frames } => {
                 let shape = RefineShape::of(video.size, video.frames, cond_frames);
-                self.plan_refinement(&shape)?.plan
+                self.plan_refinement(&shape)?
             }
-        })
+        };
+        self.adapters.check_steps(planned.schedule.len(), refines)?;
+        Ok(planned.plan)
     }
 }
 

@@ -7,11 +7,14 @@ use longcat_dit::{
 use longcat_kernels::KernelBackend;
 
 use crate::VideoError;
+use crate::adapters::TimedLora;
 
 /// The transformer on its devices: a replica on each.
 pub(crate) struct Model<'a, B: KernelBackend> {
     pub replicas: &'a [LongCatTransformer<B>],
     pub devices: &'a [B::Device],
+    /// Adapters that act in some steps only.
+    pub timed: &'a [TimedLora],
 }
 
 /// How several devices share a step.
@@ -120,6 +123,7 @@ impl<B: KernelBackend> Model<'_, B> {
             let model = Model {
                 replicas: &self.replicas[own.clone()],
                 devices: &self.devices[own.clone()],
+                timed: &[],
             };
             let device = &self.devices[pass];
             let caches = conditions.caches.get(own).unwrap_or_default();

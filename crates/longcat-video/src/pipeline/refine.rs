@@ -254,6 +254,7 @@ impl<B: KernelBackend> Pipeline<B> {
                     num_cond: padding.cond_latents,
                     caches: &[],
                 },
+                clean: None,
                 cache: request.cache,
             }
             .run(latents, observer)

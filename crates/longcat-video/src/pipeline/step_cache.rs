@@ -173,6 +173,16 @@ impl<B: Backend> StepCache<B> {
         }
     }
 
+    /// Foretells nothing from what was computed up to now: the transformer is another one.
+    pub(crate) fn forget(&mut self) {
+        self.before = None;
+        for pass in &mut self.passes {
+            pass.last = None;
+            pass.rate = None;
+            pass.error = 0.0;
+        }
+    }
+
     /// Passes that were left out.
     pub(crate) fn saved(&self) -> usize {
         self.saved

@@ -113,6 +113,7 @@ impl<B: KernelBackend> Pipeline<B> {
                     num_cond: 0,
                     caches: &[],
                 },
+                clean: None,
                 cache: request.sampling.cache,
             }
             .run(latents, observer)
