@@ -13,3 +13,4 @@ mod scopes;
 mod single_files;
 #[cfg(feature = "cpu")]
 mod step_cache;
+mod streaming;

@@ -1,6 +1,8 @@
 //! Blocks one after another, with the weights that pass through the device.
 
 use longcat_kernels::{KernelBackend, Passage, StreamedWeight};
+use longcat_lora::LoraHost;
+use longcat_weights::WeightsError;
 
 use crate::{Block, LongCatTransformer};
 
@@ -36,6 +38,30 @@ impl<B: KernelBackend> LongCatTransformer<B> {
             passage: Passage::new(weights),
             order: order.into_iter(),
         }
+    }
+}
+
+impl<B: KernelBackend> LongCatTransformer<B> {
+    /// Moves the matrices of blocks to host memory, from where they pass through the device. Adapters
+    /// stay on the device.
+    ///
+    /// # Errors
+    /// [`WeightsError::ReadBack`] when one cannot be read from its device; those before it are moved then.
+    pub fn move_to_host(&mut self, blocks: &[usize]) -> Result<(), WeightsError> {
+        let mut done = Ok(());
+        self.visit_lora_mut(&mut |path, layer| {
+            let block = path.strip_prefix("blocks.").and_then(|path| {
+                let (index, _) = path.split_once('.')?;
+                index.parse().ok()
+            });
+            if done.is_ok() && block.is_some_and(|block| blocks.contains(&block)) {
+                match layer.weight.on_host(path) {
+                    Ok(weight) => layer.weight = weight,
+                    Err(error) => done = Err(error),
+                }
+            }
+        });
+        done
     }
 }
 

@@ -6,7 +6,9 @@ use burn::module::{
 };
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{DType, Tensor};
-use longcat_kernels::{KernelBackend, StreamedWeight, linear};
+use longcat_kernels::{HostRow, KernelBackend, StreamedWeight, linear};
+
+use crate::WeightsError;
 
 /// The matrix `[out, in]` of a linear layer.
 ///
@@ -66,6 +68,32 @@ impl<B: Backend> Weight<B> {
 }
 
 impl<B: KernelBackend> Weight<B> {
+    /// The same matrix in host memory, which it is read back to, and from where it passes through the
+    /// device. One that is trained stays what it is.
+    ///
+    /// # Errors
+    /// [`WeightsError::ReadBack`] names it by `path`.
+    pub fn on_host(&self, path: &str) -> Result<Self, WeightsError> {
+        let param = match self {
+            Self::Dense(param) => param.val(),
+            _ => return Ok(self.clone()),
+        };
+        if param.is_require_grad() {
+            return Ok(self.clone());
+        }
+        let (shape, device) = (param.dims(), param.device());
+        let data = param.try_into_data();
+        let data = data.map_err(|error| WeightsError::ReadBack {
+            path: path.into(),
+            message: error.to_string(),
+        })?;
+        let dtype = data.dtype;
+        let bytes = data.bytes.to_vec().into();
+        let row = HostRow { bytes, dtype };
+        let streamed = StreamedWeight::new(row, shape, dtype, &device);
+        Ok(Self::Streamed(streamed))
+    }
+
     /// The matrix as floats `[out, in]`.
     pub fn val(&self) -> Tensor<B, 2> {
         match self {

@@ -37,6 +37,28 @@ fn checkpointed_gradients_are_bit_identical_to_plain_ones() {
 }
 
 #[test]
+fn blocks_in_host_memory_give_the_same_gradients() {
+    for (targets, num_cond) in [
+        (golden::SEVEN, 1),
+        (
+            &["y_embedder.y_proj.0", "kv_linear", "adaLN_modulation.1"],
+            0,
+        ),
+    ] {
+        let model = golden::tiny_with_adapter(targets);
+        let batch = golden::random_batch(2, [3, 4, 6], num_cond);
+        let mut streamed = model.clone();
+        streamed.move_to_host(&[0, 1]).unwrap();
+        for checkpointed in [true, false] {
+            let step = TrainStep { checkpointed };
+            let [resident, passing] =
+                [&model, &streamed].map(|model| step.run::<B>(model, &batch).unwrap());
+            golden::assert_same(&resident, &passing);
+        }
+    }
+}
+
+#[test]
 fn training_the_whole_model_gives_the_same_gradients_checkpointed() {
     let model = golden::tiny();
     let batch = golden::random_batch(1, [2, 4, 4], 0);
