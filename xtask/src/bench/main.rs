@@ -19,6 +19,8 @@ enum Bench {
     Linear(Linear),
     /// Loading the transformer of an official directory.
     Load(Load),
+    /// A forward pass with blocks in host memory, beside one with all of them on the device.
+    Stream(Stream),
     /// Encoding a prompt.
     Text(Text),
     /// An optimiser step of an adapter.
@@ -158,6 +160,15 @@ struct Load {
 }
 
 #[derive(Args)]
+struct Stream {
+    #[command(flatten)]
+    network: Network,
+    /// Blocks that stay on the device; the others pass through it from host memory.
+    #[arg(long, default_value_t = 0)]
+    resident_blocks: usize,
+}
+
+#[derive(Args)]
 struct Text {
     /// Padded length of the prompt.
     #[arg(long, default_value_t = 512)]
@@ -179,6 +190,9 @@ struct Train {
     /// One graph over all blocks instead of checkpoints.
     #[arg(long)]
     no_checkpointing: bool,
+    /// Blocks that stay on the device; the others pass through it from host memory. All by default.
+    #[arg(long)]
+    resident_blocks: Option<usize>,
 }
 
 #[derive(Args)]
@@ -244,6 +258,11 @@ impl Bench {
                 network: args.network.into(),
             }
             .run(&mut print),
+            Self::Stream(args) => bench::Stream {
+                network: args.network.into(),
+                resident_blocks: args.resident_blocks,
+            }
+            .run(&mut print),
             Self::Text(args) => bench::Text {
                 tokens: args.tokens,
                 depth: args.depth,
@@ -254,6 +273,7 @@ impl Bench {
                 network: args.network.into(),
                 lora_rank: args.lora_rank,
                 no_checkpointing: args.no_checkpointing,
+                resident_blocks: args.resident_blocks,
             }
             .run(&mut print),
             Self::Vae(args) => {

@@ -3,12 +3,13 @@
 use burn::backend::Autodiff;
 use burn::module::{AutodiffModule, Module};
 use burn::tensor::{DType, Tensor};
-use longcat_dit::LongCatTransformer;
+use longcat_dit::{LongCatTransformer, streamed_blocks};
 use longcat_kernels::KernelBackend;
 use longcat_train::{Batch, LoraConfig, LoraOptimizer, OptimizerConfig, TrainStep, attach_adapter};
 use serde_json::json;
 
 use super::network::Network;
+use super::timing::sync;
 use super::{Bench, BenchError, Report, measure};
 
 /// An optimiser step of an adapter.
@@ -20,6 +21,8 @@ pub struct Train {
     pub lora_rank: usize,
     /// One graph over all blocks instead of checkpoints.
     pub no_checkpointing: bool,
+    /// Blocks that stay on the device; the others pass through it. All where `None`.
+    pub resident_blocks: Option<usize>,
 }
 
 impl Train {
@@ -40,7 +43,13 @@ impl Bench for Train {
         report: Report<'_>,
     ) -> Result<(), BenchError> {
         let network = &self.network;
-        let model = LongCatTransformer::<Autodiff<B>>::from_inner(network.model::<B>(&device)?);
+        let mut model = network.model::<B>(&device)?;
+        if let Some(resident) = self.resident_blocks {
+            model.move_to_host(&streamed_blocks(network.depth, resident))?;
+            sync::<B>(&device)?;
+            B::memory_cleanup(&device);
+        }
+        let model = LongCatTransformer::<Autodiff<B>>::from_inner(model);
         let mut model = Some(model.no_grad());
         let config = LoraConfig::of_rank(self.lora_rank);
         if let Some(model) = &mut model {
@@ -72,7 +81,8 @@ impl Bench for Train {
             .map(|loss| format!("{loss:?}"));
         let result = json!({
             "network": "train", "device": network.timing.device.to_string(), "tokens": network.tokens(),
-            "depth": network.depth, "lora_rank": self.lora_rank, "loss": loss,
+            "depth": network.depth, "resident_blocks": self.resident_blocks,
+            "lora_rank": self.lora_rank, "loss": loss,
             "checkpointing": step.checkpointed, "first_milliseconds": times.first,
             "milliseconds": times.median, "memory_bytes": network.timing.memory_taken(),
         });
