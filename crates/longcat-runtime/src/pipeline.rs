@@ -136,6 +136,18 @@ pub trait DynPipeline: Send {
         observer: &mut dyn Observer,
     ) -> Result<LongVideo, VideoError>;
 
+    /// Refines a long video segment by segment, as [`Self::refine`] does a video; a run that was stopped goes
+    /// on. `request` is what the video was made from.
+    ///
+    /// # Errors
+    /// As [`Self::refine`], and [`VideoError::Invalid`] when refined segments of another request are there.
+    fn refine_long_video(
+        &mut self,
+        video: &LongVideo,
+        request: &LongVideoRequest,
+        observer: &mut dyn Observer,
+    ) -> Result<LongVideo, VideoError>;
+
     /// Refines a video with block-sparse attention and the adapters of [`Self::use_refine_loras`],
     /// else the checkpoint's refinement adapter; both are as before afterwards.
     ///
@@ -280,6 +292,17 @@ impl<B: KernelBackend> DynPipeline for Pipeline<B> {
         observer: &mut dyn Observer,
     ) -> Result<LongVideo, VideoError> {
         Pipeline::long_video(self, request, work_dir, observer)
+    }
+
+    fn refine_long_video(
+        &mut self,
+        video: &LongVideo,
+        request: &LongVideoRequest,
+        observer: &mut dyn Observer,
+    ) -> Result<LongVideo, VideoError> {
+        self.with_refinement(|pipeline| {
+            Pipeline::refine_long_video(pipeline, video, request, observer)
+        })
     }
 
     fn refine(

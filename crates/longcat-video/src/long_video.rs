@@ -19,6 +19,8 @@ const KEY: &str = "frames";
 #[derive(Debug, Clone)]
 pub(crate) struct SegmentFolder {
     dir: PathBuf,
+    /// What the segments depend on, as lines.
+    settings: Vec<String>,
 }
 
 impl SegmentFolder {
@@ -32,23 +34,39 @@ impl SegmentFolder {
     pub(crate) fn open(dir: &Path, settings: &[(&str, String)]) -> Result<Self, VideoError> {
         fs::create_dir_all(dir).map_err(|e| VideoError::io(dir, e))?;
         let file = dir.join(SETTINGS);
+        let lines = settings
+            .iter()
+            .map(|(key, value)| format!("{key}: {value}"));
+        let lines: Vec<String> = lines.collect();
         match fs::read_to_string(&file) {
             Ok(found) => compare(&found, settings).map_err(|reason| {
                 let dir = dir.display();
                 VideoError::invalid("work dir", format!("{dir} holds segments {reason}"))
             })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let lines = settings
-                    .iter()
-                    .map(|(key, value)| format!("{key}: {value}\n"));
-                let text = format!("{HEADING}\n{}", lines.collect::<String>());
+                let text = format!("{HEADING}\n{}\n", lines.join("\n"));
                 write_atomic(&file, text.as_bytes())?;
             }
             Err(error) => return Err(VideoError::io(file, error)),
         }
         Ok(Self {
             dir: dir.to_path_buf(),
+            settings: lines,
         })
+    }
+
+    /// A folder in this one for what is made of its segments, which depends on what they do, too.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(crate) fn inner(
+        &self,
+        name: &str,
+        settings: &[(&str, String)],
+    ) -> Result<Self, VideoError> {
+        let mut all = vec![("segments", self.settings.join("; "))];
+        all.extend_from_slice(settings);
+        Self::open(&self.dir.join(name), &all)
     }
 
     fn file(&self, index: usize) -> PathBuf {
@@ -147,6 +165,21 @@ impl LongVideo {
             segments,
             cond_frames,
         }
+    }
+
+    /// The folder of its segments.
+    pub(crate) fn folder(&self) -> &SegmentFolder {
+        &self.folder
+    }
+
+    /// Number of segments.
+    pub fn segments(&self) -> usize {
+        self.segments
+    }
+
+    /// Frames of a segment that repeat the end of the one before it.
+    pub fn cond_frames(&self) -> usize {
+        self.cond_frames
     }
 
     /// The frames of the video, read segment by segment; what a segment repeats of the one before it

@@ -19,9 +19,6 @@ pub fn run(args: &Long) -> Result<()> {
         bail!("--save-latents: a long video has none of the whole; --work-dir keeps its segments");
     }
     let sampler = &args.sampler;
-    if sampler.refine {
-        bail!("--refine: refine the finished long video with `longcat refine`");
-    }
     let prompts = prompts(&args.prompts)?;
     let request = LongVideoRequest {
         segments: args.segments.unwrap_or(prompts.len()),
@@ -36,8 +33,16 @@ pub fn run(args: &Long) -> Result<()> {
         seed: sampler.seed,
         ..LongVideoRequest::new(&prompts)
     };
-    let mut session = Session::open("long", &args.model, Some(sampler), false, &args.output)?;
+    let refine = sampler.refine;
+    let mut session = Session::open("long", &args.model, Some(sampler), refine, &args.output)?;
     let plan = session.pipeline.plan(VideoRequest::LongVideo(&request))?;
+    let refined = match refine {
+        true => {
+            let request = VideoRequest::RefinementOfLongVideo(&request);
+            Some(session.pipeline.plan(request)?)
+        }
+        false => None,
+    };
     let fps = session.fps();
     let job = session.begin(&Asked {
         prompts: &prompts,
@@ -46,20 +51,32 @@ pub fn run(args: &Long) -> Result<()> {
         shape: None,
         plan,
         fps,
-        refined: None,
+        refined,
     })?;
     let made = session
         .pipeline
         .long_video(&request, &work_dir(args), &mut session.bar);
     let video = session.or_keep(made)?;
+    let refined = match refine {
+        true => {
+            session.bar.times.pass("refine: ");
+            let refined = session
+                .pipeline
+                .refine_long_video(&video, &request, &mut session.bar);
+            Some(session.or_keep(refined)?)
+        }
+        false => None,
+    };
+    session.bar.times.pass("");
     session.bar.times.begin("write");
     let settings = session.bar.with_saved(&job.settings);
     let mut writer = session.writer(settings.fps, Some(&settings));
-    for clip in video.clips() {
+    for clip in refined.as_ref().unwrap_or(&video).clips() {
         writer.push(&clip?)?;
     }
     let written = writer.finish()?;
     if args.work_dir.is_none() {
+        // Refined segments lie within.
         video.remove()?;
     }
     session.report(Some(written), Some(&settings))

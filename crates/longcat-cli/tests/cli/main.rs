@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod adapters;
+mod long;
 mod lora;
 mod pipes;
 mod rates;

@@ -5,7 +5,11 @@ use std::path::Path;
 use longcat_kernels::KernelBackend;
 
 use super::continuation::continuation_mode;
-use super::{ContinuationRequest, Observer, Pipeline, Sampling, TextToVideoRequest, VideoPlan};
+use super::refine::RefineShape;
+use super::{
+    ContinuationRequest, Observer, Pipeline, RefineCondition, RefineRequest, Sampling,
+    TextToVideoRequest, VideoPlan,
+};
 use crate::long_video::{LongVideo, SegmentFolder};
 use crate::noise::SeededNoise;
 use crate::{VideoError, VideoSize};
@@ -148,15 +152,77 @@ impl<B: KernelBackend> Pipeline<B> {
         Ok(LongVideo::new(folder, request.segments, cond_frames))
     }
 
+    /// What refining a long video that is still to be made comes to.
+    pub(crate) fn plan_refined_long_video(
+        &self,
+        request: &LongVideoRequest,
+    ) -> Result<VideoPlan, VideoError> {
+        let whole = self.plan_long_video(request)?;
+        let frames = request.frames.unwrap_or(self.defaults().frames);
+        let cond_frames = 2 * whole.cond_frames;
+        let refined = self.plan_refinement(&RefineShape::of(whole.size, frames, 0))?;
+        self.adapters.check_steps(refined.schedule.len(), true)?;
+        if request.segments > 1 {
+            self.plan_refinement(&RefineShape::of(whole.size, frames, cond_frames))?;
+        }
+        Ok(VideoPlan {
+            size: refined.plan.size,
+            frames: 2 * whole.frames,
+            cond_frames,
+            first_frame: 0,
+        })
+    }
+
+    /// Refines a long video segment by segment, each with the end of the refined one before it as its
+    /// condition frames, as in the official demo; within [`Pipeline::with_refinement`].
+    ///
+    /// `request` is what the video was made from. Refined segments are kept in a folder within that of the
+    /// video: a run that was stopped goes on there.
+    ///
+    /// # Errors
+    /// As [`Pipeline::refine`], and [`VideoError::Invalid`] when refined segments of another request are
+    /// there.
+    pub fn refine_long_video(
+        &mut self,
+        video: &LongVideo,
+        request: &LongVideoRequest,
+        observer: &mut dyn Observer,
+    ) -> Result<LongVideo, VideoError> {
+        request.check()?;
+        let cond_frames = 2 * video.cond_frames();
+        let settings = [
+            ("refining adapters", self.adapters_in_use()),
+            ("passes left out", format!("{:?}", request.sampling.cache)),
+        ];
+        let folder = video.folder().inner("refined", &settings)?;
+        for index in 0..video.segments() {
+            let finished = folder.has(index);
+            observer.segment(index, video.segments(), finished);
+            if finished {
+                continue;
+            }
+            let condition = match index {
+                0 => None,
+                _ => Some(RefineCondition {
+                    pixels: folder.read(index - 1)?,
+                    frames: cond_frames,
+                }),
+            };
+            let segment = RefineRequest {
+                condition,
+                cache: request.sampling.cache,
+                ..RefineRequest::new(video.folder().read(index)?, request.prompt(index))
+            };
+            let mut noise = SeededNoise::new(request.seed.wrapping_add(index as u64));
+            let refined = self.refine(&segment, &mut noise, observer)?;
+            folder.keep(index, &self.decode_refined(&refined, observer)?)?;
+        }
+        Ok(LongVideo::new(folder, video.segments(), cond_frames))
+    }
+
     /// Everything that segments depend on but their number, by name.
     fn settings_of(&self, request: &LongVideoRequest) -> Vec<(&'static str, String)> {
         let options = self.options();
-        let adapters = self.loras();
-        let adapters: Vec<_> = adapters
-            .iter()
-            .filter(|lora| lora.enabled)
-            .map(|lora| (&lora.path, lora.strength, lora.scope.to_string()))
-            .collect();
         vec![
             ("prompts", format!("{:?}", request.prompts)),
             ("negative prompt", format!("{:?}", request.negative_prompt)),
@@ -171,13 +237,24 @@ impl<B: KernelBackend> Pipeline<B> {
             ("kv cache", request.kv_cache.to_string()),
             ("enhance-hf", format!("{:?}", request.enhance_hf)),
             ("model", self.checkpoint().identity()),
-            ("adapters", format!("{adapters:?}")),
+            ("adapters", self.adapters_in_use()),
             (
                 "dtypes",
                 format!("{:?}", (options.dtype, options.vae_dtype)),
             ),
             ("tiling", format!("{:?}", options.tiling)),
         ]
+    }
+
+    /// Files, strengths and scopes of the adapters in use.
+    fn adapters_in_use(&self) -> String {
+        let adapters = self.loras();
+        let adapters: Vec<_> = adapters
+            .iter()
+            .filter(|lora| lora.enabled)
+            .map(|lora| (&lora.path, lora.strength, lora.scope.to_string()))
+            .collect();
+        format!("{adapters:?}")
     }
 
     fn make_segment(

@@ -31,6 +31,8 @@ pub enum VideoRequest<'a> {
         /// Frames of the refined video that condition frames will cover.
         cond_frames: usize,
     },
+    /// Refining a long video with [`Pipeline::refine_long_video`].
+    RefinementOfLongVideo(&'a LongVideoRequest),
 }
 
 /// The video that a request makes.
@@ -66,7 +68,9 @@ impl<B: KernelBackend> Pipeline<B> {
     pub fn plan(&self, request: VideoRequest<'_>) -> Result<VideoPlan, VideoError> {
         let refines = matches!(
             request,
-            VideoRequest::Refinement(_) | VideoRequest::RefinementOf { .. }
+            VideoRequest::Refinement(_)
+                | VideoRequest::RefinementOf { .. }
+                | VideoRequest::RefinementOfLongVideo(_)
         );
         if refines && self.transformer_config().bsa_params.is_none() {
             return Err(DitError::NoBsaParams.into());
@@ -79,6 +83,9 @@ impl<B: KernelBackend> Pipeline<B> {
                 self.plan_continuation(request, shape)?
             }
             VideoRequest::LongVideo(request) => return self.plan_long_video(request),
+            VideoRequest::RefinementOfLongVideo(request) => {
+                return self.plan_refined_long_video(request);
+            }
             VideoRequest::Refinement(request) => {
                 let planned = self.plan_refinement(&request.shape())?;
                 self.check_condition(request, planned.plan.frames)?;
