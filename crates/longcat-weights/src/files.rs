@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::{Bytes, DType, TensorData};
+use longcat_kernels::{HostBytes, HostMemory};
 use memmap2::Mmap;
 
 use crate::error::index_error;
@@ -51,7 +52,8 @@ pub(crate) struct Part {
 #[derive(Clone)]
 struct Shard {
     path: PathBuf,
-    map: Arc<Mmap>,
+    /// Mapped.
+    memory: Arc<HostMemory>,
 }
 
 /// A file of tensors (safetensors, GGUF, or what `torch.save` writes), or the safetensors shards of a
@@ -210,7 +212,7 @@ impl WeightFiles {
         }
         self.shards.push(Shard {
             path: path.to_path_buf(),
-            map: Arc::new(map),
+            memory: Arc::new(HostMemory::new(map)),
         });
         Ok(())
     }
@@ -283,8 +285,22 @@ impl WeightFiles {
         })
     }
 
+    /// As [`Self::bytes`], for devices to copy from: the map itself unless there are several parts.
+    ///
+    /// # Errors
+    /// [`WeightsError::MissingTensor`].
+    pub fn host_bytes(&self, key: &str) -> Result<HostBytes, WeightsError> {
+        Ok(match self.entry(key)?.parts.as_slice() {
+            [whole] => {
+                let memory = &self.shards[whole.shard].memory;
+                HostBytes::new(memory, whole.start..whole.end)
+            }
+            _ => self.bytes(key)?.into_owned().into(),
+        })
+    }
+
     fn slice(&self, part: &Part) -> &[u8] {
-        &self.shards[part.shard].map[part.start..part.end]
+        &self.shards[part.shard].memory.bytes()[part.start..part.end]
     }
 
     /// The same files with other tensors of them.
