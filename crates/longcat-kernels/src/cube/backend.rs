@@ -2,17 +2,16 @@
 
 use std::ops::Range;
 
-#[cfg(feature = "cuda")]
 use burn::tensor::DType;
 use burn_backend::tensor::{FloatTensor, IntTensor};
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 use cubecl::device::Device;
 
 use super::attention::{self, Backward};
-use super::{conv, norm, permute, watch};
+use super::{conv, norm, packed, permute, watch};
 use crate::{
-    BlockList, BlockRule, DeviceFault, KernelBackend, KernelDevice, LowRankPart, PatchGrid,
-    portable,
+    BlockList, BlockRule, DeviceFault, KernelBackend, KernelDevice, LowRankPart, PackedTensors,
+    PatchGrid, portable,
 };
 #[cfg(feature = "cuda")]
 use crate::{Conv3dOptions, HostRow, UploadTicket, Uploads};
@@ -62,6 +61,16 @@ where
     fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
         crate::cuda::upload::try_upload(bytes, dtype, device)
             .unwrap_or_else(|| portable::float_from_bytes::<Self>(bytes, dtype, device))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn words_from_bytes(bytes: &[u8], device: &Self::Device) -> IntTensor<Self> {
+        // Whole words, which nearly all weights are.
+        let whole = bytes.len().is_multiple_of(4);
+        whole
+            .then(|| crate::cuda::upload::try_upload(bytes, DType::I32, device))
+            .flatten()
+            .unwrap_or_else(|| portable::words_from_bytes::<Self>(bytes, device))
     }
 
     #[cfg(feature = "cuda")]
@@ -158,6 +167,20 @@ where
             return y;
         }
         portable::linear_forward::<Self>(x, weight, bias)
+    }
+
+    fn unpack_weight_forward(weight: PackedTensors<Self>, dtype: DType) -> FloatTensor<Self> {
+        let PackedTensors {
+            words,
+            scale,
+            layout,
+        } = &weight;
+        packed::unpack_weight_forward(words, scale.as_ref(), layout, dtype)
+            .unwrap_or_else(|| portable::unpack_weight_forward::<Self>(weight, dtype))
+    }
+
+    fn words_of_floats(row: FloatTensor<Self>) -> IntTensor<Self> {
+        packed::words_of_floats(row)
     }
 
     fn attention_forward(

@@ -8,6 +8,7 @@ mod backend;
 pub(crate) mod conv;
 pub(crate) mod launch;
 mod norm;
+mod packed;
 mod permute;
 pub(crate) mod runtime;
 pub(crate) mod watch;
