@@ -4,11 +4,10 @@
 mod device;
 mod interrupt;
 mod lines;
-mod terminal;
 mod train_lora;
 
 pub use device::device_or_best;
 pub use interrupt::interrupt;
 pub use lines::{note_line, say_line};
-pub use terminal::printable;
+pub use longcat_weights::printable;
 pub use train_lora::TrainLora;

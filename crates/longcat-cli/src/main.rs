@@ -3,6 +3,7 @@
 
 mod adapters;
 mod args;
+mod byte_bar;
 mod commands;
 mod finished;
 mod lora_arg;

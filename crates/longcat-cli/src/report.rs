@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use longcat_cli::{note, say};
+use longcat_cli::{note, printable, say};
 use longcat_video::{Settings, UsedCache};
 use serde::Serialize;
 
@@ -79,7 +79,8 @@ impl Report<'_> {
             }
             None => "latents".into(),
         };
-        say!("{}: {what}, {seconds:.1} s", path.display());
+        let path = path.to_string_lossy();
+        say!("{}: {what}, {seconds:.1} s", printable(&path));
         let stages = self.settings.into_iter().flat_map(|settings| {
             let refinement = settings.refinement.as_ref();
             settings.generation.iter().chain(refinement)

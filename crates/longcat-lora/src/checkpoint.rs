@@ -1,9 +1,10 @@
 //! Merging adapters into the files of a checkpoint.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::{Bytes, DType, TensorData};
 use longcat_weights::{StoredType, TensorInfo, WeightFiles, WeightsError};
@@ -29,6 +30,9 @@ pub struct MergeReport {
 /// One adapter and its strength.
 type Weighted<'a> = (&'a Adapter, f64);
 
+/// Told of bytes that were written and of all that will be, after every tensor; may stop.
+pub type MergeProgress<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
+
 /// Writes a checkpoint directory with adapters added to its weights, biases and norms,
 /// `W + Σ strength · scale · up · down` for those of two factors: products in f32, sums in f64,
 /// rounded once to the stored type. Every adapter is relative to the weights in `directory`.
@@ -48,6 +52,22 @@ pub fn merge_into_checkpoint(
     output: &Path,
     table: &TargetTable,
 ) -> Result<MergeReport, LoraError> {
+    merge_into_checkpoint_with(directory, adapters, output, table, &mut |_, _| {
+        ControlFlow::Continue(())
+    })
+}
+
+/// As [`merge_into_checkpoint`], with progress.
+///
+/// # Errors
+/// Also [`LoraError::Cancelled`] where `progress` stops it; nothing is left then.
+pub fn merge_into_checkpoint_with(
+    directory: &Path,
+    adapters: &[Weighted],
+    output: &Path,
+    table: &TargetTable,
+    progress: MergeProgress,
+) -> Result<MergeReport, LoraError> {
     for (_, strength) in adapters {
         check_strength(*strength)?;
     }
@@ -62,7 +82,8 @@ pub fn merge_into_checkpoint(
     let mut name = output.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = output.with_file_name(name);
-    let result = write_all(directory, &files, adapters, &temporary, table).and_then(|()| {
+    let written = write_all(directory, &files, adapters, &temporary, table, progress);
+    let result = written.and_then(|()| {
         std::fs::rename(&temporary, output)
             .map_err(|e| LoraError::File(WeightsError::io(output, e)))
     });
@@ -224,9 +245,16 @@ fn write_all(
     adapters: &[Weighted],
     output: &Path,
     table: &TargetTable,
+    progress: MergeProgress,
 ) -> Result<(), LoraError> {
     std::fs::create_dir_all(output).map_err(|e| WeightsError::io(output, e))?;
-    let overflow = Mutex::new(None);
+    let sizes = files.keys().filter_map(|key| files.info(key));
+    let run = RefCell::new(Run {
+        done: 0,
+        total: sizes.map(|info| written_bytes(&info) as u64).sum(),
+        progress,
+        failure: None,
+    });
     let shards: BTreeSet<&Path> = files.files().collect();
     for shard in &shards {
         let source = WeightFiles::open(shard)?;
@@ -240,18 +268,14 @@ fn write_all(
                 key,
                 adapters,
                 table,
-                overflow: &overflow,
+                run: &run,
             };
             Some((key, tensor))
         });
         let metadata = source.metadata().clone().into_iter().collect();
         serialize_to_file(tensors, Some(metadata), &file)
             .map_err(|e| WeightsError::io(&file, into_io(e)))?;
-        let found = overflow
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(error) = found {
+        if let Some(error) = run.borrow_mut().failure.take() {
             return Err(error);
         }
     }
@@ -277,31 +301,51 @@ fn into_io(error: SafeTensorError) -> std::io::Error {
     }
 }
 
+/// What has been written. The writer takes no errors: after one it is given nothing more to write, and
+/// the file is removed.
+struct Run<'a> {
+    done: u64,
+    total: u64,
+    progress: MergeProgress<'a>,
+    failure: Option<LoraError>,
+}
+
+impl Run<'_> {
+    fn wrote(&mut self, bytes: usize) {
+        self.done += bytes as u64;
+        let stop = (self.progress)(self.done, self.total).is_break();
+        if stop && self.failure.is_none() {
+            self.failure = Some(LoraError::Cancelled);
+        }
+    }
+}
+
+/// The type a tensor is written in: the stored one, and bf16 of packed weights.
+fn written(info: &TensorInfo) -> Dtype {
+    match info.dtype {
+        StoredType::Plain(Dtype::F8_E4M3 | Dtype::F8_E5M2) | StoredType::Block(_) => Dtype::BF16,
+        StoredType::Plain(_) if info.scaled => Dtype::BF16,
+        StoredType::Plain(dtype) => dtype,
+    }
+}
+
+fn written_bytes(info: &TensorInfo) -> usize {
+    info.shape.iter().product::<usize>() * written(info).bitsize() / 8
+}
+
 /// A tensor of the new checkpoint, computed when its turn comes to be written.
-struct Tensor<'a> {
+struct Tensor<'a, 'p> {
     info: TensorInfo,
     source: &'a WeightFiles,
     key: &'a str,
     adapters: &'a [Weighted<'a>],
     table: &'a TargetTable,
-    /// Where a sum that its type cannot hold is told: the writer takes no errors.
-    overflow: &'a Mutex<Option<LoraError>>,
+    run: &'a RefCell<Run<'p>>,
 }
 
-impl Tensor<'_> {
-    /// The type it is written in: the stored one, and bf16 of packed weights.
-    fn written(&self) -> Dtype {
-        match self.info.dtype {
-            StoredType::Plain(Dtype::F8_E4M3 | Dtype::F8_E5M2) | StoredType::Block(_) => {
-                Dtype::BF16
-            }
-            StoredType::Plain(_) if self.info.scaled => Dtype::BF16,
-            StoredType::Plain(dtype) => dtype,
-        }
-    }
-
+impl Tensor<'_, '_> {
     fn stored(&self) -> Cow<'_, [u8]> {
-        if StoredType::Plain(self.written()) == self.info.dtype && !self.info.scaled {
+        if StoredType::Plain(written(&self.info)) == self.info.dtype && !self.info.scaled {
             return self.source.bytes(self.key).unwrap_or_default();
         }
         // Its values were found to be finite before anything was written.
@@ -323,7 +367,7 @@ impl Tensor<'_> {
             return None;
         }
         let [rows, cols] = matrix_shape(&self.info.shape);
-        let dtype = StoredType::Plain(self.written()).float()?;
+        let dtype = StoredType::Plain(written(&self.info)).float()?;
         let bytes = Bytes::from_bytes_vec(self.stored().into_owned());
         let data = TensorData::from_bytes(bytes, [rows, cols], dtype);
         let mut weight: Vec<f64> = data.iter::<f64>().collect();
@@ -331,8 +375,7 @@ impl Tensor<'_> {
         terms.add_to(&mut weight, cols, parameter.first_row(rows));
         let sum = TensorData::new(weight, [rows, cols]).convert_dtype(dtype);
         if sum.iter::<f64>().any(|v| !v.is_finite()) {
-            let mut overflow = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
-            *overflow = Some(LoraError::Overflow {
+            self.run.borrow_mut().failure = Some(LoraError::Overflow {
                 target: self.key.to_string(),
                 dtype: format!("{dtype:?}").to_lowercase(),
             });
@@ -341,9 +384,9 @@ impl Tensor<'_> {
     }
 }
 
-impl View for Tensor<'_> {
+impl View for Tensor<'_, '_> {
     fn dtype(&self) -> Dtype {
-        self.written()
+        written(&self.info)
     }
 
     fn shape(&self) -> &[usize] {
@@ -351,13 +394,18 @@ impl View for Tensor<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        match self.merged() {
+        if self.run.borrow().failure.is_some() {
+            return Cow::Borrowed(&[]);
+        }
+        let data: Cow<'_, [u8]> = match self.merged() {
             Some(bytes) => bytes.into(),
             None => self.stored(),
-        }
+        };
+        self.run.borrow_mut().wrote(data.len());
+        data
     }
 
     fn data_len(&self) -> usize {
-        self.info.shape.iter().product::<usize>() * self.written().bitsize() / 8
+        written_bytes(&self.info)
     }
 }

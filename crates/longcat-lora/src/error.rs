@@ -267,6 +267,9 @@ pub enum LoraError {
         /// The stored type.
         dtype: String,
     },
+    /// The caller asked to stop.
+    #[error("cancelled")]
+    Cancelled,
     /// An output that already exists is never overwritten.
     #[error("{path} already exists; choose a new directory")]
     OutputExists {
@@ -366,6 +369,7 @@ impl LoraError {
             Self::Merged { .. } => "merged",
             Self::InvalidSetting { .. } => "invalid_setting",
             Self::NoOriginal { .. } => "no_original",
+            Self::Cancelled => "cancelled",
             Self::OutputExists { .. } => "output_exists",
         }
     }

@@ -97,7 +97,9 @@ mod vector;
 
 pub use adapter::{Adapter, Block};
 pub use beside::LoraTerm;
-pub use checkpoint::{MergeReport, merge_into_checkpoint};
+pub use checkpoint::{
+    MergeProgress, MergeReport, merge_into_checkpoint, merge_into_checkpoint_with,
+};
 pub use error::{LoraError, UnsupportedKind};
 pub use format::{Format, UnknownFormat, WriteOptions, adapter_warnings};
 pub use fresh::{Fused, LoraTraining, NewAdapter};

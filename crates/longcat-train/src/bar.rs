@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use longcat_weights::printable;
 
 use crate::{DataSummary, StepReport, TrainError, TrainObserver};
 
@@ -46,10 +47,13 @@ impl Bar {
         self.bar.set_position(done as u64);
     }
 
-    fn say(&self, line: String) {
-        match self.plain {
-            true => print(format_args!("{line}")),
-            false => self.bar.println(line),
+    /// Names of clips and what is in lists of captions come from strangers.
+    fn say(&self, text: String) {
+        for line in text.lines().map(printable) {
+            match self.plain {
+                true => print(format_args!("{line}")),
+                false => self.bar.println(line),
+            }
         }
     }
 }

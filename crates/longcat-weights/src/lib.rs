@@ -66,6 +66,7 @@ mod format;
 mod load;
 mod names;
 mod other_models;
+mod printable;
 mod renamed;
 mod scales;
 mod stored;
@@ -81,6 +82,7 @@ pub use files::{TensorInfo, WeightFiles};
 pub use load::{LoadOptions, LoadReport, check_module, load_module};
 pub use names::{KIJAI_LAYERS, NameMap};
 pub use other_models::other_model;
+pub use printable::printable;
 pub use stored::{
     BlockType, Quantization, Quantized, Scale, StoredPart, StoredTensor, StoredType, quantize,
 };

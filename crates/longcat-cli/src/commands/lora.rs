@@ -5,12 +5,13 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use longcat_cli::{note, printable, say};
 use longcat_dit::lora_targets;
-use longcat_lora::{Adapter, Format, WriteOptions, merge_into_checkpoint};
+use longcat_lora::{Adapter, Format, WriteOptions, merge_into_checkpoint_with};
 use serde_json::json;
 
 use super::lora_inspect::inspect;
 use super::lora_rank::{extract, resize};
 use crate::args::{Lora, LoraCombine, LoraConvert, LoraMerge};
+use crate::byte_bar::ByteBar;
 use crate::lora_arg::LoraArg;
 use crate::lora_list::expand;
 use crate::merged::Staged;
@@ -130,12 +131,15 @@ fn merge(args: &LoraMerge) -> Result<()> {
     let root = checkpoint_dir(args.model.as_deref())?;
     let checkpoint = longcat_video::Checkpoint::open(&root)?;
     let staged = Staged::new(&args.output);
-    let mut report = merge_into_checkpoint(
+    let bar = ByteBar::new()?;
+    let mut report = merge_into_checkpoint_with(
         checkpoint.transformer_dir(),
         &weighted(&adapters),
         staged.path(),
         lora_targets(),
+        &mut |done, total| bar.wrote(done, total),
     )?;
+    bar.finish();
     staged.add_components(&checkpoint)?;
     staged.finish()?;
     report.output.clone_from(&args.output);

@@ -1,10 +1,13 @@
 //! Merged weights against the golden ones and against the adapters beside the weights; unmerging
 //! gives back every bit.
 
+use std::ops::ControlFlow;
+
 use burn::tensor::{DType, Distribution, Tensor};
 use burn_flex::FlexDevice;
 use longcat_lora::{
     Adapter, CheckpointWeights, LoraMerge, LoraOptions, LoraRegistry, merge_into_checkpoint,
+    merge_into_checkpoint_with,
 };
 use longcat_weights::WeightFiles;
 use proptest::prelude::*;
@@ -100,6 +103,34 @@ fn merging_into_a_checkpoint_refuses_what_does_not_fit_and_leaves_nothing_behind
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     std::fs::create_dir(&output).unwrap();
     assert_eq!(code(good, 1.0), "output_exists");
+}
+
+#[test]
+fn merging_tells_its_progress_and_leaves_nothing_when_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("merged");
+    let source = golden("checkpoints/tiny/dit");
+    let adapter = read("checkpoints/tiny/lora/cfg_step_lora.safetensors");
+    let merge = |progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>| {
+        merge_into_checkpoint_with(&source, &[(&adapter, 1.0)], &output, table(), progress)
+    };
+    let error = merge(&mut |done, total| match 2 * done < total {
+        true => ControlFlow::Continue(()),
+        false => ControlFlow::Break(()),
+    });
+    assert_eq!(error.unwrap_err().code(), "cancelled");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+
+    let mut told = Vec::new();
+    merge(&mut |done, total| {
+        told.push((done, total));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert_eq!(told.len(), tiny_checkpoint().keys().count());
+    assert!(told.is_sorted());
+    let last = told.last().unwrap();
+    assert_eq!(last.0, last.1);
 }
 
 #[test]

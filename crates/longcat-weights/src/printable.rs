@@ -7,8 +7,8 @@ use std::borrow::Cow;
 /// files come from strangers; every message that shows them goes through here.
 ///
 /// ```
-/// assert_eq!(longcat_cli::printable("蒸馏 v1"), "蒸馏 v1");
-/// assert_eq!(longcat_cli::printable("a\u{1b}[2Jb\n"), r"a\u{1b}[2Jb\n");
+/// assert_eq!(longcat_weights::printable("蒸馏 v1"), "蒸馏 v1");
+/// assert_eq!(longcat_weights::printable("a\u{1b}[2Jb\n"), r"a\u{1b}[2Jb\n");
 /// ```
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(acts) {
