@@ -22,8 +22,18 @@ pub struct StageBar {
     /// The last latents that were finished.
     pub finished: Option<Finished>,
     pub times: StageTimes,
-    /// Of each denoising run that may leave out passes: how many it left out, of how many.
-    saved: Vec<[usize; 2]>,
+    /// Of each denoising run that may leave out passes.
+    saved: Vec<Saved>,
+}
+
+/// Passes of a denoising run.
+struct Saved {
+    /// Whether it refined what another one generated.
+    refines: bool,
+    /// How many were left out.
+    saved: usize,
+    /// Of how many.
+    passes: usize,
 }
 
 impl StageBar {
@@ -47,25 +57,21 @@ impl StageBar {
         self.saved.clear();
     }
 
-    /// Settings, with the passes that were left out. Where a run refines what it generated, it does so
-    /// last.
+    /// Settings, with the passes that were left out.
     pub fn with_saved(&self, settings: &Settings) -> Settings {
         let mut settings = settings.clone();
-        let (generation, refinement) = match (&settings.generation, self.saved.as_slice()) {
-            (Some(_), [runs @ .., last]) if settings.refinement.is_some() => {
-                (runs, std::slice::from_ref(last))
-            }
-            (Some(_), runs) => (runs, &[][..]),
-            (None, runs) => (&[][..], runs),
-        };
+        let refined_alone = settings.generation.is_none();
         let stages = [
-            (&mut settings.generation, generation),
-            (&mut settings.refinement, refinement),
+            (&mut settings.generation, false),
+            (&mut settings.refinement, true),
         ];
-        for (stage, runs) in stages {
+        for (stage, refines) in stages {
             if let Some(cache) = stage.as_mut().and_then(|stage| stage.cache.as_mut()) {
-                cache.saved = runs.iter().map(|[saved, _]| saved).sum();
-                cache.passes = runs.iter().map(|[_, passes]| passes).sum();
+                let runs = self.saved.iter();
+                let runs = runs.filter(|run| (run.refines || refined_alone) == refines);
+                (cache.saved, cache.passes) = runs.fold((0, 0), |(saved, passes), run| {
+                    (saved + run.saved, passes + run.passes)
+                });
             }
         }
         settings
@@ -101,7 +107,11 @@ impl Observer for StageBar {
     }
 
     fn passes_saved(&mut self, saved: usize, total: usize) {
-        self.saved.push([saved, total]);
+        self.saved.push(Saved {
+            refines: self.times.in_named_pass(),
+            saved,
+            passes: total,
+        });
     }
 
     fn progress(&mut self, done: usize, total: usize) {

@@ -46,6 +46,11 @@ impl StageTimes {
         self.pass = name;
     }
 
+    /// Whether stages belong to a further pass, which has a name.
+    pub fn in_named_pass(&self) -> bool {
+        !self.pass.is_empty()
+    }
+
     /// Names and seconds.
     pub fn stages(&self) -> impl Iterator<Item = (&str, f64)> {
         self.stages
