@@ -147,7 +147,7 @@ impl DitConfig {
 
     /// Width of the SwiGLU hidden layer: two thirds of `mlp_ratio · hidden_size`, rounded up to a
     /// multiple of 256.
-    pub(crate) fn ffn_dim(&self) -> usize {
+    pub fn ffn_dim(&self) -> usize {
         (2 * self.mlp_ratio * self.hidden_size / 3).next_multiple_of(256)
     }
 }

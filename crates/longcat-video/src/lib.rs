@@ -39,6 +39,7 @@ mod inspect;
 mod latents;
 mod long_video;
 mod lora_scope;
+mod memory;
 mod noise;
 mod parts;
 mod pipeline;
@@ -61,6 +62,11 @@ pub use longcat_media as media;
 pub use longcat_media::VideoSize;
 pub use longcat_vae::{LatentDraw, Tiling};
 pub use lora_scope::{LoraScope, LoraStages, ParseScopeError, StepScope};
+pub use memory::{
+    Asked, ClipSizes, DenoiseSizes, DeviceSizes, DoesNotFit, MemoryLimit, MemoryPlan, ModelSizes,
+    ParseMemoryError, RequestSizes, TextPlan, TextSizes, TransformerPlan, TransformerSizes,
+    VaePlan, VaeSizes, in_words,
+};
 pub use noise::{NoisePurpose, NoiseSource, SeededNoise};
 pub use parts::{CheckpointParts, Component};
 pub use pipeline::{

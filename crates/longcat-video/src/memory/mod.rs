@@ -1,0 +1,15 @@
+//! What a request takes of a device's memory, and what is done so that it fits.
+
+mod fit;
+mod limit;
+mod plan;
+mod sizes;
+#[cfg(test)]
+mod tests;
+mod work;
+
+pub use fit::DoesNotFit;
+pub use limit::{MemoryLimit, ParseMemoryError, in_words};
+pub use plan::{MemoryPlan, TextPlan, TransformerPlan, VaePlan};
+pub use sizes::{DeviceSizes, ModelSizes, TextSizes, TransformerSizes, VaeSizes};
+pub use work::{Asked, ClipSizes, DenoiseSizes, RequestSizes};

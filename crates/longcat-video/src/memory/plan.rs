@@ -1,0 +1,301 @@
+//! Choosing what is done so that a request fits.
+
+use longcat_dit::TokenPieces;
+use longcat_vae::Tiling;
+
+use super::fit::DoesNotFit;
+use super::sizes::ModelSizes;
+use super::work::{ClipSizes, RequestSizes};
+
+/// What is done so that a request fits, and the most memory that each stage then takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Bytes that may be taken, if there is a limit.
+    pub budget: Option<u64>,
+    /// Prompts to embeddings.
+    pub text: TextPlan,
+    /// Frames to latents, where there are some.
+    pub encode: Option<VaePlan>,
+    /// Denoising.
+    pub transformer: TransformerPlan,
+    /// Latents to frames.
+    pub decode: VaePlan,
+    /// Whether the transformer stays while text encoder and VAE work.
+    pub keep_transformer: bool,
+    /// Whether the text encoder stays after it was used.
+    pub keep_text_encoder: bool,
+}
+
+/// How the text encoder is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TextPlan {
+    /// Layers that stay on the device; the others pass through it.
+    pub resident: usize,
+    /// All layers.
+    pub layers: usize,
+    /// Bytes at most.
+    pub peak: u64,
+}
+
+/// How the transformer is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TransformerPlan {
+    /// Blocks that stay on the device; the others pass through it.
+    pub resident: usize,
+    /// All blocks.
+    pub depth: usize,
+    /// Tokens that blocks work on at a time.
+    pub pieces: TokenPieces,
+    /// Whether cached keys and values are in host memory.
+    pub offload_kv_cache: bool,
+    /// Bytes at most.
+    pub peak: u64,
+}
+
+/// How the VAE is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VaePlan {
+    /// Tiles, where the picture is not taken as a whole.
+    pub tiling: Option<Tiling>,
+    /// Bytes at most.
+    pub peak: u64,
+}
+
+/// Blocks or layers on the device that do not stay: the one in use and the next one.
+const RING: u64 = 2;
+
+/// Tokens of a piece: enough to keep any device busy, and at 480p a third of a clip. Taken with and
+/// without a limit, so that both compute the same.
+const PIECE: usize = 16_384;
+
+/// Smaller pieces, for what does not fit with those. Products of so few rows are slower, and on CUDA
+/// perhaps not the same bits.
+const SMALLER_PIECES: [usize; 2] = [8_192, 4_096];
+
+/// Sides of tiles, the largest first; each overlaps the next by a fixed width.
+const TILES: [usize; 4] = [640, 512, 384, 256];
+/// Pixels by which tiles overlap.
+const OVERLAP: usize = 64;
+
+/// The largest number of `all` equal parts that stay within `room` bytes beside those that pass through.
+fn most_resident(room: u64, part: u64, all: usize) -> Option<usize> {
+    let taken = |resident: u64| resident * part + RING.min(all as u64 - resident) * part;
+    let fitting = (0..=all).rev().find(|n| taken(*n as u64) <= room)?;
+    Some(fitting)
+}
+
+/// Bytes of parts of which some stay.
+fn parts(part: u64, resident: usize, all: usize) -> u64 {
+    let resident = resident.min(all);
+    part * (resident as u64 + RING.min((all - resident) as u64))
+}
+
+impl MemoryPlan {
+    /// Chooses, within `budget` bytes or without a limit.
+    ///
+    /// More memory never makes fewer blocks stay. What costs no time comes first: keys and values of
+    /// conditions go to the host, then blocks pass through the device, then pieces become smaller.
+    ///
+    /// # Errors
+    /// [`DoesNotFit`] names the stage that takes too much, and what would fit.
+    pub fn choose(
+        models: &ModelSizes,
+        request: &RequestSizes,
+        budget: Option<u64>,
+    ) -> Result<Self, DoesNotFit> {
+        let chosen = Self::within(models, request, budget.unwrap_or(u64::MAX));
+        chosen
+            .map_err(|needed| DoesNotFit::new(models, request, budget.unwrap_or(u64::MAX), needed))
+            .map(|plan| Self { budget, ..plan })
+    }
+
+    /// The same; else the stage that does not fit and what it takes at least.
+    pub(super) fn within(
+        models: &ModelSizes,
+        request: &RequestSizes,
+        limit: u64,
+    ) -> Result<Self, (&'static str, u64)> {
+        let text = TextPlan::within(models, request, limit)?;
+        let transformer = TransformerPlan::within(models, request, limit)?;
+        let asked = &request.asked;
+        let others = {
+            let clips = request.encode.iter().chain([&request.decode]);
+            let clips = clips.map(|clip| vae(models, clip, asked.tiling));
+            clips.chain([text.peak]).max().unwrap_or(0)
+        };
+        let weights = models.transformer.fixed
+            + parts(
+                models.transformer.block,
+                transformer.resident,
+                transformer.depth,
+            )
+            + request.denoise.adapters;
+        let stays = transformer.resident == transformer.depth;
+        let keep_transformer =
+            asked.keep_transformer && stays && others.saturating_add(weights) <= limit;
+        let encoder = models.text.fixed + models.text.layer * models.text.layers as u64;
+        let beside = others.max(transformer.peak);
+        let held = if keep_transformer { weights } else { 0 };
+        let keep_text_encoder = asked.keep_text_encoder
+            && text.resident == text.layers
+            && beside.saturating_add(encoder + held) <= limit;
+        let kept = held + if keep_text_encoder { encoder } else { 0 };
+        let choose = |stage, clip| VaePlan::within(models, request, clip, kept, limit, stage);
+        let encode = request
+            .encode
+            .as_ref()
+            .map(|clip| choose("encoding frames", clip));
+        Ok(Self {
+            budget: Some(limit),
+            encode: encode.transpose()?,
+            decode: choose("decoding", &request.decode)?,
+            text: TextPlan {
+                peak: text.peak + held,
+                ..text
+            },
+            transformer: TransformerPlan {
+                peak: transformer.peak + if keep_text_encoder { encoder } else { 0 },
+                ..transformer
+            },
+            keep_transformer,
+            keep_text_encoder,
+        })
+    }
+
+    /// The most that any stage takes.
+    pub fn peak(&self) -> u64 {
+        let encode = self.encode.map_or(0, |plan| plan.peak);
+        let stages = [self.text.peak, encode, self.transformer.peak];
+        stages.into_iter().fold(self.decode.peak, u64::max)
+    }
+}
+
+/// What is there in every stage.
+fn base(models: &ModelSizes) -> u64 {
+    models.device.context + models.vae.weights
+}
+
+/// What a stage of the VAE takes.
+fn vae(models: &ModelSizes, clip: &ClipSizes, tiling: Option<Tiling>) -> u64 {
+    let step = models.vae.step(clip, tiling.map(|tiling| tiling.tile));
+    base(models) + models.device.convolutions + step
+}
+
+impl TextPlan {
+    fn within(
+        models: &ModelSizes,
+        request: &RequestSizes,
+        limit: u64,
+    ) -> Result<Self, (&'static str, u64)> {
+        let sizes = &models.text;
+        let rest = base(models) + sizes.fixed + sizes.step(request.prompts);
+        let chosen = match request.asked.resident_layers {
+            Some(asked) => Some(asked.min(sizes.layers)),
+            None => most_resident(limit.saturating_sub(rest), sizes.layer, sizes.layers),
+        };
+        let taken = |resident| rest + parts(sizes.layer, resident, sizes.layers);
+        match chosen.filter(|resident| taken(*resident) <= limit) {
+            Some(resident) => Ok(Self {
+                resident,
+                layers: sizes.layers,
+                peak: taken(resident),
+            }),
+            None => Err(("encoding prompts", taken(chosen.unwrap_or(0)))),
+        }
+    }
+}
+
+impl TransformerPlan {
+    fn within(
+        models: &ModelSizes,
+        request: &RequestSizes,
+        limit: u64,
+    ) -> Result<Self, (&'static str, u64)> {
+        let (sizes, denoise, asked) = (&models.transformer, &request.denoise, &request.asked);
+        let all = sizes.depth;
+        let pieces = |feed_forward, heads| TokenPieces {
+            feed_forward: Some(feed_forward),
+            heads,
+        };
+        // Cached keys and values on the device or not; the fewest blocks and the most that may stay.
+        let mut ways = Vec::new();
+        if !asked.offload_kv_cache {
+            ways.push((pieces(PIECE, None), false, all, all));
+        }
+        let offload = asked.offload_kv_cache || denoise.cached > 0;
+        ways.push((pieces(PIECE, None), offload, all, all));
+        ways.push((pieces(PIECE, Some(PIECE)), offload, 0, all));
+        // Nothing stays where pieces are smaller, so that more memory never makes less stay.
+        ways.extend(SMALLER_PIECES.map(|n| (pieces(n, Some(n)), offload, 0, 0)));
+        let mut least = u64::MAX;
+        for (pieces, offload_kv_cache, fewest, most) in ways {
+            let cache = match offload_kv_cache {
+                false => sizes.cache(denoise),
+                true => RING * sizes.cache_layer(denoise),
+            };
+            let rest = base(models)
+                + sizes.fixed
+                + sizes.unpacked
+                + denoise.adapters
+                + cache
+                + sizes.step(denoise, pieces);
+            let taken = |resident| rest + parts(sizes.block, resident, all);
+            let resident = match asked.resident_blocks {
+                Some(asked) => Some(asked.min(all)),
+                None => most_resident(limit.saturating_sub(rest), sizes.block, all)
+                    .map(|resident| resident.min(most))
+                    .filter(|resident| *resident >= fewest),
+            };
+            match resident.filter(|resident| taken(*resident) <= limit) {
+                Some(resident) => {
+                    return Ok(Self {
+                        resident,
+                        depth: all,
+                        pieces,
+                        offload_kv_cache,
+                        peak: taken(resident),
+                    });
+                }
+                None => least = least.min(taken(asked.resident_blocks.unwrap_or(0))),
+            }
+        }
+        Err(("denoising", least))
+    }
+}
+
+impl VaePlan {
+    fn within(
+        models: &ModelSizes,
+        request: &RequestSizes,
+        clip: &ClipSizes,
+        kept: u64,
+        limit: u64,
+        stage: &'static str,
+    ) -> Result<Self, (&'static str, u64)> {
+        let tiles = TILES.map(|side| {
+            Some(Tiling {
+                tile: [side; 2],
+                stride: [side - OVERLAP; 2],
+            })
+        });
+        let [height, width] = clip.size;
+        let smaller = |tiling: &Option<Tiling>| {
+            tiling.is_some_and(|tiling| tiling.tile[0] < height || tiling.tile[1] < width)
+        };
+        let ways: Vec<Option<Tiling>> = match request.asked.tiling {
+            Some(tiling) => vec![Some(tiling)],
+            None => std::iter::once(None)
+                .chain(tiles.into_iter().filter(smaller))
+                .collect(),
+        };
+        let mut least = u64::MAX;
+        for tiling in ways {
+            let peak = kept + vae(models, clip, tiling);
+            if peak <= limit {
+                return Ok(Self { tiling, peak });
+            }
+            least = least.min(peak);
+        }
+        Err((stage, least))
+    }
+}
