@@ -13,7 +13,9 @@ use longcat_dit::{DitConfig, LongCatTransformer, TextCondition, kijai_names};
 use longcat_kernels::KernelBackend;
 use longcat_text::{Umt5Config, Umt5Encoder};
 use longcat_vae::{WanVae, WanVaeConfig};
-use longcat_weights::{NamedTensor, WeightFiles, collect_module, write_safetensors};
+use longcat_weights::{
+    LoadAs, NamedTensor, Precision, WeightFiles, collect_module, write_safetensors,
+};
 use sha2::{Digest, Sha256};
 
 fn layouts() -> PathBuf {
@@ -88,9 +90,17 @@ fn ramp<const D: usize>(shape: [usize; D]) -> Tensor<Flex, D> {
     )
 }
 
+/// Unpacked while it is loaded.
+fn dense(dtype: DType) -> LoadAs {
+    LoadAs {
+        dtype: Some(dtype),
+        precision: Precision::Dense,
+    }
+}
+
 /// Loads a path as `dtype` and predicts.
 fn predict(path: &Path, dtype: DType) -> (DitConfig, TensorData) {
-    let (model, _) = LongCatTransformer::<Flex>::load(path, Some(dtype), &FlexDevice).unwrap();
+    let (model, _) = LongCatTransformer::<Flex>::load(path, dense(dtype), &FlexDevice).unwrap();
     let text = TextCondition {
         embeds: ramp([1, 3, 24]).cast(dtype),
         mask: None,
@@ -125,7 +135,7 @@ fn transformers_predict_as_from_an_official_directory() {
 fn check_on<B: KernelBackend>(device: &B::Device) {
     let name = "kijai_mixed.gguf";
     let path = layouts().join(name);
-    let (model, _) = LongCatTransformer::<B>::load(&path, Some(DType::F32), device).unwrap();
+    let (model, _) = LongCatTransformer::<B>::load(&path, dense(DType::F32), device).unwrap();
     let files = official(name);
     let tensors = collect_module::<B, _>(&model, &longcat_dit::internal_names()).unwrap();
     assert_eq!(tensors.len(), files.keys().count());
@@ -147,7 +157,8 @@ fn packed_weights_reach_the_device_unpacked() {
 #[test]
 fn text_encoders_of_every_layout_encode_alike() {
     let encode = |path: &Path| {
-        let (encoder, config) = Umt5Encoder::<Flex>::load(path, DType::F32, &FlexDevice).unwrap();
+        let (encoder, config) =
+            Umt5Encoder::<Flex>::load(path, dense(DType::F32), &FlexDevice).unwrap();
         let ids = Tensor::from_data([[5, 9, 17, 1, 0]], &FlexDevice);
         let mask = Tensor::from_data([[true, true, true, true, false]], &FlexDevice);
         (config, encoder.forward(ids, mask).into_data())

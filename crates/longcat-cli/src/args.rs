@@ -1,6 +1,7 @@
 //! The command line.
 
 mod lora;
+mod precision;
 
 use std::path::PathBuf;
 
@@ -10,6 +11,8 @@ use longcat_video::{EasyCache, VideoSize};
 
 use crate::lora_arg::LoraArg;
 use crate::weights_arg::Weights;
+
+pub use precision::{Kept, Quantize};
 
 pub use lora::{
     Lora, LoraCombine, LoraConvert, LoraExtract, LoraInspect, LoraMerge, LoraResize, LoraWritten,
@@ -46,6 +49,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Write a checkpoint as an official directory, or its transformer as one file for ComfyUI.
     Convert(Convert),
+    /// Write a checkpoint whose large matrices are packed: fp8, int8, q8_0 or q4_k.
+    Quantize(Quantize),
     /// List the usable devices.
     Devices(Devices),
 }
@@ -62,9 +67,12 @@ pub struct Place {
     /// cuda:0,cuda:1, share the denoising.
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<DeviceList>,
-    /// Type of the weights; by default bf16 on cuda and f32 elsewhere.
+    /// Type of computation; by default bf16 on cuda and f32 elsewhere.
     #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,
+    /// How the large matrices of transformer and text encoder are kept on the device.
+    #[arg(long, value_enum, default_value_t = Kept::Stored)]
+    pub precision: Kept,
     /// Encode and decode frames above 256x256 tile by tile: less memory, a slightly different result.
     #[arg(long)]
     pub vae_tiling: bool,

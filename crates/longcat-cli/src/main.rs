@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         Command::TrainLora(args) => args.run(),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Convert(args) => commands::convert::run(&args),
+        Command::Quantize(args) => commands::quantize::run(&args),
         Command::Devices(args) => commands::devices::run(&args),
     };
     match result {

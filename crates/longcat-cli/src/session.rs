@@ -7,11 +7,11 @@ use longcat_builtin::builtin_checkpoint;
 use longcat_cli::{device_or_best, note};
 use longcat_runtime::{DeviceSpec, DynPipeline, RuntimeOptions, open_pipeline};
 use longcat_video::{
-    EasyCache, Latents, PixelFrames, RefineRequest, Sampling, Settings, StageSettings, Tiling,
-    UsedCache, VideoError, VideoPlan, VideoSize,
+    EasyCache, Latents, PixelFrames, Precision, RefineRequest, Sampling, Settings, StageSettings,
+    Tiling, UsedCache, VideoError, VideoPlan, VideoSize,
 };
 
-use crate::args::{Model, Output, OutputFile, Place, Sampler};
+use crate::args::{Kept, Model, Output, OutputFile, Place, Sampler};
 use crate::finished;
 use crate::output::{Writer, Written, check_video, latents_only};
 use crate::report::Report;
@@ -120,6 +120,7 @@ impl Session {
         }
         let options = RuntimeOptions {
             dtype: place.dtype.map(Into::into),
+            precision: place.precision.into(),
             low_memory,
             tiling: place.vae_tiling.then(Tiling::default),
             ..RuntimeOptions::default()
@@ -134,6 +135,10 @@ impl Session {
             },
             device: devices.to_string(),
             dtype: format!("{:?}", pipeline.options().dtype).to_lowercase(),
+            precision: match place.precision {
+                Kept::Stored => String::new(),
+                kept => Precision::from(kept).to_string(),
+            },
             vae_tiling: place.vae_tiling,
             ..Settings::new(command)
         };

@@ -64,7 +64,9 @@ pub use error::DitError;
 pub use in_turn::{BlocksInTurn, streamed_blocks};
 pub use kv_cache::KvCache;
 pub use layout::{TransformerLayout, kijai_names, official_weights, transformer_layout};
-pub use names::{canonical_names, from_fastvideo, internal_names, lora_targets, official_tensors};
+pub use names::{
+    canonical_names, from_fastvideo, internal_names, lora_targets, official_tensors, packable,
+};
 pub use parallel::{ParallelTransformer, forward_samples, transfer};
 pub use pieces::TokenPieces;
 pub use rope::RopeTables;

@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 use burn::tensor::backend::Backend;
 use longcat_lora::{Format, LoraHost, LoraLinear, LoraVector, Target, TargetTable};
 use longcat_weights::{
-    KIJAI_LAYERS, NameMap, NamedTensor, WeightFiles, WeightsError, collect_module,
+    KIJAI_LAYERS, NameMap, NamedTensor, Weight, WeightFiles, WeightHost, WeightsError,
+    collect_module,
 };
 use regex::Regex;
 
@@ -241,6 +242,32 @@ pub(crate) fn fp32_islands() -> Regex {
     }
 }
 
+/// Module paths whose weights are not packed while they load: embedders, modulation, the final layer, and
+/// the first and last block where more than these are left.
+pub(crate) fn sensitive_layers(depth: usize) -> Regex {
+    let around = r"adaln\.|^[xyt]_embedder\.|^final_layer\.";
+    let pattern = match depth.checked_sub(1) {
+        Some(last) if last > 1 => format!(r"{around}|^blocks\.(0|{last})\."),
+        _ => around.to_string(),
+    };
+    match Regex::new(&pattern) {
+        Ok(regex) => regex,
+        Err(error) => unreachable!("{error}"),
+    }
+}
+
+/// Tells which weights, by their official names, `--precision` and `longcat quantize` pack in a transformer of
+/// so many blocks: the matrices of attention and feed-forward in all blocks but the first and last of more than
+/// two. Embedders, modulation and the final layer stay floats.
+pub fn packable(depth: usize) -> impl Fn(&str) -> bool {
+    let (names, sensitive) = (canonical_names(), sensitive_layers(depth));
+    move |name| {
+        let path = names.map(name);
+        let matrix = path.starts_with("blocks.") && path.ends_with(".weight");
+        matrix && !sensitive.is_match(&path)
+    }
+}
+
 macro_rules! each_layer {
     ($model:expr, $visit:expr, $($borrow:tt)+) => {{
         $visit(PATCHES, $($borrow)+ $model.x_embedder.proj);
@@ -299,5 +326,15 @@ impl<B: Backend> LoraHost<B> for LongCatTransformer<B> {
 
     fn target_table(&self) -> &TargetTable {
         lora_targets()
+    }
+}
+
+impl<B: Backend> WeightHost<B> for LongCatTransformer<B> {
+    fn visit_weights(&self, visit: &mut dyn FnMut(&Weight<B>)) {
+        self.visit_lora(&mut |_, layer| visit(&layer.weight));
+    }
+
+    fn visit_weights_mut(&mut self, visit: &mut dyn FnMut(&mut Weight<B>)) {
+        self.visit_lora_mut(&mut |_, layer| visit(&mut layer.weight));
     }
 }

@@ -8,12 +8,12 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
 use longcat_kernels::{BsaParams, KernelBackend};
 use longcat_weights::{
-    LoadOptions, LoadReport, WeightFiles, cast_module, check_module, load_module,
+    LoadAs, LoadOptions, LoadReport, WeightFiles, cast_module, check_module, load_host,
 };
 
 use crate::embed::{CaptionEmbedder, FinalLayer, PatchEmbed, TimestepEmbedder};
 use crate::layout::official_weights;
-use crate::names::{canonical_names, fp32_islands, in_module_shapes};
+use crate::names::{canonical_names, fp32_islands, in_module_shapes, sensitive_layers};
 use crate::rope::RopeCache;
 use crate::{
     Block, BlockContext, DitConfig, DitError, KvCache, RopeTables, TextCondition, TextTokens,
@@ -115,18 +115,19 @@ impl<B: KernelBackend> LongCatTransformer<B> {
     /// Reads the weights of a file or directory in any layout, and the `config.json` of a directory; without
     /// one the config is that of the shapes ([`DitConfig::of_weights`]).
     ///
-    /// Weights are cast to `dtype` (kept as stored where `None`); the fp32 islands stay fp32.
+    /// Weights become what `load_as` says; the fp32 islands stay fp32, and matrices that are packed while
+    /// they load are those of [`packable`](crate::packable).
     ///
     /// # Errors
     /// [`DitError`] names the file and key.
     pub fn load(
         path: &Path,
-        dtype: Option<DType>,
+        load_as: impl Into<LoadAs>,
         device: &B::Device,
     ) -> Result<(Self, LoadReport), DitError> {
         let files = official_weights(&WeightFiles::open(path)?)?;
         let config = DitConfig::beside(path, &files)?;
-        Self::load_with_config(&config, &files, dtype, device)
+        Self::load_with_config(&config, &files, load_as, device)
     }
 
     /// As [`Self::load`], with a config and weights of the caller's.
@@ -136,17 +137,20 @@ impl<B: KernelBackend> LongCatTransformer<B> {
     pub fn load_with_config(
         config: &DitConfig,
         files: &WeightFiles,
-        dtype: Option<DType>,
+        load_as: impl Into<LoadAs>,
         device: &B::Device,
     ) -> Result<(Self, LoadReport), DitError> {
         let mut model = Self::new(config, device);
+        let LoadAs { dtype, precision } = load_as.into();
         let options = LoadOptions {
             dtype,
+            precision,
             keep_f32: Some(fp32_islands()),
+            keep_dense: Some(sensitive_layers(config.depth)),
             ..LoadOptions::default()
         };
         let files = in_module_shapes(files);
-        let report = load_module(&mut model, &files, &canonical_names(), &options)?;
+        let report = load_host(&mut model, &files, &canonical_names(), &options)?;
         Ok((model, report))
     }
 

@@ -243,6 +243,18 @@ pub enum LoraError {
         /// The name of the adapter.
         name: String,
     },
+    /// The weight that an adapter would be merged into is packed.
+    #[error(
+        "{target} is packed as {kind}: a merged weight would have to be packed again, with an error of \
+         its own; leave adapters beside the weights (without --merge), or keep the weights as floats \
+         (--precision dense)"
+    )]
+    PackedBase {
+        /// The layer.
+        target: String,
+        /// How it is packed.
+        kind: String,
+    },
     /// A setting that is not usable.
     #[error("{what}")]
     InvalidSetting {
@@ -367,6 +379,7 @@ impl LoraError {
             Self::AdapterExists { .. } => "adapter_exists",
             Self::UnknownAdapter { .. } => "unknown_adapter",
             Self::Merged { .. } => "merged",
+            Self::PackedBase { .. } => "packed_base",
             Self::InvalidSetting { .. } => "invalid_setting",
             Self::NoOriginal { .. } => "no_original",
             Self::Cancelled => "cancelled",

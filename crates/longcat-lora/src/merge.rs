@@ -94,12 +94,24 @@ pub trait LoraMerge<B: KernelBackend>: LoraHost<B> {
     ///
     /// # Errors
     /// [`LoraError::Merged`] if some adapter is merged already: adding to rounded weights would
-    /// round twice. [`LoraError::Overflow`] where a sum is larger than the type of `W` holds; the
+    /// round twice; [`LoraError::PackedBase`] if a weight is packed. Nothing has changed then.
+    /// [`LoraError::Overflow`] where a sum is larger than the type of `W` holds; the
     /// layers before it are merged then, until they are unmerged.
     fn merge_adapters(&mut self) -> Result<(), LoraError> {
         if let Some(status) = self.adapters().into_iter().find(|status| status.merged) {
             return Err(LoraError::Merged { name: status.name });
         }
+        let mut result = Ok(());
+        self.visit_lora(&mut |target, layer| {
+            let packed = layer.weight.packed_kind().filter(|_| is_to_merge(layer));
+            if let (Some(kind), Ok(())) = (packed, &result) {
+                result = Err(LoraError::PackedBase {
+                    target: target.to_string(),
+                    kind: format!("{kind:?}"),
+                });
+            }
+        });
+        result?;
         let mut result = Ok(());
         self.visit_lora_mut(&mut |target, layer| {
             if result.is_ok() && is_to_merge(layer) {
@@ -217,6 +229,8 @@ fn replace_weight<B: KernelBackend>(
             });
             layer.weight = Weight::Dense(param);
         }
+        // Nothing is merged into them.
+        Weight::Packed(_) => {}
         Weight::Streamed(streamed) => {
             let new = new(streamed.tensor()).try_into_data();
             let data = new.map_err(|error| LoraError::NoOriginal {

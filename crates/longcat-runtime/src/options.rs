@@ -1,15 +1,17 @@
 //! How pipelines are opened on a device.
 
 use burn::tensor::DType;
-use longcat_video::{PipelineOptions, Tiling};
+use longcat_video::{PipelineOptions, Precision, Tiling};
 
 use crate::DeviceSpec;
 
 /// How a pipeline is opened; what is not said is as the device likes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RuntimeOptions {
-    /// Dtype of transformer and text encoder; [`DeviceSpec::default_dtype`] without it.
+    /// Dtype in which transformer and text encoder compute; [`DeviceSpec::default_dtype`] without it.
     pub dtype: Option<DType>,
+    /// How the matrices of transformer and text encoder are kept on the device.
+    pub precision: Precision,
     /// Keep the text encoder on the device after prompts are encoded, for programs that make many
     /// videos.
     pub keep_text_encoder: bool,
@@ -26,6 +28,7 @@ impl RuntimeOptions {
         let dtype = self.dtype.unwrap_or(device.default_dtype());
         PipelineOptions {
             dtype,
+            precision: self.precision,
             // bf16 as the reference has it, where that is fast; f16 is too narrow for the VAE.
             vae_dtype: match (dtype, device) {
                 (DType::BF16, DeviceSpec::Cuda(_)) => DType::BF16,

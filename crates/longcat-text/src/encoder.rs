@@ -18,7 +18,7 @@ use crate::table::{Pieces, look_up, pieces};
 pub struct Umt5Encoder<B: Backend> {
     /// The table of token embeddings.
     pub(crate) shared: Pieces<B>,
-    blocks: Vec<Block<B>>,
+    pub(crate) blocks: Vec<Block<B>>,
     final_norm: RmsNorm<B>,
     num_buckets: usize,
     max_distance: usize,

@@ -154,6 +154,20 @@ impl<B: Backend> Block<B> {
             feed_forward: GatedFeedForward::new(config, device),
         }
     }
+
+    /// Calls `visit` with the matrices of all linear layers.
+    pub(crate) fn visit_weights(&self, visit: &mut dyn FnMut(&Weight<B>)) {
+        let SelfAttention { q, k, v, o, .. } = &self.attention;
+        let GatedFeedForward { wi_0, wi_1, wo } = &self.feed_forward;
+        [q, k, v, o, wi_0, wi_1, wo].into_iter().for_each(visit);
+    }
+
+    /// The same, in the same order.
+    pub(crate) fn visit_weights_mut(&mut self, visit: &mut dyn FnMut(&mut Weight<B>)) {
+        let SelfAttention { q, k, v, o, .. } = &mut self.attention;
+        let GatedFeedForward { wi_0, wi_1, wo } = &mut self.feed_forward;
+        [q, k, v, o, wi_0, wi_1, wo].into_iter().for_each(visit);
+    }
 }
 
 impl<B: KernelBackend> Block<B> {

@@ -54,6 +54,6 @@ pub use config::Umt5Config;
 pub use encoder::Umt5Encoder;
 pub use error::TextError;
 pub use layout::{TextEncoderLayout, carries_tokenizer, official_weights, text_encoder_layout};
-pub use load::{canonical_names, internal_names};
+pub use load::{canonical_names, internal_names, is_packable};
 pub use text_encoder::TextEncoder;
 pub use tokenizer::{PromptTokenizer, Tokens};

@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use burn::tensor::DType;
+use burn::tensor::backend::Backend;
 use longcat_kernels::KernelBackend;
 use longcat_weights::{
-    LoadOptions, LoadReport, NameMap, WeightFiles, WeightsError, check_module, load_module,
+    LoadAs, LoadOptions, LoadReport, NameMap, Weight, WeightFiles, WeightHost, WeightsError,
+    check_module, load_host,
 };
 use regex::Regex;
 
@@ -57,32 +59,37 @@ impl<B: KernelBackend> Umt5Encoder<B> {
     /// [`official_weights`](crate::official_weights)), and the `config.json` of a directory; without
     /// one the config is that of the shapes.
     ///
-    /// Files are memory-mapped; tensors are cast to `dtype`. With [`DType::F16`] the feed-forward
-    /// output layers stay f32, as in the reference. The table of token embeddings is in pieces where
+    /// Files are memory-mapped; tensors become what `load_as` says, f32 where it says nothing. With
+    /// [`DType::F16`] the feed-forward output layers stay f32, as in the reference. The table of token
+    /// embeddings and the position biases are never packed. The table of token embeddings is in pieces where
     /// the device has no room for it in one tensor ([`max_tensor_bytes`]).
     ///
     /// [`max_tensor_bytes`]: longcat_kernels::KernelDevice::max_tensor_bytes
     ///
     /// # Errors
     /// [`TextError`] names file and key: see [`Umt5Config::read`] and
-    /// [`longcat_weights::load_module`].
+    /// [`longcat_weights::load_host`].
     pub fn load(
         path: &Path,
-        dtype: DType,
+        load_as: impl Into<LoadAs>,
         device: &B::Device,
     ) -> Result<(Self, Umt5Config), TextError> {
+        let LoadAs { dtype, precision } = load_as.into();
+        let dtype = dtype.unwrap_or(DType::F32);
         let files = official_weights(&WeightFiles::open(path)?)?;
         let config = Umt5Config::beside(path, &files)?;
         let rows = rows_within(&config, dtype, B::max_tensor_bytes(device));
         let mut encoder = Self::in_pieces(&config, rows, device);
         let mut options = LoadOptions {
             dtype: Some(dtype),
+            precision,
+            keep_dense: None,
             keep_f32: (dtype == DType::F16).then(|| pattern(r"^blocks\.\d+\.feed_forward\.wo$")),
             ignore_unused: ignored(&files)?,
         };
         let names = canonical_names();
         if encoder.shared.len() == 1 {
-            load_module(&mut encoder, &files, &names, &options)?;
+            load_host(&mut encoder, &files, &names, &options)?;
             return Ok((encoder, config));
         }
         // The table apart from the rest, for which one key is one parameter.
@@ -94,7 +101,7 @@ impl<B: KernelBackend> Umt5Encoder<B> {
         })?;
         let here = format!("^{}$", regex::escape(key));
         options.ignore_unused.push(pattern(&here));
-        load_module(&mut encoder, &files, &names, &options)?;
+        load_host(&mut encoder, &files, &names, &options)?;
         encoder.shared = fill(table, &files, key, dtype, &config, device)?;
         Ok((encoder, config))
     }
@@ -114,6 +121,29 @@ impl<B: KernelBackend> Umt5Encoder<B> {
         };
         let encoder = Self::new(config, device);
         Ok(check_module(&encoder, files, &canonical_names(), &options))
+    }
+}
+
+/// Whether the weight of this official name is one that `--precision` and `longcat quantize` pack: the
+/// matrices of attention and feed-forward.
+pub fn is_packable(name: &str) -> bool {
+    let layer = name.strip_suffix(".weight").unwrap_or_default();
+    let last = layer.rsplit('.').next().unwrap_or_default();
+    layer.starts_with("encoder.block.")
+        && matches!(last, "q" | "k" | "v" | "o" | "wi_0" | "wi_1" | "wo")
+}
+
+impl<B: Backend> WeightHost<B> for Umt5Encoder<B> {
+    fn visit_weights(&self, visit: &mut dyn FnMut(&Weight<B>)) {
+        self.blocks
+            .iter()
+            .for_each(|block| block.visit_weights(visit));
+    }
+
+    fn visit_weights_mut(&mut self, visit: &mut dyn FnMut(&mut Weight<B>)) {
+        self.blocks
+            .iter_mut()
+            .for_each(|block| block.visit_weights_mut(visit));
     }
 }
 

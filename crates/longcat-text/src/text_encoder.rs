@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Tensor};
 use longcat_kernels::KernelBackend;
+use longcat_weights::LoadAs;
 
 use crate::{PromptTokenizer, TextError, Umt5Config, Umt5Encoder, clean_prompt};
 
@@ -66,9 +67,13 @@ impl<B: KernelBackend> TextEncoder<B> {
     /// # Errors
     /// [`TextError`] names the file and key; also when the tokenizer has ids that the encoder has
     /// no embedding for.
-    pub fn load(root: &Path, dtype: DType, device: &B::Device) -> Result<Self, TextError> {
+    pub fn load(
+        root: &Path,
+        load_as: impl Into<LoadAs>,
+        device: &B::Device,
+    ) -> Result<Self, TextError> {
         let (tokenizer, encoder) = (root.join("tokenizer"), root.join("text_encoder"));
-        Self::load_parts(&tokenizer, &encoder, dtype, device)
+        Self::load_parts(&tokenizer, &encoder, load_as, device)
     }
 
     /// Loads a tokenizer and an encoder from wherever each lies: see [`PromptTokenizer::load`] and
@@ -79,11 +84,11 @@ impl<B: KernelBackend> TextEncoder<B> {
     pub fn load_parts(
         tokenizer: &Path,
         encoder: &Path,
-        dtype: DType,
+        load_as: impl Into<LoadAs>,
         device: &B::Device,
     ) -> Result<Self, TextError> {
         let tokenizer = PromptTokenizer::load(tokenizer)?;
-        let (encoder, config) = Umt5Encoder::load(encoder, dtype, device)?;
+        let (encoder, config) = Umt5Encoder::load(encoder, load_as, device)?;
         Self::new(tokenizer, encoder, config, device)
     }
 

@@ -10,6 +10,7 @@ use longcat_dit::lora_targets;
 use longcat_kernels::{KernelBackend, Stage, guard};
 use longcat_lora::Adapter;
 use longcat_video::Checkpoint;
+use longcat_weights::LoadAs;
 
 use crate::cache::fingerprint;
 use crate::config::{Mode, TrainConfig, read_config};
@@ -78,9 +79,12 @@ fn uninterrupted<B: KernelBackend>(
         base_model: fingerprint(checkpoint.transformer_dir())?,
         clips: data.training.entries.len(),
     };
-    let dtype = config.model.precision.dtype();
+    let load_as = LoadAs {
+        dtype: Some(config.model.precision.dtype()),
+        precision: longcat_video::Precision::Dense,
+    };
     let load = || {
-        let mut model = checkpoint.load_transformer::<Autodiff<B>>(Some(dtype), device)?;
+        let mut model = checkpoint.load_transformer::<Autodiff<B>>(load_as, device)?;
         if config.mode == Mode::Lora {
             model = model.no_grad();
             attach_adapter(&mut model, &config.lora, DType::F32, config.seed)?;

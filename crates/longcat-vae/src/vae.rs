@@ -120,7 +120,7 @@ impl<B: KernelBackend> WanVae<B> {
         let options = LoadOptions {
             dtype: Some(dtype),
             keep_f32: Some(norm_scales()),
-            ignore_unused: Vec::new(),
+            ..LoadOptions::default()
         };
         load_module(&mut vae, &files, &canonical_names(), &options)?;
         Ok(vae)

@@ -7,7 +7,7 @@ use longcat_dit::{DitConfig, LongCatTransformer, official_weights};
 use longcat_kernels::KernelBackend;
 use longcat_text::{TextEncoder, carries_tokenizer};
 use longcat_vae::{WanVae, WanVaeConfig};
-use longcat_weights::WeightFiles;
+use longcat_weights::{LoadAs, WeightFiles};
 
 use crate::defaults::VideoDefaults;
 use crate::parts::Found;
@@ -238,18 +238,18 @@ impl Checkpoint {
         Ok(official_weights(&WeightFiles::open(&self.transformer)?)?)
     }
 
-    /// Loads the transformer, cast to `dtype` but for its fp32 islands.
+    /// Loads the transformer as [`LongCatTransformer::load`] does.
     ///
     /// # Errors
     /// [`VideoError::Dit`] and [`VideoError::Weights`] name file and key.
     pub fn load_transformer<B: KernelBackend>(
         &self,
-        dtype: Option<DType>,
+        load_as: impl Into<LoadAs>,
         device: &B::Device,
     ) -> Result<LongCatTransformer<B>, VideoError> {
         let config = self.transformer_config()?;
         let files = self.transformer_weights()?;
-        let (model, _) = LongCatTransformer::load_with_config(&config, &files, dtype, device)?;
+        let (model, _) = LongCatTransformer::load_with_config(&config, &files, load_as, device)?;
         Ok(model)
     }
 
@@ -259,13 +259,13 @@ impl Checkpoint {
     /// [`VideoError::Text`].
     pub fn load_text_encoder<B: KernelBackend>(
         &self,
-        dtype: DType,
+        load_as: impl Into<LoadAs>,
         device: &B::Device,
     ) -> Result<TextEncoder<B>, VideoError> {
         Ok(TextEncoder::load_parts(
             &self.tokenizer,
             &self.text_encoder,
-            dtype,
+            load_as,
             device,
         )?)
     }

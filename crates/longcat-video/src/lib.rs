@@ -49,7 +49,7 @@ mod settings;
 
 pub use adapters::{CFG_STEP_LORA, LoraStatus, REFINEMENT_LORA};
 pub use checkpoint::Checkpoint;
-pub use convert::{ConvertProgress, convert_to_comfyui, convert_to_official};
+pub use convert::{ConvertProgress, convert_to_comfyui, convert_to_official, quantize};
 pub use defaults::{TrainedSizes, VideoDefaults};
 pub use error::VideoError;
 pub use frames::PixelFrames;
@@ -61,6 +61,7 @@ pub use longcat_kernels::{DeviceError, DeviceFault, KernelBackend, Stage};
 pub use longcat_media as media;
 pub use longcat_media::VideoSize;
 pub use longcat_vae::{LatentDraw, Tiling};
+pub use longcat_weights::Precision;
 pub use lora_scope::{LoraScope, LoraStages, ParseScopeError, StepScope};
 pub use memory::{
     Asked, ClipSizes, DenoiseSizes, DeviceSizes, DoesNotFit, MemoryLimit, MemoryPlan, ModelSizes,

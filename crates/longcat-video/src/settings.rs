@@ -47,8 +47,11 @@ pub struct Settings {
     pub refinement: Option<StageSettings>,
     /// The device or devices.
     pub device: String,
-    /// Type of the weights.
+    /// Type of computation.
     pub dtype: String,
+    /// How weights were kept, where not as the checkpoint has them.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub precision: String,
     /// Whether frames were encoded and decoded tile by tile.
     pub vae_tiling: bool,
 }

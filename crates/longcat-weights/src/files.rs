@@ -400,7 +400,7 @@ impl WeightFiles {
         }
     }
 
-    fn not_finite(&self, key: &str, index: usize) -> WeightsError {
+    pub(crate) fn not_finite(&self, key: &str, index: usize) -> WeightsError {
         WeightsError::NotFinite {
             path: self.place(key),
             key: key.to_string(),

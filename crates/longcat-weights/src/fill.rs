@@ -4,6 +4,7 @@
 //! GPU, most of it for memory that is touched for the first time; and cubecl copies what it uploads
 //! once more, on the thread that asks for it.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
@@ -12,9 +13,11 @@ use std::vec::IntoIter;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Shape, StreamId, Tensor, TensorPrimitive};
-use longcat_kernels::{KernelBackend, wait};
+use longcat_kernels::{KernelBackend, PackedWeight, wait};
 use rayon::prelude::*;
 
+use crate::load::PackedById;
+use crate::packing::{PackedRows, Packing};
 use crate::{WeightFiles, WeightsError};
 
 /// Bytes that are under way at once, as they are on the device.
@@ -25,25 +28,38 @@ pub(crate) struct Source<'a, B: Backend> {
     pub(crate) key: &'a str,
     /// The type on the device; the stored one where `None`.
     pub(crate) dtype: Option<DType>,
+    /// How it is packed there, if it is.
+    pub(crate) packing: Option<Packing>,
     /// Whether the file holds the transposed matrix.
     pub(crate) transposed: bool,
     pub(crate) device: B::Device,
 }
 
-/// A tensor as one row, and its shape.
-type Row<B> = (Tensor<B, 1>, Shape);
+/// What a parameter becomes.
+enum Sent<B: Backend> {
+    /// A tensor as one row, and its shape.
+    Row(Tensor<B, 1>, Shape),
+    /// No parameter: a matrix in parts of its rows.
+    Packed(Vec<PackedWeight<B>>),
+}
 
 impl<B: KernelBackend> Source<'_, B> {
     /// Gives the tensor to the device.
-    fn send(&self, files: &WeightFiles) -> Result<Row<B>, WeightsError> {
+    fn send(&self, files: &WeightFiles) -> Result<Sent<B>, WeightsError> {
         let stored = files.stored(self.key)?;
+        if let Some(packing) = self.packing {
+            let parts = packing.pack(&stored);
+            let parts = parts.map_err(|index| files.not_finite(self.key, index))?;
+            let upload = |part: PackedRows<'_>| part.upload::<B>(&self.device);
+            return Ok(Sent::Packed(parts.into_iter().map(upload).collect()));
+        }
         let dtype = self.dtype.unwrap_or(stored.natural_dtype());
         if stored.float() == Some(dtype) {
             let (bytes, shape) = files.finite_bytes(self.key)?;
-            return Ok((self.row(&bytes, dtype), shape.into()));
+            return Ok(Sent::Row(self.row(&bytes, dtype), shape.into()));
         }
         let data = files.tensor_data_in(self.key, Some(dtype))?;
-        Ok((self.row(&data.bytes, dtype), data.shape))
+        Ok(Sent::Row(self.row(&data.bytes, dtype), data.shape))
     }
 
     fn row(&self, bytes: &[u8], dtype: DType) -> Tensor<B, 1> {
@@ -52,7 +68,7 @@ impl<B: KernelBackend> Source<'_, B> {
     }
 }
 
-/// `module` with its parameters replaced, those in the order of `sources`.
+/// `module` with its parameters replaced, those in the order of `sources`, and what is packed.
 ///
 /// # Errors
 /// What [`WeightFiles::tensor_data`] refuses.
@@ -60,7 +76,7 @@ pub(crate) fn filled<B: KernelBackend, M: Module<B>>(
     module: &M,
     files: &WeightFiles,
     sources: &[Source<'_, B>],
-) -> Result<M, WeightsError> {
+) -> Result<(M, PackedById<B>), WeightsError> {
     // The device takes what other threads upload for work of this one.
     let stream = StreamId::current();
     thread::scope(|scope| {
@@ -70,18 +86,19 @@ pub(crate) fn filled<B: KernelBackend, M: Module<B>>(
             runs,
             ready: Vec::new().into_iter(),
             sources: sources.iter(),
+            packed: BTreeMap::new(),
             failure: None,
         };
         // A clone shares its tensors, and those that were not made yet are not made for it.
         let module = module.clone().map(&mut filling);
         match filling.failure {
             Some(failure) => Err(failure),
-            None => Ok(module),
+            None => Ok((module, filling.packed)),
         }
     })
 }
 
-type Run<B> = Result<Vec<Row<B>>, WeightsError>;
+type Run<B> = Result<Vec<Sent<B>>, WeightsError>;
 
 /// Sends runs of tensors, until all are sent, one fails, or nobody wants more.
 fn read_ahead<B: KernelBackend>(
@@ -129,18 +146,19 @@ fn runs<B: Backend>(files: &WeightFiles, sources: &[Source<'_, B>]) -> Vec<Range
 
 struct Filling<'a, B: Backend> {
     runs: Receiver<Run<B>>,
-    ready: IntoIter<Row<B>>,
+    ready: IntoIter<Sent<B>>,
     sources: std::slice::Iter<'a, Source<'a, B>>,
+    packed: PackedById<B>,
     failure: Option<WeightsError>,
 }
 
 impl<B: Backend> Filling<'_, B> {
     /// The tensor of the next parameter; `None` after a failure.
-    fn next(&mut self) -> Option<(Row<B>, bool)> {
+    fn next(&mut self) -> Option<(Sent<B>, bool)> {
         let source = self.sources.next()?;
         loop {
-            if let Some(row) = self.ready.next() {
-                return Some((row, source.transposed));
+            if let Some(sent) = self.ready.next() {
+                return Some((sent, source.transposed));
             }
             match self.runs.recv().ok()? {
                 Ok(run) => self.ready = run.into_iter(),
@@ -152,8 +170,13 @@ impl<B: Backend> Filling<'_, B> {
 
 impl<B: Backend> ModuleMapper<B> for Filling<'_, B> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
-        let Some(((row, shape), transposed)) = self.next() else {
-            return param;
+        let (row, shape, transposed) = match self.next() {
+            Some((Sent::Row(row, shape), transposed)) => (row, shape, transposed),
+            Some((Sent::Packed(parts), _)) => {
+                self.packed.insert(param.id, parts);
+                return param;
+            }
+            None => return param,
         };
         let tensor: Tensor<B, D> = row.reshape(shape);
         let tensor = match transposed {

@@ -11,7 +11,7 @@
 //! - [`Weight`]: the matrix of a linear layer, which need not be a parameter;
 //! - [`upload`]: host data to a device in one copy;
 //! - [`other_model`]: whose weights a file holds, if it is a known model's;
-//! - [`stream_safetensors`]: tensors to a file one after another;
+//! - [`stream_weights`]: tensors to a safetensors or GGUF file one after another;
 //! - [`collect_module`], [`write_safetensors`]: a module to a file, written under a temporary name
 //!   and then renamed.
 //!
@@ -66,6 +66,8 @@ mod format;
 mod load;
 mod names;
 mod other_models;
+mod packing;
+mod precision;
 mod printable;
 mod renamed;
 mod scales;
@@ -79,14 +81,15 @@ pub use cast::cast_module;
 pub use config::{ConfigError, JsonConfig};
 pub use error::WeightsError;
 pub use files::{TensorInfo, WeightFiles};
-pub use load::{LoadOptions, LoadReport, check_module, load_module};
+pub use load::{LoadOptions, LoadReport, WeightHost, check_module, load_host, load_module};
 pub use names::{KIJAI_LAYERS, NameMap};
 pub use other_models::other_model;
+pub use precision::{LoadAs, Precision};
 pub use printable::printable;
 pub use stored::{
     BlockType, Quantization, Quantized, Scale, StoredPart, StoredTensor, StoredType, quantize,
 };
-pub use stream::{PlannedTensor, stream_safetensors};
+pub use stream::{PlannedTensor, stream_weights};
 pub use upload::upload;
 pub use weight::Weight;
 pub use write::{NamedTensor, collect_module, write_atomic, write_safetensors};

@@ -1,25 +1,31 @@
 //! Strict loading of a module: every key and every parameter must match.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, DType, Int, Shape, Tensor};
-use longcat_kernels::KernelBackend;
+use longcat_kernels::{KernelBackend, PackedWeight};
 use regex::Regex;
 use serde::Serialize;
 
 use crate::fill::{Source, filled};
-use crate::{NameMap, WeightFiles, WeightsError};
+use crate::packing::Packing;
+use crate::{NameMap, Precision, Weight, WeightFiles, WeightsError};
 
 /// How weights are applied.
 #[derive(Debug, Clone, Default)]
 pub struct LoadOptions {
     /// The type of the weights on the device; the stored one where `None`.
     pub dtype: Option<DType>,
-    /// Internal paths whose weights stay f32 whatever `dtype` says (fp32 islands).
+    /// How the matrices that [`load_host`] finds are kept.
+    pub precision: Precision,
+    /// Internal paths whose weights stay f32 whatever `dtype` says (fp32 islands), unless they stay
+    /// packed.
     pub keep_f32: Option<Regex>,
+    /// Internal paths whose floats are not packed while they are loaded.
+    pub keep_dense: Option<Regex>,
     /// File keys that may be left unused.
     pub ignore_unused: Vec<Regex>,
 }
@@ -73,7 +79,17 @@ impl fmt::Display for LoadReport {
     }
 }
 
-/// Applies every tensor of `files` to `module`, and leaves nothing out silently.
+/// A module with matrices that need not be parameters.
+pub trait WeightHost<B: Backend>: Module<B> {
+    /// Calls `visit` with all of them, in a fixed order.
+    fn visit_weights(&self, visit: &mut dyn FnMut(&Weight<B>));
+
+    /// As [`Self::visit_weights`], mutably, in the same order.
+    fn visit_weights_mut(&mut self, visit: &mut dyn FnMut(&mut Weight<B>));
+}
+
+/// Applies every tensor of `files` to `module`, and leaves nothing out silently. All become parameters:
+/// packed ones are unpacked.
 ///
 /// `names` turns file keys into module paths. Structs named `Linear` of Burn's own library hold
 /// their weight transposed to the files and are handled; other modules take tensors as stored.
@@ -89,6 +105,42 @@ pub fn load_module<B: KernelBackend, M: Module<B>>(
     names: &NameMap,
     options: &LoadOptions,
 ) -> Result<LoadReport, WeightsError> {
+    Ok(load(module, files, names, options, &BTreeSet::new())?.0)
+}
+
+/// As [`load_module`], with the module's matrices kept as [`LoadOptions::precision`] says. Those of packed
+/// types that devices do not compute with are unpacked whatever it says.
+///
+/// # Errors
+/// As [`load_module`].
+pub fn load_host<B: KernelBackend, M: WeightHost<B>>(
+    module: &mut M,
+    files: &WeightFiles,
+    names: &NameMap,
+    options: &LoadOptions,
+) -> Result<LoadReport, WeightsError> {
+    let mut matrices = BTreeSet::new();
+    module.visit_weights(&mut |weight| matrices.extend(weight.param_id()));
+    let (report, mut packed) = load(module, files, names, options, &matrices)?;
+    module.visit_weights_mut(&mut |weight| {
+        if let Some(parts) = weight.param_id().and_then(|id| packed.remove(&id)) {
+            *weight = Weight::Packed(parts);
+        }
+    });
+    Ok(report)
+}
+
+/// Packed matrices by the parameters whose place they take.
+pub(crate) type PackedById<B> = BTreeMap<ParamId, Vec<PackedWeight<B>>>;
+
+/// Fills the parameters of a module, those of `matrices` only where they are not to be packed.
+fn load<B: KernelBackend, M: Module<B>>(
+    module: &mut M,
+    files: &WeightFiles,
+    names: &NameMap,
+    options: &LoadOptions,
+    matrices: &BTreeSet<ParamId>,
+) -> Result<(LoadReport, PackedById<B>), WeightsError> {
     let mut parameters = Parameters::<B>::default();
     module.visit(&mut parameters);
     let (report, taken) = parameters.compare(files, names, options);
@@ -101,21 +153,37 @@ pub fn load_module<B: KernelBackend, M: Module<B>>(
     let sources: Vec<Source<B>> = parameters
         .order
         .iter()
-        .map(|(path, transposed, device)| Source {
-            key: taken[path],
-            dtype: match (&options.keep_f32, options.dtype) {
-                (Some(keep), _) if keep.is_match(path) => Some(DType::F32),
-                (_, dtype) => dtype,
-            },
-            transposed: *transposed,
-            device: device.clone(),
+        .map(|place| {
+            let key = taken[&place.path];
+            let within = |paths: &Option<Regex>| {
+                let mut paths = paths.iter();
+                paths.any(|paths| paths.is_match(&place.path))
+            };
+            let packing = match matrices.contains(&place.id) {
+                true => {
+                    let floats_stay = within(&options.keep_dense);
+                    Packing::of(&files.stored(key)?, options.precision, floats_stay)
+                }
+                false => None,
+            };
+            Ok(Source {
+                key,
+                dtype: match within(&options.keep_f32) {
+                    true => Some(DType::F32),
+                    false => options.dtype,
+                },
+                packing,
+                transposed: place.transposed,
+                device: place.device.clone(),
+            })
         })
-        .collect();
-    for ((path, ..), source) in parameters.order.iter().zip(&sources) {
-        has_room(files, source, &parameters.shapes[path])?;
+        .collect::<Result<_, WeightsError>>()?;
+    for (place, source) in parameters.order.iter().zip(&sources) {
+        has_room(files, source, &parameters.shapes[&place.path])?;
     }
-    *module = filled(module, files, &sources)?;
-    Ok(report)
+    let (filled, packed) = filled(module, files, &sources)?;
+    *module = filled;
+    Ok((report, packed))
 }
 
 /// Whether the device of a parameter has tensors that large.
@@ -159,8 +227,17 @@ struct Parameters<B: Backend> {
     path: Vec<String>,
     containers: Vec<String>,
     shapes: BTreeMap<String, Vec<usize>>,
-    /// Paths in the order of the module, whether they are stored transposed, and where they go.
-    order: Vec<(String, bool, B::Device)>,
+    /// In the order of the module.
+    order: Vec<Place<B>>,
+}
+
+/// A parameter of a module.
+struct Place<B: Backend> {
+    path: String,
+    id: ParamId,
+    /// Whether files have it transposed.
+    transposed: bool,
+    device: B::Device,
 }
 
 impl<B: Backend> Default for Parameters<B> {
@@ -218,7 +295,7 @@ impl<B: Backend> Parameters<B> {
         (report, taken)
     }
 
-    fn add(&mut self, shape: Shape, device: B::Device) {
+    fn add(&mut self, id: ParamId, shape: Shape, device: B::Device) {
         let mut shape = shape.to_vec();
         let transposed = self
             .containers
@@ -231,7 +308,12 @@ impl<B: Backend> Parameters<B> {
             shape.reverse();
         }
         let path = self.path.join(".");
-        self.order.push((path.clone(), transposed, device));
+        self.order.push(Place {
+            path: path.clone(),
+            id,
+            transposed,
+            device,
+        });
         self.shapes.insert(path, shape);
     }
 }
@@ -248,14 +330,14 @@ impl<B: Backend> ModuleVisitor<B> for Parameters<B> {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        self.add(param.lazy_shape(), param.lazy_device());
+        self.add(param.id, param.lazy_shape(), param.lazy_device());
     }
 
     fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<B, D, Int>>) {
-        self.add(param.lazy_shape(), param.lazy_device());
+        self.add(param.id, param.lazy_shape(), param.lazy_device());
     }
 
     fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<B, D, Bool>>) {
-        self.add(param.lazy_shape(), param.lazy_device());
+        self.add(param.id, param.lazy_shape(), param.lazy_device());
     }
 }

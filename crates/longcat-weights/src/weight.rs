@@ -2,11 +2,14 @@
 
 use burn::module::{
     AutodiffModule, Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper,
-    ModuleVisitor, Param,
+    ModuleVisitor, Param, ParamId,
 };
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{DType, Tensor};
-use longcat_kernels::{HostRow, KernelBackend, StreamedWeight, linear};
+use longcat_kernels::{
+    HostRow, KernelBackend, PackedKind, PackedWeight, StreamedWeight, linear, linear_packed,
+    unpack_weight,
+};
 
 use crate::WeightsError;
 
@@ -18,6 +21,8 @@ use crate::WeightsError;
 pub enum Weight<B: Backend> {
     /// Floats of one type.
     Dense(Param<Tensor<B, 2>>),
+    /// Packed, in parts of its rows that may be packed in different ways; at least one.
+    Packed(Vec<PackedWeight<B>>),
     /// In host memory, as floats or packed, and on the device only while they are used.
     Streamed(StreamedWeight<B>),
 }
@@ -31,12 +36,33 @@ impl<B: Backend> Weight<B> {
         }
     }
 
+    /// The parameter that it is, if it is one.
+    pub(crate) fn param_id(&self) -> Option<ParamId> {
+        match self {
+            Self::Dense(param) => Some(param.id),
+            _ => None,
+        }
+    }
+
+    /// How it is packed, if it is: by its first rows.
+    pub fn packed_kind(&self) -> Option<PackedKind> {
+        match self {
+            Self::Packed(parts) => Some(parts[0].layout.kind),
+            Self::Streamed(streamed) => Some(streamed.layout()?.kind),
+            Self::Dense(_) => None,
+        }
+    }
+
     /// Output and input features. Makes no weights.
     pub fn shape(&self) -> [usize; 2] {
         match self {
             Self::Dense(param) => {
                 let shape = param.lazy_shape();
                 [shape[0], shape[1]]
+            }
+            Self::Packed(parts) => {
+                let rows = parts.iter().map(|part| part.shape()[0]).sum();
+                [rows, parts[0].shape()[1]]
             }
             Self::Streamed(streamed) => streamed.shape(),
         }
@@ -46,6 +72,7 @@ impl<B: Backend> Weight<B> {
     pub fn device(&self) -> B::Device {
         match self {
             Self::Dense(param) => param.lazy_device(),
+            Self::Packed(parts) => parts[0].device(),
             Self::Streamed(streamed) => streamed.device().clone(),
         }
     }
@@ -54,14 +81,15 @@ impl<B: Backend> Weight<B> {
     pub fn is_initialized(&self) -> bool {
         match self {
             Self::Dense(param) => param.is_initialized(),
-            Self::Streamed(_) => true,
+            Self::Packed(_) | Self::Streamed(_) => true,
         }
     }
 
-    /// The type of the floats of a dense one; the others become what they are multiplied with.
+    /// The type of its floats; a packed one becomes what it is multiplied with.
     pub fn dtype(&self) -> Option<DType> {
         match self {
             Self::Dense(param) => Some(param.val().dtype()),
+            Self::Packed(_) => None,
             Self::Streamed(streamed) => Some(streamed.dtype()),
         }
     }
@@ -69,7 +97,7 @@ impl<B: Backend> Weight<B> {
 
 impl<B: KernelBackend> Weight<B> {
     /// The same matrix in host memory, which it is read back to, and from where it passes through the
-    /// device. One that is trained stays what it is.
+    /// device. One that is trained or packed stays what it is.
     ///
     /// # Errors
     /// [`WeightsError::ReadBack`] names it by `path`.
@@ -94,15 +122,20 @@ impl<B: KernelBackend> Weight<B> {
         Ok(Self::Streamed(streamed))
     }
 
-    /// The matrix as floats `[out, in]`.
+    /// The matrix as floats `[out, in]`, in f32 where it is packed.
     pub fn val(&self) -> Tensor<B, 2> {
         match self {
             Self::Dense(param) => param.val(),
+            Self::Packed(parts) => {
+                let unpacked = parts.iter().map(|part| unpack_weight(part, DType::F32));
+                Tensor::cat(unpacked.collect(), 0)
+            }
             Self::Streamed(streamed) => streamed.tensor(),
         }
     }
 
-    /// `x·Wᵀ + b`: `x` `[.., in]`, of the type of a dense weight, to `[.., out]` in the type of `x`.
+    /// `x·Wᵀ + b`: `x` `[.., in]`, in the type of floats and in any where it is packed, to `[.., out]` in the
+    /// type of `x`.
     pub fn product<const D: usize>(
         &self,
         x: Tensor<B, D>,
@@ -110,6 +143,19 @@ impl<B: KernelBackend> Weight<B> {
     ) -> Tensor<B, D> {
         match self {
             Self::Dense(param) => linear(x, param.val(), bias),
+            Self::Packed(parts) => match parts.as_slice() {
+                [whole] => linear_packed(x, whole, bias),
+                parts => {
+                    let mut first = 0;
+                    let products = parts.iter().map(|part| {
+                        let rows = part.shape()[0];
+                        let bias = bias.clone().map(|bias| bias.narrow(0, first, rows));
+                        first += rows;
+                        linear_packed(x.clone(), part, bias)
+                    });
+                    Tensor::cat(products.collect(), D - 1)
+                }
+            },
             Self::Streamed(streamed) => streamed.product(x, bias),
         }
     }
@@ -128,14 +174,14 @@ impl<B: Backend> Module<B> for Weight<B> {
     fn visit<V: ModuleVisitor<B>>(&self, visitor: &mut V) {
         match self {
             Self::Dense(param) => visitor.visit_float(param),
-            Self::Streamed(_) => {}
+            Self::Packed(_) | Self::Streamed(_) => {}
         }
     }
 
     fn map<M: ModuleMapper<B>>(self, mapper: &mut M) -> Self {
         match self {
             Self::Dense(param) => Self::Dense(mapper.map_float(param)),
-            Self::Streamed(_) => self,
+            Self::Packed(_) | Self::Streamed(_) => self,
         }
     }
 
@@ -151,13 +197,14 @@ impl<B: Backend> Module<B> for Weight<B> {
     fn into_record(self) -> Self::Record {
         match self {
             Self::Dense(param) => Some(Module::<B>::into_record(param)),
-            Self::Streamed(_) => None,
+            Self::Packed(_) | Self::Streamed(_) => None,
         }
     }
 
     fn to_device(self, device: &B::Device) -> Self {
         match self {
             Self::Dense(param) => Self::Dense(Module::<B>::to_device(param, device)),
+            Self::Packed(parts) => Self::Packed(parts.to_device(device)),
             Self::Streamed(streamed) => Self::Streamed(streamed.to_device(device)),
         }
     }
@@ -165,6 +212,7 @@ impl<B: Backend> Module<B> for Weight<B> {
     fn fork(self, device: &B::Device) -> Self {
         match self {
             Self::Dense(param) => Self::Dense(Module::<B>::fork(param, device)),
+            Self::Packed(parts) => Self::Packed(parts.fork(device)),
             Self::Streamed(streamed) => Self::Streamed(streamed.fork(device)),
         }
     }
@@ -172,6 +220,7 @@ impl<B: Backend> Module<B> for Weight<B> {
     fn collect_devices(&self, devices: Devices<B>) -> Devices<B> {
         match self {
             Self::Dense(param) => Module::<B>::collect_devices(param, devices),
+            Self::Packed(parts) => parts.collect_devices(devices),
             Self::Streamed(streamed) => streamed.collect_devices(devices),
         }
     }
@@ -183,6 +232,7 @@ impl<B: AutodiffBackend> AutodiffModule<B> for Weight<B> {
     fn valid(&self) -> Self::InnerModule {
         match self {
             Self::Dense(param) => Weight::Dense(AutodiffModule::<B>::valid(param)),
+            Self::Packed(parts) => Weight::Packed(parts.valid()),
             Self::Streamed(streamed) => Weight::Streamed(streamed.valid()),
         }
     }
@@ -190,6 +240,7 @@ impl<B: AutodiffBackend> AutodiffModule<B> for Weight<B> {
     fn from_inner(module: Self::InnerModule) -> Self {
         match module {
             Weight::Dense(param) => Self::Dense(AutodiffModule::<B>::from_inner(param)),
+            Weight::Packed(parts) => Self::Packed(AutodiffModule::<B>::from_inner(parts)),
             Weight::Streamed(streamed) => Self::Streamed(StreamedWeight::from_inner(streamed)),
         }
     }

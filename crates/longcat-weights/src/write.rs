@@ -69,7 +69,7 @@ impl View for DataView<'_> {
     }
 }
 
-pub(crate) fn stored_dtype(dtype: DType) -> Option<Dtype> {
+fn stored_dtype(dtype: DType) -> Option<Dtype> {
     Some(match dtype {
         DType::F64 => Dtype::F64,
         DType::F32 | DType::Flex32 => Dtype::F32,

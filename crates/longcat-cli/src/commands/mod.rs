@@ -10,4 +10,5 @@ pub mod long;
 pub mod lora;
 mod lora_inspect;
 mod lora_rank;
+pub mod quantize;
 pub mod refine;

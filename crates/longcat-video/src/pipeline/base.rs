@@ -7,7 +7,7 @@ use longcat_dit::{DitConfig, DitError, LongCatTransformer, TextCondition};
 use longcat_kernels::{KernelBackend, Stage, guard};
 use longcat_text::TextEncoder;
 use longcat_vae::{ChunkProgress, LatentDraw, Tiling, VaeError, VaeOptions, WanVae, WanVaeConfig};
-use longcat_weights::ConfigError;
+use longcat_weights::{ConfigError, LoadAs, Precision};
 
 use super::observer::{Follower, StepHook};
 use super::predict::Model;
@@ -25,8 +25,10 @@ use crate::{CheckpointParts, VideoError, VideoSize};
 /// How a pipeline treats its components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PipelineOptions {
-    /// Dtype of transformer and text encoder (bf16 on CUDA, f32 or f16 on wgpu, f32 on CPU).
+    /// Dtype in which transformer and text encoder compute (bf16 on CUDA, f32 or f16 on wgpu, f32 on CPU).
     pub dtype: DType,
+    /// How the matrices of transformer and text encoder are kept on the device.
+    pub precision: Precision,
     /// Dtype of the VAE.
     pub vae_dtype: DType,
     /// Keep the text encoder on the device after prompts are encoded.
@@ -42,6 +44,7 @@ impl Default for PipelineOptions {
     fn default() -> Self {
         Self {
             dtype: DType::F32,
+            precision: Precision::default(),
             vae_dtype: DType::F32,
             keep_text_encoder: false,
             keep_transformer: true,
@@ -198,11 +201,12 @@ impl<B: KernelBackend> Pipeline<B> {
     /// # Errors
     /// What loading it can report.
     pub(crate) fn transformers(&mut self) -> Result<&mut [LongCatTransformer<B>], VideoError> {
+        let load_as = self.load_as();
         let dtype = self.options.dtype;
         if self.transformers.is_empty() {
             let load = || {
                 let devices = self.devices.iter();
-                let load = |device| self.checkpoint.load_transformer(Some(dtype), device);
+                let load = |device| self.checkpoint.load_transformer(load_as, device);
                 devices.map(load).collect::<Result<Vec<_>, _>>()
             };
             self.transformers = guard::<B, _, _>(&self.devices, Stage::LoadingTransformer, load)?;
@@ -229,6 +233,14 @@ impl<B: KernelBackend> Pipeline<B> {
         if !self.transformers.is_empty() {
             self.transformers.clear();
             self.devices.iter().for_each(|d| B::memory_cleanup(d));
+        }
+    }
+
+    /// What weights of transformer and text encoder become.
+    fn load_as(&self) -> LoadAs {
+        LoadAs {
+            dtype: Some(self.options.dtype),
+            precision: self.options.precision,
         }
     }
 
@@ -270,8 +282,8 @@ impl<B: KernelBackend> Pipeline<B> {
         let encoder = match self.text_encoder.take() {
             Some(encoder) => encoder,
             None => guard::<B, _, _>(&self.devices[..1], Stage::LoadingTextEncoder, || {
-                let dtype = self.options.dtype;
-                self.checkpoint.load_text_encoder(dtype, self.device())
+                let load_as = self.load_as();
+                self.checkpoint.load_text_encoder(load_as, self.device())
             })?,
         };
         let encode = || Ok::<_, VideoError>(encoder.encode_prompts(prompts, max_length)?);

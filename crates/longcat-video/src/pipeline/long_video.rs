@@ -242,6 +242,7 @@ impl<B: KernelBackend> Pipeline<B> {
                 "dtypes",
                 format!("{:?}", (options.dtype, options.vae_dtype)),
             ),
+            ("precision", options.precision.to_string()),
             ("tiling", format!("{:?}", options.tiling)),
         ]
     }

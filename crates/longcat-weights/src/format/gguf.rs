@@ -5,12 +5,10 @@ use std::path::Path;
 
 use safetensors::Dtype;
 
-use super::{RawFile, RawTensor, corrupt, elements, foreign};
+use super::{ORIGINAL_SHAPE, RawFile, RawTensor, corrupt, elements, foreign};
 use crate::WeightsError;
 use crate::stored::{BlockType, StoredType};
 
-/// What ComfyUI-GGUF calls the shape of a tensor that it stores in another.
-const ORIGINAL_SHAPE: &str = "comfy.gguf.orig_shape.";
 /// More dimensions than any tensor of a model has.
 const MOST_DIMENSIONS: u32 = 8;
 /// Arrays of arrays nest no deeper in any file.

@@ -35,6 +35,9 @@ pub(crate) struct RawFile {
 /// Endings of files that [`read`] knows, but for `.safetensors`.
 pub(crate) const OTHER_ENDINGS: [&str; 4] = [".gguf", ".pth", ".pt", ".bin"];
 
+/// What ComfyUI-GGUF calls the shape of a tensor that it stores in another.
+pub(crate) const ORIGINAL_SHAPE: &str = "comfy.gguf.orig_shape.";
+
 /// Reads the header of a file, whose first bytes tell the format.
 ///
 /// # Errors

@@ -20,6 +20,23 @@ pub enum BlockType {
 }
 
 impl BlockType {
+    /// The blocks of a type of packed weights; `None` of those without blocks.
+    pub(super) fn of(kind: PackedKind) -> Option<Self> {
+        Some(match kind {
+            PackedKind::Fp8E4m3 | PackedKind::Fp8E5m2 | PackedKind::Int8 => return None,
+            PackedKind::Q4_0 => Self::Q4_0,
+            PackedKind::Q4_1 => Self::Q4_1,
+            PackedKind::Q5_0 => Self::Q5_0,
+            PackedKind::Q5_1 => Self::Q5_1,
+            PackedKind::Q8_0 => Self::Q8_0,
+            PackedKind::Q2_K => Self::Q2_K,
+            PackedKind::Q3_K => Self::Q3_K,
+            PackedKind::Q4_K => Self::Q4_K,
+            PackedKind::Q5_K => Self::Q5_K,
+            PackedKind::Q6_K => Self::Q6_K,
+        })
+    }
+
     /// The same as a type of packed weights.
     pub fn kind(self) -> PackedKind {
         match self {

@@ -25,6 +25,13 @@ pub enum StoredType {
 }
 
 impl StoredType {
+    /// 32-bit floats.
+    pub const F32: Self = Self::Plain(Dtype::F32);
+    /// fp8 of the kind e4m3.
+    pub const FP8: Self = Self::Plain(Dtype::F8_E4M3);
+    /// Integers of 8 bits.
+    pub const INT8: Self = Self::Plain(Dtype::I8);
+
     /// The type on a device of values that need no unpacking: F64, F32, F16 and BF16.
     pub fn float(self) -> Option<DType> {
         match self {
@@ -45,6 +52,17 @@ impl StoredType {
             Self::Plain(_) => None,
             Self::Block(block) => Some(block.kind()),
         }
+    }
+
+    /// Floats of a type on a device; `None` for other types.
+    pub fn of(dtype: DType) -> Option<Self> {
+        Some(Self::Plain(match dtype {
+            DType::F64 => Dtype::F64,
+            DType::F32 => Dtype::F32,
+            DType::F16 => Dtype::F16,
+            DType::BF16 => Dtype::BF16,
+            _ => return None,
+        }))
     }
 
     /// Whether the values can be made numbers: floats, fp8 and blocks by themselves, int8 with a
@@ -78,6 +96,17 @@ impl fmt::Display for StoredType {
         match self {
             Self::Plain(dtype) => write!(f, "{dtype:?}"),
             Self::Block(block) => write!(f, "{block:?}"),
+        }
+    }
+}
+
+impl From<PackedKind> for StoredType {
+    fn from(kind: PackedKind) -> Self {
+        match (kind, BlockType::of(kind)) {
+            (_, Some(block)) => Self::Block(block),
+            (PackedKind::Fp8E5m2, None) => Self::Plain(Dtype::F8_E5M2),
+            (PackedKind::Int8, None) => Self::INT8,
+            (_, None) => Self::FP8,
         }
     }
 }

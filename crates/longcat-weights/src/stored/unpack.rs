@@ -40,6 +40,52 @@ impl StoredTensor<'_> {
         }
         Ok(out)
     }
+
+    /// The values in f32.
+    ///
+    /// # Errors
+    /// The number of the first value that is not finite.
+    pub(crate) fn values(&self) -> Result<Vec<f32>, usize> {
+        let elements = self.parts.iter().map(|part| part.elements).sum();
+        let mut out = vec![0.0; elements];
+        let (mut rest, mut done) = (out.as_mut_slice(), 0);
+        for part in &self.parts {
+            let (mine, others) = rest.split_at_mut(part.elements);
+            let bad = mine
+                .par_chunks_mut(RUN)
+                .enumerate()
+                .filter_map(|(run, values)| part.values_run(run * RUN, values))
+                .min();
+            if let Some(bad) = bad {
+                return Err(done + bad);
+            }
+            (rest, done) = (others, done + part.elements);
+        }
+        Ok(out)
+    }
+
+    /// Whether all values are finite, without keeping any.
+    ///
+    /// # Errors
+    /// The number of the first value that is not.
+    pub(crate) fn check_finite(&self) -> Result<(), usize> {
+        let mut done = 0;
+        for part in &self.parts {
+            let bad = (0..part.elements.div_ceil(RUN))
+                .into_par_iter()
+                .filter_map(|run| {
+                    let mut values = [0.0; RUN];
+                    let count = RUN.min(part.elements - run * RUN);
+                    part.values_run(run * RUN, &mut values[..count])
+                })
+                .min();
+            if let Some(bad) = bad {
+                return Err(done + bad);
+            }
+            done += part.elements;
+        }
+        Ok(())
+    }
 }
 
 impl StoredPart<'_> {
@@ -47,6 +93,15 @@ impl StoredPart<'_> {
     fn unpack_run(&self, start: usize, out: &mut [u8], dtype: DType) -> Option<usize> {
         let mut values = [0.0; RUN];
         let values = &mut values[..out.len() / dtype.size()];
+        let bad = self.values_run(start, values);
+        if bad.is_none() {
+            round_into(values, dtype, out);
+        }
+        bad
+    }
+
+    /// The values from `start` on in f32. Gives the number of the first that is not finite.
+    fn values_run(&self, start: usize, values: &mut [f32]) -> Option<usize> {
         self.decode(start, values);
         if let Some(scale) = &self.scale {
             scale.apply(start, values);
@@ -58,7 +113,6 @@ impl StoredPart<'_> {
                 .position(|v| !v.is_finite())
                 .map(|i| start + i);
         }
-        round_into(values, dtype, out);
         None
     }
 
