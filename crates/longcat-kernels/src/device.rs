@@ -60,6 +60,11 @@ pub trait KernelDevice: Backend {
         u64::MAX
     }
 
+    /// What is known of a device's memory; nothing by default.
+    fn memory(_device: &Self::Device) -> DeviceMemory {
+        DeviceMemory::default()
+    }
+
     /// The first fault of a device that is known, without waiting for anything. Nothing that the device
     /// holds since then may be used; see [`guard`](crate::guard).
     ///
@@ -72,4 +77,13 @@ pub trait KernelDevice: Backend {
     fn keep_fault(_device: &Self::Device, fault: DeviceFault) {
         keep_own_fault(fault);
     }
+}
+
+/// What is known of a device's memory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeviceMemory {
+    /// What no process has taken, where the device tells.
+    pub free: Option<u64>,
+    /// What the backend takes besides tensors: its context, compiled kernels, workspaces of libraries.
+    pub context: u64,
 }

@@ -58,25 +58,28 @@ impl Stage {
     fn help(self) -> &'static str {
         match self {
             Self::LoadingTextEncoder | Self::EncodingPrompt => {
-                "a narrower --dtype (bf16, f16) takes half as much"
+                "--memory with less than is free lets layers pass through the device, and a narrower \
+                 --dtype (bf16, f16) takes half as much"
             }
             Self::LoadingTransformer | Self::MergingAdapters => {
-                "a narrower --dtype (bf16, f16) takes half as much, and --low-memory keeps one model \
-                 on the device at a time"
+                "--memory with less than is free lets blocks pass through the device, and a narrower \
+                 --precision or --dtype takes less"
             }
             Self::EncodingFrames | Self::Decoding => {
-                "--vae-tiling works in tiles, --low-memory takes the transformer off the device \
-                 first; a smaller --size or fewer --frames take less, too"
+                "--memory with less than is free takes other models off the device first and works in \
+                 tiles; a smaller --size or fewer --frames take less, too"
             }
             Self::CachingCondition => {
-                "--offload-kv-cache keeps the cache on the host; a smaller --size takes less"
+                "--memory with less than is free or --offload-kv-cache keeps the cache on the host; a \
+                 smaller --size takes less"
             }
             Self::Denoising { .. } => {
-                "a smaller --size, fewer --frames or a narrower --dtype take less"
+                "--memory with less than is free lets blocks pass through the device; a smaller --size, \
+                 fewer --frames or a narrower --precision take less, too"
             }
             Self::Training { .. } | Self::Validating => {
-                "train.checkpointing, a smaller train.batch, fewer data.frames, a smaller data.sizes \
-                 or a smaller lora.rank take less"
+                "memory in the config, train.checkpointing, a smaller train.batch, fewer data.frames, a \
+                 smaller data.sizes or a smaller lora.rank take less"
             }
             Self::Sampling => "a smaller samples.size or fewer samples.frames take less",
             Self::Saving => "other programs on the device may hold its memory",

@@ -64,7 +64,7 @@ pub use cuda::{
     memory::{CudaMemory, cuda_device_count, cuda_device_starts, cuda_memory},
     transfers::nccl_problem,
 };
-pub use device::KernelDevice;
+pub use device::{DeviceMemory, KernelDevice};
 pub use faults::{DeviceError, DeviceFault, Stage, attempt, guard, wait};
 pub use host::{HostBytes, HostMemory, HostRow, UploadTicket, Uploads};
 pub use ops::bsa::{BsaParams, EmptySelection, bsa_attention};

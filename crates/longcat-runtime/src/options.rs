@@ -1,7 +1,7 @@
 //! How pipelines are opened on a device.
 
 use burn::tensor::DType;
-use longcat_video::{PipelineOptions, Precision, Tiling};
+use longcat_video::{MemoryLimit, PipelineOptions, Precision, Tiling};
 
 use crate::DeviceSpec;
 
@@ -20,6 +20,8 @@ pub struct RuntimeOptions {
     pub low_memory: bool,
     /// Encode and decode large pictures tile by tile: less memory, a slightly different result.
     pub tiling: Option<Tiling>,
+    /// How much memory of the device may be taken; by default what is free.
+    pub memory: MemoryLimit,
 }
 
 impl RuntimeOptions {
@@ -37,6 +39,8 @@ impl RuntimeOptions {
             keep_text_encoder: self.keep_text_encoder,
             keep_transformer: !self.low_memory,
             tiling: self.tiling,
+            memory: self.memory,
+            resident_blocks: None,
         }
     }
 }

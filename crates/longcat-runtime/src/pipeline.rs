@@ -6,9 +6,9 @@ use burn::tensor::DType;
 use longcat_kernels::KernelBackend;
 use longcat_video::{
     Checkpoint, CheckpointParts, ContinuationRequest, FrameRange, ImageToVideoRequest, Latents,
-    LongVideo, LongVideoRequest, LoraScope, LoraStatus, NoiseSource, Observer, Pipeline,
-    PipelineOptions, PixelFrames, RefineRequest, TakeFrames, TextToVideoRequest, VideoError,
-    VideoPlan, VideoRequest, VideoSize,
+    LongVideo, LongVideoRequest, LoraScope, LoraStatus, MemoryPlan, NoiseSource, Observer,
+    Pipeline, PipelineOptions, PixelFrames, RefineRequest, TakeFrames, TextToVideoRequest,
+    VideoError, VideoPlan, VideoRequest, VideoSize,
 };
 
 use crate::{DeviceList, DeviceTask, RuntimeError, RuntimeOptions, on_device};
@@ -90,6 +90,13 @@ pub trait DynPipeline: Send {
     /// [`VideoError::Invalid`] names the setting; [`VideoError::Dit`] when a checkpoint without
     /// block-sparse attention is to refine.
     fn plan(&self, request: VideoRequest<'_>) -> Result<VideoPlan, VideoError>;
+
+    /// What is done so that a request fits into the memory that may be taken, and what each stage takes
+    /// then; nothing is loaded for this.
+    ///
+    /// # Errors
+    /// [`VideoError::DoesNotFit`] says what would fit; else as [`Self::plan`].
+    fn memory_plan(&self, request: VideoRequest<'_>) -> Result<MemoryPlan, VideoError>;
 
     /// Makes videos from prompts; normalised latents `[B, C, T, H, W]`.
     ///
@@ -253,6 +260,10 @@ impl<B: KernelBackend> DynPipeline for Pipeline<B> {
 
     fn plan(&self, request: VideoRequest<'_>) -> Result<VideoPlan, VideoError> {
         Pipeline::plan(self, request)
+    }
+
+    fn memory_plan(&self, request: VideoRequest<'_>) -> Result<MemoryPlan, VideoError> {
+        Pipeline::memory_plan(self, request)
     }
 
     fn text_to_video(

@@ -11,7 +11,7 @@ use longcat_dit::{DitConfig, LongCatTransformer, lora_targets};
 use longcat_kernels::{KernelBackend, Stage};
 use longcat_lora::{
     Adapter, AdapterStatus, CheckpointWeights, LoraError, LoraMerge, LoraOptions, LoraRegistry,
-    check_fit,
+    Matrix, check_fit,
 };
 
 use crate::VideoError;
@@ -188,6 +188,28 @@ impl Adapters {
             })
         });
         timed.collect()
+    }
+
+    /// Whether attention is block-sparse.
+    pub(crate) fn sparse(&self) -> bool {
+        self.choice.bsa
+    }
+
+    /// Bytes of the factors of the adapters in use beside the weights, in elements of `element` bytes;
+    /// `refining` says of which stage.
+    pub(crate) fn bytes(&self, refining: bool, element: u64) -> u64 {
+        let loras = match &self.refining {
+            Some(loras) if refining => loras,
+            _ => &self.choice.loras,
+        };
+        let of = |matrix: &Matrix| (matrix.rows() * matrix.cols()) as u64;
+        let loaded = loras.iter().filter_map(|(name, _)| self.find(name).ok());
+        let blocks = loaded.flat_map(|l| l.adapter.targets().flat_map(|(_, blocks)| blocks));
+        let factors: u64 = blocks.map(|block| of(&block.down) + of(&block.up)).sum();
+        match self.choice.merged {
+            true => 0,
+            false => factors * element,
+        }
     }
 
     /// What [`Self::put_on`] is to a device.

@@ -10,6 +10,7 @@ use longcat_vae::VaeError;
 use longcat_weights::{ConfigError, WeightsError};
 
 use crate::media::MediaError;
+use crate::memory::DoesNotFit;
 
 /// What can go wrong between a request and a video.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,9 @@ pub enum VideoError {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// A request takes more memory than may be taken, whatever is done.
+    #[error(transparent)]
+    DoesNotFit(#[from] DoesNotFit),
     /// Latents overflowed.
     #[error(
         "step {step} of {total} made numbers that are not finite; lower the strength of the adapters, \

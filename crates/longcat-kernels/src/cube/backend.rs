@@ -10,8 +10,8 @@ use cubecl::device::Device;
 use super::attention::{self, Backward};
 use super::{conv, norm, packed, permute, watch};
 use crate::{
-    BlockList, BlockRule, DeviceFault, KernelBackend, KernelDevice, LowRankPart, PackedTensors,
-    PatchGrid, portable,
+    BlockList, BlockRule, DeviceFault, DeviceMemory, KernelBackend, KernelDevice, LowRankPart,
+    PackedTensors, PatchGrid, portable,
 };
 #[cfg(feature = "cuda")]
 use crate::{Conv3dOptions, HostRow, UploadTicket, Uploads};
@@ -29,6 +29,21 @@ where
     fn patch_bytes(device: &Self::Device) -> usize {
         let most = R::client(device).properties().memory.max_page_size;
         (most as usize).min(1 << 30)
+    }
+
+    fn memory(device: &Self::Device) -> DeviceMemory {
+        #[cfg(feature = "cuda")]
+        if let Some(device) =
+            (device as &dyn std::any::Any).downcast_ref::<cubecl::cuda::CudaDevice>()
+        {
+            return crate::cuda::memory::device_memory(device.index);
+        }
+        let _ = device;
+        // What drivers of GPUs take for a context with its pipelines; they do not tell what is free.
+        DeviceMemory {
+            free: None,
+            context: 256 << 20,
+        }
     }
 
     fn max_tensor_bytes(device: &Self::Device) -> u64 {

@@ -3,6 +3,8 @@
 use cudarc::driver::result::{device, init, mem_get_info, primary_ctx};
 use cudarc::driver::sys::is_culib_present;
 
+use crate::DeviceMemory;
+
 /// Memory of a CUDA device in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CudaMemory {
@@ -61,4 +63,17 @@ pub fn cuda_memory(index: usize) -> Option<CudaMemory> {
         total: total as u64,
         taken: (total - free) as u64,
     })
+}
+
+/// Bytes of a device that are not cubecl's tensors: the context with compiled kernels, and workspaces of
+/// cuBLASLt. An H100 with four blocks of the released width had taken so much more than their weights and
+/// tensors.
+const CONTEXT: u64 = 1_200_000_000;
+
+/// What is known of the memory of a CUDA device.
+pub(crate) fn device_memory(index: usize) -> DeviceMemory {
+    DeviceMemory {
+        free: cuda_memory(index).map(|memory| memory.total - memory.taken),
+        context: CONTEXT,
+    }
 }

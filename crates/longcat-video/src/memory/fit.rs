@@ -69,6 +69,17 @@ impl DoesNotFit {
         }
     }
 
+    /// Without what would fit.
+    pub(super) fn of_stage((stage, needed): (&'static str, u64), budget: u64) -> Self {
+        Self {
+            stage,
+            needed,
+            budget,
+            frames: None,
+            size: None,
+        }
+    }
+
     /// What would fit.
     fn help(&self) -> String {
         let frames = self

@@ -5,7 +5,7 @@ use longcat_vae::Tiling;
 
 use super::fit::DoesNotFit;
 use super::sizes::ModelSizes;
-use super::work::{ClipSizes, RequestSizes};
+use super::work::{Asked, ClipSizes, DenoiseSizes, RequestSizes};
 
 /// What is done so that a request fits, and the most memory that each stage then takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +85,7 @@ fn most_resident(room: u64, part: u64, all: usize) -> Option<usize> {
 }
 
 /// Bytes of parts of which some stay.
-fn parts(part: u64, resident: usize, all: usize) -> u64 {
+pub(super) fn parts(part: u64, resident: usize, all: usize) -> u64 {
     let resident = resident.min(all);
     part * (resident as u64 + RING.min((all - resident) as u64))
 }
@@ -115,9 +115,9 @@ impl MemoryPlan {
         request: &RequestSizes,
         limit: u64,
     ) -> Result<Self, (&'static str, u64)> {
-        let text = TextPlan::within(models, request, limit)?;
-        let transformer = TransformerPlan::within(models, request, limit)?;
         let asked = &request.asked;
+        let text = TextPlan::within(models, request.prompts, asked, limit)?;
+        let transformer = TransformerPlan::within(models, &request.denoise, asked, limit)?;
         let others = {
             let clips = request.encode.iter().chain([&request.decode]);
             let clips = clips.map(|clip| vae(models, clip, asked.tiling));
@@ -133,14 +133,17 @@ impl MemoryPlan {
         let stays = transformer.resident == transformer.depth;
         let keep_transformer =
             asked.keep_transformer && stays && others.saturating_add(weights) <= limit;
-        let encoder = models.text.fixed + models.text.layer * models.text.layers as u64;
+        let encoder = models.text.weights(text.resident);
         let beside = others.max(transformer.peak);
         let held = if keep_transformer { weights } else { 0 };
         let keep_text_encoder = asked.keep_text_encoder
             && text.resident == text.layers
             && beside.saturating_add(encoder + held) <= limit;
         let kept = held + if keep_text_encoder { encoder } else { 0 };
-        let choose = |stage, clip| VaePlan::within(models, request, clip, kept, limit, stage);
+        let choose = |stage, clip| {
+            let plan = VaePlan::within(models, clip, asked.tiling, kept, limit);
+            plan.map_err(|needed| (stage, needed))
+        };
         let encode = request
             .encode
             .as_ref()
@@ -182,14 +185,30 @@ fn vae(models: &ModelSizes, clip: &ClipSizes, tiling: Option<Tiling>) -> u64 {
 }
 
 impl TextPlan {
+    /// Chooses for so many prompts of so many tokens, alone on the device.
+    ///
+    /// # Errors
+    /// [`DoesNotFit`].
+    pub fn choose(
+        models: &ModelSizes,
+        prompts: [usize; 2],
+        asked: &Asked,
+        budget: Option<u64>,
+    ) -> Result<Self, DoesNotFit> {
+        let limit = budget.unwrap_or(u64::MAX);
+        let chosen = Self::within(models, prompts, asked, limit);
+        chosen.map_err(|needed| DoesNotFit::of_stage(needed, limit))
+    }
+
     fn within(
         models: &ModelSizes,
-        request: &RequestSizes,
+        prompts: [usize; 2],
+        asked: &Asked,
         limit: u64,
     ) -> Result<Self, (&'static str, u64)> {
         let sizes = &models.text;
-        let rest = base(models) + sizes.fixed + sizes.step(request.prompts);
-        let chosen = match request.asked.resident_layers {
+        let rest = base(models) + sizes.fixed + sizes.step(prompts);
+        let chosen = match asked.resident_layers {
             Some(asked) => Some(asked.min(sizes.layers)),
             None => most_resident(limit.saturating_sub(rest), sizes.layer, sizes.layers),
         };
@@ -206,12 +225,42 @@ impl TextPlan {
 }
 
 impl TransformerPlan {
+    /// Chooses for such clips, with no other large model on the device.
+    ///
+    /// # Errors
+    /// [`DoesNotFit`].
+    pub fn choose(
+        models: &ModelSizes,
+        denoise: &DenoiseSizes,
+        asked: &Asked,
+        budget: Option<u64>,
+    ) -> Result<Self, DoesNotFit> {
+        let limit = budget.unwrap_or(u64::MAX);
+        let chosen = Self::within(models, denoise, asked, limit);
+        chosen.map_err(|needed| DoesNotFit::of_stage(needed, limit))
+    }
+
+    /// All blocks on the device, in the pieces that are taken whatever memory there is.
+    pub fn resident(depth: usize) -> Self {
+        Self {
+            resident: depth,
+            depth,
+            pieces: TokenPieces {
+                feed_forward: Some(PIECE),
+                heads: None,
+            },
+            offload_kv_cache: false,
+            peak: 0,
+        }
+    }
+
     fn within(
         models: &ModelSizes,
-        request: &RequestSizes,
+        denoise: &DenoiseSizes,
+        asked: &Asked,
         limit: u64,
     ) -> Result<Self, (&'static str, u64)> {
-        let (sizes, denoise, asked) = (&models.transformer, &request.denoise, &request.asked);
+        let sizes = &models.transformer;
         let all = sizes.depth;
         let pieces = |feed_forward, heads| TokenPieces {
             feed_forward: Some(feed_forward),
@@ -264,14 +313,35 @@ impl TransformerPlan {
 }
 
 impl VaePlan {
+    /// Chooses for a clip, beside `kept` bytes of models that stay on the device: the whole picture, or
+    /// the largest tiles that fit, unless tiles are asked for.
+    ///
+    /// # Errors
+    /// [`DoesNotFit`] names `stage`.
+    pub fn choose(
+        models: &ModelSizes,
+        clip: &ClipSizes,
+        tiling: Option<Tiling>,
+        kept: u64,
+        (stage, budget): (&'static str, Option<u64>),
+    ) -> Result<Self, DoesNotFit> {
+        let limit = budget.unwrap_or(u64::MAX);
+        let chosen = Self::within(models, clip, tiling, kept, limit);
+        chosen.map_err(|needed| DoesNotFit::of_stage((stage, needed), limit))
+    }
+
+    /// What a clip takes in these tiles or as a whole, beside other models.
+    pub fn taken(models: &ModelSizes, clip: &ClipSizes, tiling: Option<Tiling>) -> u64 {
+        vae(models, clip, tiling)
+    }
+
     fn within(
         models: &ModelSizes,
-        request: &RequestSizes,
         clip: &ClipSizes,
+        asked: Option<Tiling>,
         kept: u64,
         limit: u64,
-        stage: &'static str,
-    ) -> Result<Self, (&'static str, u64)> {
+    ) -> Result<Self, u64> {
         let tiles = TILES.map(|side| {
             Some(Tiling {
                 tile: [side; 2],
@@ -282,7 +352,7 @@ impl VaePlan {
         let smaller = |tiling: &Option<Tiling>| {
             tiling.is_some_and(|tiling| tiling.tile[0] < height || tiling.tile[1] < width)
         };
-        let ways: Vec<Option<Tiling>> = match request.asked.tiling {
+        let ways: Vec<Option<Tiling>> = match asked {
             Some(tiling) => vec![Some(tiling)],
             None => std::iter::once(None)
                 .chain(tiles.into_iter().filter(smaller))
@@ -296,6 +366,6 @@ impl VaePlan {
             }
             least = least.min(peak);
         }
-        Err((stage, least))
+        Err(least)
     }
 }

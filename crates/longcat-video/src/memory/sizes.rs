@@ -5,6 +5,8 @@ use longcat_dit::DitConfig;
 use longcat_text::Umt5Config;
 use longcat_vae::WanVaeConfig;
 
+use super::plan::parts;
+
 /// What a device takes for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DeviceSizes {
@@ -55,7 +57,7 @@ pub struct TransformerSizes {
 }
 
 /// Bytes of the text encoder.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TextSizes {
     /// The table of token embeddings and what is small.
     pub fixed: u64,
@@ -98,9 +100,10 @@ const VAE_ELEMENTS: u64 = 115;
 
 impl ModelSizes {
     /// Sizes of models in these dtypes. Matrices of the transformer's blocks and of the text encoder's
-    /// layers take `bits` a weight where they are packed, such as 8 for fp8.
+    /// layers take `bits` a weight where they are packed, such as 8 for fp8. An unknown text encoder counts as
+    /// nothing.
     pub fn new(
-        (transformer, text, vae): (&DitConfig, &Umt5Config, &WanVaeConfig),
+        (transformer, text, vae): (&DitConfig, Option<&Umt5Config>, &WanVaeConfig),
         (dtype, vae_dtype): (DType, DType),
         bits: Option<f64>,
         device: DeviceSizes,
@@ -108,7 +111,7 @@ impl ModelSizes {
         Self {
             device,
             transformer: TransformerSizes::new(transformer, dtype, bits),
-            text: TextSizes::new(text, dtype, bits),
+            text: text.map_or_else(TextSizes::default, |text| TextSizes::new(text, dtype, bits)),
             vae: VaeSizes::new(vae, vae_dtype),
         }
     }
@@ -123,6 +126,11 @@ fn matrices(weights: u64, element: u64, bits: Option<f64>) -> u64 {
 }
 
 impl TransformerSizes {
+    /// All weights where so many blocks stay on the device.
+    pub fn weights(&self, resident: usize) -> u64 {
+        self.fixed + self.unpacked + parts(self.block, resident, self.depth)
+    }
+
     /// Sizes of a transformer in this dtype.
     pub fn new(config: &DitConfig, dtype: DType, bits: Option<f64>) -> Self {
         let element = dtype.size() as u64;
@@ -171,6 +179,11 @@ impl TransformerSizes {
 }
 
 impl TextSizes {
+    /// All weights where so many layers stay on the device.
+    pub fn weights(&self, resident: usize) -> u64 {
+        self.fixed + parts(self.layer, resident, self.layers)
+    }
+
     /// Sizes of a text encoder in this dtype.
     pub fn new(config: &Umt5Config, dtype: DType, bits: Option<f64>) -> Self {
         let element = dtype.size() as u64;

@@ -39,7 +39,7 @@ fn models(bits: Option<f64>) -> ModelSizes {
     };
     let dtypes = (DType::BF16, DType::BF16);
     ModelSizes::new(
-        (&dit, &text, &WanVaeConfig::default()),
+        (&dit, Some(&text), &WanVaeConfig::default()),
         dtypes,
         bits,
         device,

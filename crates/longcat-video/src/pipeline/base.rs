@@ -18,6 +18,7 @@ use crate::checkpoint::Checkpoint;
 use crate::defaults::VideoDefaults;
 use crate::frames::PixelFrames;
 use crate::latents::Latents;
+use crate::memory::{ClipSizes, MemoryLimit, TransformerPlan};
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::scheduler::{FlowMatchScheduler, Schedule};
 use crate::{CheckpointParts, VideoError, VideoSize};
@@ -35,8 +36,14 @@ pub struct PipelineOptions {
     pub keep_text_encoder: bool,
     /// Keep the transformer on the device while frames are encoded or decoded.
     pub keep_transformer: bool,
-    /// Encode and decode large pictures tile by tile: less memory, a slightly different result.
+    /// Encode and decode large pictures tile by tile: less memory, a slightly different result. Without it
+    /// they are where they would not fit otherwise.
     pub tiling: Option<Tiling>,
+    /// How much memory of the device may be taken. Models and work that do not fit pass through it
+    /// piece by piece ([`MemoryPlan`](crate::MemoryPlan)).
+    pub memory: MemoryLimit,
+    /// Blocks of the transformer that stay on the device, where it is not for the plan to choose.
+    pub resident_blocks: Option<usize>,
 }
 
 impl Default for PipelineOptions {
@@ -49,6 +56,8 @@ impl Default for PipelineOptions {
             keep_text_encoder: false,
             keep_transformer: true,
             tiling: None,
+            memory: MemoryLimit::Unlimited,
+            resident_blocks: None,
         }
     }
 }
@@ -60,19 +69,25 @@ impl Default for PipelineOptions {
 /// request that cannot work is refused before any weight is read.
 #[derive(Debug)]
 pub struct Pipeline<B: KernelBackend> {
-    checkpoint: Checkpoint,
+    pub(super) checkpoint: Checkpoint,
     options: PipelineOptions,
     /// The first one runs everything, the others take part in denoising.
-    devices: Vec<B::Device>,
+    pub(super) devices: Vec<B::Device>,
     transformer_config: DitConfig,
     vae_config: WanVaeConfig,
     scheduler: FlowMatchScheduler,
     pub(crate) adapters: Adapters,
-    text_encoder: Option<TextEncoder<B>>,
+    pub(super) text_encoder: Option<TextEncoder<B>>,
     /// A replica for each device, or none while it is not loaded.
-    transformers: Vec<LongCatTransformer<B>>,
+    pub(super) transformers: Vec<LongCatTransformer<B>>,
     vae: Option<WanVae<B>>,
     step_hook: Option<StepHook<B>>,
+    /// Bytes that may be taken.
+    pub(super) budget: Option<u64>,
+    /// What the run under way does so that it fits.
+    pub(super) memory: TransformerPlan,
+    /// Blocks that stay on the device in the loaded transformers.
+    pub(super) resident: usize,
 }
 
 /// The result of a run, before decoding.
@@ -117,6 +132,7 @@ impl<B: KernelBackend> Pipeline<B> {
             };
             return Err(error.into());
         }
+        let depth = transformer_config.depth;
         Ok(Self {
             scheduler: checkpoint.scheduler()?,
             adapters: Adapters::new(&transformer_config),
@@ -129,6 +145,9 @@ impl<B: KernelBackend> Pipeline<B> {
             transformers: Vec::new(),
             vae: None,
             step_hook: None,
+            budget: super::memory::budget::<B>(options.memory, device),
+            memory: TransformerPlan::resident(depth),
+            resident: 0,
         })
     }
 
@@ -195,49 +214,8 @@ impl<B: KernelBackend> Pipeline<B> {
         &self.scheduler
     }
 
-    /// The transformer with the adapters that are in use now, one replica for each device, loaded
-    /// when first asked for.
-    ///
-    /// # Errors
-    /// What loading it can report.
-    pub(crate) fn transformers(&mut self) -> Result<&mut [LongCatTransformer<B>], VideoError> {
-        let load_as = self.load_as();
-        let dtype = self.options.dtype;
-        if self.transformers.is_empty() {
-            let load = || {
-                let devices = self.devices.iter();
-                let load = |device| self.checkpoint.load_transformer(load_as, device);
-                devices.map(load).collect::<Result<Vec<_>, _>>()
-            };
-            self.transformers = guard::<B, _, _>(&self.devices, Stage::LoadingTransformer, load)?;
-        }
-        let put_on = guard::<B, _, _>(&self.devices, self.adapters.stage(), || {
-            let mut models = self.transformers.iter_mut();
-            models.try_for_each(|model| self.adapters.put_on(model, dtype, &self.checkpoint))
-        });
-        if let Err(error) = put_on {
-            // Perhaps with some of the adapters: the next run loads it anew.
-            self.drop_transformers();
-            return Err(error);
-        }
-        Ok(&mut self.transformers)
-    }
-
-    /// The replicas of the transformer that are on devices now.
-    pub(crate) fn loaded_transformers(&mut self) -> &mut [LongCatTransformer<B>] {
-        &mut self.transformers
-    }
-
-    /// Frees the transformer's memory.
-    fn drop_transformers(&mut self) {
-        if !self.transformers.is_empty() {
-            self.transformers.clear();
-            self.devices.iter().for_each(|d| B::memory_cleanup(d));
-        }
-    }
-
     /// What weights of transformer and text encoder become.
-    fn load_as(&self) -> LoadAs {
+    pub(super) fn load_as(&self) -> LoadAs {
         LoadAs {
             dtype: Some(self.options.dtype),
             precision: self.options.precision,
@@ -279,6 +257,7 @@ impl<B: KernelBackend> Pipeline<B> {
         observer: &mut dyn Observer,
     ) -> Result<TextCondition<B>, VideoError> {
         observer.stage("text");
+        self.make_room_for_text([prompts.len(), max_length])?;
         let encoder = match self.text_encoder.take() {
             Some(encoder) => encoder,
             None => guard::<B, _, _>(&self.devices[..1], Stage::LoadingTextEncoder, || {
@@ -376,9 +355,17 @@ impl<B: KernelBackend> Pipeline<B> {
         observer: &mut dyn Observer,
     ) -> Result<Tensor<B, 5>, VideoError> {
         observer.stage("encode");
+        let [samples, _, frames, height, width] = clip.dims();
+        let clip_sizes = ClipSizes {
+            samples,
+            frames,
+            size: [height, width],
+            whole: true,
+        };
+        let tiling = self.make_room_for_vae(&clip_sizes, "encoding frames")?;
         self.guarded(Stage::EncodingFrames, |pipeline| {
             let device = pipeline.device().clone();
-            let options = pipeline.vae_options();
+            let options = in_tiles(tiling);
             let vae = pipeline.vae()?;
             let encoded = vae
                 .encode_with(clip, &options, &mut follow(observer))
@@ -420,29 +407,33 @@ impl<B: KernelBackend> Pipeline<B> {
         latents: Tensor<B, 5>,
         observer: &mut dyn Observer,
     ) -> Result<Tensor<B, 5>, VideoError> {
-        self.begin_decoding(observer);
+        let options = self.begin_decoding(&latents, true, observer)?;
         self.guarded(Stage::Decoding, |pipeline| {
             let latents = latents.cast(pipeline.options.vae_dtype);
-            let options = pipeline.vae_options();
             let vae = pipeline.vae()?;
             vae.decode_with(latents, &options, &mut follow(observer))
                 .map_err(cancelled)
         })
     }
 
-    /// Makes room for decoding.
-    pub(super) fn begin_decoding(&mut self, observer: &mut dyn Observer) {
+    /// Makes room for decoding latents `[B, C, T, H, W]`; `whole` if all their frames are to be on the
+    /// device at once.
+    pub(super) fn begin_decoding(
+        &mut self,
+        latents: &Tensor<B, 5>,
+        whole: bool,
+        observer: &mut dyn Observer,
+    ) -> Result<VaeOptions, VideoError> {
         observer.stage("decode");
-        if !self.options.keep_transformer {
-            self.drop_transformers();
-        }
-    }
-
-    pub(super) fn vae_options(&self) -> VaeOptions {
-        VaeOptions {
-            tiling: self.options.tiling,
-            ..VaeOptions::default()
-        }
+        let [samples, _, frames, height, width] = latents.dims();
+        let factor = self.vae_config.scale_factor_spatial;
+        let clip = ClipSizes {
+            samples,
+            frames: self.vae_config.frames(frames),
+            size: [height * factor, width * factor],
+            whole,
+        };
+        Ok(in_tiles(self.make_room_for_vae(&clip, "decoding")?))
     }
 
     /// The VAE, loaded when first asked for.
@@ -460,6 +451,13 @@ impl<B: KernelBackend> Pipeline<B> {
             Some(vae) => Ok(vae),
             None => unreachable!("it was just loaded"),
         }
+    }
+}
+
+fn in_tiles(tiling: Option<Tiling>) -> VaeOptions {
+    VaeOptions {
+        tiling,
+        ..VaeOptions::default()
     }
 }
 

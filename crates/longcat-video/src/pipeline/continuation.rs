@@ -5,10 +5,11 @@ use longcat_kernels::KernelBackend;
 use longcat_vae::LatentDraw;
 
 use super::denoise::{CleanFrames, Denoise};
+use super::memory::Run;
 use super::plan::{Planned, check_prompts};
 use super::predict::Conditions;
 use super::request::latent_frames;
-use super::{Generated, Observer, Pipeline, Sampling, VideoPlan};
+use super::{Generated, Observer, Pipeline, Sampling, VideoPlan, VideoRequest};
 use crate::frames::PixelFrames;
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::scheduler::ScheduleMode;
@@ -139,14 +140,12 @@ impl<B: KernelBackend> Pipeline<B> {
         observer: &mut dyn Observer,
     ) -> Result<Generated<B>, VideoError> {
         let shape = (request.video.size(), request.video.len());
-        let Planned {
-            plan: VideoPlan {
-                size, cond_frames, ..
-            },
-            latents: [frames, height, width],
-            num_cond,
-            schedule,
-        } = self.plan_continuation(request, shape)?;
+        let planned = self.plan_continuation(request, shape)?;
+        self.memory_plan(VideoRequest::Continuation(request))?;
+        let VideoPlan {
+            size, cond_frames, ..
+        } = planned.plan;
+        let (num_cond, [frames, height, width]) = (planned.num_cond, planned.latents);
         let text = self.encode_for(
             &request.prompts,
             &request.negative_prompt,
@@ -172,10 +171,13 @@ impl<B: KernelBackend> Pipeline<B> {
             num_cond,
             frames - num_cond,
         );
+        let run = Run::new(batch, &request.sampling, request.kv_cache);
+        let memory = self.make_room_for_denoising(&planned, &run, request.offload_kv_cache)?;
+        let schedule = planned.schedule;
         let latents = self.denoise(observer, |model, observer| {
             let clean = request.kv_cache.then(|| CleanFrames {
                 latents: cond.clone(),
-                offload: request.offload_kv_cache,
+                offload: memory.offload_kv_cache,
             });
             let run = Denoise {
                 model,

@@ -25,14 +25,13 @@ impl<B: KernelBackend> Pipeline<B> {
         observer: &mut dyn Observer,
         take: &mut TakeFrames<'_>,
     ) -> Result<(), VideoError> {
-        if self.options().tiling.is_some() {
+        let options = self.begin_decoding(&latents, false, observer)?;
+        if options.tiling.is_some() {
             return take(self.decode(latents, observer)?);
         }
-        self.begin_decoding(observer);
         self.guarded(Stage::Decoding, |pipeline| {
             let device = [pipeline.device().clone()];
             let latents = latents.cast(pipeline.options().vae_dtype);
-            let options = pipeline.vae_options();
             let mut chunks = pipeline.vae()?.decode_chunks(latents, &options)?;
             let total = chunks.len();
             let mut next = || {

@@ -5,10 +5,11 @@ use longcat_kernels::KernelBackend;
 use longcat_vae::LatentDraw;
 
 use super::denoise::Denoise;
+use super::memory::Run;
 use super::plan::{Planned, check_prompts};
 use super::predict::Conditions;
 use super::request::latent_frames;
-use super::{Generated, Observer, Pipeline, Sampling, VideoPlan};
+use super::{Generated, Observer, Pipeline, Sampling, VideoPlan, VideoRequest};
 use crate::frames::PixelFrames;
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::{VideoError, VideoSize};
@@ -95,12 +96,9 @@ impl<B: KernelBackend> Pipeline<B> {
         noise: &mut dyn NoiseSource,
         observer: &mut dyn Observer,
     ) -> Result<Generated<B>, VideoError> {
-        let Planned {
-            plan: VideoPlan { size, .. },
-            latents: [frames, height, width],
-            schedule,
-            ..
-        } = self.plan_image_to_video(request)?;
+        let planned = self.plan_image_to_video(request)?;
+        self.memory_plan(VideoRequest::ImageToVideo(request))?;
+        let (size, [frames, height, width]) = (planned.plan.size, planned.latents);
         let text = self.encode_for(
             &request.prompts,
             &request.negative_prompt,
@@ -119,6 +117,9 @@ impl<B: KernelBackend> Pipeline<B> {
         ];
         let latents = noise_tensor(noise, NoisePurpose::Initial, shape, self.device());
         let latents = Tensor::cat(vec![cond, latents.narrow(2, 1, frames - 1)], 2);
+        let run = Run::new(batch, &request.sampling, false);
+        self.make_room_for_denoising(&planned, &run, false)?;
+        let schedule = planned.schedule;
         let latents = self.denoise(observer, |model, observer| {
             Denoise {
                 model,

@@ -74,7 +74,7 @@ impl LongVideoRequest {
     }
 
     /// The request of the first segment.
-    fn first(&self) -> TextToVideoRequest {
+    pub(super) fn first(&self) -> TextToVideoRequest {
         TextToVideoRequest {
             negative_prompt: self.negative_prompt.clone(),
             size: self.size,

@@ -6,6 +6,7 @@ mod decode;
 mod denoise;
 mod image_to_video;
 mod long_video;
+mod memory;
 mod observer;
 mod plan;
 mod predict;

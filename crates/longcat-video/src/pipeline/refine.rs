@@ -6,10 +6,11 @@ use longcat_kernels::{KernelBackend, Stage};
 use longcat_vae::LatentDraw;
 
 use super::denoise::Denoise;
+use super::memory::Run;
 use super::plan::Planned;
 use super::predict::Conditions;
 use super::request::check_size;
-use super::{EasyCache, Generated, Observer, Pipeline, Sampling, VideoPlan};
+use super::{EasyCache, Generated, Observer, Pipeline, Sampling, VideoPlan, VideoRequest};
 use crate::frames::{PixelFrames, resample};
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::scheduler::ScheduleMode;
@@ -218,11 +219,9 @@ impl<B: KernelBackend> Pipeline<B> {
         let cond_frames = shape.cond_frames;
         let (planned, padding) = self.plan_refined(&shape)?;
         self.check_condition(request, planned.plan.frames)?;
-        let Planned {
-            plan: VideoPlan { size, frames, .. },
-            schedule,
-            ..
-        } = planned;
+        let run = Run::refining(request.max_sequence_length);
+        self.memory_plan(VideoRequest::Refinement(request))?;
+        let VideoPlan { size, frames, .. } = planned.plan;
         let text = self.encode_prompts(
             std::slice::from_ref(&request.prompt),
             request.max_sequence_length,
@@ -243,6 +242,8 @@ impl<B: KernelBackend> Pipeline<B> {
             let rest = latents.narrow(2, padding.cond_latents, total - padding.cond_latents);
             latents = Tensor::cat(vec![cond, rest], 2);
         }
+        self.make_room_for_denoising(&planned, &run, false)?;
+        let schedule = planned.schedule;
         let latents = self.denoise(observer, |model, observer| {
             Denoise {
                 model,

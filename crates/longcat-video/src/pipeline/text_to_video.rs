@@ -3,10 +3,11 @@
 use longcat_kernels::KernelBackend;
 
 use super::denoise::Denoise;
+use super::memory::Run;
 use super::plan::{Planned, check_prompts};
 use super::predict::Conditions;
 use super::request::latent_frames;
-use super::{Generated, Observer, Pipeline, Sampling, VideoPlan};
+use super::{Generated, Observer, Pipeline, Sampling, VideoPlan, VideoRequest};
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::{VideoError, VideoSize};
 
@@ -83,11 +84,9 @@ impl<B: KernelBackend> Pipeline<B> {
         noise: &mut dyn NoiseSource,
         observer: &mut dyn Observer,
     ) -> Result<Generated<B>, VideoError> {
-        let Planned {
-            latents: [frames, height, width],
-            schedule,
-            ..
-        } = self.plan_text_to_video(request)?;
+        let planned = self.plan_text_to_video(request)?;
+        self.memory_plan(VideoRequest::TextToVideo(request))?;
+        let [frames, height, width] = planned.latents;
         let text = self.encode_for(
             &request.prompts,
             &request.negative_prompt,
@@ -102,6 +101,9 @@ impl<B: KernelBackend> Pipeline<B> {
             width,
         ];
         let latents = noise_tensor(noise, NoisePurpose::Initial, shape, self.device());
+        let run = Run::new(request.prompts.len(), &request.sampling, false);
+        self.make_room_for_denoising(&planned, &run, false)?;
+        let schedule = planned.schedule;
         let latents = self.denoise(observer, |model, observer| {
             Denoise {
                 model,

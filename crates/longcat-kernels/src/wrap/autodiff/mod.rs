@@ -17,8 +17,8 @@ use burn_backend::tensor::{FloatTensor, IntTensor};
 
 use crate::portable::{from_float, into_float, to_dtype};
 use crate::{
-    BlockList, BlockRule, Conv3dOptions, DeviceFault, HostRow, KernelBackend, KernelDevice,
-    PackedTensors, UploadTicket, Uploads, portable,
+    BlockList, BlockRule, Conv3dOptions, DeviceFault, DeviceMemory, HostRow, KernelBackend,
+    KernelDevice, PackedTensors, UploadTicket, Uploads, portable,
 };
 
 /// A tensor that autodiff may track.
@@ -29,6 +29,10 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelDevice for Autodiff<B, C> {
 
     fn patch_bytes(device: &Self::Device) -> usize {
         B::patch_bytes(device)
+    }
+
+    fn memory(device: &Self::Device) -> DeviceMemory {
+        B::memory(device)
     }
 
     fn order_transfers(device: &Self::Device) {

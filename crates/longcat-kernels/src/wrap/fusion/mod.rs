@@ -20,8 +20,8 @@ use burn_ir::{InitOperationIr, OperationIr, OperationOutput};
 use crate::ops::{matrix_shape, output_shape};
 use crate::portable::accumulator;
 use crate::{
-    BlockList, BlockRule, Conv3dOptions, DeviceFault, HostRow, KernelBackend, KernelDevice,
-    LowRankPart, PackedTensors, PatchGrid, UploadTicket, Uploads,
+    BlockList, BlockRule, Conv3dOptions, DeviceFault, DeviceMemory, HostRow, KernelBackend,
+    KernelDevice, LowRankPart, PackedTensors, PatchGrid, UploadTicket, Uploads,
 };
 use argument::Argument;
 use call::{Output, on_stream, register};
@@ -31,6 +31,10 @@ impl<B: FusionBackend + KernelBackend> KernelDevice for Fusion<B> {
 
     fn patch_bytes(device: &Self::Device) -> usize {
         B::patch_bytes(device)
+    }
+
+    fn memory(device: &Self::Device) -> DeviceMemory {
+        B::memory(device)
     }
 
     fn order_transfers(device: &Self::Device) {

@@ -1,0 +1,409 @@
+//! Models on their devices, as memory allows.
+
+use longcat_dit::{LongCatTransformer, streamed_blocks};
+use longcat_kernels::{KernelBackend, Stage, guard};
+use longcat_text::Umt5Config;
+use longcat_vae::Tiling;
+use longcat_weights::{Precision, WeightFiles};
+
+use super::plan::Planned;
+use super::refine::RefineShape;
+use super::{Pipeline, Sampling, VideoRequest};
+use crate::VideoError;
+use crate::memory::{
+    Asked, ClipSizes, DenoiseSizes, DeviceSizes, MemoryLimit, MemoryPlan, ModelSizes, RequestSizes,
+    TextPlan, TransformerPlan, VaePlan,
+};
+
+/// What a run is, besides its plan.
+pub(super) struct Run {
+    /// Videos at once.
+    pub videos: usize,
+    /// Whether there is a pass with negative prompts.
+    pub guided: bool,
+    /// Whether keys and values of condition frames are cached.
+    pub cached: bool,
+    /// Whether it refines.
+    pub refines: bool,
+    /// Tokens of a prompt.
+    pub tokens: usize,
+}
+
+impl Run {
+    /// Refining one video.
+    pub fn refining(tokens: usize) -> Self {
+        Self {
+            videos: 1,
+            guided: false,
+            cached: false,
+            refines: true,
+            tokens,
+        }
+    }
+
+    /// Making videos.
+    pub fn new(videos: usize, sampling: &Sampling, cached: bool) -> Self {
+        Self {
+            videos,
+            guided: sampling.guidance > 1.0,
+            cached,
+            refines: false,
+            tokens: sampling.max_sequence_length,
+        }
+    }
+}
+
+/// Bytes that a pipeline may take.
+pub(super) fn budget<B: KernelBackend>(limit: MemoryLimit, device: &B::Device) -> Option<u64> {
+    // What is free may be taken by others meanwhile, the display among them.
+    const SPARED: u64 = 50;
+    let free = || B::memory(device).free;
+    match limit {
+        MemoryLimit::Unlimited => None,
+        MemoryLimit::Auto => free().map(|free| free - free / SPARED),
+        MemoryLimit::AtMost(bytes) => Some(free().map_or(bytes, |free| free.min(bytes))),
+    }
+}
+
+impl<B: KernelBackend> Pipeline<B> {
+    /// What is done so that a request fits into the memory that may be taken, and what each stage takes
+    /// then; nothing is loaded for this. Of a long video it is the plan of a segment after the first.
+    ///
+    /// # Errors
+    /// [`VideoError::DoesNotFit`] says what would fit; else as [`Self::plan`].
+    pub fn memory_plan(&self, request: VideoRequest<'_>) -> Result<MemoryPlan, VideoError> {
+        let sizes = self.request_sizes(request)?;
+        Ok(MemoryPlan::choose(
+            &self.model_sizes(),
+            &sizes,
+            self.budget,
+        )?)
+    }
+
+    /// What a request computes.
+    fn request_sizes(&self, request: VideoRequest<'_>) -> Result<RequestSizes, VideoError> {
+        // Frames that pass through the encoder, those of the result, and the denoising.
+        let (planned, run, encoded, offload) = match request {
+            VideoRequest::TextToVideo(request) => {
+                let run = Run::new(request.prompts.len(), &request.sampling, false);
+                (self.plan_text_to_video(request)?, run, None, false)
+            }
+            VideoRequest::ImageToVideo(request) => {
+                let run = Run::new(request.prompts.len(), &request.sampling, false);
+                (self.plan_image_to_video(request)?, run, Some(1), false)
+            }
+            VideoRequest::Continuation(request) => {
+                let shape = (request.video.size(), request.video.len());
+                let planned = self.plan_continuation(request, shape)?;
+                let run = Run::new(request.prompts.len(), &request.sampling, request.kv_cache);
+                let frames = planned.plan.cond_frames;
+                (planned, run, Some(frames), request.offload_kv_cache)
+            }
+            VideoRequest::LongVideo(request) => {
+                let whole = self.plan_long_video(request)?;
+                let mut planned = self.plan_text_to_video(&request.first())?;
+                let mut run = Run::new(1, &request.sampling, false);
+                if request.segments > 1 {
+                    let frames = planned.plan.frames;
+                    let [_, cond] = self.condition_latents(frames, whole.cond_frames)?;
+                    (planned.num_cond, run.cached) = (cond, request.kv_cache);
+                }
+                (
+                    planned,
+                    run,
+                    Some(whole.cond_frames),
+                    request.offload_kv_cache,
+                )
+            }
+            VideoRequest::Refinement(request) => {
+                let run = Run::refining(request.max_sequence_length);
+                self.refining(&request.shape(), run)?
+            }
+            VideoRequest::RefinementOf { video, cond_frames } => {
+                let shape = RefineShape::of(video.size, video.frames, cond_frames);
+                let tokens = Sampling::standard().max_sequence_length;
+                self.refining(&shape, Run::refining(tokens))?
+            }
+            VideoRequest::RefinementOfLongVideo(request) => {
+                let whole = self.plan_long_video(request)?;
+                let frames = request.frames.unwrap_or(self.defaults().frames);
+                let cond_frames = match request.segments {
+                    1 => 0,
+                    _ => 2 * whole.cond_frames,
+                };
+                let shape = RefineShape::of(whole.size, frames, cond_frames);
+                let tokens = Sampling::standard().max_sequence_length;
+                self.refining(&shape, Run::refining(tokens))?
+            }
+        };
+        let [latents, height, width] = planned.latents;
+        let size = [height, width].map(|side| side * self.vae_config().scale_factor_spatial);
+        let clip = |frames, whole| ClipSizes {
+            samples: 1,
+            frames,
+            size,
+            whole,
+        };
+        let prompts = run.videos * if run.guided { 2 } else { 1 };
+        Ok(RequestSizes {
+            prompts: [prompts, run.tokens],
+            encode: encoded.map(|frames| clip(frames, true)),
+            denoise: self.denoise_sizes(&planned, &run),
+            decode: ClipSizes {
+                samples: run.videos,
+                ..clip(self.vae_config().frames(latents), false)
+            },
+            asked: Asked {
+                offload_kv_cache: offload,
+                ..self.asked()
+            },
+        })
+    }
+
+    /// Refining a video: all of it passes through the encoder.
+    fn refining(
+        &self,
+        shape: &RefineShape,
+        run: Run,
+    ) -> Result<(Planned, Run, Option<usize>, bool), VideoError> {
+        let planned = self.plan_refinement(shape)?;
+        let frames = self.vae_config().frames(planned.latents[0]);
+        Ok((planned, run, Some(frames), false))
+    }
+
+    /// The denoising of a run on each device.
+    pub(super) fn denoise_sizes(&self, planned: &Planned, run: &Run) -> DenoiseSizes {
+        let [frames, height, width] = planned.latents;
+        let config = self.transformer_config();
+        let [_, patch_height, patch_width] = config.patch_size;
+        let cached = if run.cached { planned.num_cond } else { 0 };
+        let samples = run.videos * if run.guided { 2 } else { 1 };
+        // Two devices take a pass each; more, or two without guidance, share the frames.
+        let (samples, frames) = match (self.devices.len(), run.guided) {
+            (2, true) => (run.videos, frames - cached),
+            (devices, _) => (samples, (frames - cached).div_ceil(devices)),
+        };
+        let element = self.options().dtype.size() as u64;
+        DenoiseSizes {
+            samples,
+            frames,
+            grid: [height / patch_height, width / patch_width],
+            cached,
+            cached_samples: run.videos,
+            text: run.tokens,
+            sparse: run.refines || self.adapters.sparse(),
+            adapters: self.adapters.bytes(run.refines, element),
+        }
+    }
+
+    /// What the options settle.
+    fn asked(&self) -> Asked {
+        let options = self.options();
+        Asked {
+            keep_transformer: options.keep_transformer,
+            keep_text_encoder: options.keep_text_encoder,
+            tiling: options.tiling,
+            offload_kv_cache: false,
+            resident_blocks: options.resident_blocks,
+            resident_layers: None,
+        }
+    }
+
+    /// Bytes of the models on this device.
+    fn model_sizes(&self) -> ModelSizes {
+        let (config, vae) = (self.transformer_config(), self.vae_config());
+        let options = self.options();
+        let dtypes = (options.dtype, options.vae_dtype);
+        let device = DeviceSizes {
+            context: B::memory(self.device()).context,
+            convolutions: B::patch_bytes(self.device()) as u64,
+        };
+        let text = self.text_config();
+        ModelSizes::new((config, text.as_ref(), vae), dtypes, self.bits(), device)
+    }
+
+    /// Bits of a packed weight, where weights are packed.
+    fn bits(&self) -> Option<f64> {
+        match self.options().precision {
+            Precision::Fp8 | Precision::Int8 => Some(8.0),
+            Precision::Q8_0 => Some(8.5),
+            Precision::Q4K => Some(4.5),
+            Precision::Stored => self.stored_bits(),
+            _ => None,
+        }
+    }
+
+    /// Bits of a weight in the files, if these hold packed ones: those of a layer in the middle, since
+    /// the first and last ones may be kept as they are.
+    fn stored_bits(&self) -> Option<f64> {
+        const WIDEST: f64 = 12.0;
+        let files = self.checkpoint().transformer_weights().ok()?;
+        let block = self.transformer_config().depth / 2;
+        let key = format!("blocks.{block}.ffn.w1.weight");
+        let count: usize = files.info(&key)?.shape.iter().product();
+        let bits = files.stored_bytes(&key) as f64 * 8.0 / count.max(1) as f64;
+        (bits < WIDEST).then_some(bits)
+    }
+
+    /// The text encoder's config, if it can be read; loading it says why if it cannot.
+    fn text_config(&self) -> Option<Umt5Config> {
+        let path = self.checkpoint().text_encoder_path();
+        let file = path.join("config.json");
+        match file.is_file() {
+            true => Umt5Config::read(&file).ok(),
+            false => {
+                let files = longcat_text::official_weights(&WeightFiles::open(path).ok()?);
+                Umt5Config::of_weights(&files.ok()?).ok()
+            }
+        }
+    }
+
+    /// Makes room for encoding so many prompts of so many tokens.
+    pub(super) fn make_room_for_text(&mut self, prompts: [usize; 2]) -> Result<(), VideoError> {
+        let models = self.model_sizes();
+        let plan = TextPlan::choose(&models, prompts, &self.asked(), self.budget)?;
+        if !self.fits(plan.peak + self.transformer_bytes(&models)) {
+            self.drop_transformers();
+        }
+        self.clean_up();
+        Ok(())
+    }
+
+    /// Makes room for denoising, and says how it is done.
+    pub(super) fn make_room_for_denoising(
+        &mut self,
+        planned: &Planned,
+        run: &Run,
+        offload_kv_cache: bool,
+    ) -> Result<TransformerPlan, VideoError> {
+        let models = self.model_sizes();
+        let asked = Asked {
+            offload_kv_cache,
+            ..self.asked()
+        };
+        // Adapters are those in use by now, whatever they are used for.
+        let sizes = DenoiseSizes {
+            adapters: self.adapters.bytes(false, models.transformer.element),
+            ..self.denoise_sizes(planned, run)
+        };
+        let plan = TransformerPlan::choose(&models, &sizes, &asked, self.budget)?;
+        if plan.resident < self.resident {
+            self.drop_transformers();
+        }
+        if !self.fits(plan.peak + self.text_bytes(&models)) {
+            self.text_encoder = None;
+        }
+        self.clean_up();
+        self.memory = plan;
+        Ok(plan)
+    }
+
+    /// Makes room for a clip in the VAE, and says in which tiles it fits.
+    pub(super) fn make_room_for_vae(
+        &mut self,
+        clip: &ClipSizes,
+        stage: &'static str,
+    ) -> Result<Option<Tiling>, VideoError> {
+        let models = self.model_sizes();
+        let tiling = self.options().tiling;
+        let taken = VaePlan::taken(&models, clip, tiling);
+        let kept =
+            |pipeline: &Self| pipeline.transformer_bytes(&models) + pipeline.text_bytes(&models);
+        if !self.options().keep_transformer || !self.fits(taken + kept(self)) {
+            self.drop_transformers();
+        }
+        if !self.fits(taken + kept(self)) {
+            self.text_encoder = None;
+        }
+        self.clean_up();
+        let (kept, budget) = (kept(self), (stage, self.budget));
+        Ok(VaePlan::choose(&models, clip, tiling, kept, budget)?.tiling)
+    }
+
+    fn fits(&self, bytes: u64) -> bool {
+        self.budget.is_none_or(|budget| bytes <= budget)
+    }
+
+    /// Bytes of the loaded transformer.
+    fn transformer_bytes(&self, models: &ModelSizes) -> u64 {
+        let adapters = self.adapters.bytes(false, models.transformer.element);
+        match self.transformers.is_empty() {
+            true => 0,
+            false => models.transformer.weights(self.resident) + adapters,
+        }
+    }
+
+    /// Bytes of the loaded text encoder.
+    fn text_bytes(&self, models: &ModelSizes) -> u64 {
+        match &self.text_encoder {
+            Some(_) => models.text.weights(models.text.layers),
+            None => 0,
+        }
+    }
+
+    /// Gives back what pools hold of the stage before, which no later tensor may be of the size of.
+    fn clean_up(&self) {
+        self.devices.iter().for_each(|d| B::memory_cleanup(d));
+    }
+
+    /// The transformer with the adapters that are in use now, one replica for each device, loaded
+    /// when first asked for.
+    ///
+    /// # Errors
+    /// What loading it can report.
+    pub(crate) fn transformers(&mut self) -> Result<&mut [LongCatTransformer<B>], VideoError> {
+        let dtype = self.options().dtype;
+        if self.transformers.is_empty() {
+            let resident = self.memory.resident;
+            let load = || {
+                let devices = self.devices.iter();
+                let load = |device| self.load_transformer(device, resident);
+                devices.map(load).collect::<Result<Vec<_>, _>>()
+            };
+            let loaded = guard::<B, _, _>(&self.devices, Stage::LoadingTransformer, load)?;
+            (self.transformers, self.resident) = (loaded, resident);
+        }
+        let put_on = guard::<B, _, _>(&self.devices, self.adapters.stage(), || {
+            let mut models = self.transformers.iter_mut();
+            models.try_for_each(|model| {
+                model.set_pieces(self.memory.pieces);
+                self.adapters.put_on(model, dtype, &self.checkpoint)
+            })
+        });
+        if let Err(error) = put_on {
+            // Perhaps with some of the adapters: the next run loads it anew.
+            self.drop_transformers();
+            return Err(error);
+        }
+        Ok(&mut self.transformers)
+    }
+
+    /// Loads the transformer with so many blocks that stay on the device.
+    fn load_transformer(
+        &self,
+        device: &B::Device,
+        resident: usize,
+    ) -> Result<LongCatTransformer<B>, VideoError> {
+        let mut model = self.checkpoint().load_transformer(self.load_as(), device)?;
+        let streamed = streamed_blocks(model.depth(), resident);
+        if !streamed.is_empty() {
+            model.move_to_host(&streamed)?;
+            B::memory_cleanup(device);
+        }
+        Ok(model)
+    }
+
+    /// The replicas of the transformer that are on devices now.
+    pub(crate) fn loaded_transformers(&mut self) -> &mut [LongCatTransformer<B>] {
+        &mut self.transformers
+    }
+
+    /// Frees the transformer's memory.
+    pub(super) fn drop_transformers(&mut self) {
+        if !self.transformers.is_empty() {
+            self.transformers.clear();
+            self.clean_up();
+        }
+        self.resident = 0;
+    }
+}
