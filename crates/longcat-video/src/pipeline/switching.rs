@@ -6,7 +6,6 @@ use longcat_lora::LoraRegistry;
 
 use super::predict::Model;
 use crate::VideoError;
-use crate::adapters::TimedLora;
 
 /// The transformer with the adapters of a step, while a run goes through its steps.
 pub(crate) struct Switching<'a, B: KernelBackend> {
