@@ -6,8 +6,10 @@ mod heads;
 mod low_rank;
 mod norm;
 mod numbers;
+mod packed;
 mod steps;
 
+use burn::tensor::DType;
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 use longcat_kernels::KernelBackend;
@@ -101,6 +103,13 @@ mod cpu {
     }
 
     #[test]
+    fn packed_weights() {
+        packed::check_numbers::<Flex>(&[DType::F32, DType::F16, DType::BF16]);
+        packed::check_numbers::<Autodiff<Flex>>(&[DType::F32]);
+        packed::check_products::<Flex>();
+    }
+
+    #[test]
     fn low_rank_products() {
         low_rank::check_low_rank::<Flex>();
         low_rank::check_low_rank::<Autodiff<Flex>>();
@@ -119,6 +128,12 @@ mod wgpu {
     #[test]
     fn backward_steps_on_wgpu() {
         check_gradients::<burn_wgpu::Wgpu>();
+    }
+
+    #[test]
+    fn packed_weights_on_wgpu() {
+        packed::check_numbers::<burn_wgpu::Wgpu>(&[DType::F32, DType::F16]);
+        packed::check_products::<burn_wgpu::Wgpu>();
     }
 
     #[test]

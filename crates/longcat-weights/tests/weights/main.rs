@@ -3,4 +3,5 @@
 
 mod damaged;
 mod packed;
+mod quantize;
 mod strict_loading;

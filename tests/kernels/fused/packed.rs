@@ -1,0 +1,173 @@
+//! Packed weights: their numbers against those of the `gguf` package and of PyTorch's fp8, bit by bit, and
+//! products with them against products with those numbers.
+
+use std::path::Path;
+
+use burn::tensor::{DType, Tensor, bf16, f16};
+use burn_autodiff::Autodiff;
+use burn_autodiff::checkpoint::strategy::{
+    BalancedCheckpointing, CheckpointStrategy, NoCheckpointing,
+};
+use longcat_kernels::{
+    KernelBackend, PackedKind, PackedLayout, PackedWeight, linear, linear_packed, unpack_weight,
+};
+use safetensors::SafeTensors;
+
+use super::numbers::{assert_same, numbers, tensor};
+
+/// Bytes of each kind, and what other programs make of them (`tests/golden/write_packed.py`).
+struct Golden(Vec<u8>);
+
+impl Golden {
+    fn read() -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/packed.safetensors");
+        Self(std::fs::read(path).unwrap())
+    }
+
+    fn of(&self, kind: PackedKind) -> (Vec<u8>, Vec<f32>) {
+        let name = format!("{kind:?}").to_lowercase();
+        let tensors = SafeTensors::deserialize(&self.0).unwrap();
+        let bytes = |what: &str| tensors.tensor(&format!("{name}.{what}")).unwrap().data();
+        let (values, _) = bytes("values").as_chunks::<4>();
+        let values = values.iter().map(|x| f32::from_le_bytes(*x)).collect();
+        (bytes("bytes").to_vec(), values)
+    }
+}
+
+/// Some shapes of so many values, of rows that are whole blocks.
+fn shapes(kind: PackedKind, count: usize) -> Vec<[usize; 2]> {
+    let columns: &[usize] = match kind.elements() {
+        256 => &[256, 768],
+        32 => &[32, 128],
+        // Also such that vectors lie across rows.
+        _ => &[1, 2, 64, 256],
+    };
+    columns.iter().map(|c| [count / c, *c]).collect()
+}
+
+/// No scale, and scales of the tensor, of rows and of halves of rows.
+fn groups([rows, columns]: [usize; 2]) -> Vec<Option<usize>> {
+    let mut groups = vec![None, Some(rows * columns), Some(columns)];
+    groups.extend(columns.is_multiple_of(2).then_some(Some(columns / 2)));
+    groups
+}
+
+fn rounded(values: &[f32], dtype: DType) -> Vec<u8> {
+    let each = values.iter();
+    match dtype {
+        DType::F32 => each.flat_map(|v| v.to_le_bytes()).collect(),
+        DType::F16 => each.flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+        _ => each
+            .flat_map(|v| bf16::from_f32(*v).to_le_bytes())
+            .collect(),
+    }
+}
+
+/// The numbers of every kind, with and without scales, in every dtype.
+pub fn check_numbers<B: KernelBackend>(dtypes: &[DType]) {
+    let golden = Golden::read();
+    let device = B::Device::default();
+    for kind in PackedKind::ALL {
+        let (bytes, values) = golden.of(kind);
+        for shape in shapes(kind, values.len()) {
+            for group in groups(shape) {
+                let layout = PackedLayout::new(kind, shape);
+                let layout = group.map_or(layout, |group| layout.with_group(group));
+                assert!(layout.is_valid());
+                let scale = group.map(|_| numbers(layout.scales(), 3));
+                let weight =
+                    PackedWeight::<B>::from_bytes(&bytes, scale.as_deref(), layout, &device);
+                let mut expected = values.clone();
+                if let Some(scale) = &scale {
+                    let groups = expected.chunks_mut(layout.group);
+                    for (values, scale) in groups.zip(scale) {
+                        values.iter_mut().for_each(|v| *v *= scale);
+                    }
+                }
+                for &dtype in dtypes {
+                    let found = unpack_weight(&weight, dtype);
+                    assert_eq!(found.dims(), shape);
+                    let found = found.into_data();
+                    assert_eq!(found.dtype, dtype);
+                    let expected = rounded(&expected, dtype);
+                    let size = dtype.size();
+                    let pairs = found.bytes.chunks(size).zip(expected.chunks(size));
+                    let wrong = pairs.clone().filter(|(a, b)| a != b).count();
+                    let first = pairs.enumerate().find(|(_, (a, b))| a != b);
+                    assert_eq!(wrong, 0, "{layout:?} in {dtype:?}: {first:x?}");
+                }
+            }
+        }
+    }
+}
+
+/// A weight of some kind with a scale of its rows.
+fn weight<B: KernelBackend>(kind: PackedKind) -> PackedWeight<B> {
+    let (bytes, values) = Golden::read().of(kind);
+    let columns = kind.elements().max(64);
+    let layout = PackedLayout::new(kind, [values.len() / columns, columns]).with_group(columns);
+    let scale = numbers(layout.scales(), 4);
+    let device = B::Device::default();
+    PackedWeight::from_bytes(&bytes, Some(&scale), layout, &device)
+}
+
+/// Products and their gradients are those of a dense weight of the same numbers.
+pub fn check_products<B: KernelBackend>() {
+    check_gradients::<B, NoCheckpointing>();
+    check_gradients::<B, BalancedCheckpointing>();
+    for kind in [PackedKind::Fp8E4m3, PackedKind::Q8_0, PackedKind::Q4_K] {
+        let weight = weight::<B>(kind);
+        let [d_out, d_in] = weight.shape();
+        let dense = unpack_weight(&weight, DType::F32).into_data();
+        let dense = dense.to_vec::<f32>().unwrap();
+        let (x, bias) = (numbers(3 * d_in, 5), numbers(d_out, 6));
+        // Sums, and sums of magnitudes, which rounding is measured by.
+        let mut expected = Vec::new();
+        for row in x.chunks(d_in) {
+            for (weights, bias) in dense.chunks(d_in).zip(&bias) {
+                let pairs = row.iter().zip(weights);
+                let products = pairs.map(|(x, w)| f64::from(*x) * f64::from(*w));
+                let sum = products.clone().sum::<f64>() + f64::from(*bias);
+                expected.push((sum, products.map(f64::abs).sum::<f64>() + 1.0));
+            }
+        }
+        let x = tensor::<B, 3>(&x, [1, 3, d_in]);
+        let y = linear_packed(x, &weight, Some(tensor(&bias, [d_out])));
+        assert_eq!(y.dims(), [1, 3, d_out]);
+        let y = y.into_data().to_vec::<f32>().unwrap();
+        for (y, (sum, size)) in y.iter().zip(&expected) {
+            let off = (f64::from(*y) - sum).abs() / size;
+            assert!(off < 1e-5, "{kind:?}: off by {off:e}");
+        }
+    }
+}
+
+/// The gradients of `Σ linear(x) · weights` in `x` and the bias.
+fn check_gradients<B: KernelBackend, C: CheckpointStrategy>() {
+    let weight = weight::<Autodiff<B, C>>(PackedKind::Q5_K);
+    let [d_out, d_in] = weight.shape();
+    let dense = unpack_weight(&weight, DType::F32);
+    let gradients = |packed: bool, with_bias: bool| -> Vec<f64> {
+        let x = tensor::<Autodiff<B, C>, 3>(&numbers(6 * d_in, 7), [2, 3, d_in]).require_grad();
+        let bias = tensor::<Autodiff<B, C>, 1>(&numbers(d_out, 8), [d_out]).require_grad();
+        let added = with_bias.then(|| bias.clone());
+        // An operation before it, whose output checkpointing may compute again.
+        let input = x.clone() * 0.5;
+        let y = match packed {
+            true => linear_packed(input, &weight, added),
+            false => linear(input, dense.clone(), added),
+        };
+        let factors = tensor(&numbers(6 * d_out, 9), [2, 3, d_out]);
+        let found = (y * factors).sum().backward();
+        let values = |gradient: Option<Tensor<B, 1>>| -> Vec<f64> {
+            gradient.map_or(Vec::new(), |x| x.into_data().iter::<f64>().collect())
+        };
+        let d_x = x.grad(&found).map(|d_x| d_x.flatten::<1>(0, 2));
+        [values(d_x), values(bias.grad(&found))].concat()
+    };
+    for with_bias in [false, true] {
+        let (packed, dense) = (gradients(true, with_bias), gradients(false, with_bias));
+        assert!(packed.len() >= 6 * d_in && packed.iter().any(|x| *x != 0.0));
+        assert_same("gradients", &packed, &dense);
+    }
+}
