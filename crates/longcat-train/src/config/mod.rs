@@ -114,6 +114,8 @@ pub struct ModelConfig {
     pub precision: Precision,
     /// Block-sparse attention with the parameters of the checkpoint.
     pub block_sparse: bool,
+    /// Blocks whose matrices live in host memory and pass through the device.
+    pub streamed_blocks: usize,
 }
 
 /// Which frames are taken of a clip that is longer than it need be.

@@ -33,6 +33,18 @@ pub(super) fn typed(raw: &RawConfig, file: PathBuf, text: &str) -> Result<TrainC
             "whole transformers are trained in f32; set it to \"f32\"",
         );
     }
+    if raw.mode == Mode::Full && raw.model.streamed_blocks > 0 {
+        return fail(
+            "model.streamed_blocks",
+            "weights that are trained stay on the device; set it to 0",
+        );
+    }
+    if raw.model.streamed_blocks > 0 && !raw.train.checkpointing {
+        return fail(
+            "train.checkpointing",
+            "one graph over all blocks keeps the weights of model.streamed_blocks on the device; set it to true",
+        );
+    }
     Ok(TrainConfig {
         file,
         text: text.to_string(),
@@ -43,6 +55,7 @@ pub(super) fn typed(raw: &RawConfig, file: PathBuf, text: &str) -> Result<TrainC
             checkpoint: given(&raw.model.checkpoint),
             precision: raw.model.precision,
             block_sparse: raw.model.block_sparse,
+            streamed_blocks: raw.model.streamed_blocks,
         },
         data,
         cache: CacheConfig {

@@ -35,6 +35,7 @@ pub(super) struct RawModel {
     pub checkpoint: PathBuf,
     pub precision: Precision,
     pub block_sparse: bool,
+    pub streamed_blocks: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
