@@ -8,12 +8,22 @@ use longcat_dit::{
 };
 use longcat_lora::{Adapter, LoraMerge, LoraOptions, LoraRegistry};
 use longcat_video::{Checkpoint, KernelBackend};
+use longcat_weights::LoadAs;
 
-/// The built-in transformer with an adapter beside its layers.
-fn model<B: KernelBackend>(dtype: DType, device: &B::Device) -> LongCatTransformer<B> {
+/// The built-in transformer with an adapter beside its layers, and so many blocks on the device.
+fn model<B: KernelBackend>(
+    dtype: DType,
+    resident_blocks: Option<usize>,
+    device: &B::Device,
+) -> LongCatTransformer<B> {
     let root = builtin_checkpoint().unwrap();
     let checkpoint = Checkpoint::open(&root).unwrap();
-    let mut model = checkpoint.load_transformer(Some(dtype), device).unwrap();
+    let load_as = LoadAs {
+        dtype: Some(dtype),
+        resident_blocks,
+        ..LoadAs::default()
+    };
+    let mut model = checkpoint.load_transformer(load_as, device).unwrap();
     let file = root.join("lora/cfg_step_lora.safetensors");
     let adapter = Adapter::read(&file, lora_targets()).unwrap();
     let options = LoraOptions::default();
@@ -71,29 +81,34 @@ fn passes<B: KernelBackend>(
 }
 
 fn streamed_passes_are_resident_ones<B: KernelBackend>(dtype: DType, device: &B::Device) {
-    let resident = model::<B>(dtype, device);
+    let resident = model::<B>(dtype, None, device);
     let inputs = inputs(resident.config(), device);
+    // Kernels are chosen in the first passes.
+    passes(&resident, &inputs, device);
     let expected = passes(&resident, &inputs, device);
+    let mut merged = resident.clone();
+    merged.merge_adapters().unwrap();
+    let merged = passes(&merged, &inputs, device);
+    assert!(merged != expected, "the adapter changes nothing");
     let depth = resident.depth();
     for stay in [0, depth / 2] {
-        let mut streamed = resident.clone();
-        streamed
-            .move_to_host(&streamed_blocks(depth, stay))
-            .unwrap();
-        // Twice: what is left of a pass is no part of the next.
-        for _ in 0..2 {
+        let mut moved = resident.clone();
+        moved.move_to_host(&streamed_blocks(depth, stay)).unwrap();
+        let loaded = model::<B>(dtype, Some(stay), device);
+        for (mut streamed, what) in [(moved, "moved"), (loaded, "loaded")] {
+            // Twice: what is left of a pass is no part of the next.
+            for _ in 0..2 {
+                assert!(
+                    passes(&streamed, &inputs, device) == expected,
+                    "{what}, {stay} stay"
+                );
+            }
+            streamed.merge_adapters().unwrap();
             assert!(
-                passes(&streamed, &inputs, device) == expected,
-                "{stay} stay"
+                passes(&streamed, &inputs, device) == merged,
+                "{what}, merged, {stay} stay"
             );
         }
-        // Merged into matrices of either kind.
-        streamed.merge_adapters().unwrap();
-        let mut merged = resident.clone();
-        merged.merge_adapters().unwrap();
-        let [merged, streamed] = [merged, streamed].map(|model| passes(&model, &inputs, device));
-        assert!(merged == streamed, "merged, {stay} stay");
-        assert!(merged != expected, "the adapter changes nothing");
     }
 }
 

@@ -61,9 +61,10 @@ mod transformer;
 pub use block::{Block, BlockContext};
 pub use config::DitConfig;
 pub use error::DitError;
-pub use in_turn::{BlocksInTurn, streamed_blocks};
+pub use in_turn::BlocksInTurn;
 pub use kv_cache::KvCache;
 pub use layout::{TransformerLayout, kijai_names, official_weights, transformer_layout};
+pub use longcat_kernels::streamed_blocks;
 pub use names::{
     canonical_names, from_fastvideo, internal_names, lora_targets, official_tensors, packable,
 };

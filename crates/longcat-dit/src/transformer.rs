@@ -141,10 +141,11 @@ impl<B: KernelBackend> LongCatTransformer<B> {
         device: &B::Device,
     ) -> Result<(Self, LoadReport), DitError> {
         let mut model = Self::new(config, device);
-        let LoadAs { dtype, precision } = load_as.into();
+        let load_as = load_as.into();
         let options = LoadOptions {
-            dtype,
-            precision,
+            dtype: load_as.dtype,
+            precision: load_as.precision,
+            on_host: load_as.on_host(config.depth),
             keep_f32: Some(fp32_islands()),
             keep_dense: Some(sensitive_layers(config.depth)),
             ..LoadOptions::default()

@@ -75,4 +75,4 @@ pub use ops::{
     silu_mul, split_heads, unpack_weight,
 };
 pub use packed::{PackedKind, PackedLayout};
-pub use streamed::{Passage, StreamedWeight};
+pub use streamed::{Passage, StreamedWeight, streamed_blocks};

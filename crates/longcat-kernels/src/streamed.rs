@@ -370,3 +370,27 @@ impl<B: Backend> ModuleDisplayDefault for StreamedWeight<B> {
 }
 
 impl<B: Backend> ModuleDisplay for StreamedWeight<B> {}
+
+/// Indices of the blocks that pass through the device where `resident` of `depth` blocks stay there:
+/// spread evenly, so that a copy has the time of all blocks up to the next.
+pub fn streamed_blocks(depth: usize, resident: usize) -> Vec<usize> {
+    let streamed = depth.saturating_sub(resident);
+    let before = |block: usize| block * streamed / depth.max(1);
+    let is_streamed = |block: &usize| before(block + 1) > before(*block);
+    (0..depth).filter(is_streamed).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streamed_blocks_are_spread() {
+        assert!(streamed_blocks(8, 8).is_empty());
+        assert_eq!(streamed_blocks(8, 4), [1, 3, 5, 7]);
+        assert_eq!(streamed_blocks(8, 6), [3, 7]);
+        assert_eq!(streamed_blocks(3, 0), [0, 1, 2]);
+        assert!(streamed_blocks(3, 9).is_empty());
+        assert_eq!(streamed_blocks(48, 8).len(), 40);
+    }
+}

@@ -74,16 +74,17 @@ impl<B: KernelBackend> Umt5Encoder<B> {
         load_as: impl Into<LoadAs>,
         device: &B::Device,
     ) -> Result<(Self, Umt5Config), TextError> {
-        let LoadAs { dtype, precision } = load_as.into();
-        let dtype = dtype.unwrap_or(DType::F32);
+        let load_as = load_as.into();
+        let dtype = load_as.dtype.unwrap_or(DType::F32);
         let files = official_weights(&WeightFiles::open(path)?)?;
         let config = Umt5Config::beside(path, &files)?;
         let rows = rows_within(&config, dtype, B::max_tensor_bytes(device));
         let mut encoder = Self::in_pieces(&config, rows, device);
         let mut options = LoadOptions {
             dtype: Some(dtype),
-            precision,
+            precision: load_as.precision,
             keep_dense: None,
+            on_host: load_as.on_host(config.num_layers),
             keep_f32: (dtype == DType::F16).then(|| pattern(r"^blocks\.\d+\.feed_forward\.wo$")),
             ignore_unused: ignored(&files)?,
         };

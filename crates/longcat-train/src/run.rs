@@ -79,9 +79,12 @@ fn uninterrupted<B: KernelBackend>(
         base_model: fingerprint(checkpoint.transformer_dir())?,
         clips: data.training.entries.len(),
     };
+    let streamed = config.model.streamed_blocks;
+    let depth = checkpoint.transformer_config()?.depth;
     let load_as = LoadAs {
         dtype: Some(config.model.precision.dtype()),
         precision: longcat_video::Precision::Dense,
+        resident_blocks: (streamed > 0).then(|| depth.saturating_sub(streamed)),
     };
     let load = || {
         let mut model = checkpoint.load_transformer::<Autodiff<B>>(load_as, device)?;

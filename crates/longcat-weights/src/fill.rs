@@ -4,6 +4,7 @@
 //! GPU, most of it for memory that is touched for the first time; and cubecl copies what it uploads
 //! once more, on the thread that asks for it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -13,12 +14,12 @@ use std::vec::IntoIter;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Shape, StreamId, Tensor, TensorPrimitive};
-use longcat_kernels::{KernelBackend, PackedWeight, wait};
+use longcat_kernels::{HostRow, KernelBackend, StreamedWeight, wait};
 use rayon::prelude::*;
 
-use crate::load::PackedById;
+use crate::load::WeightById;
 use crate::packing::{PackedRows, Packing};
-use crate::{WeightFiles, WeightsError};
+use crate::{Weight, WeightFiles, WeightsError};
 
 /// Bytes that are under way at once, as they are on the device.
 const RUN_BYTES: usize = 1 << 30;
@@ -30,6 +31,8 @@ pub(crate) struct Source<'a, B: Backend> {
     pub(crate) dtype: Option<DType>,
     /// How it is packed there, if it is.
     pub(crate) packing: Option<Packing>,
+    /// Whether it is a matrix that stays in host memory.
+    pub(crate) on_host: bool,
     /// Whether the file holds the transposed matrix.
     pub(crate) transposed: bool,
     pub(crate) device: B::Device,
@@ -39,8 +42,8 @@ pub(crate) struct Source<'a, B: Backend> {
 enum Sent<B: Backend> {
     /// A tensor as one row, and its shape.
     Row(Tensor<B, 1>, Shape),
-    /// No parameter: a matrix in parts of its rows.
-    Packed(Vec<PackedWeight<B>>),
+    /// No parameter.
+    Made(Weight<B>),
 }
 
 impl<B: KernelBackend> Source<'_, B> {
@@ -49,11 +52,22 @@ impl<B: KernelBackend> Source<'_, B> {
         let stored = files.stored(self.key)?;
         if let Some(packing) = self.packing {
             let parts = packing.pack(&stored);
-            let parts = parts.map_err(|index| files.not_finite(self.key, index))?;
+            let mut parts = parts.map_err(|index| files.not_finite(self.key, index))?;
+            if let (true, [_]) = (self.on_host, parts.as_slice()) {
+                let whole = parts.remove(0);
+                return Ok(Sent::Made(self.packed_on_host(files, whole)?));
+            }
             let upload = |part: PackedRows<'_>| part.upload::<B>(&self.device);
-            return Ok(Sent::Packed(parts.into_iter().map(upload).collect()));
+            let parts = parts.into_iter().map(upload).collect();
+            return Ok(Sent::Made(Weight::Packed(parts)));
         }
         let dtype = self.dtype.unwrap_or(stored.natural_dtype());
+        if let (true, [rows, columns]) = (self.on_host, stored.shape.as_slice()) {
+            let shape = [*rows, *columns];
+            let row = self.row_on_host(files, stored.float(), dtype)?;
+            let streamed = StreamedWeight::new(row, shape, dtype, &self.device);
+            return Ok(Sent::Made(Weight::Streamed(streamed)));
+        }
         if stored.float() == Some(dtype) {
             let (bytes, shape) = files.finite_bytes(self.key)?;
             return Ok(Sent::Row(self.row(&bytes, dtype), shape.into()));
@@ -62,13 +76,54 @@ impl<B: KernelBackend> Source<'_, B> {
         Ok(Sent::Row(self.row(&data.bytes, dtype), data.shape))
     }
 
+    /// Packed rows that stay where they are, in the file if they are packed as they are there.
+    fn packed_on_host(
+        &self,
+        files: &WeightFiles,
+        rows: PackedRows<'_>,
+    ) -> Result<Weight<B>, WeightsError> {
+        let bytes = match rows.bytes {
+            Cow::Borrowed(_) => files.host_bytes(self.key)?,
+            Cow::Owned(bytes) => bytes.into(),
+        };
+        let (scale, dtype) = (rows.scale.as_deref(), self.dtype.unwrap_or(DType::F32));
+        let streamed = StreamedWeight::packed(bytes, scale, rows.layout, dtype, &self.device);
+        Ok(Weight::Streamed(streamed))
+    }
+
+    /// Floats that stay where they are, in the file if the device makes `dtype` of them without rounding;
+    /// else converted, in memory of their own.
+    fn row_on_host(
+        &self,
+        files: &WeightFiles,
+        stored: Option<DType>,
+        dtype: DType,
+    ) -> Result<HostRow, WeightsError> {
+        let exact = |stored: DType| {
+            let widened = matches!((stored, dtype), (DType::BF16 | DType::F16, DType::F32));
+            stored == dtype || (widened && B::supports_dtype(&self.device, stored))
+        };
+        Ok(match stored.filter(|stored| exact(*stored)) {
+            Some(dtype) => {
+                files.finite_bytes(self.key)?;
+                let bytes = files.host_bytes(self.key)?;
+                HostRow { bytes, dtype }
+            }
+            None => {
+                let data = files.tensor_data_in(self.key, Some(dtype))?;
+                let bytes = data.bytes.to_vec().into();
+                HostRow { bytes, dtype }
+            }
+        })
+    }
+
     fn row(&self, bytes: &[u8], dtype: DType) -> Tensor<B, 1> {
         let row = B::float_from_bytes(bytes, dtype, &self.device);
         Tensor::from_primitive(TensorPrimitive::Float(row))
     }
 }
 
-/// `module` with its parameters replaced, those in the order of `sources`, and what is packed.
+/// `module` with its parameters replaced, those in the order of `sources`, and what is no parameter.
 ///
 /// # Errors
 /// What [`WeightFiles::tensor_data`] refuses.
@@ -76,7 +131,7 @@ pub(crate) fn filled<B: KernelBackend, M: Module<B>>(
     module: &M,
     files: &WeightFiles,
     sources: &[Source<'_, B>],
-) -> Result<(M, PackedById<B>), WeightsError> {
+) -> Result<(M, WeightById<B>), WeightsError> {
     // The device takes what other threads upload for work of this one.
     let stream = StreamId::current();
     thread::scope(|scope| {
@@ -86,14 +141,14 @@ pub(crate) fn filled<B: KernelBackend, M: Module<B>>(
             runs,
             ready: Vec::new().into_iter(),
             sources: sources.iter(),
-            packed: BTreeMap::new(),
+            made: BTreeMap::new(),
             failure: None,
         };
         // A clone shares its tensors, and those that were not made yet are not made for it.
         let module = module.clone().map(&mut filling);
         match filling.failure {
             Some(failure) => Err(failure),
-            None => Ok((module, filling.packed)),
+            None => Ok((module, filling.made)),
         }
     })
 }
@@ -148,7 +203,7 @@ struct Filling<'a, B: Backend> {
     runs: Receiver<Run<B>>,
     ready: IntoIter<Sent<B>>,
     sources: std::slice::Iter<'a, Source<'a, B>>,
-    packed: PackedById<B>,
+    made: WeightById<B>,
     failure: Option<WeightsError>,
 }
 
@@ -172,8 +227,8 @@ impl<B: Backend> ModuleMapper<B> for Filling<'_, B> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
         let (row, shape, transposed) = match self.next() {
             Some((Sent::Row(row, shape), transposed)) => (row, shape, transposed),
-            Some((Sent::Packed(parts), _)) => {
-                self.packed.insert(param.id, parts);
+            Some((Sent::Made(weight), _)) => {
+                self.made.insert(param.id, weight);
                 return param;
             }
             None => return param,

@@ -6,7 +6,7 @@ use std::fmt;
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, DType, Int, Shape, Tensor};
-use longcat_kernels::{KernelBackend, PackedWeight};
+use longcat_kernels::KernelBackend;
 use regex::Regex;
 use serde::Serialize;
 
@@ -26,6 +26,9 @@ pub struct LoadOptions {
     pub keep_f32: Option<Regex>,
     /// Internal paths whose floats are not packed while they are loaded.
     pub keep_dense: Option<Regex>,
+    /// Internal paths of the matrices that [`load_host`] leaves in host memory, from where they pass through
+    /// the device. Those whose parts are packed in different ways go to the device all the same.
+    pub on_host: Option<Regex>,
     /// File keys that may be left unused.
     pub ignore_unused: Vec<Regex>,
 }
@@ -121,26 +124,26 @@ pub fn load_host<B: KernelBackend, M: WeightHost<B>>(
 ) -> Result<LoadReport, WeightsError> {
     let mut matrices = BTreeSet::new();
     module.visit_weights(&mut |weight| matrices.extend(weight.param_id()));
-    let (report, mut packed) = load(module, files, names, options, &matrices)?;
+    let (report, mut made) = load(module, files, names, options, &matrices)?;
     module.visit_weights_mut(&mut |weight| {
-        if let Some(parts) = weight.param_id().and_then(|id| packed.remove(&id)) {
-            *weight = Weight::Packed(parts);
+        if let Some(made) = weight.param_id().and_then(|id| made.remove(&id)) {
+            *weight = made;
         }
     });
     Ok(report)
 }
 
-/// Packed matrices by the parameters whose place they take.
-pub(crate) type PackedById<B> = BTreeMap<ParamId, Vec<PackedWeight<B>>>;
+/// Matrices that are no parameters, by the parameters whose place they take.
+pub(crate) type WeightById<B> = BTreeMap<ParamId, Weight<B>>;
 
-/// Fills the parameters of a module, those of `matrices` only where they are not to be packed.
+/// Fills the parameters of a module, those of `matrices` only where they are floats on the device.
 fn load<B: KernelBackend, M: Module<B>>(
     module: &mut M,
     files: &WeightFiles,
     names: &NameMap,
     options: &LoadOptions,
     matrices: &BTreeSet<ParamId>,
-) -> Result<(LoadReport, PackedById<B>), WeightsError> {
+) -> Result<(LoadReport, WeightById<B>), WeightsError> {
     let mut parameters = Parameters::<B>::default();
     module.visit(&mut parameters);
     let (report, taken) = parameters.compare(files, names, options);
@@ -159,7 +162,8 @@ fn load<B: KernelBackend, M: Module<B>>(
                 let mut paths = paths.iter();
                 paths.any(|paths| paths.is_match(&place.path))
             };
-            let packing = match matrices.contains(&place.id) {
+            let is_matrix = matrices.contains(&place.id);
+            let packing = match is_matrix {
                 true => {
                     let floats_stay = within(&options.keep_dense);
                     Packing::of(&files.stored(key)?, options.precision, floats_stay)
@@ -173,6 +177,7 @@ fn load<B: KernelBackend, M: Module<B>>(
                     false => options.dtype,
                 },
                 packing,
+                on_host: is_matrix && within(&options.on_host),
                 transposed: place.transposed,
                 device: place.device.clone(),
             })
@@ -181,9 +186,9 @@ fn load<B: KernelBackend, M: Module<B>>(
     for (place, source) in parameters.order.iter().zip(&sources) {
         has_room(files, source, &parameters.shapes[&place.path])?;
     }
-    let (filled, packed) = filled(module, files, &sources)?;
+    let (filled, made) = filled(module, files, &sources)?;
     *module = filled;
-    Ok((report, packed))
+    Ok((report, made))
 }
 
 /// Whether the device of a parameter has tensors that large.

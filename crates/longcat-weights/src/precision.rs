@@ -3,6 +3,8 @@
 use std::fmt;
 
 use burn::tensor::DType;
+use longcat_kernels::streamed_blocks;
+use regex::Regex;
 
 use crate::stored::{Quantization, StoredType};
 
@@ -76,6 +78,19 @@ pub struct LoadAs {
     pub dtype: Option<DType>,
     /// How matrices are kept.
     pub precision: Precision,
+    /// Blocks that stay on the device; the matrices of the others live in host memory and pass through it.
+    /// All stay where `None`.
+    pub resident_blocks: Option<usize>,
+}
+
+impl LoadAs {
+    /// Module paths of what lives in host memory, of `depth` blocks in a list called `blocks`.
+    pub fn on_host(&self, depth: usize) -> Option<Regex> {
+        let blocks = streamed_blocks(depth, self.resident_blocks?);
+        let blocks: Vec<String> = blocks.iter().map(usize::to_string).collect();
+        let pattern = format!(r"^blocks\.({})\.", blocks.join("|"));
+        Regex::new(&pattern).ok().filter(|_| !blocks.is_empty())
+    }
 }
 
 impl From<Option<DType>> for LoadAs {

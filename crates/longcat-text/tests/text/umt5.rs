@@ -8,7 +8,7 @@ use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{Bool, DType, Int, Tensor, TensorData};
 use burn_flex::Flex;
 use longcat_text::{TextEncoder, TextError, Umt5Config, Umt5Encoder};
-use longcat_weights::{WeightFiles, collect_module, write_safetensors};
+use longcat_weights::{LoadAs, WeightFiles, collect_module, write_safetensors};
 
 use crate::golden;
 
@@ -45,6 +45,32 @@ fn half_precision_stays_near_the_golden_states() {
             let error = run(&case, dtype);
             println!("{} {dtype:?}: {error:.2e}", case.id);
             assert!(error <= tolerance, "{} {dtype:?}: {error:e}", case.id);
+        }
+    }
+}
+
+#[test]
+fn layers_in_host_memory_give_the_same_states() {
+    let case = &golden::cases("umt5")[0];
+    let dir = case.checkpoint().join("text_encoder");
+    let (ids, mask) = inputs(case);
+    let states = |dtype, resident_blocks| {
+        let load_as = LoadAs {
+            dtype: Some(dtype),
+            resident_blocks,
+            ..LoadAs::default()
+        };
+        let (encoder, _) = Umt5Encoder::<Flex>::load(&dir, load_as, &Default::default()).unwrap();
+        encoder.forward(ids.clone(), mask.clone()).into_data()
+    };
+    for dtype in [DType::F32, DType::BF16] {
+        let expected = states(dtype, None);
+        for resident in [0, 1] {
+            assert_eq!(
+                states(dtype, Some(resident)),
+                expected,
+                "{dtype:?}, {resident}"
+            );
         }
     }
 }

@@ -278,6 +278,19 @@ mod tests {
     }
 
     #[test]
+    fn streamed_blocks_are_frozen_and_recomputed() {
+        let refusal = |first: &str, last: &str| {
+            let streaming = MINIMAL.replace("[data]", "streamed_blocks = 2\n[data]");
+            let text = format!("{first}{streaming}{last}");
+            parse(&text, Path::new("/x/run.toml")).unwrap_err().0
+        };
+        let whole = refusal("mode = \"full\"\n", "");
+        assert_eq!(whole, "model.streamed_blocks");
+        let one_graph = refusal("", "checkpointing = false\n");
+        assert_eq!(one_graph, "train.checkpointing");
+    }
+
+    #[test]
     fn keys_of_the_laboratory_say_where_they_are() {
         for (extra, key) in [
             ("[vae]\nkl_weight = 1e-6", "vae"),

@@ -219,6 +219,7 @@ impl<B: KernelBackend> Pipeline<B> {
         LoadAs {
             dtype: Some(self.options.dtype),
             precision: self.options.precision,
+            ..LoadAs::default()
         }
     }
 
