@@ -95,6 +95,7 @@ fn dense(dtype: DType) -> LoadAs {
     LoadAs {
         dtype: Some(dtype),
         precision: Precision::Dense,
+        ..LoadAs::default()
     }
 }
 

@@ -215,11 +215,11 @@ impl<B: KernelBackend> Pipeline<B> {
     }
 
     /// What weights of transformer and text encoder become.
-    pub(super) fn load_as(&self) -> LoadAs {
+    pub(super) fn load_as(&self, resident_blocks: usize) -> LoadAs {
         LoadAs {
             dtype: Some(self.options.dtype),
             precision: self.options.precision,
-            ..LoadAs::default()
+            resident_blocks: Some(resident_blocks),
         }
     }
 
@@ -258,11 +258,11 @@ impl<B: KernelBackend> Pipeline<B> {
         observer: &mut dyn Observer,
     ) -> Result<TextCondition<B>, VideoError> {
         observer.stage("text");
-        self.make_room_for_text([prompts.len(), max_length])?;
+        let layers = self.make_room_for_text([prompts.len(), max_length])?;
         let encoder = match self.text_encoder.take() {
             Some(encoder) => encoder,
             None => guard::<B, _, _>(&self.devices[..1], Stage::LoadingTextEncoder, || {
-                let load_as = self.load_as();
+                let load_as = self.load_as(layers);
                 self.checkpoint.load_text_encoder(load_as, self.device())
             })?,
         };

@@ -1,6 +1,6 @@
 //! Models on their devices, as memory allows.
 
-use longcat_dit::{LongCatTransformer, streamed_blocks};
+use longcat_dit::LongCatTransformer;
 use longcat_kernels::{KernelBackend, Stage, guard};
 use longcat_text::Umt5Config;
 use longcat_vae::Tiling;
@@ -258,15 +258,16 @@ impl<B: KernelBackend> Pipeline<B> {
         }
     }
 
-    /// Makes room for encoding so many prompts of so many tokens.
-    pub(super) fn make_room_for_text(&mut self, prompts: [usize; 2]) -> Result<(), VideoError> {
+    /// Makes room for encoding so many prompts of so many tokens, and says how many layers of the text
+    /// encoder stay on the device.
+    pub(super) fn make_room_for_text(&mut self, prompts: [usize; 2]) -> Result<usize, VideoError> {
         let models = self.model_sizes();
         let plan = TextPlan::choose(&models, prompts, &self.asked(), self.budget)?;
         if !self.fits(plan.peak + self.transformer_bytes(&models)) {
             self.drop_transformers();
         }
         self.clean_up();
-        Ok(())
+        Ok(plan.resident)
     }
 
     /// Makes room for denoising, and says how it is done.
@@ -384,13 +385,8 @@ impl<B: KernelBackend> Pipeline<B> {
         device: &B::Device,
         resident: usize,
     ) -> Result<LongCatTransformer<B>, VideoError> {
-        let mut model = self.checkpoint().load_transformer(self.load_as(), device)?;
-        let streamed = streamed_blocks(model.depth(), resident);
-        if !streamed.is_empty() {
-            model.move_to_host(&streamed)?;
-            B::memory_cleanup(device);
-        }
-        Ok(model)
+        let load_as = self.load_as(resident);
+        self.checkpoint().load_transformer(load_as, device)
     }
 
     /// The replicas of the transformer that are on devices now.
