@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use longcat_runtime::{DType, DeviceList};
-use longcat_video::{EasyCache, VideoSize};
+use longcat_video::{EasyCache, MemoryLimit, VideoSize};
 
 use crate::lora_arg::LoraArg;
 use crate::weights_arg::Weights;
@@ -38,6 +38,10 @@ pub enum Command {
     Long(Long),
     /// Refine a video: more pixels, twice the frame rate.
     Refine(Refine),
+    /// Say what a command with these arguments would take of the device's memory, and what it would do to
+    /// fit, before anything is loaded. Times are left out: they depend on the device.
+    #[command(subcommand)]
+    Plan(Plan),
     /// Turn latents of --save-latents into a video.
     Decode(Decode),
     /// Inspect, convert and merge LoRA adapters.
@@ -53,6 +57,21 @@ pub enum Command {
     Quantize(Quantize),
     /// List the usable devices.
     Devices(Devices),
+}
+
+/// What is planned: a command with all its arguments.
+#[derive(Debug, Subcommand)]
+pub enum Plan {
+    /// As `longcat t2v`.
+    T2v(TextToVideo),
+    /// As `longcat i2v`.
+    I2v(ImageToVideo),
+    /// As `longcat continue`.
+    Continue(Continue),
+    /// As `longcat long`.
+    Long(Long),
+    /// As `longcat refine`.
+    Refine(Refine),
 }
 
 /// Which checkpoint, where.
@@ -73,7 +92,12 @@ pub struct Place {
     /// How the large matrices of transformer and text encoder are kept on the device.
     #[arg(long, value_enum, default_value_t = Kept::Stored)]
     pub precision: Kept,
-    /// Encode and decode frames above 256x256 tile by tile: less memory, a slightly different result.
+    /// Memory of the device that may be taken: auto for what is free, unlimited, or a limit such as 12GiB.
+    /// What does not fit passes through the device part by part (`longcat plan` says what).
+    #[arg(long, value_name = "AMOUNT", default_value_t = MemoryLimit::Auto)]
+    pub memory: MemoryLimit,
+    /// Encode and decode frames above 256x256 tile by tile: less memory, a slightly different result. With a
+    /// limit of memory larger tiles are taken by themselves where whole pictures do not fit.
     #[arg(long)]
     pub vae_tiling: bool,
     /// On cuda, multiply matrices with Burn's kernels instead of cuBLASLt.
@@ -100,7 +124,8 @@ pub struct Model {
     /// Refinement adapter, with its strength; by default the checkpoint's refinement_lora.
     #[arg(long, value_name = "PATH[=STRENGTH]")]
     pub refine_lora: Option<LoraArg>,
-    /// Free each network after use, so that only one is on the device at a time.
+    /// Free each network after use, so that only one is on the device at a time; --memory does so by itself
+    /// where it must.
     #[arg(long)]
     pub low_memory: bool,
 }

@@ -22,8 +22,9 @@ mod write_decoded;
 
 use std::process::ExitCode;
 
-use args::{Cli, Command};
+use args::{Cli, Command, Plan};
 use clap::Parser;
+use commands::plan::Task;
 use longcat_cli::note;
 use longcat_runtime::RuntimeError;
 use longcat_video::VideoError;
@@ -33,11 +34,18 @@ fn main() -> ExitCode {
     longcat_runtime::keep_freed_memory();
     longcat_runtime::set_up_gpu_runtime();
     let result = match cli.command {
-        Command::T2v(args) => commands::generate::text_to_video(&args),
-        Command::I2v(args) => commands::generate::image_to_video(&args),
-        Command::Continue(args) => commands::generate::continue_video(&args),
-        Command::Long(args) => commands::long::run(&args),
-        Command::Refine(args) => commands::refine::run(&args),
+        Command::T2v(args) => commands::generate::text_to_video(&args, Task::Make),
+        Command::I2v(args) => commands::generate::image_to_video(&args, Task::Make),
+        Command::Continue(args) => commands::generate::continue_video(&args, Task::Make),
+        Command::Long(args) => commands::long::run(&args, Task::Make),
+        Command::Refine(args) => commands::refine::run(&args, Task::Make),
+        Command::Plan(Plan::T2v(args)) => commands::generate::text_to_video(&args, Task::Plan),
+        Command::Plan(Plan::I2v(args)) => commands::generate::image_to_video(&args, Task::Plan),
+        Command::Plan(Plan::Continue(args)) => {
+            commands::generate::continue_video(&args, Task::Plan)
+        }
+        Command::Plan(Plan::Long(args)) => commands::long::run(&args, Task::Plan),
+        Command::Plan(Plan::Refine(args)) => commands::refine::run(&args, Task::Plan),
         Command::Decode(args) => commands::decode::run(&args),
         Command::Lora(args) => commands::lora::run(args),
         Command::TrainLora(args) => args.run(),
@@ -65,5 +73,8 @@ fn is_bad_request(error: &anyhow::Error) -> bool {
         Some(RuntimeError::Video(error)) => Some(error),
         _ => error.downcast_ref(),
     };
-    matches!(error, Some(VideoError::Invalid { .. }))
+    matches!(
+        error,
+        Some(VideoError::Invalid { .. } | VideoError::DoesNotFit(_))
+    )
 }

@@ -122,6 +122,7 @@ impl Session {
             dtype: place.dtype.map(Into::into),
             precision: place.precision.into(),
             low_memory,
+            memory: place.memory,
             tiling: place.vae_tiling.then(Tiling::default),
             ..RuntimeOptions::default()
         };

@@ -3,18 +3,20 @@
 use anyhow::{Context, Result, bail};
 use longcat_video::{
     ContinuationRequest, FrameRange, ImageToVideoRequest, Latents, PixelFrames, REFINEMENT_LORA,
-    RefineCondition, RefineRequest, SeededNoise, TextToVideoRequest, VideoRequest, VideoSize,
+    RefineCondition, RefineRequest, SeededNoise, TextToVideoRequest, VideoPlan, VideoRequest,
+    VideoSize,
 };
 
 use crate::args::{Continue, ImageToVideo, Output, Sampler, TextToVideo};
+use crate::commands::plan::{self, Task};
 use crate::output::{check_output, latents_only};
 use crate::prompt::prompt;
 use crate::session::{Asked, Job, Session, sampling};
 use crate::shape::{check_shape, cropped_for};
 use crate::source::Source;
 
-pub fn text_to_video(args: &TextToVideo) -> Result<()> {
-    check(&args.sampler, &args.output)?;
+pub fn text_to_video(args: &TextToVideo, task: Task) -> Result<()> {
+    check(&args.sampler, &args.output, task)?;
     let prompt = prompt(&args.prompt)?;
     let sampler = &args.sampler;
     let mut session = Session::open(
@@ -38,6 +40,9 @@ pub fn text_to_video(args: &TextToVideo) -> Result<()> {
         condition: None,
         source: None,
     };
+    if task == Task::Plan {
+        return run.plan(&session, VideoRequest::TextToVideo(&request));
+    }
     let job = run.begin(&mut session, VideoRequest::TextToVideo(&request))?;
     let mut noise = SeededNoise::new(sampler.seed);
     let latents = session
@@ -46,8 +51,8 @@ pub fn text_to_video(args: &TextToVideo) -> Result<()> {
     run.finish(session, &job, &latents)
 }
 
-pub fn image_to_video(args: &ImageToVideo) -> Result<()> {
-    check(&args.sampler, &args.output)?;
+pub fn image_to_video(args: &ImageToVideo, task: Task) -> Result<()> {
+    check(&args.sampler, &args.output, task)?;
     let prompt = prompt(&args.prompt)?;
     let sampler = &args.sampler;
     let image = PixelFrames::read_image(&args.image)?;
@@ -84,6 +89,9 @@ pub fn image_to_video(args: &ImageToVideo) -> Result<()> {
         condition,
         source: None,
     };
+    if task == Task::Plan {
+        return run.plan(&session, VideoRequest::ImageToVideo(&request));
+    }
     let job = run.begin(&mut session, VideoRequest::ImageToVideo(&request))?;
     let mut noise = SeededNoise::new(sampler.seed);
     let latents = session
@@ -92,8 +100,8 @@ pub fn image_to_video(args: &ImageToVideo) -> Result<()> {
     run.finish(session, &job, &latents)
 }
 
-pub fn continue_video(args: &Continue) -> Result<()> {
-    check(&args.sampler, &args.output)?;
+pub fn continue_video(args: &Continue, task: Task) -> Result<()> {
+    check(&args.sampler, &args.output, task)?;
     let prompt = prompt(&args.prompt)?;
     let sampler = &args.sampler;
     if args.with_source && latents_only(&args.output.file) {
@@ -143,6 +151,9 @@ pub fn continue_video(args: &Continue) -> Result<()> {
         },
         source: args.with_source.then_some(source),
     };
+    if task == Task::Plan {
+        return run.plan(&session, VideoRequest::Continuation(&request));
+    }
     let job = run.begin(&mut session, VideoRequest::Continuation(&request))?;
     let mut noise = SeededNoise::new(sampler.seed);
     let latents = session
@@ -152,8 +163,10 @@ pub fn continue_video(args: &Continue) -> Result<()> {
 }
 
 /// What can be checked without the checkpoint.
-fn check(sampler: &Sampler, output: &Output) -> Result<()> {
-    check_output(output)?;
+fn check(sampler: &Sampler, output: &Output, task: Task) -> Result<()> {
+    if task == Task::Make {
+        check_output(output)?;
+    }
     // Refining starts from pixels: it cannot follow a run that stops at latents.
     if sampler.refine && latents_only(&output.file) {
         bail!(
@@ -176,14 +189,30 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Says what the request takes of memory, and refining its result.
+    fn plan(&self, session: &Session, request: VideoRequest<'_>) -> Result<()> {
+        let made = session.pipeline.plan(request)?;
+        let mut passes = vec![("", session.pipeline.memory_plan(request)?)];
+        if self.sampler.refine {
+            let refining = session.pipeline.memory_plan(self.refining(&made))?;
+            passes.push(("refining: ", refining));
+        }
+        plan::print(&passes, session.output.json)
+    }
+
+    /// Refining what is made.
+    fn refining<'a>(&self, video: &'a VideoPlan) -> VideoRequest<'a> {
+        VideoRequest::RefinementOf {
+            video,
+            cond_frames: self.condition.as_ref().map_or(0, |c| c.frames),
+        }
+    }
+
     /// Checks the request, and the refining of its result, before any model is loaded.
     fn begin(&self, session: &mut Session, request: VideoRequest<'_>) -> Result<Job> {
         let plan = session.pipeline.plan(request)?;
         let refined = match self.sampler.refine {
-            true => Some(session.pipeline.plan(VideoRequest::RefinementOf {
-                video: &plan,
-                cond_frames: self.condition.as_ref().map_or(0, |c| c.frames),
-            })?),
+            true => Some(session.pipeline.plan(self.refining(&plan))?),
             false => None,
         };
         let fps = session.fps();

@@ -6,12 +6,15 @@ use anyhow::{Result, bail};
 use longcat_video::{LongVideoRequest, VideoRequest};
 
 use crate::args::Long;
+use crate::commands::plan::{self, Task};
 use crate::output::{check_output, latents_only};
 use crate::prompt::prompts;
 use crate::session::{Asked, Session, sampling};
 
-pub fn run(args: &Long) -> Result<()> {
-    check_output(&args.output)?;
+pub fn run(args: &Long, task: Task) -> Result<()> {
+    if task == Task::Make {
+        check_output(&args.output)?;
+    }
     if latents_only(&args.output.file) {
         bail!("a long video cannot be written as latents; name a video file");
     }
@@ -35,6 +38,15 @@ pub fn run(args: &Long) -> Result<()> {
     };
     let refine = sampler.refine;
     let mut session = Session::open("long", &args.model, Some(sampler), refine, &args.output)?;
+    if task == Task::Plan {
+        let of = |request| session.pipeline.memory_plan(request);
+        let mut passes = vec![("", of(VideoRequest::LongVideo(&request))?)];
+        if refine {
+            let refining = of(VideoRequest::RefinementOfLongVideo(&request))?;
+            passes.push(("refining: ", refining));
+        }
+        return plan::print(&passes, session.output.json);
+    }
     let plan = session.pipeline.plan(VideoRequest::LongVideo(&request))?;
     let refined = match refine {
         true => {

@@ -10,5 +10,6 @@ pub mod long;
 pub mod lora;
 mod lora_inspect;
 mod lora_rank;
+pub mod plan;
 pub mod quantize;
 pub mod refine;

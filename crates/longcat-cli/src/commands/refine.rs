@@ -7,13 +7,16 @@ use longcat_video::media::is_picture;
 use longcat_video::{PixelFrames, RefineCondition, RefineRequest, SeededNoise, VideoRequest};
 
 use crate::args::Refine;
+use crate::commands::plan::{self, Task};
 use crate::output::{check_output, latents_only};
 use crate::prompt::prompt;
 use crate::session::{Asked, Session};
 use crate::source::Source;
 
-pub fn run(args: &Refine) -> Result<()> {
-    check_output(&args.output)?;
+pub fn run(args: &Refine, task: Task) -> Result<()> {
+    if task == Task::Make {
+        check_output(&args.output)?;
+    }
     if latents_only(&args.output.file) {
         anyhow::bail!("refining ends at a video; name one, and use --save-latents for latents");
     }
@@ -43,7 +46,12 @@ pub fn run(args: &Refine) -> Result<()> {
         }),
         ..RefineRequest::new(video, &prompt)
     };
-    let plan = session.pipeline.plan(VideoRequest::Refinement(&request))?;
+    let asked = VideoRequest::Refinement(&request);
+    if task == Task::Plan {
+        let passes = [("", session.pipeline.memory_plan(asked)?)];
+        return plan::print(&passes, session.output.json);
+    }
+    let plan = session.pipeline.plan(asked)?;
     session.refine_with(args.steps, args.threshold, args.cache);
     let job = session.begin(&Asked {
         prompts: std::slice::from_ref(&prompt),

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::DType;
-use longcat_dit::DitConfig;
+use longcat_dit::{DitConfig, TokenPieces};
 use longcat_kernels::BsaParams;
 use longcat_text::Umt5Config;
 use longcat_vae::WanVaeConfig;

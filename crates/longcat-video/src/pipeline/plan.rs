@@ -64,8 +64,14 @@ impl<B: KernelBackend> Pipeline<B> {
     ///
     /// # Errors
     /// [`VideoError::Invalid`] names the setting; [`VideoError::Dit`] when a checkpoint without
-    /// block-sparse attention is to refine.
+    /// block-sparse attention is to refine; [`VideoError::DoesNotFit`] when the device has not the memory.
     pub fn plan(&self, request: VideoRequest<'_>) -> Result<VideoPlan, VideoError> {
+        let plan = self.plan_video(request)?;
+        self.memory_plan(request)?;
+        Ok(plan)
+    }
+
+    fn plan_video(&self, request: VideoRequest<'_>) -> Result<VideoPlan, VideoError> {
         let refines = matches!(
             request,
             VideoRequest::Refinement(_)
