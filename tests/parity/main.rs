@@ -6,6 +6,8 @@ mod faults;
 mod golden;
 #[cfg(feature = "cpu")]
 mod layouts;
+#[cfg(feature = "cpu")]
+mod packed;
 mod parallel;
 #[cfg(feature = "cpu")]
 mod scopes;

@@ -80,7 +80,7 @@ fn a_checkpoint_goes_to_single_files_and_back_without_a_change() {
         released.scheduler().unwrap()
     );
     checkpoint
-        .load_transformer::<Flex>(None, &FlexDevice)
+        .load_transformer::<Flex>(None::<DType>, &FlexDevice)
         .unwrap();
     checkpoint
         .load_text_encoder::<Flex>(DType::F32, &FlexDevice)

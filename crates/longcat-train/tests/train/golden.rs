@@ -42,7 +42,9 @@ pub fn golden(relative: &str) -> PathBuf {
 /// The golden checkpoint's transformer, all of it trained.
 pub fn tiny() -> LongCatTransformer<B> {
     let dir = golden("checkpoints/tiny/dit");
-    LongCatTransformer::load(&dir, None, &FlexDevice).unwrap().0
+    LongCatTransformer::load(&dir, None::<burn::tensor::DType>, &FlexDevice)
+        .unwrap()
+        .0
 }
 
 /// The same, frozen, with an adapter whose factors are all random (a fresh one has zeros).

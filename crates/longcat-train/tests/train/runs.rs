@@ -286,7 +286,8 @@ fn all_weights_of_a_model_can_be_trained_and_loaded() {
     };
     assert!(outcome.validation_loss.unwrap() < *validation_loss);
     let dir = shop.path("run/dit");
-    longcat_dit::LongCatTransformer::<Inner>::load(&dir, None, &FlexDevice).unwrap();
+    longcat_dit::LongCatTransformer::<Inner>::load(&dir, None::<burn::tensor::DType>, &FlexDevice)
+        .unwrap();
 }
 
 /// Names the configuration to the process that is to be killed.

@@ -66,7 +66,8 @@ fn all_weights_of_a_model_and_its_text_encoder_can_be_trained_and_loaded() {
     };
     assert!(last < validation_loss);
     let dir = shop.path("run/dit");
-    longcat_dit::LongCatTransformer::<Flex>::load(&dir, None, &FlexDevice).unwrap();
+    longcat_dit::LongCatTransformer::<Flex>::load(&dir, None::<burn::tensor::DType>, &FlexDevice)
+        .unwrap();
     let dir = shop.path("run/text_encoder");
     longcat_text::Umt5Encoder::<Flex>::load(&dir, DType::F32, &FlexDevice).unwrap();
 }
