@@ -12,6 +12,7 @@ use longcat_lora::{Adapter, Fused, LoraOptions, LoraRegistry, LoraTraining, NewA
 use longcat_train::{
     Batch, LoraOptimizer, OptimizerConfig, StepOutput, TrainStep, official_tensors, trained, update,
 };
+use longcat_weights::{LoadAs, Precision};
 use regex::Regex;
 use safetensors::SafeTensors;
 
@@ -49,7 +50,22 @@ pub fn tiny() -> LongCatTransformer<B> {
 
 /// The same, frozen, with an adapter whose factors are all random (a fresh one has zeros).
 pub fn tiny_with_adapter(targets: &[&str]) -> LongCatTransformer<B> {
-    let mut model = tiny().no_grad();
+    with_adapter(tiny(), targets)
+}
+
+/// The same with packed matrices.
+pub fn packed_with_adapter(precision: Precision, targets: &[&str]) -> LongCatTransformer<B> {
+    let dir = golden("checkpoints/tiny/dit");
+    let load_as = LoadAs {
+        dtype: Some(DType::F32),
+        precision,
+    };
+    let (model, _) = LongCatTransformer::load(&dir, load_as, &FlexDevice).unwrap();
+    with_adapter(model, targets)
+}
+
+fn with_adapter(model: LongCatTransformer<B>, targets: &[&str]) -> LongCatTransformer<B> {
+    let mut model = model.no_grad();
     let pattern = |target: &&str| Regex::new(&format!("{}$", regex::escape(target))).unwrap();
     let new = NewAdapter {
         rank: 3,

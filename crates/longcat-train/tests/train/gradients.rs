@@ -1,7 +1,9 @@
 //! Gradients on the CPU: against the official code, and checkpointed against plain.
 
 use crate::golden::{self, B, Golden, Inner};
+use burn::module::Param;
 use longcat_train::{Batch, TrainStep, trained};
+use longcat_weights::{Precision, Weight, WeightHost};
 
 #[test]
 fn checkpointed_gradients_are_bit_identical_to_plain_ones() {
@@ -54,6 +56,45 @@ fn blocks_in_host_memory_give_the_same_gradients() {
             let [resident, passing] =
                 [&model, &streamed].map(|model| step.run::<B>(model, &batch).unwrap());
             golden::assert_same(&resident, &passing);
+        }
+    }
+}
+
+#[test]
+fn gradients_beside_packed_weights_are_those_beside_their_numbers() {
+    for precision in [
+        Precision::Fp8,
+        Precision::Int8,
+        Precision::Q8_0,
+        Precision::Q4K,
+    ] {
+        let packed = golden::packed_with_adapter(precision, golden::SEVEN);
+        let (mut unpacked, mut count) = (packed.clone(), 0);
+        unpacked.visit_weights_mut(&mut |weight| {
+            if weight.packed_kind().is_some() {
+                let numbers = Param::from_tensor(weight.val()).set_require_grad(false);
+                *weight = Weight::Dense(numbers);
+                count += 1;
+            }
+        });
+        assert_eq!(count, 2 * 8, "{precision}");
+        let batch = golden::random_batch(2, [3, 4, 6], 1);
+        for checkpointed in [true, false] {
+            let step = TrainStep { checkpointed };
+            let [packed, unpacked] =
+                [&packed, &unpacked].map(|model| step.run::<B>(model, &batch).unwrap());
+            assert_eq!(packed.gradients.len(), unpacked.gradients.len());
+            for (path, gradient) in packed.gradients.iter() {
+                assert!(path.contains(".adapters."), "{path}");
+                let other = unpacked.gradients.get(path).unwrap();
+                let off = (gradient.values.clone() - other.values.clone()).abs().max();
+                let size = other.values.clone().abs().max();
+                let (off, size) = (off.into_scalar(), size.into_scalar());
+                assert!(
+                    off <= 1e-5 * size,
+                    "{precision}: {path} is off by {off} of {size}"
+                );
+            }
         }
     }
 }
