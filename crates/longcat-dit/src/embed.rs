@@ -8,6 +8,7 @@ use longcat_kernels::KernelBackend;
 use longcat_lora::{LoraLinear, LoraLinearConfig};
 
 use crate::norm::norm_modulate;
+use crate::pieces::pieces;
 use crate::{DitConfig, DitError};
 
 const MAX_PERIOD: f64 = 10_000.0;
@@ -160,19 +161,34 @@ impl<B: Backend> FinalLayer<B> {
 
 impl<B: KernelBackend> FinalLayer<B> {
     /// Tokens `[B, N, hidden]` with timestep embeddings `[B, T, C_t]` to latents
-    /// `[B, C_out, T, H, W]` in fp32. `grid` counts tokens.
+    /// `[B, C_out, T, H, W]` in fp32, at most `most` tokens at a time. `grid` counts tokens.
     pub(crate) fn forward(
         &self,
         x: Tensor<B, 3>,
         t: Tensor<B, 3>,
         grid: [usize; 3],
+        most: Option<usize>,
     ) -> Tensor<B, 5> {
-        let b = x.dims()[0];
+        let [b, n, c] = x.dims();
         let modulation = self.adaln.forward(silu(t));
         let [shift, scale] = chunks(modulation);
-        let x = self
-            .linear
-            .forward(norm_modulate(x.cast(DType::F32), shift, scale));
+        let project = |x: Tensor<B, 3>, shift, scale| {
+            let x = norm_modulate(x.cast(DType::F32), shift, scale);
+            self.linear.forward(x)
+        };
+        let x = match pieces(most, b, grid, 0..grid[0]) {
+            None => project(x, shift, scale),
+            Some(pieces) => {
+                let rows = x.reshape([b * n, c]);
+                let parts = pieces.iter().map(|piece| {
+                    let (shift, scale) = (piece.of_table(&shift), piece.of_table(&scale));
+                    project(piece.of_rows(&rows), shift, scale)
+                });
+                let all = Tensor::cat(parts.collect(), 1);
+                let width = all.dims()[2];
+                all.reshape([b, n, width])
+            }
+        };
         let [nt, nh, nw] = grid;
         let [_, ph, pw] = self.patch;
         let channels = x.dims()[2] / (ph * pw);

@@ -217,8 +217,8 @@ impl<B: KernelBackend> LongCatTransformer<B> {
 
     /// Everything after the last block.
     pub fn head(&self, tokens: Tensor<B, 3>, context: &BlockContext<B>) -> Tensor<B, 5> {
-        self.final_layer
-            .forward(tokens, context.time.clone(), context.grid)
+        let (time, most) = (context.time.clone(), context.pieces.feed_forward);
+        self.final_layer.forward(tokens, time, context.grid, most)
     }
 
     /// Timesteps `[B, T]` to their embeddings `[B, T, adaln_tembed_dim]`, fp32.
