@@ -72,8 +72,7 @@ impl<B: Backend> StreamedWeight<B> {
         Self::of(Arc::new(source), None, device.clone())
     }
 
-    /// A packed matrix, for [`PackedWeight`]s on the device; `dtype` is the type of
-    /// [`tensor`](Self::tensor).
+    /// A packed matrix, which is a [`PackedWeight`] on the device.
     ///
     /// # Panics
     /// If the layout has another number of bytes or scales.
@@ -81,7 +80,6 @@ impl<B: Backend> StreamedWeight<B> {
         bytes: HostBytes,
         scale: Option<&[f32]>,
         layout: PackedLayout,
-        dtype: DType,
         device: &B::Device,
     ) -> Self {
         assert_eq!(bytes.len(), layout.bytes(), "bytes of {layout:?}");
@@ -104,7 +102,7 @@ impl<B: Backend> StreamedWeight<B> {
                 dtype: DType::F32,
             },
             packed: Some(layout),
-            dtype,
+            dtype: DType::F32,
             shape: layout.shape,
         };
         Self::of(Arc::new(source), scale, device.clone())
@@ -135,7 +133,7 @@ impl<B: Backend> StreamedWeight<B> {
         self.source.shape
     }
 
-    /// The type of [`tensor`](Self::tensor).
+    /// The type of [`tensor`](Self::tensor): f32 where it is packed.
     pub fn dtype(&self) -> DType {
         self.source.dtype
     }

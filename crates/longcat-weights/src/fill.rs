@@ -86,8 +86,8 @@ impl<B: KernelBackend> Source<'_, B> {
             Cow::Borrowed(_) => files.host_bytes(self.key)?,
             Cow::Owned(bytes) => bytes.into(),
         };
-        let (scale, dtype) = (rows.scale.as_deref(), self.dtype.unwrap_or(DType::F32));
-        let streamed = StreamedWeight::packed(bytes, scale, rows.layout, dtype, &self.device);
+        let scale = rows.scale.as_deref();
+        let streamed = StreamedWeight::packed(bytes, scale, rows.layout, &self.device);
         Ok(Weight::Streamed(streamed))
     }
 

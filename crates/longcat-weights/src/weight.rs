@@ -90,7 +90,7 @@ impl<B: Backend> Weight<B> {
         match self {
             Self::Dense(param) => Some(param.val().dtype()),
             Self::Packed(_) => None,
-            Self::Streamed(streamed) => Some(streamed.dtype()),
+            Self::Streamed(streamed) => streamed.layout().is_none().then(|| streamed.dtype()),
         }
     }
 }
