@@ -114,20 +114,24 @@ fn put_levels(packed: &mut [u8], levels: &[[u8; 2]; 8]) {
 /// a scale near that of the range and then solves for the scale and minimum that fit the rounded values
 /// best. Errors weigh more where values are large (ggml's `make_qkx2_quants`).
 fn best_fit(x: &[f32; GROUP]) -> (f32, f32) {
-    let largest = x.iter().fold(f32::MIN, |most, x| most.max(*x));
-    let mut lowest = x.iter().fold(0.0, |least: f32, x| least.min(*x));
+    let largest = x
+        .iter()
+        .fold(f32::MIN, |most, x| if *x > most { *x } else { most });
+    let mut lowest = x
+        .iter()
+        .fold(0.0, |least: f32, x| if *x < least { *x } else { least });
     if largest == lowest {
         return (0.0, -lowest);
     }
-    let size = (sum(|i| x[i] * x[i]) / GROUP as f32).sqrt();
+    let size = (sums(|i| [x[i] * x[i]])[0] / GROUP as f32).sqrt();
     let weights = x.map(|x| size + x.abs());
-    let sum_w = sum(|i| weights[i]);
-    let sum_x = sum(|i| weights[i] * x[i]);
+    let [sum_w, sum_x] = sums(|i| [weights[i], weights[i] * x[i]]);
     let error = |scale: f32, lowest: f32, levels: &[f32; GROUP]| {
-        sum(|i| {
+        let [sum] = sums(|i| {
             let off = scale * levels[i] + lowest - x[i];
-            weights[i] * (off * off)
-        })
+            [weights[i] * (off * off)]
+        });
+        sum
     };
 
     let mut scale = (largest - lowest) / 15.0;
@@ -139,9 +143,10 @@ fn best_fit(x: &[f32; GROUP]) -> (f32, f32) {
     for step in 0..=20 {
         let per_unit = (-1.0 + 0.1 * step as f32 + 15.0) / (largest - lowest);
         let levels = rounded(x, per_unit, lowest);
-        let sum_l = sum(|i| weights[i] * levels[i]);
-        let sum_l2 = sum(|i| weights[i] * levels[i] * levels[i]);
-        let sum_xl = sum(|i| weights[i] * levels[i] * x[i]);
+        let [sum_l, sum_l2, sum_xl] = sums(|i| {
+            let weighted = weights[i] * levels[i];
+            [weighted, weighted * levels[i], weighted * x[i]]
+        });
         let determinant = sum_w * sum_l2 - sum_l * sum_l;
         if determinant.is_nan() || determinant <= 0.0 {
             continue;
@@ -164,19 +169,29 @@ fn best_fit(x: &[f32; GROUP]) -> (f32, f32) {
 fn rounded(x: &[f32; GROUP], per_unit: f32, lowest: f32) -> [f32; GROUP] {
     /// Numbers above it have no fraction. Instructions for rounding are not on every processor.
     const WHOLE: f32 = 12_582_912.0;
-    x.map(|x| {
-        let level = (per_unit * (x - lowest)).clamp(0.0, 15.0);
-        (level + WHOLE) - WHOLE
-    })
+    let mut levels = [0.0; GROUP];
+    for (level, x) in levels.iter_mut().zip(x) {
+        let place = per_unit * (x - lowest);
+        // As instructions compare; of what is no number 0.
+        let place = if place > 0.0 { place } else { 0.0 };
+        let place = if place < 15.0 { place } else { 15.0 };
+        *level = (place + WHOLE) - WHOLE;
+    }
+    levels
 }
 
-/// Eight sums at a time, so that additions need not wait for one another.
-fn sum(term: impl Fn(usize) -> f32) -> f32 {
-    let mut lanes = [0.0; 8];
-    for start in (0..GROUP).step_by(8) {
-        for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += term(start + lane);
+/// Sums of terms over a group, eight at a time, so that additions need not wait for one another.
+#[inline(always)]
+fn sums<const N: usize>(terms: impl Fn(usize) -> [f32; N]) -> [f32; N] {
+    const LANES: usize = 8;
+    let mut lanes = [[0.0; LANES]; N];
+    for start in (0..GROUP).step_by(LANES) {
+        for lane in 0..LANES {
+            let terms = terms(start + lane);
+            for (sums, term) in lanes.iter_mut().zip(terms) {
+                sums[lane] += term;
+            }
         }
     }
-    lanes.iter().sum()
+    lanes.map(|lanes| lanes.iter().sum())
 }
