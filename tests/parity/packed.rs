@@ -30,6 +30,7 @@ fn kept(precision: Precision) -> LoadAs {
     LoadAs {
         dtype: Some(DType::F32),
         precision,
+        ..LoadAs::default()
     }
 }
 

@@ -59,6 +59,7 @@ pub fn packed_with_adapter(precision: Precision, targets: &[&str]) -> LongCatTra
     let load_as = LoadAs {
         dtype: Some(DType::F32),
         precision,
+        ..LoadAs::default()
     };
     let (model, _) = LongCatTransformer::load(&dir, load_as, &FlexDevice).unwrap();
     with_adapter(model, targets)
