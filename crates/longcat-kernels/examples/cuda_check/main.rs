@@ -2,7 +2,8 @@
 //!
 //! `cuda_check attention` compares with f32 references, `fuzz [count [seed]]` with the portable body
 //! on random shapes, `linear` with f64 sums, `conv` with f32 convolutions, `layout` with the portable
-//! body, `upload` with what was sent; `small` runs each attention kernel once (for compute-sanitizer).
+//! body, `upload` with what was sent, `packed` with what the host unpacks, bit by bit; `small` runs each
+//! attention kernel once (for compute-sanitizer).
 //! Exits with code 1 where a comparison fails.
 
 mod attention;
@@ -10,6 +11,7 @@ mod conv;
 mod fuzz;
 mod layout;
 mod linear;
+mod packed;
 mod random;
 mod upload;
 
@@ -72,11 +74,12 @@ fn main() {
         Some("conv") => conv::run(&device),
         Some("layout") => layout::run(&device),
         Some("upload") => upload::run(&device),
+        Some("packed") => packed::run(&device),
         Some("small") => fuzz::small(&device),
         _ => {
             eprintln!(
                 "usage: cuda_check attention | fuzz [count [seed]] | linear | conv | layout | \
-                 upload | small"
+                 upload | packed | small"
             );
             std::process::exit(2);
         }

@@ -1,7 +1,9 @@
 //! The linear layers of the released transformer.
 
 use burn::tensor::{Distribution, Tensor};
-use longcat_kernels::{KernelBackend, linear};
+use longcat_kernels::{
+    KernelBackend, PackedKind, PackedLayout, PackedWeight, linear, linear_packed, unpack_weight,
+};
 use serde_json::json;
 
 use super::timing::Timing;
@@ -9,6 +11,14 @@ use super::{Bench, BenchError, Report, measure};
 
 /// Fused qkv; attention output; feed-forward in and out.
 const SHAPES: [(usize, usize); 4] = [(4096, 12288), (4096, 4096), (4096, 11008), (11008, 4096)];
+
+/// Packed weights that are timed beside dense ones.
+const PACKED: [PackedKind; 4] = [
+    PackedKind::Fp8E4m3,
+    PackedKind::Q8_0,
+    PackedKind::Q6_K,
+    PackedKind::Q4_K,
+];
 
 /// The linear layers of the released transformer.
 #[derive(Debug, Clone)]
@@ -22,7 +32,8 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Measures the linear layers of the released transformer, with and without bias.
+    /// Measures the linear layers of the released transformer: with and without bias, and with packed
+    /// weights, whose unpacking is also told by itself.
     ///
     /// # Errors
     /// [`BenchError`] for settings that cannot work, and when the device fails.
@@ -60,7 +71,57 @@ impl Bench for Linear {
                 });
                 report(result);
             }
+            for kind in PACKED {
+                self.measure_packed(&x, packed::<B>(kind, [out, inner], &device), report)?;
+            }
         }
         Ok(())
     }
+}
+
+impl Linear {
+    fn measure_packed<B: KernelBackend>(
+        &self,
+        x: &Tensor<B, 2>,
+        weight: PackedWeight<B>,
+        report: Report<'_>,
+    ) -> Result<(), BenchError> {
+        let (device, dtype) = (weight.device(), x.dtype());
+        let product = self.timing.time::<B>(&device, || {
+            for _ in 0..self.calls {
+                linear_packed(x.clone(), &weight, None);
+            }
+            Ok(())
+        })?;
+        let unpacking = self.timing.time::<B>(&device, || {
+            for _ in 0..self.calls {
+                unpack_weight(&weight, dtype);
+            }
+            Ok(())
+        })?;
+        let [out, inner] = weight.shape();
+        let milliseconds = product.median / self.calls as f64;
+        let operations = 2.0 * (self.rows * inner * out) as f64;
+        report(json!({
+            "operation": "linear", "device": self.timing.device.to_string(),
+            "rows": self.rows, "in": inner, "out": out, "kind": format!("{:?}", weight.layout.kind),
+            "milliseconds": milliseconds, "tflops": operations / milliseconds / 1e9,
+            "unpacking_milliseconds": unpacking.median / self.calls as f64,
+            "weight_bytes": weight.device_bytes(),
+        }));
+        Ok(())
+    }
+}
+
+/// A weight whose bytes are all alike; what they are makes no difference to the time.
+fn packed<B: KernelBackend>(
+    kind: PackedKind,
+    shape: [usize; 2],
+    device: &B::Device,
+) -> PackedWeight<B> {
+    let layout = PackedLayout::new(kind, shape).with_group(shape[1]);
+    // Blocks have scales of their own.
+    let scale = (kind.elements() == 1).then(|| vec![1.0; layout.scales()]);
+    let bytes = vec![0x11; layout.bytes()];
+    PackedWeight::from_bytes(&bytes, scale.as_deref(), layout, device)
 }
