@@ -65,8 +65,8 @@ pub use longcat_weights::Precision;
 pub use lora_scope::{LoraScope, LoraStages, ParseScopeError, StepScope};
 pub use memory::{
     Asked, ClipSizes, DenoiseSizes, DeviceSizes, DoesNotFit, MemoryLimit, MemoryPlan, ModelSizes,
-    ParseMemoryError, RequestSizes, TextPlan, TextSizes, TransformerPlan, TransformerSizes,
-    VaePlan, VaeSizes, in_words,
+    ParseMemoryError, RequestSizes, TextPlan, TextSizes, TrainingPlan, TransformerPlan,
+    TransformerSizes, VaePlan, VaeSizes, in_words,
 };
 pub use noise::{NoisePurpose, NoiseSource, SeededNoise};
 pub use parts::{CheckpointParts, Component};

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::DType;
 use longcat_lora::{Fused, NewAdapter};
 use longcat_vae::LatentDraw;
-use longcat_video::VideoSize;
+use longcat_video::{MemoryLimit, VideoSize};
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +55,8 @@ pub struct TrainConfig {
     pub output: PathBuf,
     /// Seed of initial factors, order, noise, timesteps and dropout.
     pub seed: u64,
+    /// How much memory of the device may be taken: frozen blocks that do not fit pass through it.
+    pub memory: MemoryLimit,
     /// The base model.
     pub model: ModelConfig,
     /// Clips and captions.

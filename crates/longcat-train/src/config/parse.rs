@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use longcat_lora::{Format, NewAdapter};
-use longcat_video::VideoSize;
+use longcat_video::{MemoryLimit, ParseMemoryError, VideoSize};
 use regex::Regex;
 
 use super::raw::{RawConfig, RawObjective, RawTimesteps};
@@ -51,6 +51,7 @@ pub(super) fn typed(raw: &RawConfig, file: PathBuf, text: &str) -> Result<TrainC
         mode: raw.mode,
         output: raw.output.clone(),
         seed: raw.seed,
+        memory: memory(raw)?,
         model: ModelConfig {
             checkpoint: given(&raw.model.checkpoint),
             precision: raw.model.precision,
@@ -99,6 +100,24 @@ fn given(path: &Path) -> Option<PathBuf> {
 /// A number, unless it is 0.
 fn positive<T: Default + PartialEq>(number: T) -> Option<T> {
     (number != T::default()).then_some(number)
+}
+
+/// The limit of memory, which is kept by streaming frozen blocks.
+fn memory(raw: &RawConfig) -> Result<MemoryLimit, Problem> {
+    let limit = match raw.memory.as_str() {
+        "" => MemoryLimit::Auto,
+        text => text
+            .parse()
+            .map_err(|e: ParseMemoryError| ("memory".to_string(), e.to_string()))?,
+    };
+    let can_stream = raw.mode == Mode::Lora && raw.train.checkpointing;
+    match limit {
+        MemoryLimit::AtMost(_) if !can_stream => fail(
+            "memory",
+            "a limit is kept by streaming frozen blocks, which needs mode \"lora\" and train.checkpointing",
+        ),
+        limit => Ok(limit),
+    }
 }
 
 /// Numbers that must lie in a range of their own.

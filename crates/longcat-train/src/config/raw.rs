@@ -15,6 +15,8 @@ pub(super) struct RawConfig {
     pub mode: Mode,
     pub output: PathBuf,
     pub seed: u64,
+    /// Empty: what is free.
+    pub memory: String,
     pub model: RawModel,
     pub data: RawData,
     pub cache: RawCache,

@@ -140,6 +140,8 @@ impl TrainConfig {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use longcat_video::MemoryLimit;
+
     use crate::config::Objective;
 
     const MINIMAL: &str = r#"
@@ -275,6 +277,15 @@ mod tests {
             let explained = line.contains('#') || line.starts_with("targets");
             assert!(explained, "{line} has no explanation");
         }
+    }
+
+    #[test]
+    fn memory_is_an_amount_for_frozen_blocks() {
+        let with = |extra: &str| parse(&format!("{extra}{MINIMAL}"), Path::new("/x/run.toml"));
+        assert_eq!(with("").unwrap().memory, MemoryLimit::Auto);
+        let limited = with("memory = \"24GiB\"\n").unwrap();
+        assert_eq!(limited.memory, MemoryLimit::AtMost(24 << 30));
+        assert_eq!(with("memory = \"24\"\n").unwrap_err().0, "memory");
     }
 
     #[test]

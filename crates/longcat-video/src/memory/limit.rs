@@ -29,6 +29,19 @@ pub enum ParseMemoryError {
     Unit(String),
 }
 
+impl MemoryLimit {
+    /// Bytes that may be taken where so many are free; `None` is no limit.
+    pub fn within(self, free: Option<u64>) -> Option<u64> {
+        // Others may take some of it meanwhile, the display among them.
+        const SPARED: u64 = 50;
+        match self {
+            Self::Unlimited => None,
+            Self::Auto => free.map(|free| free - free / SPARED),
+            Self::AtMost(bytes) => Some(free.map_or(bytes, |free| free.min(bytes))),
+        }
+    }
+}
+
 impl FromStr for MemoryLimit {
     type Err = ParseMemoryError;
 

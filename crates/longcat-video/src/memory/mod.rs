@@ -6,10 +6,12 @@ mod plan;
 mod sizes;
 #[cfg(test)]
 mod tests;
+mod training;
 mod work;
 
 pub use fit::DoesNotFit;
 pub use limit::{MemoryLimit, ParseMemoryError, in_words};
 pub use plan::{MemoryPlan, TextPlan, TransformerPlan, VaePlan};
 pub use sizes::{DeviceSizes, ModelSizes, TextSizes, TransformerSizes, VaeSizes};
+pub use training::TrainingPlan;
 pub use work::{Asked, ClipSizes, DenoiseSizes, RequestSizes};

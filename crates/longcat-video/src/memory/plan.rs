@@ -78,7 +78,7 @@ const TILES: [usize; 4] = [640, 512, 384, 256];
 const OVERLAP: usize = 64;
 
 /// The largest number of `all` equal parts that stay within `room` bytes beside those that pass through.
-fn most_resident(room: u64, part: u64, all: usize) -> Option<usize> {
+pub(super) fn most_resident(room: u64, part: u64, all: usize) -> Option<usize> {
     let taken = |resident: u64| resident * part + RING.min(all as u64 - resident) * part;
     let fitting = (0..=all).rev().find(|n| taken(*n as u64) <= room)?;
     Some(fitting)

@@ -215,3 +215,26 @@ fn what_does_not_fit_says_what_would() {
     let plan = MemoryPlan::choose(&sizes, &cached, Some(least)).unwrap();
     assert!(plan.transformer.offload_kv_cache && plan.transformer.resident == 48);
 }
+
+#[test]
+fn training_streams_what_does_not_fit() {
+    let models = models(None);
+    let plan = |depth, budget| {
+        let sizes = TransformerSizes {
+            depth,
+            ..models.transformer.clone()
+        };
+        // 33 frames at 480x832, rank 64 on seven kinds of layers.
+        let trained = depth as u64 * 64 * (17 * 4096 + 3 * 11_008);
+        TrainingPlan::choose(models.device, &sizes, 14_040, trained, budget)
+    };
+    // 13.51 GB were measured.
+    let measured = plan(8, None).unwrap();
+    assert!((13_000_000_000..14_000_000_000).contains(&measured.peak));
+    let whole = plan(48, None).unwrap();
+    assert_eq!(whole.resident, 48);
+    let small = plan(48, Some(24 * GIB)).unwrap();
+    assert!(small.resident < 48 && small.peak <= 24 * GIB, "{small:?}");
+    let error = plan(48, Some(8 * GIB)).unwrap_err().to_string();
+    assert!(error.contains("a training step"), "{error}");
+}

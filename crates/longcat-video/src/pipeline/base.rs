@@ -145,7 +145,7 @@ impl<B: KernelBackend> Pipeline<B> {
             transformers: Vec::new(),
             vae: None,
             step_hook: None,
-            budget: super::memory::budget::<B>(options.memory, device),
+            budget: options.memory.within(B::memory(device).free),
             memory: TransformerPlan::resident(depth),
             resident: 0,
         })

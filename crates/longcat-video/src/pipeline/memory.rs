@@ -11,8 +11,8 @@ use super::refine::RefineShape;
 use super::{Pipeline, Sampling, VideoRequest};
 use crate::VideoError;
 use crate::memory::{
-    Asked, ClipSizes, DenoiseSizes, DeviceSizes, MemoryLimit, MemoryPlan, ModelSizes, RequestSizes,
-    TextPlan, TransformerPlan, VaePlan,
+    Asked, ClipSizes, DenoiseSizes, DeviceSizes, MemoryPlan, ModelSizes, RequestSizes, TextPlan,
+    TransformerPlan, VaePlan,
 };
 
 /// What a run is, besides its plan.
@@ -50,18 +50,6 @@ impl Run {
             refines: false,
             tokens: sampling.max_sequence_length,
         }
-    }
-}
-
-/// Bytes that a pipeline may take.
-pub(super) fn budget<B: KernelBackend>(limit: MemoryLimit, device: &B::Device) -> Option<u64> {
-    // What is free may be taken by others meanwhile, the display among them.
-    const SPARED: u64 = 50;
-    let free = || B::memory(device).free;
-    match limit {
-        MemoryLimit::Unlimited => None,
-        MemoryLimit::Auto => free().map(|free| free - free / SPARED),
-        MemoryLimit::AtMost(bytes) => Some(free().map_or(bytes, |free| free.min(bytes))),
     }
 }
 
