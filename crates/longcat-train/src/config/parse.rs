@@ -104,12 +104,8 @@ fn positive<T: Default + PartialEq>(number: T) -> Option<T> {
 
 /// The limit of memory, which is kept by streaming frozen blocks.
 fn memory(raw: &RawConfig) -> Result<MemoryLimit, Problem> {
-    let limit = match raw.memory.as_str() {
-        "" => MemoryLimit::Auto,
-        text => text
-            .parse()
-            .map_err(|e: ParseMemoryError| ("memory".to_string(), e.to_string()))?,
-    };
+    let limit = raw.memory.0.parse();
+    let limit = limit.map_err(|e: ParseMemoryError| ("memory".to_string(), e.to_string()))?;
     let can_stream = raw.mode == Mode::Lora && raw.train.checkpointing;
     match limit {
         MemoryLimit::AtMost(_) if !can_stream => fail(

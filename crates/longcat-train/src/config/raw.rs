@@ -15,8 +15,7 @@ pub(super) struct RawConfig {
     pub mode: Mode,
     pub output: PathBuf,
     pub seed: u64,
-    /// Empty: what is free.
-    pub memory: String,
+    pub memory: RawMemory,
     pub model: RawModel,
     pub data: RawData,
     pub cache: RawCache,
@@ -28,6 +27,17 @@ pub(super) struct RawConfig {
     pub validation: RawValidation,
     pub samples: RawSamples,
     pub checkpoints: RawCheckpoints,
+}
+
+/// An amount of memory in words.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct RawMemory(pub String);
+
+impl Default for RawMemory {
+    fn default() -> Self {
+        Self("auto".into())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

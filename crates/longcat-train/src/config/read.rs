@@ -139,9 +139,9 @@ impl TrainConfig {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::*;
     use longcat_video::MemoryLimit;
 
+    use super::*;
     use crate::config::Objective;
 
     const MINIMAL: &str = r#"
