@@ -51,9 +51,10 @@ impl H264Encoder {
             .skip_frames(false)
             .adaptive_quantization(false)
             .background_detection(false)
-            // Players seek to key frames: one every two seconds.
+            // Of pictures that refer to others the encoder drops small corrections, anew each time
+            // that a video is written; a key frame every half second halves what that adds up to.
             .intra_frame_period(IntraFramePeriod::from_num_frames(
-                (2.0 * fps).round().max(1.0) as u32,
+                (0.5 * fps).round().max(1.0) as u32,
             ))
             .vui(VuiConfig::bt709());
         let encoder = Encoder::with_api_config(OpenH264API::from_source(), config)

@@ -22,9 +22,9 @@ pub struct VideoSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WriteOptions {
     /// For mp4: 0 (smallest) to 100 (best). The H.264 quantiser falls linearly from 44 to 8, as
-    /// everywhere in the file; the default of 75 gives 17, at which the loss is hard to see and
-    /// hardly grows when the video is read and written again. The other formats have nothing to
-    /// choose.
+    /// everywhere in the file; the default of 75 gives 17, at which the loss is hard to see. Twenty
+    /// rounds of reading and writing lose another 1 to 3 dB, by content. The other formats have
+    /// nothing to choose.
     pub quality: u8,
     /// A text that is kept in the file, such as a prompt with its settings;
     /// [`read_metadata`](crate::read_metadata) gives it back.

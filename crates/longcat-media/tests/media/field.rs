@@ -205,7 +205,7 @@ fn twenty_rounds_of_writing_and_reading_lose_little_more_than_the_first() {
     let end = psnr(&video, &last);
     println!("{first:.2} dB, after twenty rounds {end:.2} dB");
     // What the encoder decides anew each time; colour that blurs a little would lose 15 dB.
-    assert!(end > first - 1.5, "{first} dB becomes {end} dB");
+    assert!(end > first - 1.2, "{first} dB becomes {end} dB");
 }
 
 #[test]
