@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod field;
+mod memory;
 mod output;
 
 use std::fs;
