@@ -52,7 +52,7 @@ impl H264Encoder {
             .adaptive_quantization(false)
             .background_detection(false)
             // Of pictures that refer to others the encoder drops small corrections, anew each time
-            // that a video is written; a key frame every half second halves what that adds up to.
+            // that a video is written; a key frame every half second makes that add up to less.
             .intra_frame_period(IntraFramePeriod::from_num_frames(
                 (0.5 * fps).round().max(1.0) as u32,
             ))

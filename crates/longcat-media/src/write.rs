@@ -23,7 +23,7 @@ pub struct VideoSpec {
 pub struct WriteOptions {
     /// For mp4: 0 (smallest) to 100 (best). The H.264 quantiser falls linearly from 44 to 8, as
     /// everywhere in the file; the default of 75 gives 17, at which the loss is hard to see. Twenty
-    /// rounds of reading and writing lose another 1 to 3 dB, by content. The other formats have
+    /// rounds of reading and writing lose another 0.7 to 3 dB, by content. The other formats have
     /// nothing to choose.
     pub quality: u8,
     /// A text that is kept in the file, such as a prompt with its settings;
