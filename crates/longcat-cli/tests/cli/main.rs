@@ -4,6 +4,7 @@
 mod adapters;
 mod long;
 mod lora;
+mod memory;
 mod pipes;
 mod rates;
 mod requests;
