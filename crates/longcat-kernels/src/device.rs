@@ -45,7 +45,8 @@ pub trait KernelDevice: Backend {
     /// Sends rows of floats to `device` while it computes what was queued before. They are to be used after
     /// [`await_uploads`](Self::await_uploads) only; what is queued in between does not wait for them.
     ///
-    /// They lie in memory that nothing queued before still uses. By default they are uploaded at once.
+    /// They lie in memory that nothing queued before still uses. By default they are uploaded at once. A
+    /// call without rows prepares for later ones.
     fn begin_uploads(rows: Vec<HostRow>, device: &Self::Device) -> Uploads<Self> {
         portable::begin_uploads::<Self>(rows, device)
     }

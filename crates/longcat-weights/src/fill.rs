@@ -132,6 +132,10 @@ pub(crate) fn filled<B: KernelBackend, M: Module<B>>(
     files: &WeightFiles,
     sources: &[Source<'_, B>],
 ) -> Result<(M, WeightById<B>), WeightsError> {
+    if let Some(source) = sources.iter().find(|source| source.on_host) {
+        // While files are read, rather than in the first pass.
+        B::begin_uploads(Vec::new(), &source.device);
+    }
     // The device takes what other threads upload for work of this one.
     let stream = StreamId::current();
     thread::scope(|scope| {

@@ -135,8 +135,10 @@ impl<E: Engine> Engines<E> {
                 .map(|resource| resource.resource().ptr)
                 .map_err(|err| format!("{err:?}"))?;
         }
-        // After the buffers were asked for, which makes the streams where there are none.
-        theirs::note(server, index, users.into_iter().chain([stream]));
+        // Asking for a buffer makes the streams of its owner and of who asks, where there are none.
+        if !users.is_empty() {
+            theirs::note(server, index, users.into_iter().chain([stream]));
+        }
         match self.engines().get(&index) {
             Some(Ok(engine)) => work(engine, addresses),
             _ => Err(format!("device {index} has no engine")),

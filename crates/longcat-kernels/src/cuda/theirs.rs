@@ -37,7 +37,8 @@ pub(super) fn watch(index: usize) {
     lock(&THEIRS).entry(index).or_default();
 }
 
-/// Looks for the streams of those who use the device now, if it is watched. Called on its thread.
+/// Looks for the streams of those who use the device now, if it is watched. Called on its thread, when
+/// these streams exist.
 pub(super) fn note(server: &Server, index: usize, users: impl Iterator<Item = StreamId>) {
     let mut all = lock(&THEIRS);
     let Some(theirs) = all.get_mut(&index) else {
