@@ -55,9 +55,10 @@ pub use cache::{
     CachedLatents, Entry, LatentDataset, TextTable, encode_clips, encode_texts, fingerprint,
 };
 pub use config::{
-    CacheConfig, CheckpointConfig, ConditionShares, DataConfig, LoopConfig, LoraConfig, Mode,
-    ModelConfig, NoiseLevels, Objective, OptimizerSection, ParseSampleFormatError, Precision,
-    SampleConfig, SampleFormat, ScheduleKind, Take, TrainConfig, ValidationConfig, read_config,
+    BaseWeights, CacheConfig, CheckpointConfig, ConditionShares, DataConfig, LoopConfig,
+    LoraConfig, Mode, ModelConfig, NoiseLevels, Objective, OptimizerSection,
+    ParseSampleFormatError, Precision, SampleConfig, SampleFormat, ScheduleKind, Take, TrainConfig,
+    ValidationConfig, read_config,
 };
 pub use data::{CaptionedClip, Condition, FoundClips, Ignored, Media};
 pub use error::TrainError;

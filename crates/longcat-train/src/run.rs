@@ -82,8 +82,8 @@ fn uninterrupted<B: KernelBackend>(
     let depth = checkpoint.transformer_config()?.depth;
     let streamed = streamed_blocks::<B>(config, &checkpoint, device)?;
     let load_as = LoadAs {
-        dtype: Some(config.model.precision.dtype()),
-        precision: longcat_video::Precision::Dense,
+        dtype: Some(config.model.dtype.dtype()),
+        precision: config.model.precision.kept(),
         resident_blocks: (streamed > 0).then(|| depth.saturating_sub(streamed)),
     };
     let load = || {
@@ -128,7 +128,11 @@ fn streamed_blocks<B: KernelBackend>(
     // The layers that the released adapters have; others are few.
     let factors = 17 * network.hidden_size + 3 * network.ffn_dim();
     let trained = (network.depth * config.lora.adapter.rank * factors) as u64;
-    let sizes = TransformerSizes::new(&network, config.model.precision.dtype(), None);
+    let sizes = TransformerSizes::new(
+        &network,
+        config.model.dtype.dtype(),
+        config.model.precision.kept().bits(),
+    );
     let own = DeviceSizes {
         context: memory.context,
         ..DeviceSizes::default()

@@ -83,7 +83,7 @@ pub struct TrainConfig {
     settings: serde_json::Value,
 }
 
-/// Types of base weights.
+/// Types of computation, and of weights that are floats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -107,13 +107,64 @@ impl Precision {
     }
 }
 
+/// How frozen weights are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BaseWeights {
+    /// 32-bit floats, also where the checkpoint has them packed.
+    #[default]
+    F32,
+    /// bfloat16 (CUDA), likewise.
+    Bf16,
+    /// 16-bit floats, likewise.
+    F16,
+    /// Packed where the checkpoint has them packed.
+    Stored,
+    /// Large matrices in fp8.
+    Fp8,
+    /// Large matrices in integers of 8 bits.
+    Int8,
+    /// Large matrices in GGUF's Q8_0.
+    #[serde(rename = "q8_0")]
+    Q8_0,
+    /// Large matrices in GGUF's Q4_K.
+    #[serde(rename = "q4_k")]
+    Q4K,
+}
+
+impl BaseWeights {
+    /// The type of floats; `None` where matrices may be packed.
+    pub(crate) fn floats(self) -> Option<Precision> {
+        match self {
+            Self::F32 => Some(Precision::F32),
+            Self::Bf16 => Some(Precision::Bf16),
+            Self::F16 => Some(Precision::F16),
+            _ => None,
+        }
+    }
+
+    /// What the matrices become when they are loaded.
+    pub(crate) fn kept(self) -> longcat_video::Precision {
+        match self {
+            Self::F32 | Self::Bf16 | Self::F16 => longcat_video::Precision::Dense,
+            Self::Stored => longcat_video::Precision::Stored,
+            Self::Fp8 => longcat_video::Precision::Fp8,
+            Self::Int8 => longcat_video::Precision::Int8,
+            Self::Q8_0 => longcat_video::Precision::Q8_0,
+            Self::Q4K => longcat_video::Precision::Q4K,
+        }
+    }
+}
+
 /// `[model]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
     /// Checkpoint directory in the official layout; the caller's default without it.
     pub checkpoint: Option<PathBuf>,
-    /// Type of the frozen weights; what is trained is f32.
-    pub precision: Precision,
+    /// How the frozen weights are kept; what is trained is f32.
+    pub precision: BaseWeights,
+    /// Type of computation: that of the weights where they are floats.
+    pub dtype: Precision,
     /// Block-sparse attention with the parameters of the checkpoint.
     pub block_sparse: bool,
     /// Blocks whose matrices live in host memory and pass through the device.

@@ -9,9 +9,9 @@ use regex::Regex;
 
 use super::raw::{RawConfig, RawObjective, RawTimesteps};
 use super::{
-    CacheConfig, CheckpointConfig, ConditionShares, DataConfig, LoraConfig, Mode, ModelConfig,
-    NoiseLevels, Objective, OptimizerSection, Precision, SampleConfig, SampleFormat, Take,
-    TrainConfig, ValidationConfig,
+    BaseWeights, CacheConfig, CheckpointConfig, ConditionShares, DataConfig, LoraConfig, Mode,
+    ModelConfig, NoiseLevels, Objective, OptimizerSection, Precision, SampleConfig, SampleFormat,
+    Take, TrainConfig, ValidationConfig,
 };
 
 /// Pixels per side of a token: 8 of a latent, times a patch of 2.
@@ -27,12 +27,23 @@ pub(super) fn typed(raw: &RawConfig, file: PathBuf, text: &str) -> Result<TrainC
         serde_json::to_value(raw).map_err(|e| ("settings".to_string(), e.to_string()))?;
     let data = data(raw)?;
     let samples = samples(raw, &data)?;
-    if raw.mode == Mode::Full && raw.model.precision != Precision::F32 {
+    if raw.mode == Mode::Full && raw.model.precision != BaseWeights::F32 {
         return fail(
             "model.precision",
             "whole transformers are trained in f32; set it to \"f32\"",
         );
     }
+    let dtype = match raw.model.precision.floats() {
+        Some(floats) if ![Precision::F32, floats].contains(&raw.model.dtype) => {
+            return fail(
+                "model.dtype",
+                "weights that are floats are computed with in their own type; leave it out, or pack them \
+                 with model.precision",
+            );
+        }
+        Some(floats) => floats,
+        None => raw.model.dtype,
+    };
     if raw.mode == Mode::Full && raw.model.streamed_blocks > 0 {
         return fail(
             "model.streamed_blocks",
@@ -55,6 +66,7 @@ pub(super) fn typed(raw: &RawConfig, file: PathBuf, text: &str) -> Result<TrainC
         model: ModelConfig {
             checkpoint: given(&raw.model.checkpoint),
             precision: raw.model.precision,
+            dtype,
             block_sparse: raw.model.block_sparse,
             streamed_blocks: raw.model.streamed_blocks,
         },

@@ -6,7 +6,7 @@ use longcat_lora::Fused;
 use longcat_vae::LatentDraw;
 use serde::{Deserialize, Serialize};
 
-use super::{LoopConfig, Mode, Precision, ScheduleKind, Take};
+use super::{BaseWeights, LoopConfig, Mode, Precision, ScheduleKind, Take};
 
 /// A configuration file. What keys mean is said in `examples/train/lora.toml`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -45,7 +45,8 @@ impl Default for RawMemory {
 pub(super) struct RawModel {
     /// Empty: the caller's default.
     pub checkpoint: PathBuf,
-    pub precision: Precision,
+    pub precision: BaseWeights,
+    pub dtype: Precision,
     pub block_sparse: bool,
     pub streamed_blocks: usize,
 }

@@ -142,7 +142,7 @@ mod tests {
     use longcat_video::MemoryLimit;
 
     use super::*;
-    use crate::config::Objective;
+    use crate::config::{BaseWeights, Objective, Precision};
 
     const MINIMAL: &str = r#"
         output = "run"
@@ -286,6 +286,25 @@ mod tests {
         let limited = with("memory = \"24GiB\"\n").unwrap();
         assert_eq!(limited.memory, MemoryLimit::AtMost(24 << 30));
         assert_eq!(with("memory = \"24\"\n").unwrap_err().0, "memory");
+    }
+
+    #[test]
+    fn packed_weights_are_frozen_and_computed_with_in_a_type_of_floats() {
+        let with = |first: &str, keys: &str| {
+            let text = MINIMAL.replace("[data]", &format!("{keys}\n[data]"));
+            parse(&format!("{first}{text}"), Path::new("/x/run.toml"))
+        };
+        let model = with("", "precision = \"fp8\"\ndtype = \"bf16\"")
+            .unwrap()
+            .model;
+        assert_eq!(model.precision, BaseWeights::Fp8);
+        assert_eq!(model.dtype, Precision::Bf16);
+        let floats = with("", "precision = \"bf16\"").unwrap().model;
+        assert_eq!(floats.dtype, Precision::Bf16);
+        let two = with("", "precision = \"bf16\"\ndtype = \"f16\"").unwrap_err();
+        assert_eq!(two.0, "model.dtype");
+        let whole = with("mode = \"full\"\n", "precision = \"q4_k\"").unwrap_err();
+        assert_eq!(whole.0, "model.precision");
     }
 
     #[test]

@@ -213,11 +213,8 @@ impl<B: KernelBackend> Pipeline<B> {
     /// Bits of a packed weight, where weights are packed.
     fn bits(&self) -> Option<f64> {
         match self.options().precision {
-            Precision::Fp8 | Precision::Int8 => Some(8.0),
-            Precision::Q8_0 => Some(8.5),
-            Precision::Q4K => Some(4.5),
             Precision::Stored => self.stored_bits(),
-            _ => None,
+            precision => precision.bits(),
         }
     }
 
