@@ -351,6 +351,9 @@ fn a_folder_counts_with_its_own_settings_and_one_adapter() {
     let look_ahead = r#"{"r": 2, "alpha_pattern": {"blocks\\.\\d+\\.(?!attn).*": 1}}"#;
     std::fs::write(inner.join("adapter_config.json"), look_ahead).unwrap();
     assert_eq!(scale().unwrap(), 0.5);
+    let float = r#"{"r": 9, "lora_alpha": 8, "rank_pattern": {"ffn.w1": 2.0}}"#;
+    std::fs::write(inner.join("adapter_config.json"), float).unwrap();
+    assert_eq!(scale().unwrap(), 4.0);
     let endless = r#"{"r": 2, "alpha_pattern": {"(?=(a*)*b)(.*)*x(?!y)": 1}}"#;
     std::fs::write(inner.join("adapter_config.json"), endless).unwrap();
     assert!(matches!(scale(), Ok(_) | Err(LoraError::Config(_))));
