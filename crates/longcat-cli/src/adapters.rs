@@ -48,13 +48,11 @@ pub fn put_on(
     }
     // One that replaces guidance has no place in refining, which has none, whichever option names it.
     let both = sampler.is_some() && refines && loras.iter().any(|l| l.scope.stages.is_none());
-    let distilled = match pipeline.checkpoint().bundled_lora(CFG_STEP_LORA) {
-        Ok(path) if both && distill.is_none() => {
-            pipeline.load_lora(CFG_STEP_LORA, &path)?;
-            true
-        }
-        _ => false,
-    };
+    // Whether that file can be read is no matter of a command that does not name it.
+    let bundled = pipeline.checkpoint().bundled_lora(CFG_STEP_LORA);
+    let distilled = both
+        && distill.is_none()
+        && bundled.is_ok_and(|path| pipeline.load_lora(CFG_STEP_LORA, &path).is_ok());
     for (i, lora) in loras.iter().enumerate() {
         let path = lora.path.to_string_lossy();
         let path = printable(&path);

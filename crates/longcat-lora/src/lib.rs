@@ -4,6 +4,7 @@
 //! - [`LoraHost`]: what a model implements, with its [`TargetTable`];
 //! - [`Adapter`]: an adapter on the host; [`Adapter::read`] and [`Adapter::write`] know the
 //!   [`Format`]s, [`AdapterReport::inspect`] says what a file holds;
+//! - [`LayerScope`]: layers by name, to which [`Adapter::restrict`] keeps an adapter;
 //! - [`LoraRegistry`]: adapters on a model, by name;
 //! - [`LoraMerge`], [`merge_into_checkpoint`]: adapters inside the weights;
 //! - [`LoraTraining`]: new adapters, and reading them back.
