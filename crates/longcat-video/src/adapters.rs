@@ -372,9 +372,16 @@ impl<B: KernelBackend> Pipeline<B> {
     /// transformer is loaded, else when it is.
     ///
     /// # Errors
-    /// [`VideoError::Lora`]; [`VideoError::Invalid`] for adapters that act in some steps only;
+    /// [`VideoError::Lora`]; [`VideoError::Invalid`] for adapters that act in some steps only, and for
+    /// weights that are packed;
     /// [`VideoError::Weights`] where others were merged before and the checkpoint cannot be read again.
     pub fn merge_loras(&mut self) -> Result<(), VideoError> {
+        if self.bits().is_some() {
+            let reason = "the weights are packed, and a merged one would have to be packed again, with an \
+                          error of its own; leave adapters beside the weights, or keep them as floats with \
+                          --precision dense";
+            return Err(VideoError::invalid("--merge", reason));
+        }
         self.adapters.check_mergeable(&self.adapters.choice.loras)?;
         if let Some(loras) = &self.adapters.refining {
             self.adapters.check_mergeable(loras)?;

@@ -10,7 +10,8 @@ use crate::byte_bar::ByteBar;
 use crate::output::check_writable;
 
 pub fn run(args: &Quantize) -> Result<()> {
-    check_writable(&args.output, false)?;
+    // What exists is refused there.
+    check_writable(&args.output, true)?;
     let checkpoint = Checkpoint::open(args.weights.with(args.model.as_deref())?)?;
     let bar = ByteBar::new()?;
     let mut progress = |done: u64, total: u64| bar.wrote(done, total);

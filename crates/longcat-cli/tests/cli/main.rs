@@ -5,6 +5,7 @@ mod adapters;
 mod long;
 mod lora;
 mod memory;
+mod packed;
 mod pipes;
 mod rates;
 mod requests;

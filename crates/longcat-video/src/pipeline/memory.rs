@@ -211,7 +211,7 @@ impl<B: KernelBackend> Pipeline<B> {
     }
 
     /// Bits of a packed weight, where weights are packed.
-    fn bits(&self) -> Option<f64> {
+    pub(crate) fn bits(&self) -> Option<f64> {
         match self.options().precision {
             Precision::Stored => self.stored_bits(),
             precision => precision.bits(),

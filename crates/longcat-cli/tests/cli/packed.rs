@@ -1,0 +1,80 @@
+//! Packed weights: while loading, and in a checkpoint that `longcat quantize` writes.
+
+use std::fs;
+
+use crate::adapters::{SHORT, bundled, text};
+use crate::{fail, succeed};
+
+#[test]
+fn a_quantized_checkpoint_makes_the_video_of_its_precision() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let video = |name: &str, extra: &[&str]| {
+        let args = [
+            "t2v",
+            "a ring",
+            "--device",
+            "cpu",
+            "--no-metadata",
+            "-o",
+            name,
+        ];
+        succeed(dir, &[&args[..], &SHORT[..], extra].concat());
+        fs::read(dir.join(name)).unwrap()
+    };
+    let floats = video("floats.safetensors", &[]);
+    for precision in ["fp8", "q4_k"] {
+        let told = succeed(dir, &["quantize", "--to", precision, "-o", precision]);
+        assert!(told.contains(precision), "{told}");
+        let packed = video("packed.safetensors", &["--precision", precision, "-y"]);
+        let stored = video("stored.safetensors", &["--model", precision, "-y"]);
+        assert!(packed == stored, "{precision}");
+        assert!(packed != floats, "{precision}");
+        let inspected = succeed(dir, &["inspect", precision]);
+        let kind = if precision == "fp8" {
+            "F8_E4M3"
+        } else {
+            "Q4_0"
+        };
+        assert!(inspected.contains(kind), "{inspected}");
+    }
+    let refused = fail(dir, 1, &["quantize", "--to", "fp8", "-o", "fp8"]);
+    assert!(refused.contains("it exists"), "{refused}");
+}
+
+#[test]
+fn adapters_are_not_merged_into_packed_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let style = bundled("cfg_step_lora");
+    let args = [
+        "t2v",
+        "a ring",
+        "--device",
+        "cpu",
+        "-o",
+        "v.mp4",
+        "--lora",
+        text(&style),
+        "--merge",
+        "--precision",
+        "fp8",
+    ];
+    let refused = fail(dir, 1, &[&args[..], &SHORT[..]].concat());
+    for word in ["--merge", "--precision dense"] {
+        assert!(refused.contains(word), "{word} is not in {refused}");
+    }
+    assert!(!dir.join("v.mp4").exists());
+    let dense = [
+        "t2v",
+        "a ring",
+        "--device",
+        "cpu",
+        "-o",
+        "v.mp4",
+        "--precision",
+        "dense",
+    ];
+    let merged = ["--lora", text(&style), "--merge"];
+    succeed(dir, &[&dense[..], &merged[..], &SHORT[..]].concat());
+}
