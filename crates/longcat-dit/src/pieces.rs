@@ -187,12 +187,13 @@ mod tests {
         let mut model = LongCatTransformer::<Flex>::new(&config, &FlexDevice);
         let normal = Distribution::Normal(0.0, 1.0);
         let random = |shape: [usize; 5]| Tensor::<Flex, 5>::random(shape, normal, &FlexDevice);
-        // Two samples of five frames of 16 tokens.
-        let latents = random([2, config.in_channels, 5, 8, 8]);
+        // Two samples of five frames of 64 tokens. Smaller products, of at most 256 numbers, are summed in
+        // another order on the CPU.
+        let latents = random([2, config.in_channels, 5, 16, 16]);
         let timesteps = Tensor::full([2, 5], 500.0, &FlexDevice);
         let text = |mask: bool| TextCondition {
-            embeds: random([1, 1, 2, 3, config.caption_channels]).reshape([2, 3, 8]),
-            mask: mask.then(|| vec![vec![true, true, false], vec![true; 3]]),
+            embeds: random([1, 1, 2, 8, config.caption_channels]).reshape([2, 8, 8]),
+            mask: mask.then(|| vec![[vec![true; 6], vec![false; 2]].concat(), vec![true; 8]]),
         };
         let texts = [text(false), text(true)];
         let mut predict = |pieces: TokenPieces| {
@@ -215,7 +216,7 @@ mod tests {
             all
         };
         let whole = predict(TokenPieces::default());
-        for (feed_forward, heads) in [(32, None), (16, Some(48)), (64, Some(16))] {
+        for (feed_forward, heads) in [(128, None), (64, Some(192)), (256, Some(64))] {
             let feed_forward = Some(feed_forward);
             let found = predict(TokenPieces {
                 feed_forward,
