@@ -10,7 +10,8 @@ fn a_long_video_is_refined_segment_by_segment() {
     let dir = dir.path();
     let rest = "--refine --frames 5 --steps 2 --guidance 1 --cache easy=1000 --cond-frames 1";
     let rest: Vec<&str> = rest.split(' ').collect();
-    let long = ["long", "a ring", "--segments", "2", "-o", "long/", "--json"];
+    let long = "long ring --segments 2 --no-enhance-hf -o long/ --json";
+    let long: Vec<&str> = long.split(' ').collect();
     let json = succeed(dir, &[&long[..], &rest].concat());
     let made = video(&dir.join("long"));
     // Each later segment repeats one frame, which refining makes two.
@@ -29,7 +30,7 @@ fn a_long_video_is_refined_segment_by_segment() {
     assert!(0 < saved && saved < passes && passes % 2 == 0, "{result}");
 
     // The first segment is the refined video of its prompt and seed.
-    let one = ["t2v", "a ring", "-o", "one/"];
+    let one = ["t2v", "ring", "-o", "one/"];
     succeed(dir, &[&one[..], &rest[..9]].concat());
     let one = video(&dir.join("one"));
     assert_eq!(one.len(), 10);
