@@ -26,7 +26,10 @@ fn model<B: KernelBackend>(
     let mut model = checkpoint.load_transformer(load_as, device).unwrap();
     let file = root.join("lora/cfg_step_lora.safetensors");
     let adapter = Adapter::read(&file, lora_targets()).unwrap();
-    let options = LoraOptions::default();
+    let options = LoraOptions {
+        dtype: Some(dtype),
+        ..LoraOptions::default()
+    };
     model.load_adapter("distilled", &adapter, options).unwrap();
     model
 }

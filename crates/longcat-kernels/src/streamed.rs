@@ -10,7 +10,7 @@ use burn::module::{
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{DType, Tensor, TensorData};
 
-use crate::portable::{from_float, into_float, to_dtype};
+use crate::portable::{from_float, into_float};
 use crate::{
     HostBytes, HostRow, KernelBackend, PackedLayout, PackedWeight, UploadTicket, Uploads, linear,
     linear_packed, unpack_weight,
@@ -37,7 +37,6 @@ struct Source {
     /// Floats, or the words of a packed matrix under the name of floats.
     row: HostRow,
     packed: Option<PackedLayout>,
-    dtype: DType,
     shape: [usize; 2],
 }
 
@@ -56,17 +55,16 @@ enum Matrix<B: Backend> {
 }
 
 impl<B: Backend> StreamedWeight<B> {
-    /// The matrix of `shape` in `row`, computed with in `dtype`: its own, or a wider one.
+    /// The matrix of `shape` in `row`.
     ///
     /// # Panics
     /// If the row has another length.
-    pub fn new(row: HostRow, shape: [usize; 2], dtype: DType, device: &B::Device) -> Self {
+    pub fn new(row: HostRow, shape: [usize; 2], device: &B::Device) -> Self {
         let needed = shape[0] * shape[1] * row.dtype.size();
         assert_eq!(row.bytes.len(), needed, "bytes of a matrix {shape:?}");
         let source = Source {
             row,
             packed: None,
-            dtype,
             shape,
         };
         Self::of(Arc::new(source), None, device.clone())
@@ -102,7 +100,6 @@ impl<B: Backend> StreamedWeight<B> {
                 dtype: DType::F32,
             },
             packed: Some(layout),
-            dtype: DType::F32,
             shape: layout.shape,
         };
         Self::of(Arc::new(source), scale, device.clone())
@@ -116,7 +113,7 @@ impl<B: Backend> StreamedWeight<B> {
     pub fn with_values(&self, data: TensorData) -> Self {
         let dtype = data.dtype;
         let bytes = data.bytes.to_vec().into();
-        Self::new(HostRow { bytes, dtype }, self.shape(), dtype, &self.device)
+        Self::new(HostRow { bytes, dtype }, self.shape(), &self.device)
     }
 
     fn of(source: Arc<Source>, scale: Option<Tensor<B, 1>>, device: B::Device) -> Self {
@@ -135,7 +132,7 @@ impl<B: Backend> StreamedWeight<B> {
 
     /// The type of [`tensor`](Self::tensor): f32 where it is packed.
     pub fn dtype(&self) -> DType {
-        self.source.dtype
+        self.source.row.dtype
     }
 
     /// How it is packed; `None` for floats.
@@ -148,7 +145,7 @@ impl<B: Backend> StreamedWeight<B> {
         &self.device
     }
 
-    /// Bytes on the way to the device, and there before they are cast.
+    /// Bytes on the way to the device, and there.
     pub fn stored_bytes(&self) -> usize {
         self.source.row.bytes.len()
     }
@@ -163,7 +160,7 @@ impl<B: KernelBackend> StreamedWeight<B> {
     pub fn tensor(&self) -> Tensor<B, 2> {
         match self.on_device() {
             Matrix::Floats(tensor) => tensor,
-            Matrix::Packed(packed) => unpack_weight(&packed, self.source.dtype),
+            Matrix::Packed(packed) => unpack_weight(&packed, self.dtype()),
         }
     }
 
@@ -193,10 +190,7 @@ impl<B: KernelBackend> StreamedWeight<B> {
 
     fn matrix(&self, row: Tensor<B, 1>) -> Matrix<B> {
         match self.source.packed {
-            None => {
-                let matrix = row.reshape(self.source.shape);
-                Matrix::Floats(to_dtype(matrix, self.source.dtype))
-            }
+            None => Matrix::Floats(row.reshape(self.source.shape)),
             Some(layout) => Matrix::Packed(PackedWeight {
                 words: Tensor::from_primitive(B::words_of_floats(into_float(row))),
                 scale: self.scale.clone(),

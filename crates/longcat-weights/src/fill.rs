@@ -65,7 +65,7 @@ impl<B: KernelBackend> Source<'_, B> {
         if let (true, [rows, columns]) = (self.on_host, stored.shape.as_slice()) {
             let shape = [*rows, *columns];
             let row = self.row_on_host(files, stored.float(), dtype)?;
-            let streamed = StreamedWeight::new(row, shape, dtype, &self.device);
+            let streamed = StreamedWeight::new(row, shape, &self.device);
             return Ok(Sent::Made(Weight::Streamed(streamed)));
         }
         if stored.float() == Some(dtype) {
@@ -91,30 +91,25 @@ impl<B: KernelBackend> Source<'_, B> {
         Ok(Weight::Streamed(streamed))
     }
 
-    /// Floats that stay where they are, in the file if the device makes `dtype` of them without rounding;
-    /// else converted, in memory of their own.
+    /// Floats that stay where they are, in the file if they are of this type there; else in memory of their
+    /// own.
     fn row_on_host(
         &self,
         files: &WeightFiles,
         stored: Option<DType>,
         dtype: DType,
     ) -> Result<HostRow, WeightsError> {
-        let exact = |stored: DType| {
-            let widened = matches!((stored, dtype), (DType::BF16 | DType::F16, DType::F32));
-            stored == dtype || (widened && B::supports_dtype(&self.device, stored))
-        };
-        Ok(match stored.filter(|stored| exact(*stored)) {
-            Some(dtype) => {
+        let bytes = match stored == Some(dtype) {
+            true => {
                 files.finite_bytes(self.key)?;
-                let bytes = files.host_bytes(self.key)?;
-                HostRow { bytes, dtype }
+                files.host_bytes(self.key)?
             }
-            None => {
+            false => {
                 let data = files.tensor_data_in(self.key, Some(dtype))?;
-                let bytes = data.bytes.to_vec().into();
-                HostRow { bytes, dtype }
+                data.bytes.to_vec().into()
             }
-        })
+        };
+        Ok(HostRow { bytes, dtype })
     }
 
     fn row(&self, bytes: &[u8], dtype: DType) -> Tensor<B, 1> {

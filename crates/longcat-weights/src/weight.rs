@@ -118,7 +118,7 @@ impl<B: KernelBackend> Weight<B> {
         let dtype = data.dtype;
         let bytes = data.bytes.to_vec().into();
         let row = HostRow { bytes, dtype };
-        let streamed = StreamedWeight::new(row, shape, dtype, &device);
+        let streamed = StreamedWeight::new(row, shape, &device);
         Ok(Self::Streamed(streamed))
     }
 
