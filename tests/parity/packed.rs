@@ -13,8 +13,8 @@ use longcat_dit::{LongCatTransformer, TextCondition, lora_targets, packable};
 use longcat_lora::{Adapter, LoraHost, LoraMerge, LoraOptions, LoraRegistry};
 use longcat_text::Umt5Encoder;
 use longcat_video::{
-    Checkpoint, KernelBackend, Pipeline, PipelineOptions, PixelFrames, Sampling, SeededNoise,
-    Silent, TextToVideoRequest, VideoError, inspect_weights, quantize,
+    CFG_STEP_LORA, Checkpoint, KernelBackend, Pipeline, PipelineOptions, PixelFrames, Sampling,
+    SeededNoise, Silent, TextToVideoRequest, VideoError, inspect_weights, quantize,
 };
 use longcat_weights::{LoadAs, Precision, Weight, WeightHost};
 
@@ -270,12 +270,12 @@ fn videos_of_packed_models_stay_near() {
         };
         let checkpoint = builtin_checkpoint().unwrap();
         let mut pipeline = Pipeline::<Flex>::open(&checkpoint, options, &FlexDevice).unwrap();
+        let adapter = pipeline.checkpoint().bundled_lora(CFG_STEP_LORA).unwrap();
+        pipeline.load_lora("fast", &adapter).unwrap();
+        pipeline.use_loras(&[("fast", 1.0)]).unwrap();
         let request = TextToVideoRequest {
             frames: Some(13),
-            sampling: Sampling {
-                steps: 16,
-                ..Sampling::standard()
-            },
+            sampling: Sampling::distilled(),
             ..TextToVideoRequest::new("a green star moves up")
         };
         let noise = &mut SeededNoise::new(7);
