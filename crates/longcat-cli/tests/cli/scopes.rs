@@ -88,9 +88,8 @@ fn adapters_act_in_the_stages_that_they_are_for() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let distilled = bundled("cfg_step_lora");
-    let base = [
-        "t2v", "a ring", "--refine", "--frames", "5", "--steps", "2", "--json", "--lora",
-    ];
+    let base = "t2v ring --refine --frames 1 --steps 1 --guidance 1 --json --lora".split(' ');
+    let base: Vec<&str> = base.collect();
     let adapters = |output: &str, scope: &str| {
         let lora = format!("{}{scope}", text(&distilled));
         let args = [&base[..], &[&lora[..], "-o", output]].concat();
@@ -107,5 +106,4 @@ fn adapters_act_in_the_stages_that_they_are_for() {
     // The distilled adapter replaces guidance, which refining has none of.
     assert_eq!(adapters("a/", ""), (1, 1));
     assert_eq!(adapters("b/", "@first,refine"), (1, 2));
-    assert_eq!(adapters("c/", "@refine"), (0, 2));
 }
