@@ -75,8 +75,8 @@ fn a_plan_needs_no_weights_and_says_what_fits() {
     );
     let text = succeed(dir, &with(&["--memory", "unlimited"]));
     assert!(text.contains("48 of 48 blocks stay"), "{text}");
-    let message = fail(dir, 2, &with(&["--memory", "10GiB"]));
-    for part in ["10.00 GiB", "frames of this size", "--precision"] {
+    let message = fail(dir, 2, &with(&["--memory", "6.5GiB"]));
+    for part in ["6.50 GiB", "frames of this size", "--precision"] {
         assert!(message.contains(part), "{message}");
     }
     assert!(!dir.join("a.mp4").exists());
