@@ -5,7 +5,7 @@ mod precision;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use longcat_runtime::{DType, DeviceList};
 use longcat_video::{EasyCache, MemoryLimit, VideoSize};
 
@@ -24,6 +24,24 @@ pub use lora::{
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// The arguments of the process; ends it where they are wrong.
+    pub fn read() -> Self {
+        let matches = Self::parser().get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// What [`Self::read`] asks: a plan writes nothing, and needs no name of a file for it.
+    fn parser() -> clap::Command {
+        let without_output = |command: clap::Command| {
+            command.mut_arg("output", |arg| {
+                arg.required(false).default_value("video.mp4").hide(true)
+            })
+        };
+        Self::command().mut_subcommand("plan", |plan| plan.mut_subcommands(without_output))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -433,7 +451,10 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
+        Cli::parser().debug_assert();
+        let plan = ["longcat", "plan", "t2v", "a cat"];
+        assert!(Cli::parser().try_get_matches_from(plan).is_ok());
+        let made = ["longcat", "t2v", "a cat"];
+        assert!(Cli::parser().try_get_matches_from(made).is_err());
     }
 }

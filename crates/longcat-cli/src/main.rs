@@ -23,14 +23,13 @@ mod write_decoded;
 use std::process::ExitCode;
 
 use args::{Cli, Command, Plan};
-use clap::Parser;
 use commands::plan::Task;
 use longcat_cli::note;
 use longcat_runtime::RuntimeError;
 use longcat_video::VideoError;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::read();
     longcat_runtime::keep_freed_memory();
     longcat_runtime::set_up_gpu_runtime();
     let result = match cli.command {

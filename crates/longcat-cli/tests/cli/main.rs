@@ -368,7 +368,7 @@ fn a_device_that_fails_leaves_no_video_and_keeps_finished_latents() {
     for word in [
         "decoding",
         "longcat decode a.latents.safetensors",
-        "--vae-tiling",
+        "--memory",
     ] {
         assert!(message.contains(word), "{message}");
     }
