@@ -272,7 +272,7 @@ impl<B: KernelBackend> Pipeline<B> {
             self.text_encoder = Some(encoder);
         } else {
             drop(encoder);
-            B::memory_cleanup(self.device());
+            self.clean_up();
         }
         Ok(TextCondition {
             embeds: embeds.squeeze_dim(1),

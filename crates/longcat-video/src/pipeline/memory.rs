@@ -1,7 +1,7 @@
 //! Models on their devices, as memory allows.
 
 use longcat_dit::LongCatTransformer;
-use longcat_kernels::{KernelBackend, Stage, guard};
+use longcat_kernels::{KernelBackend, Stage, guard, wait};
 use longcat_text::Umt5Config;
 use longcat_vae::Tiling;
 use longcat_weights::{Precision, WeightFiles};
@@ -328,8 +328,14 @@ impl<B: KernelBackend> Pipeline<B> {
     }
 
     /// Gives back what pools hold of the stage before, which no later tensor may be of the size of.
-    fn clean_up(&self) {
-        self.devices.iter().for_each(|d| B::memory_cleanup(d));
+    ///
+    /// CUDA takes freed memory back when it is waited for next: without that the next stage would lie
+    /// beside what the one before has freed.
+    pub(super) fn clean_up(&self) {
+        for device in &self.devices {
+            B::memory_cleanup(device);
+            wait::<B>(device);
+        }
     }
 
     /// The transformer with the adapters that are in use now, one replica for each device, loaded
