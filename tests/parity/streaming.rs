@@ -1,7 +1,7 @@
 //! Weights that pass through the device give the latents of those that stay there, bit for bit.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use burn::tensor::{DType, Distribution, Tensor};
+use burn::tensor::{DType, Distribution, Tensor, TensorData};
 use longcat_builtin::builtin_checkpoint;
 use longcat_dit::{
     LongCatTransformer, ParallelTransformer, TextCondition, lora_targets, streamed_blocks,
@@ -34,6 +34,7 @@ fn model<B: KernelBackend>(
     model
 }
 
+#[derive(Clone)]
 struct Inputs<B: KernelBackend> {
     latents: Tensor<B, 5>,
     timesteps: Tensor<B, 2>,
@@ -57,61 +58,82 @@ fn inputs<B: KernelBackend>(config: &longcat_dit::DitConfig, device: &B::Device)
     }
 }
 
-/// Outputs of a pass, of one over cached conditions, and of one shared by two devices.
-fn passes<B: KernelBackend>(
-    model: &LongCatTransformer<B>,
-    inputs: &Inputs<B>,
-    device: &B::Device,
-) -> [Vec<u8>; 3] {
+/// Outputs of a pass and of one over cached conditions.
+fn passes<B: KernelBackend>(model: &LongCatTransformer<B>, inputs: &Inputs<B>) -> [Vec<u8>; 2] {
     let Inputs {
         latents,
         timesteps,
         text,
-    } = inputs;
-    let (all, times) = (latents.clone(), timesteps.clone());
-    let out = model.forward(all.clone(), times.clone(), text, 0).unwrap();
-    let cache = model
-        .cache_condition(all.clone().narrow(2, 0, 1), false)
+    } = inputs.clone();
+    let out = model
+        .forward(latents.clone(), timesteps.clone(), &text, 0)
         .unwrap();
+    let conditions = latents.clone().narrow(2, 0, 1);
+    let cache = model.cache_condition(conditions, false).unwrap();
     let cached = model
-        .forward_cached(all.clone(), times.clone(), text, &cache)
+        .forward_cached(latents, timesteps, &text, &cache)
         .unwrap();
+    [out, cached].map(|out| out.into_data().as_bytes().to_vec())
+}
+
+/// Output of a pass that a device makes in two roles.
+fn shared<B: KernelBackend>(
+    model: &LongCatTransformer<B>,
+    inputs: &Inputs<B>,
+    device: &B::Device,
+) -> TensorData {
+    let Inputs {
+        latents,
+        timesteps,
+        text,
+    } = inputs.clone();
     let replicas = [model.clone(), model.clone()];
     let devices = [device.clone(), device.clone()];
-    let shared = ParallelTransformer::new(&replicas, &devices).unwrap();
-    let shared = shared.forward(all, times, text, 1).unwrap();
-    [out, cached, shared].map(|out| out.into_data().as_bytes().to_vec())
+    let parallel = ParallelTransformer::new(&replicas, &devices).unwrap();
+    let out = parallel.forward(latents, timesteps, &text, 1).unwrap();
+    out.into_data()
+}
+
+/// The model with so many blocks on the device: moved to the host, or loaded there.
+fn streamed<B: KernelBackend>(
+    resident: &LongCatTransformer<B>,
+    dtype: DType,
+    device: &B::Device,
+) -> [(&'static str, LongCatTransformer<B>); 2] {
+    let depth = resident.depth();
+    let mut moved = resident.clone();
+    moved.move_to_host(&streamed_blocks(depth, 0)).unwrap();
+    let loaded = model::<B>(dtype, Some(depth / 2), device);
+    [("moved", moved), ("half of it loaded", loaded)]
 }
 
 fn streamed_passes_are_resident_ones<B: KernelBackend>(dtype: DType, device: &B::Device) {
     let resident = model::<B>(dtype, None, device);
     let inputs = inputs(resident.config(), device);
     // Kernels are chosen in the first passes.
-    passes(&resident, &inputs, device);
-    let expected = passes(&resident, &inputs, device);
-    let mut merged = resident.clone();
-    merged.merge_adapters().unwrap();
-    let merged = passes(&merged, &inputs, device);
-    assert!(merged != expected, "the adapter changes nothing");
-    let depth = resident.depth();
-    for stay in [0, depth / 2] {
-        let mut moved = resident.clone();
-        moved.move_to_host(&streamed_blocks(depth, stay)).unwrap();
-        let loaded = model::<B>(dtype, Some(stay), device);
-        for (mut streamed, what) in [(moved, "moved"), (loaded, "loaded")] {
-            // Twice: what is left of a pass is no part of the next.
-            for _ in 0..2 {
-                assert!(
-                    passes(&streamed, &inputs, device) == expected,
-                    "{what}, {stay} stay"
-                );
-            }
-            streamed.merge_adapters().unwrap();
-            assert!(
-                passes(&streamed, &inputs, device) == merged,
-                "{what}, merged, {stay} stay"
-            );
+    passes(&resident, &inputs);
+    let expected = passes(&resident, &inputs);
+    for (what, streamed) in streamed(&resident, dtype, device) {
+        // Twice: what is left of a pass is no part of the next.
+        for _ in 0..2 {
+            assert!(passes(&streamed, &inputs) == expected, "{what}");
         }
+    }
+}
+
+/// Several roles of a device, and merging into matrices of either kind.
+fn the_rest_is_the_same<B: KernelBackend>(dtype: DType, device: &B::Device) {
+    let mut resident = model::<B>(dtype, None, device);
+    let inputs = inputs(resident.config(), device);
+    let streamed = streamed(&resident, dtype, device);
+    let expected = shared(&resident, &inputs, device);
+    resident.merge_adapters().unwrap();
+    let merged = passes(&resident, &inputs);
+    for (what, mut streamed) in streamed {
+        assert!(shared(&streamed, &inputs, device) == expected, "{what}");
+        assert!(passes(&streamed, &inputs) != merged, "{what}, not merged");
+        streamed.merge_adapters().unwrap();
+        assert!(passes(&streamed, &inputs) == merged, "{what}, merged");
     }
 }
 
@@ -120,6 +142,7 @@ fn streamed_passes_are_resident_ones<B: KernelBackend>(dtype: DType, device: &B:
 fn streamed_passes_are_resident_ones_on_the_cpu() {
     use burn_flex::{Flex, FlexDevice};
     streamed_passes_are_resident_ones::<Flex>(DType::F32, &FlexDevice);
+    the_rest_is_the_same::<Flex>(DType::F32, &FlexDevice);
 }
 
 #[cfg(feature = "wgpu")]
@@ -135,5 +158,6 @@ fn streamed_passes_are_resident_ones_on_cuda() {
     use burn_cuda::{Cuda, CudaDevice};
     for dtype in [DType::F32, DType::BF16] {
         streamed_passes_are_resident_ones::<Cuda>(dtype, &CudaDevice::default());
+        the_rest_is_the_same::<Cuda>(dtype, &CudaDevice::default());
     }
 }
