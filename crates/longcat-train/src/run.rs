@@ -7,7 +7,7 @@ use burn::backend::Autodiff;
 use burn::module::Module;
 use burn::tensor::DType;
 use longcat_dit::lora_targets;
-use longcat_kernels::{KernelBackend, Stage, guard};
+use longcat_kernels::{KernelBackend, Stage, guard, wait};
 use longcat_lora::Adapter;
 use longcat_video::{Checkpoint, DeviceSizes, MemoryLimit, TrainingPlan, TransformerSizes};
 use longcat_weights::LoadAs;
@@ -113,6 +113,9 @@ fn streamed_blocks<B: KernelBackend>(
 ) -> Result<usize, TrainError> {
     let asked = config.model.streamed_blocks;
     let can_stream = config.mode == Mode::Lora && config.train.checkpointing;
+    // What the encoders have left is free once it is given back and the device was waited for.
+    B::memory_cleanup(device);
+    wait::<B>(device);
     let memory = B::memory(device);
     let budget = config.memory.within(memory.free);
     if asked > 0 || !can_stream || budget.is_none() {
