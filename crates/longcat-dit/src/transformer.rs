@@ -147,7 +147,7 @@ impl<B: KernelBackend> LongCatTransformer<B> {
             precision: load_as.precision,
             on_host: load_as.on_host(config.depth),
             keep_f32: Some(fp32_islands()),
-            keep_dense: Some(sensitive_layers(config.depth)),
+            keep_dense: Some(sensitive_layers(config)),
             ..LoadOptions::default()
         };
         let files = in_module_shapes(files);

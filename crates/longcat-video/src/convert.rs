@@ -328,7 +328,7 @@ fn write_official(
     let text_encoder = longcat_text::official_weights(&open(checkpoint.text_encoder_path())?)?;
     let vae = longcat_vae::official_weights(&open(checkpoint.vae_path())?)?;
     let config = DitConfig::beside(checkpoint.transformer_dir(), &transformer)?;
-    let depth = config.depth;
+    let of_transformer = longcat_dit::packable(&config);
     let mut dit = serde_json::to_value(config).unwrap_or_default();
     dit["_class_name"] = "LongCatVideoTransformer3DModel".into();
     let text = Umt5Config::beside(checkpoint.text_encoder_path(), &text_encoder)?.to_json();
@@ -346,7 +346,7 @@ fn write_official(
             architecture: "wan",
             files: transformer,
             config: dit,
-            packed: &longcat_dit::packable(depth),
+            packed: &of_transformer,
         },
         Network {
             folder: "text_encoder",
