@@ -15,4 +15,5 @@ mod scopes;
 mod single_files;
 #[cfg(feature = "cpu")]
 mod step_cache;
+#[cfg(feature = "cpu")]
 mod streaming;

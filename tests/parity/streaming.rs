@@ -137,7 +137,6 @@ fn the_rest_is_the_same<B: KernelBackend>(dtype: DType, device: &B::Device) {
     }
 }
 
-#[cfg(feature = "cpu")]
 #[test]
 fn streamed_passes_are_resident_ones_on_the_cpu() {
     use burn_flex::{Flex, FlexDevice};
