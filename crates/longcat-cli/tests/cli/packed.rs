@@ -60,7 +60,7 @@ fn adapters_are_not_merged_into_packed_weights() {
         "--precision",
         "fp8",
     ];
-    let refused = fail(dir, 1, &[&args[..], &SHORT[..]].concat());
+    let refused = fail(dir, 2, &[&args[..], &SHORT[..]].concat());
     for word in ["--merge", "--precision dense"] {
         assert!(refused.contains(word), "{word} is not in {refused}");
     }
