@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use longcat_cli::say;
-use longcat_video::{MemoryPlan, Tiling, VaePlan, in_words};
+use longcat_video::{MemoryPlan, Tiling, TransformerPlan, VaePlan, in_words};
 use serde_json::{Value, json};
 
 /// What a command does with its request.
@@ -60,8 +60,14 @@ fn stages(plan: &MemoryPlan) -> Vec<(&'static str, String, u64)> {
         "{} of {} blocks stay",
         transformer.resident, transformer.depth
     );
-    if let Some(tokens) = transformer.pieces.heads {
-        what += &format!(", all in pieces of {tokens} tokens");
+    // Those that are taken whatever memory there is need no mention.
+    let usual = TransformerPlan::resident(transformer.depth).pieces;
+    if let Some(tokens) = transformer
+        .pieces
+        .heads
+        .filter(|_| transformer.pieces != usual)
+    {
+        what += &format!(", pieces of {tokens} tokens");
     }
     if transformer.offload_kv_cache {
         what += ", KV cache on the host";
