@@ -262,7 +262,8 @@ fn a_quantized_checkpoint_is_what_is_packed_while_loading() {
     assert_eq!(left.len(), PACKED.len(), "{left:?}");
 }
 
-/// Videos of packed models beside those of floats; printed with --nocapture.
+/// Videos of packed models beside those of floats; printed with --nocapture. Measured: fp8 38 and 39 dB, int8
+/// 47, q8_0 52 and 54, q4_k 29 and 32.
 #[test]
 fn videos_of_packed_models_stay_near() {
     let videos = |precision| {
@@ -295,7 +296,7 @@ fn videos_of_packed_models_stay_near() {
         (Precision::Fp8, 35.0),
         (Precision::Int8, 35.0),
         (Precision::Q8_0, 35.0),
-        (Precision::Q4K, 15.0),
+        (Precision::Q4K, 25.0),
     ] {
         for (full, packed) in full.iter().zip(&videos(precision)) {
             let psnr = psnr(full, packed);
