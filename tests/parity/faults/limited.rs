@@ -69,7 +69,7 @@ fn a_buffer_over_the_limit_is_an_error_of_the_stage() {
     let error = guarded(&device, || zeros(3 * limit, &device) + 1.0).unwrap_err();
     assert_eq!(error.fault.requested(), Some(3 * limit));
     let message = error.to_string();
-    for word in ["decoding", "3.0 MiB", "1.0 MiB", "--vae-tiling"] {
+    for word in ["decoding", "3.0 MiB", "1.0 MiB", "--memory"] {
         assert!(message.contains(word), "{message}");
     }
     // What the device holds is not known from now on, whatever it is asked for.
