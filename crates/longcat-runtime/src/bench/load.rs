@@ -72,7 +72,11 @@ fn weight_bytes(directory: &Path) -> Result<u64, BenchError> {
     let mut bytes = 0;
     for entry in fs::read_dir(directory).map_err(io(directory))? {
         let entry = entry.map_err(io(directory))?;
-        if entry.path().extension().is_some_and(|e| e == "safetensors") {
+        let path = entry.path();
+        if path
+            .extension()
+            .is_some_and(|e| e == "safetensors" || e == "gguf")
+        {
             bytes += entry.metadata().map_err(io(directory))?.len();
         }
     }
