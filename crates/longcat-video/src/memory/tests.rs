@@ -34,8 +34,8 @@ fn models(bits: Option<f64>) -> ModelSizes {
         layer_norm_epsilon: 1e-6,
     };
     let device = DeviceSizes {
-        context: 1_200_000_000,
-        convolutions: 1_500_000_000,
+        context: 800_000_000,
+        convolutions: 1 << 30,
     };
     let dtypes = (DType::BF16, DType::BF16);
     ModelSizes::new(
