@@ -216,6 +216,8 @@ fn webp_and_png_are_lossless() {
     let path = write(dir.path(), "frames/", &video);
     assert_eq!(fs::read_dir(&path).unwrap().count(), 12);
     assert!(path.join("frame_00011.png").is_file());
+    // What macOS leaves beside files on foreign disks.
+    fs::write(path.join("._frame_00000.png"), b"Mac OS X").unwrap();
     assert_eq!(read_video(&path, &bundled()).unwrap(), video);
 }
 
