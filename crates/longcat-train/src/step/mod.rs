@@ -5,11 +5,18 @@ mod batch;
 
 pub use batch::{Batch, FlowMatching};
 
+use std::sync::{Mutex, PoisonError};
+
 use burn::module::AutodiffModule;
 use burn::tensor::Tensor;
 use longcat_dit::LongCatTransformer;
 
 use crate::{Gradients, TrainBackend, TrainError};
+
+/// Held while a graph is built and run. After each backward pass Burn 0.21 forgets what it takes to be
+/// unused in the graphs of all threads; in one that another thread builds meanwhile gradients are lost
+/// by that, without a word.
+static GRAPHS: Mutex<()> = Mutex::new(());
 
 /// How gradients are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +69,7 @@ impl TrainStep {
         text_gradient: bool,
     ) -> Result<StepOutput<B>, TrainError> {
         let objective = FlowMatching::new(batch)?;
+        let _alone = GRAPHS.lock().unwrap_or_else(PoisonError::into_inner);
         let pass = match self.checkpointed {
             true => backward::checkpointed(model, &objective, text_gradient)?,
             false => backward::plain(model, &objective, text_gradient)?,
