@@ -1,6 +1,7 @@
 //! The models of a checkpoint on their devices.
 
 use std::ops::ControlFlow;
+use std::sync::OnceLock;
 
 use burn::tensor::{DType, Tensor};
 use longcat_dit::{DitConfig, DitError, LongCatTransformer, TextCondition};
@@ -18,7 +19,7 @@ use crate::checkpoint::Checkpoint;
 use crate::defaults::VideoDefaults;
 use crate::frames::PixelFrames;
 use crate::latents::Latents;
-use crate::memory::{ClipSizes, MemoryLimit, TransformerPlan};
+use crate::memory::{ClipSizes, MemoryLimit, ModelSizes, TransformerPlan};
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::scheduler::{FlowMatchScheduler, Schedule};
 use crate::{CheckpointParts, VideoError, VideoSize};
@@ -82,6 +83,8 @@ pub struct Pipeline<B: KernelBackend> {
     pub(super) transformers: Vec<LongCatTransformer<B>>,
     vae: Option<WanVae<B>>,
     step_hook: Option<StepHook<B>>,
+    /// Bytes of the models, once they were asked for: headers of weights are read for them.
+    pub(super) sizes: OnceLock<ModelSizes>,
     /// Bytes that may be taken.
     pub(super) budget: Option<u64>,
     /// What the run under way does so that it fits.
@@ -145,6 +148,7 @@ impl<B: KernelBackend> Pipeline<B> {
             transformers: Vec::new(),
             vae: None,
             step_hook: None,
+            sizes: OnceLock::new(),
             budget: options.memory.within(B::memory(device).free),
             memory: TransformerPlan::resident(depth),
             resident: 0,

@@ -199,6 +199,10 @@ impl<B: KernelBackend> Pipeline<B> {
 
     /// Bytes of the models on this device.
     fn model_sizes(&self) -> ModelSizes {
+        self.sizes.get_or_init(|| self.find_sizes()).clone()
+    }
+
+    fn find_sizes(&self) -> ModelSizes {
         let (config, vae) = (self.transformer_config(), self.vae_config());
         let options = self.options();
         let dtypes = (options.dtype, options.vae_dtype);
