@@ -155,11 +155,16 @@ impl<B: Backend> Block<B> {
         }
     }
 
-    /// Calls `visit` with the matrices of all linear layers.
-    pub(crate) fn visit_weights(&self, visit: &mut dyn FnMut(&Weight<B>)) {
+    /// The matrices of all linear layers.
+    fn weights(&self) -> [&Weight<B>; 7] {
         let SelfAttention { q, k, v, o, .. } = &self.attention;
         let GatedFeedForward { wi_0, wi_1, wo } = &self.feed_forward;
-        [q, k, v, o, wi_0, wi_1, wo].into_iter().for_each(visit);
+        [q, k, v, o, wi_0, wi_1, wo]
+    }
+
+    /// Calls `visit` with the matrices of all linear layers.
+    pub(crate) fn visit_weights(&self, visit: &mut dyn FnMut(&Weight<B>)) {
+        self.weights().into_iter().for_each(visit);
     }
 
     /// The same, in the same order.
@@ -173,19 +178,8 @@ impl<B: Backend> Block<B> {
 impl<B: KernelBackend> Block<B> {
     /// The matrices that pass through the device.
     pub(crate) fn streamed(&self) -> Vec<&StreamedWeight<B>> {
-        let (attention, feed_forward) = (&self.attention, &self.feed_forward);
-        [
-            &attention.q,
-            &attention.k,
-            &attention.v,
-            &attention.o,
-            &feed_forward.wi_0,
-            &feed_forward.wi_1,
-            &feed_forward.wo,
-        ]
-        .into_iter()
-        .filter_map(Weight::streamed)
-        .collect()
+        let weights = self.weights().into_iter();
+        weights.filter_map(Weight::streamed).collect()
     }
 
     pub(crate) fn forward(
