@@ -9,8 +9,8 @@ use burn::tensor::backend::Backend;
 ///
 /// Pieces are whole latent frames of one sample, as equal as they go, and at least one frame. Results
 /// are the same numbers wherever a row of a matrix product does not depend on the number of rows. On
-/// CUDA the library chooses its kernel by that number, also among thousands of rows (latents after 16
-/// steps differed by 0.3 % on an H200): runs that are to give the same bits need the same pieces.
+/// CUDA the library chooses its kernel by that number, also among thousands of rows: runs that are to
+/// give the same bits need the same pieces.
 ///
 /// Meant for making videos: pieces are written into one tensor, which autodiff would copy each time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
