@@ -86,9 +86,7 @@ pub use names::{KIJAI_LAYERS, NameMap};
 pub use other_models::other_model;
 pub use precision::{LoadAs, Precision};
 pub use printable::printable;
-pub use stored::{
-    BlockType, Quantization, Quantized, Scale, StoredPart, StoredTensor, StoredType, quantize,
-};
+pub use stored::{Quantization, Quantized, Scale, StoredPart, StoredTensor, StoredType, quantize};
 pub use stream::{PlannedTensor, stream_weights};
 pub use upload::upload;
 pub use weight::Weight;

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use longcat_kernels::PackedKind;
 use safetensors::Dtype;
 
 use super::{ORIGINAL_SHAPE, RawFile, RawTensor, corrupt, elements, foreign};
 use crate::WeightsError;
-use crate::stored::{BlockType, StoredType};
+use crate::stored::StoredType;
 
 /// More dimensions than any tensor of a model has.
 const MOST_DIMENSIONS: u32 = 8;
@@ -265,28 +266,37 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// GGUF's numbers of the types that are read.
+const TYPES: [(u32, StoredType); 18] = [
+    (0, StoredType::Plain(Dtype::F32)),
+    (1, StoredType::Plain(Dtype::F16)),
+    (2, StoredType::Block(PackedKind::Q4_0)),
+    (3, StoredType::Block(PackedKind::Q4_1)),
+    (6, StoredType::Block(PackedKind::Q5_0)),
+    (7, StoredType::Block(PackedKind::Q5_1)),
+    (8, StoredType::Block(PackedKind::Q8_0)),
+    (10, StoredType::Block(PackedKind::Q2_K)),
+    (11, StoredType::Block(PackedKind::Q3_K)),
+    (12, StoredType::Block(PackedKind::Q4_K)),
+    (13, StoredType::Block(PackedKind::Q5_K)),
+    (14, StoredType::Block(PackedKind::Q6_K)),
+    (24, StoredType::Plain(Dtype::I8)),
+    (25, StoredType::Plain(Dtype::I16)),
+    (26, StoredType::Plain(Dtype::I32)),
+    (27, StoredType::Plain(Dtype::I64)),
+    (28, StoredType::Plain(Dtype::F64)),
+    (30, StoredType::Plain(Dtype::BF16)),
+];
+
 fn stored_type(number: u32) -> Option<StoredType> {
-    Some(match number {
-        0 => Dtype::F32.into(),
-        1 => Dtype::F16.into(),
-        2 => StoredType::Block(BlockType::Q4_0),
-        3 => StoredType::Block(BlockType::Q4_1),
-        6 => StoredType::Block(BlockType::Q5_0),
-        7 => StoredType::Block(BlockType::Q5_1),
-        8 => StoredType::Block(BlockType::Q8_0),
-        10 => StoredType::Block(BlockType::Q2_K),
-        11 => StoredType::Block(BlockType::Q3_K),
-        12 => StoredType::Block(BlockType::Q4_K),
-        13 => StoredType::Block(BlockType::Q5_K),
-        14 => StoredType::Block(BlockType::Q6_K),
-        24 => Dtype::I8.into(),
-        25 => Dtype::I16.into(),
-        26 => Dtype::I32.into(),
-        27 => Dtype::I64.into(),
-        28 => Dtype::F64.into(),
-        30 => Dtype::BF16.into(),
-        _ => return None,
-    })
+    let found = TYPES.iter().find(|(other, _)| *other == number);
+    found.map(|(_, kind)| *kind)
+}
+
+/// GGUF's number of a type, if it is one that is read.
+pub(crate) fn type_number(kind: StoredType) -> Option<u32> {
+    let found = TYPES.iter().find(|(_, other)| *other == kind);
+    found.map(|(number, _)| *number)
 }
 
 /// What a type that is not read is called.

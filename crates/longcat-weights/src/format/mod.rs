@@ -16,6 +16,8 @@ use std::path::Path;
 use crate::WeightsError;
 use crate::stored::StoredType;
 
+pub(crate) use gguf::type_number;
+
 /// One tensor of a file.
 pub(crate) struct RawTensor {
     pub(crate) key: String,

@@ -1,7 +1,6 @@
 //! What a file holds of a tensor: the type of its values, their bytes and scale. [`unpack`] makes
 //! numbers of it; whoever computes on packed weights takes it as it is.
 
-mod block;
 mod quantize;
 mod unpack;
 
@@ -12,7 +11,6 @@ use burn::tensor::DType;
 use longcat_kernels::PackedKind;
 use safetensors::Dtype;
 
-pub use block::BlockType;
 pub use quantize::{Quantization, Quantized, quantize};
 
 /// How a file stores the values of a tensor.
@@ -20,8 +18,8 @@ pub use quantize::{Quantization, Quantized, quantize};
 pub enum StoredType {
     /// One after another, in a type that safetensors files have.
     Plain(Dtype),
-    /// In blocks with scales of their own (GGUF).
-    Block(BlockType),
+    /// In blocks with scales of their own (GGUF): one of the kinds that have more than one value in a block.
+    Block(PackedKind),
 }
 
 impl StoredType {
@@ -50,7 +48,7 @@ impl StoredType {
             Self::Plain(Dtype::F8_E5M2) => Some(PackedKind::Fp8E5m2),
             Self::Plain(Dtype::I8) => Some(PackedKind::Int8),
             Self::Plain(_) => None,
-            Self::Block(block) => Some(block.kind()),
+            Self::Block(kind) => Some(kind),
         }
     }
 
@@ -102,11 +100,11 @@ impl fmt::Display for StoredType {
 
 impl From<PackedKind> for StoredType {
     fn from(kind: PackedKind) -> Self {
-        match (kind, BlockType::of(kind)) {
-            (_, Some(block)) => Self::Block(block),
-            (PackedKind::Fp8E5m2, None) => Self::Plain(Dtype::F8_E5M2),
-            (PackedKind::Int8, None) => Self::INT8,
-            (_, None) => Self::FP8,
+        match kind {
+            PackedKind::Fp8E4m3 => Self::FP8,
+            PackedKind::Fp8E5m2 => Self::Plain(Dtype::F8_E5M2),
+            PackedKind::Int8 => Self::INT8,
+            blocks => Self::Block(blocks),
         }
     }
 }

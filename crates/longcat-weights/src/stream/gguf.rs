@@ -3,12 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use safetensors::Dtype;
-
 use super::{PlannedTensor, wrong_type};
 use crate::WeightsError;
-use crate::format::ORIGINAL_SHAPE;
-use crate::stored::{BlockType, StoredType};
+use crate::format::{ORIGINAL_SHAPE, type_number};
+use crate::stored::StoredType;
 
 /// Tensors begin at multiples of so many bytes.
 pub(super) const ALIGNMENT: usize = 32;
@@ -81,23 +79,10 @@ fn string(out: &mut Vec<u8>, text: &str) {
     out.extend(text.bytes());
 }
 
-/// GGUF's number of a type.
+/// GGUF's number of a type of weights; integers are none.
 fn number(kind: StoredType) -> Option<u32> {
-    Some(match kind {
-        StoredType::Plain(Dtype::F32) => 0,
-        StoredType::Plain(Dtype::F16) => 1,
-        StoredType::Plain(Dtype::F64) => 28,
-        StoredType::Plain(Dtype::BF16) => 30,
-        StoredType::Plain(_) => return None,
-        StoredType::Block(BlockType::Q4_0) => 2,
-        StoredType::Block(BlockType::Q4_1) => 3,
-        StoredType::Block(BlockType::Q5_0) => 6,
-        StoredType::Block(BlockType::Q5_1) => 7,
-        StoredType::Block(BlockType::Q8_0) => 8,
-        StoredType::Block(BlockType::Q2_K) => 10,
-        StoredType::Block(BlockType::Q3_K) => 11,
-        StoredType::Block(BlockType::Q4_K) => 12,
-        StoredType::Block(BlockType::Q5_K) => 13,
-        StoredType::Block(BlockType::Q6_K) => 14,
-    })
+    match kind {
+        StoredType::Plain(_) => kind.float().and_then(|_| type_number(kind)),
+        StoredType::Block(_) => type_number(kind),
+    }
 }
