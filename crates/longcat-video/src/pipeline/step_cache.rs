@@ -158,16 +158,11 @@ struct Rate<B: Backend> {
 impl<B: Backend> StepCache<B> {
     /// For a run of so many steps, with guidance or without.
     pub(crate) fn new(rule: &EasyCache, steps: usize, guided: bool, num_cond: usize) -> Self {
-        let pass = |_| Pass {
-            last: None,
-            rate: None,
-            error: 0.0,
-        };
         Self {
             threshold: rule.threshold,
             free: rule.free(steps),
             num_cond,
-            passes: (0..1 + usize::from(guided)).map(pass).collect(),
+            passes: (0..1 + usize::from(guided)).map(|_| Pass::new()).collect(),
             before: None,
             saved: 0,
         }
@@ -176,11 +171,7 @@ impl<B: Backend> StepCache<B> {
     /// Foretells nothing from what was computed up to now: the transformer is another one.
     pub(crate) fn forget(&mut self) {
         self.before = None;
-        for pass in &mut self.passes {
-            pass.last = None;
-            pass.rate = None;
-            pass.error = 0.0;
-        }
+        self.passes.fill_with(Pass::new);
     }
 
     /// Passes that were left out.
@@ -264,6 +255,15 @@ impl<B: Backend> StepCache<B> {
 }
 
 impl<B: Backend> Pass<B> {
+    /// Nothing is foretold yet.
+    fn new() -> Self {
+        Self {
+            last: None,
+            rate: None,
+            error: 0.0,
+        }
+    }
+
     /// Remembers a computed step.
     fn keep(&mut self, latents: &Tensor<B, 5>, raw: Tensor<B, 5>, num_cond: usize) {
         self.error = 0.0;
