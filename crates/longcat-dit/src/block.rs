@@ -186,7 +186,7 @@ impl<B: KernelBackend> Block<B> {
         context: &BlockContext<B>,
     ) -> Heads<B> {
         let ([samples, tokens, width], grid) = (x.dims(), context.grid);
-        let most = context.pieces.heads;
+        let most = context.pieces.most;
         let Some(pieces) = pieces(most, samples, grid, 0..grid[0]) else {
             let normed = norm_modulate(x.clone(), shift, scale);
             return self.attn.heads(normed, &context.rope);
@@ -234,7 +234,7 @@ impl<B: KernelBackend> Block<B> {
     ) -> Tensor<B, 3> {
         let ([samples, tokens, _], grid) = (x.dims(), context.grid);
         let cond = num_cond * grid[1] * grid[2];
-        let most = context.pieces.feed_forward;
+        let most = context.pieces.most;
         // A part of a clip may be all conditions.
         if cond == tokens {
             return x;
@@ -272,7 +272,7 @@ impl<B: KernelBackend> Block<B> {
             gated_residual(x, fed, gate)
         };
         let (samples, grid) = (x.dims()[0], context.grid);
-        match pieces(context.pieces.feed_forward, samples, grid, 0..grid[0]) {
+        match pieces(context.pieces.most, samples, grid, 0..grid[0]) {
             None => add(x, shift, scale, gate),
             Some(pieces) => replace(x, &pieces, |x, piece| {
                 let [shift, scale, gate] =

@@ -68,20 +68,9 @@ impl<B: KernelBackend> LongCatTransformer<B> {
 impl<B: KernelBackend> Block<B> {
     /// The matrices that pass through the device.
     fn streamed(&self) -> Vec<&StreamedWeight<B>> {
-        let (attn, cross, ffn) = (&self.attn, &self.cross_attn, &self.ffn);
-        [
-            &self.adaln,
-            &attn.qkv,
-            &attn.proj,
-            &cross.q_linear,
-            &cross.kv_linear,
-            &cross.proj,
-            &ffn.w1,
-            &ffn.w2,
-            &ffn.w3,
-        ]
-        .into_iter()
-        .filter_map(|layer| layer.weight.streamed())
-        .collect()
+        let layers = self.layers().into_iter();
+        layers
+            .filter_map(|(_, layer)| layer.weight.streamed())
+            .collect()
     }
 }

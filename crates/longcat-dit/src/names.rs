@@ -11,7 +11,7 @@ use longcat_weights::{
 };
 use regex::Regex;
 
-use crate::{DitConfig, LongCatTransformer};
+use crate::{Block, DitConfig, LongCatTransformer};
 
 /// Official keys to paths in the module tree.
 const CANONICAL: &[(&str, &str)] = &[
@@ -279,24 +279,44 @@ pub fn packable(config: &DitConfig) -> impl Fn(&str) -> bool + use<> {
     }
 }
 
+macro_rules! layers_of_block {
+    ($block:expr, $($borrow:tt)+) => {
+        [
+            ("adaLN_modulation.1", $($borrow)+ $block.adaln),
+            ("attn.qkv", $($borrow)+ $block.attn.qkv),
+            ("attn.proj", $($borrow)+ $block.attn.proj),
+            ("cross_attn.q_linear", $($borrow)+ $block.cross_attn.q_linear),
+            ("cross_attn.kv_linear", $($borrow)+ $block.cross_attn.kv_linear),
+            ("cross_attn.proj", $($borrow)+ $block.cross_attn.proj),
+            ("ffn.w1", $($borrow)+ $block.ffn.w1),
+            ("ffn.w2", $($borrow)+ $block.ffn.w2),
+            ("ffn.w3", $($borrow)+ $block.ffn.w3),
+        ]
+    };
+}
+
+impl<B: Backend> Block<B> {
+    /// The layers that adapters attach to, with their names in the block.
+    pub(crate) fn layers(&self) -> [(&'static str, &LoraLinear<B>); 9] {
+        layers_of_block!(self, &)
+    }
+
+    fn layers_mut(&mut self) -> [(&'static str, &mut LoraLinear<B>); 9] {
+        layers_of_block!(self, &mut)
+    }
+}
+
 macro_rules! each_layer {
-    ($model:expr, $visit:expr, $($borrow:tt)+) => {{
+    ($model:expr, $visit:expr, $layers:ident, $($borrow:tt)+) => {{
         $visit(PATCHES, $($borrow)+ $model.x_embedder.proj);
         $visit("t_embedder.mlp.0", $($borrow)+ $model.t_embedder.linear_in);
         $visit("t_embedder.mlp.2", $($borrow)+ $model.t_embedder.linear_out);
         $visit("y_embedder.y_proj.0", $($borrow)+ $model.y_embedder.linear_in);
         $visit("y_embedder.y_proj.2", $($borrow)+ $model.y_embedder.linear_out);
         for (i, block) in ($($borrow)+ $model.blocks).into_iter().enumerate() {
-            let name = |layer: &str| format!("blocks.{i}.{layer}");
-            $visit(&name("adaLN_modulation.1"), $($borrow)+ block.adaln);
-            $visit(&name("attn.qkv"), $($borrow)+ block.attn.qkv);
-            $visit(&name("attn.proj"), $($borrow)+ block.attn.proj);
-            $visit(&name("cross_attn.q_linear"), $($borrow)+ block.cross_attn.q_linear);
-            $visit(&name("cross_attn.kv_linear"), $($borrow)+ block.cross_attn.kv_linear);
-            $visit(&name("cross_attn.proj"), $($borrow)+ block.cross_attn.proj);
-            $visit(&name("ffn.w1"), $($borrow)+ block.ffn.w1);
-            $visit(&name("ffn.w2"), $($borrow)+ block.ffn.w2);
-            $visit(&name("ffn.w3"), $($borrow)+ block.ffn.w3);
+            for (name, layer) in block.$layers() {
+                $visit(&format!("blocks.{i}.{name}"), layer);
+            }
         }
         $visit("final_layer.adaLN_modulation.1", $($borrow)+ $model.final_layer.adaln);
         $visit("final_layer.linear", $($borrow)+ $model.final_layer.linear);
@@ -320,11 +340,11 @@ macro_rules! each_vector {
 
 impl<B: Backend> LoraHost<B> for LongCatTransformer<B> {
     fn visit_lora(&self, visit: &mut dyn FnMut(&str, &LoraLinear<B>)) {
-        each_layer!(self, visit, &);
+        each_layer!(self, visit, layers, &);
     }
 
     fn visit_lora_mut(&mut self, visit: &mut dyn FnMut(&str, &mut LoraLinear<B>)) {
-        each_layer!(self, visit, &mut);
+        each_layer!(self, visit, layers_mut, &mut);
     }
 
     fn visit_vectors(&self, visit: &mut dyn FnMut(&str, &LoraVector<B>)) {

@@ -15,17 +15,21 @@ use burn::tensor::backend::Backend;
 /// Meant for making videos: pieces are written into one tensor, which autodiff would copy each time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TokenPieces {
-    /// In cross-attention and feed-forward.
-    pub feed_forward: Option<usize>,
-    /// On the way to queries, keys and values.
-    pub heads: Option<usize>,
+    /// Tokens of a piece at most: on the way to queries, keys and values, in cross-attention, feed-forward
+    /// and the last layer.
+    pub most: Option<usize>,
 }
 
 impl TokenPieces {
-    /// Tokens of the largest piece of a clip of `frames` latent frames of `space` tokens each, for a
-    /// limit of `most`; those of all samples where there are no pieces.
-    pub fn largest(most: Option<usize>, samples: usize, frames: usize, space: usize) -> usize {
-        match most {
+    /// Pieces of at most so many tokens.
+    pub const fn of(most: usize) -> Self {
+        Self { most: Some(most) }
+    }
+
+    /// Tokens of the largest piece of a clip of `frames` latent frames of `space` tokens each; those of all
+    /// samples where there are no pieces.
+    pub fn largest(self, samples: usize, frames: usize, space: usize) -> usize {
+        match self.most {
             Some(most) if samples * frames * space > most => {
                 frames_each(most, frames, space) * space
             }
@@ -159,7 +163,7 @@ mod tests {
         assert_eq!(frames, expected.concat());
         assert_eq!(found[4].tokens, 8 * 1560..16 * 1560);
         assert_eq!(found[4].rows, 32 * 1560..40 * 1560);
-        assert_eq!(TokenPieces::largest(Some(16_384), 2, 24, 1560), 8 * 1560);
+        assert_eq!(TokenPieces::of(16_384).largest(2, 24, 1560), 8 * 1560);
         // After conditions, and never less than a frame.
         let found = pieces(Some(10), 1, [3, 4, 4], 1..3).unwrap();
         let tokens: Vec<_> = found.iter().map(|p| p.tokens.clone()).collect();
@@ -216,13 +220,8 @@ mod tests {
             all
         };
         let whole = predict(TokenPieces::default());
-        for (feed_forward, heads) in [(128, None), (64, Some(192)), (256, Some(64))] {
-            let feed_forward = Some(feed_forward);
-            let found = predict(TokenPieces {
-                feed_forward,
-                heads,
-            });
-            assert!(found == whole, "{feed_forward:?} {heads:?}");
+        for most in [64, 128, 192, 256] {
+            assert!(predict(TokenPieces::of(most)) == whole, "{most}");
         }
     }
 }

@@ -217,7 +217,7 @@ impl<B: KernelBackend> LongCatTransformer<B> {
 
     /// Everything after the last block.
     pub fn head(&self, tokens: Tensor<B, 3>, context: &BlockContext<B>) -> Tensor<B, 5> {
-        let (time, most) = (context.time.clone(), context.pieces.feed_forward);
+        let (time, most) = (context.time.clone(), context.pieces.most);
         self.final_layer.forward(tokens, time, context.grid, most)
     }
 

@@ -64,7 +64,7 @@ fn stages(plan: &MemoryPlan) -> Vec<(&'static str, String, u64)> {
     let usual = TransformerPlan::resident(transformer.depth).pieces;
     if let Some(tokens) = transformer
         .pieces
-        .heads
+        .most
         .filter(|_| transformer.pieces != usual)
     {
         what += &format!(", pieces of {tokens} tokens");
@@ -109,8 +109,7 @@ fn values(name: &str, plan: &MemoryPlan) -> Value {
         "denoising": {
             "resident_blocks": plan.transformer.resident,
             "blocks": plan.transformer.depth,
-            "piece_tokens": plan.transformer.pieces.feed_forward,
-            "head_piece_tokens": plan.transformer.pieces.heads,
+            "piece_tokens": plan.transformer.pieces.most,
             "offload_kv_cache": plan.transformer.offload_kv_cache,
             "peak": plan.transformer.peak,
         },

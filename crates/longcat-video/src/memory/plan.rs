@@ -68,14 +68,6 @@ const RING: u64 = 2;
 /// without a limit, so that both compute the same.
 const PIECE: usize = 16_384;
 
-/// Every product over tokens in pieces of so many.
-fn pieces_of(tokens: usize) -> TokenPieces {
-    TokenPieces {
-        feed_forward: Some(tokens),
-        heads: Some(tokens),
-    }
-}
-
 /// Smaller pieces, for what does not fit with those. Products of so few rows are slower, and on CUDA
 /// perhaps not the same bits.
 const SMALLER_PIECES: [usize; 2] = [8_192, 4_096];
@@ -253,7 +245,7 @@ impl TransformerPlan {
         Self {
             resident: depth,
             depth,
-            pieces: pieces_of(PIECE),
+            pieces: TokenPieces::of(PIECE),
             offload_kv_cache: false,
             peak: 0,
         }
@@ -270,12 +262,12 @@ impl TransformerPlan {
         // Cached keys and values on the device or not; the fewest blocks and the most that may stay.
         let mut ways = Vec::new();
         if !asked.offload_kv_cache {
-            ways.push((pieces_of(PIECE), false, all, all));
+            ways.push((TokenPieces::of(PIECE), false, all, all));
         }
         let offload = asked.offload_kv_cache || denoise.cached > 0;
-        ways.push((pieces_of(PIECE), offload, 0, all));
+        ways.push((TokenPieces::of(PIECE), offload, 0, all));
         // Nothing stays where pieces are smaller, so that more memory never makes less stay.
-        ways.extend(SMALLER_PIECES.map(|n| (pieces_of(n), offload, 0, 0)));
+        ways.extend(SMALLER_PIECES.map(|n| (TokenPieces::of(n), offload, 0, 0)));
         let mut least = u64::MAX;
         for (pieces, offload_kv_cache, fewest, most) in ways {
             let cache = match offload_kv_cache {

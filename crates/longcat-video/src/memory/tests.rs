@@ -114,20 +114,14 @@ fn sizes_of_the_released_models_are_the_published_ones() {
 fn a_step_holds_tokens_and_pieces() {
     let sizes = models(None).transformer;
     let request = generating().denoise;
-    let whole = TokenPieces {
-        feed_forward: None,
-        heads: None,
-    };
+    let whole = TokenPieces::default();
     // In tensors of all tokens: 5, queries, keys and values together 3, feed-forward 3 F / C, the last
     // layer 4.
     let unit = 37_440 * 4096 * 2;
     let least = unit * 12 + 3 * 37_440 * 11_008 * 2;
     let step = sizes.step(&request, whole);
     assert!((least..least + unit / 2).contains(&step), "{step}");
-    let pieces = TokenPieces {
-        feed_forward: Some(16_384),
-        heads: Some(16_384),
-    };
+    let pieces = TokenPieces::of(16_384);
     // Three pieces of eight frames.
     let rows = 8 * 1560;
     let least = unit * 5 + rows * 2 * (7 * 4096 + 3 * 11_008 + 4 * 4096);
@@ -181,7 +175,7 @@ fn the_released_model_fits_small_cards() {
         let plan = plan(None, &generating(), gib);
         assert!(plan.transformer.resident < 48 && !plan.keep_transformer);
         // The same pieces as without a limit, and so the same products.
-        assert_eq!(plan.transformer.pieces.feed_forward, Some(16_384), "{gib}");
+        assert_eq!(plan.transformer.pieces.most, Some(16_384), "{gib}");
         plan_is_within(&plan, gib);
     }
     plan_is_within(&plan(None, &refining(), 24), 24);

@@ -102,25 +102,16 @@ impl TransformerSizes {
         } = *request;
         let space = request.space();
         let tokens = request.tokens() as u64;
-        let largest = |most| TokenPieces::largest(most, samples, frames, space) as u64;
-        let [fed, heads] = [pieces.feed_forward, pieces.heads].map(largest);
+        let piece = pieces.largest(samples, frames, space) as u64;
         let row = self.width as u64 * self.element;
         // In pieces or not, queries, keys and values come out of one product.
-        let mut bytes = WHOLE * tokens * row + 3 * heads * row;
-        let own = [fed, heads].map(|rows| {
-            if rows == tokens {
-                0
-            } else {
-                PIECE * rows * row
-            }
-        });
-        bytes += match fed == heads {
-            true => own[0],
-            false => own[0] + own[1],
-        };
-        bytes += 3 * fed * self.hidden as u64 * self.element;
+        let mut bytes = WHOLE * tokens * row + 3 * piece * row;
+        if piece < tokens {
+            bytes += PIECE * piece * row;
+        }
+        bytes += 3 * piece * self.hidden as u64 * self.element;
         // The last layer is f32: its input, and the same normalised.
-        bytes += 2 * fed * self.width as u64 * 4;
+        bytes += 2 * piece * self.width as u64 * 4;
         // Keys and values behind cached ones, and these before that.
         let cached = (samples * request.cached * space) as u64;
         if cached > 0 {
