@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use longcat_video::Precision;
 
@@ -39,29 +40,28 @@ impl From<Kept> for Precision {
     }
 }
 
-/// What `longcat quantize` packs matrices to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum PackedAs {
-    /// One byte a weight, e4m3 with a scale for each matrix; safetensors.
-    Fp8,
-    /// One byte a weight, integers with a scale for each row; safetensors.
-    Int8,
-    /// 8.5 bits a weight; GGUF.
-    #[value(name = "q8_0")]
-    Q8_0,
-    /// 4.5 bits a weight; GGUF.
-    #[value(name = "q4_k")]
-    Q4K,
+/// One of the ways that pack matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackedAs(Kept);
+
+impl ValueEnum for PackedAs {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self(Kept::Fp8),
+            Self(Kept::Int8),
+            Self(Kept::Q8_0),
+            Self(Kept::Q4K),
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        self.0.to_possible_value()
+    }
 }
 
 impl From<PackedAs> for Precision {
     fn from(packed: PackedAs) -> Self {
-        match packed {
-            PackedAs::Fp8 => Self::Fp8,
-            PackedAs::Int8 => Self::Int8,
-            PackedAs::Q8_0 => Self::Q8_0,
-            PackedAs::Q4K => Self::Q4K,
-        }
+        packed.0.into()
     }
 }
 
@@ -72,7 +72,8 @@ pub struct Quantize {
     pub model: Option<PathBuf>,
     #[command(flatten)]
     pub weights: Weights,
-    /// Type to pack the matrices of attention and feed-forward to.
+    /// Type to pack the matrices of attention and feed-forward to; fp8 and int8 are written as safetensors, the
+    /// others as GGUF.
     #[arg(long, value_enum)]
     pub to: PackedAs,
     /// Where to write: a new directory.
