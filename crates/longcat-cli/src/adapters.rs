@@ -1,5 +1,7 @@
 //! The adapters of a command line, on each stage of the pipeline.
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 use longcat_cli::{note, printable};
 use longcat_dit::lora_targets;
@@ -48,11 +50,9 @@ pub fn put_on(
     }
     // One that replaces guidance has no place in refining, which has none, whichever option names it.
     let both = sampler.is_some() && refines && loras.iter().any(|l| l.scope.stages.is_none());
-    // Whether that file can be read is no matter of a command that does not name it.
-    let bundled = pipeline.checkpoint().bundled_lora(CFG_STEP_LORA);
-    let distilled = both
-        && distill.is_none()
-        && bundled.is_ok_and(|path| pipeline.load_lora(CFG_STEP_LORA, &path).is_ok());
+    let bundled = (both && distill.is_none())
+        .then(|| pipeline.checkpoint().bundled_lora(CFG_STEP_LORA).ok())
+        .flatten();
     for (i, lora) in loras.iter().enumerate() {
         let path = lora.path.to_string_lossy();
         let path = printable(&path);
@@ -65,7 +65,10 @@ pub fn put_on(
             Some(LoraStages::First) => (true, false),
             Some(LoraStages::Refine) => (false, true),
             Some(LoraStages::Both) => (true, true),
-            None if distilled && is_same(pipeline, &name, CFG_STEP_LORA) => {
+            None if bundled
+                .as_deref()
+                .is_some_and(|path| is_same(pipeline, &name, path)) =>
+            {
                 note!(
                     "{path} is the checkpoint's {CFG_STEP_LORA}: it acts in generating alone; @first,refine \
                      lets it act in refining, too"
@@ -87,9 +90,6 @@ pub fn put_on(
             refinement.add(&name, lora);
         }
     }
-    if distilled {
-        pipeline.unload_lora(CFG_STEP_LORA)?;
-    }
     if sampler.is_some() {
         pipeline.use_loras(&generation.chosen())?;
     }
@@ -105,11 +105,10 @@ pub fn put_on(
     })
 }
 
-/// Whether an adapter is the same as one that was loaded before it.
-fn is_same(pipeline: &dyn DynPipeline, name: &str, other: &str) -> bool {
-    let loras = pipeline.loras();
-    let found = loras.iter().find(|lora| lora.name == name);
-    found.is_some_and(|lora| lora.same_as.iter().any(|same| same == other))
+/// Whether an adapter is the one of a file. Whether that can be read is no matter of a command that does not
+/// name it.
+fn is_same(pipeline: &dyn DynPipeline, name: &str, path: &Path) -> bool {
+    pipeline.is_lora_of(name, path).unwrap_or(false)
 }
 
 /// The adapter that an option names, or the checkpoint's.

@@ -75,6 +75,12 @@ pub trait DynPipeline: Send {
     /// [`VideoError::Lora`] for a nickname that is not loaded.
     fn unload_lora(&mut self, name: &str) -> Result<(), VideoError>;
 
+    /// Whether an adapter holds the same as a file, on its layers where it has a scope.
+    ///
+    /// # Errors
+    /// [`VideoError::Lora`].
+    fn is_lora_of(&self, name: &str, path: &Path) -> Result<bool, VideoError>;
+
     /// The adapters, in the order in which they were loaded.
     fn loras(&self) -> Vec<LoraStatus>;
 
@@ -248,6 +254,10 @@ impl<B: KernelBackend> DynPipeline for Pipeline<B> {
 
     fn unload_lora(&mut self, name: &str) -> Result<(), VideoError> {
         Pipeline::unload_lora(self, name)
+    }
+
+    fn is_lora_of(&self, name: &str, path: &Path) -> Result<bool, VideoError> {
+        Pipeline::is_lora_of(self, name, path)
     }
 
     fn loras(&self) -> Vec<LoraStatus> {

@@ -17,7 +17,7 @@ use longcat_lora::{
 use crate::VideoError;
 use crate::checkpoint::Checkpoint;
 use crate::pipeline::Pipeline;
-use crate::same_adapter::{same_adapter, share_layers};
+use crate::same_adapter::{is_of_file, same_adapter, share_layers};
 use crate::{LoraScope, StepScope};
 
 /// Name of the adapter that replaces 50 guided steps by 16 plain ones.
@@ -453,6 +453,16 @@ impl<B: KernelBackend> Pipeline<B> {
             }
         };
         self.adapters.list.iter().map(status).collect()
+    }
+
+    /// Whether an adapter holds the same as a file, on its layers where it has a scope. Of another adapter no
+    /// more than a layer is read.
+    ///
+    /// # Errors
+    /// [`VideoError::Lora`] for a nickname that is not loaded or a file that cannot be read.
+    pub fn is_lora_of(&self, name: &str, path: &Path) -> Result<bool, VideoError> {
+        let Loaded { adapter, scope, .. } = self.adapters.find(name)?;
+        Ok(is_of_file(adapter, !scope.layers.is_everywhere(), path)?)
     }
 
     /// Runs `task` with block-sparse attention and the adapters of refining alone: those of

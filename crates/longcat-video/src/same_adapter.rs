@@ -1,6 +1,9 @@
 //! Whether two adapters hold the same, whatever their files are called and however they are written.
 
-use longcat_lora::{Adapter, Block, Matrix};
+use std::path::Path;
+
+use longcat_dit::lora_targets;
+use longcat_lora::{Adapter, Block, LoraError, Matrix};
 
 /// What a value may lose by being stored as bf16, relative to it.
 const ROUNDING: f32 = 1.0 / 128.0;
@@ -17,6 +20,31 @@ pub(crate) fn share_layers(a: &Adapter, b: &Adapter) -> bool {
     let (own, other) = (a.layers(), b.layers());
     let shared: Vec<&str> = own.intersection(&other).copied().collect();
     !shared.is_empty() && same_layers(&shared, a, b)
+}
+
+/// Whether a file holds the same as an adapter, by [`share_layers`] where this is `restricted` to some layers,
+/// else by [`same_adapter`]. One layer tells nearly all others apart; of these no more is read.
+pub(crate) fn is_of_file(
+    adapter: &Adapter,
+    restricted: bool,
+    path: &Path,
+) -> Result<bool, LoraError> {
+    let layers = adapter.layers();
+    let mut first: Option<String> = None;
+    let glance = Adapter::read_layers(path, lora_targets(), &mut |layer| {
+        if first.is_none() && layers.contains(layer) {
+            first = Some(layer.to_string());
+        }
+        first.as_deref() == Some(layer)
+    })?;
+    if !share_layers(adapter, &glance) {
+        return Ok(false);
+    }
+    let whole = Adapter::read(path, lora_targets())?;
+    Ok(match restricted {
+        true => share_layers(adapter, &whole),
+        false => same_adapter(adapter, &whole),
+    })
 }
 
 fn same_layers(layers: &[&str], a: &Adapter, b: &Adapter) -> bool {
@@ -60,6 +88,8 @@ fn same_values(a: &Matrix, a_scale: f32, b: &Matrix, b_scale: f32) -> bool {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use longcat_lora::{Format, WriteOptions};
+
     use super::*;
 
     fn adapter(down: &[f32], up: &[f32], scale: f64) -> Adapter {
@@ -88,6 +118,34 @@ mod tests {
             assert_eq!(same_adapter(&first, &other), same, "{other:?}");
         }
         assert!(!same_adapter(&first, &Adapter::new("empty")));
+    }
+
+    #[test]
+    fn files_are_told_by_what_they_hold() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = adapter(&[0.3, -0.7], &[0.1, 0.2], 0.5);
+        let other = adapter(&[1.0, 2.0], &[3.0, 4.0], 1.0);
+        let mut more = own.clone();
+        let blocks = other.get("blocks.0.attn.proj").unwrap().to_vec();
+        more.insert("blocks.1.attn.proj", blocks).unwrap();
+        for (i, (adapter, same, restricted)) in [
+            (&own, true, true),
+            (&other, false, false),
+            (&more, false, true),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let path = dir.path().join(format!("{i}.safetensors"));
+            let options = WriteOptions {
+                format: Format::Official,
+                split: false,
+            };
+            adapter.write(&path, lora_targets(), options).unwrap();
+            assert_eq!(is_of_file(&own, false, &path).unwrap(), same, "{i}");
+            assert_eq!(is_of_file(&own, true, &path).unwrap(), restricted, "{i}");
+        }
+        assert!(is_of_file(&own, false, &dir.path().join("none")).is_err());
     }
 
     #[test]

@@ -36,8 +36,25 @@ impl Adapter {
     /// Everything that makes the file unfit for a model described by `table`: see [`LoraError`].
     /// Whether the layers exist in a model and have its shapes is checked when it is loaded there.
     pub fn read(path: &Path, table: &TargetTable) -> Result<Self, LoraError> {
-        let source = Source::open(path, table)?;
+        Self::read_layers(path, table, &mut |_| true)
+    }
+
+    /// As [`Self::read`], of the layers alone whose canonical names `keep` accepts: the values of others are
+    /// not read.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_layers(
+        path: &Path,
+        table: &TargetTable,
+        keep: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<Self, LoraError> {
+        let mut source = Source::open(path, table)?;
         source.check()?;
+        source.layers.retain(|name, _| {
+            let part = name.split_once('#');
+            keep(part.map_or(name.as_str(), |(layer, _)| layer))
+        });
         let (adapter, problems) = source.read(table);
         match problems.into_iter().next() {
             Some(problem) => Err(problem),
