@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["xtask", "longcat-tests", "longcat-examples"],
     &["longcat-miniature"],
     &["longcat-cli"],
-    &["longcat-runtime"],
+    &["longcat-runtime", "longcat-serve"],
     &["longcat-train"],
     &["longcat-video"],
     &["longcat-dit", "longcat-vae", "longcat-text"],
