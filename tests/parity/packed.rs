@@ -9,14 +9,15 @@ use burn::module::Param;
 use burn::tensor::{DType, Tensor, TensorData};
 use burn_flex::{Flex, FlexDevice};
 use longcat_builtin::builtin_checkpoint;
-use longcat_dit::{LongCatTransformer, TextCondition, lora_targets, packable};
+use longcat_dit::{LongCatTransformer, TextCondition, lora_targets, official_weights, packable};
 use longcat_lora::{Adapter, LoraHost, LoraMerge, LoraOptions, LoraRegistry};
 use longcat_text::Umt5Encoder;
 use longcat_video::{
-    CFG_STEP_LORA, Checkpoint, KernelBackend, Pipeline, PipelineOptions, PixelFrames, Sampling,
-    SeededNoise, Silent, TextToVideoRequest, VideoError, inspect_weights, quantize,
+    CFG_STEP_LORA, Checkpoint, KeptWeights, KernelBackend, Pipeline, PipelineOptions, PixelFrames,
+    Sampling, SeededNoise, Silent, TextToVideoRequest, TransformerSizes, VideoError,
+    inspect_weights, quantize,
 };
-use longcat_weights::{LoadAs, Precision, Weight, WeightHost};
+use longcat_weights::{LoadAs, Precision, Weight, WeightFiles, WeightHost};
 
 /// All that pack, with how far a weight of the built-in model may be off, as a share of the root mean square.
 const PACKED: [(Precision, f64); 4] = [
@@ -179,6 +180,57 @@ fn files_of_every_packed_type_stay_packed() {
             floats(encoder.forward(ids, mask).into_data())
         });
         assert!(distance(&stored, &dense) < 1e-6, "{name}");
+    }
+}
+
+/// Bytes of the matrices of each block on a device.
+fn bytes_of_blocks(model: &LongCatTransformer<Flex>) -> Vec<u64> {
+    let mut blocks = vec![0; model.depth()];
+    model.visit_lora(&mut |name, layer| {
+        let Some((block, _)) = name.strip_prefix("blocks.").and_then(|n| n.split_once('.')) else {
+            return;
+        };
+        let numbers = match &layer.weight {
+            Weight::Packed(parts) => parts
+                .iter()
+                .map(|part| part.words.dims()[0] + part.scale.as_ref().map_or(0, |s| s.dims()[0]))
+                .sum(),
+            weight => weight.shape().iter().product::<usize>(),
+        };
+        blocks[block.parse::<usize>().unwrap()] += 4 * numbers as u64;
+    });
+    blocks
+}
+
+#[test]
+fn plans_count_the_bytes_that_are_loaded() {
+    let mut packing = vec![Precision::Stored, Precision::Dense];
+    packing.extend(PACKED.map(|(precision, _)| precision));
+    for precision in packing {
+        let model = builtin::<Flex>(precision, &FlexDevice);
+        let sizes = TransformerSizes::new(model.config(), DType::F32, &precision.into());
+        assert_eq!(sizes.blocks.each(), bytes_of_blocks(&model), "{precision}");
+    }
+    let layouts = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/layouts");
+    for name in [
+        "kijai_fp8.safetensors",
+        "kijai_q8_0.gguf",
+        "kijai_mixed.gguf",
+    ] {
+        let path = layouts.join(name);
+        let files = official_weights(&WeightFiles::open(&path).unwrap()).unwrap();
+        for precision in [Precision::Stored, Precision::Dense, Precision::Q8_0] {
+            let load_as = kept(precision);
+            let (model, _) = LongCatTransformer::<Flex>::load(&path, load_as, &FlexDevice).unwrap();
+            let kept = KeptWeights {
+                precision,
+                transformer: Some(files.clone()),
+                text: None,
+            };
+            let sizes = TransformerSizes::new(model.config(), DType::F32, &kept);
+            let found = bytes_of_blocks(&model);
+            assert_eq!(sizes.blocks.each(), found, "{name} as {precision}");
+        }
     }
 }
 

@@ -9,7 +9,9 @@ use burn::tensor::DType;
 use longcat_dit::lora_targets;
 use longcat_kernels::{KernelBackend, Stage, guard, wait};
 use longcat_lora::Adapter;
-use longcat_video::{Checkpoint, DeviceSizes, MemoryLimit, TrainingPlan, TransformerSizes};
+use longcat_video::{
+    Checkpoint, DeviceSizes, KeptWeights, MemoryLimit, TrainingPlan, TransformerSizes,
+};
 use longcat_weights::LoadAs;
 
 use crate::cache::fingerprint;
@@ -134,7 +136,11 @@ fn streamed_blocks<B: KernelBackend>(
     let sizes = TransformerSizes::new(
         &network,
         config.model.dtype.dtype(),
-        config.model.precision.kept().bits(),
+        &KeptWeights {
+            precision: config.model.precision.kept(),
+            transformer: checkpoint.transformer_weights().ok(),
+            text: None,
+        },
     );
     let own = DeviceSizes {
         context: memory.context,

@@ -376,7 +376,7 @@ impl<B: KernelBackend> Pipeline<B> {
     /// weights that are packed;
     /// [`VideoError::Weights`] where others were merged before and the checkpoint cannot be read again.
     pub fn merge_loras(&mut self) -> Result<(), VideoError> {
-        if self.bits().is_some() {
+        if self.is_packed() {
             let reason = "the weights are packed, and a merged one would have to be packed again, with an \
                           error of its own; leave adapters beside the weights, or keep them as floats with \
                           --precision dense";

@@ -234,7 +234,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`VideoError::Weights`].
-    pub(crate) fn transformer_weights(&self) -> Result<WeightFiles, VideoError> {
+    pub fn transformer_weights(&self) -> Result<WeightFiles, VideoError> {
         Ok(official_weights(&WeightFiles::open(&self.transformer)?)?)
     }
 

@@ -64,9 +64,9 @@ pub use longcat_vae::{LatentDraw, Tiling};
 pub use longcat_weights::Precision;
 pub use lora_scope::{LoraScope, LoraStages, ParseScopeError, StepScope};
 pub use memory::{
-    Asked, ClipSizes, DenoiseSizes, DeviceSizes, DoesNotFit, MemoryLimit, MemoryPlan, ModelSizes,
-    ParseMemoryError, RequestSizes, TextPlan, TextSizes, TrainingPlan, TransformerPlan,
-    TransformerSizes, VaePlan, VaeSizes, in_words,
+    Asked, ClipSizes, DenoiseSizes, DeviceSizes, DoesNotFit, KeptWeights, MemoryLimit, MemoryPlan,
+    ModelSizes, ParseMemoryError, Parts, RequestSizes, TextPlan, TextSizes, TrainingPlan,
+    TransformerPlan, TransformerSizes, VaePlan, VaeSizes, in_words,
 };
 pub use noise::{NoisePurpose, NoiseSource, SeededNoise};
 pub use parts::{CheckpointParts, Component};

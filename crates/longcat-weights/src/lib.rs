@@ -84,6 +84,7 @@ pub use files::{TensorInfo, WeightFiles};
 pub use load::{LoadOptions, LoadReport, WeightHost, check_module, load_host, load_module};
 pub use names::{KIJAI_LAYERS, NameMap};
 pub use other_models::other_model;
+pub use packing::KeptMatrix;
 pub use precision::{LoadAs, Precision};
 pub use printable::printable;
 pub use stored::{Quantization, Quantized, Scale, StoredPart, StoredTensor, StoredType, quantize};

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use burn::tensor::DType;
 use longcat_kernels::{KernelBackend, PackedLayout, PackedWeight};
 
 use crate::stored::{Quantization, Quantized, StoredPart, StoredTensor, quantize};
@@ -24,12 +25,21 @@ impl Packing {
         precision: Precision,
         floats_stay: bool,
     ) -> Option<Self> {
+        let there = layouts(stored);
+        Self::choose(&stored.shape, there.as_deref(), precision, floats_stay)
+    }
+
+    /// The same for a shape, and how it lies in the file if it is packed there.
+    fn choose(
+        shape: &[usize],
+        there: Option<&[PackedLayout]>,
+        precision: Precision,
+        floats_stay: bool,
+    ) -> Option<Self> {
         if precision == Precision::Dense {
             return None;
         }
-        let wanted = precision.quantization(&stored.shape);
-        let wanted = wanted.filter(|_| !floats_stay);
-        let there = layouts(stored);
+        let wanted = precision.quantization(shape).filter(|_| !floats_stay);
         match (there, wanted) {
             (Some(there), Some(wanted)) if there.iter().any(|l| l.kind != wanted.kind()) => {
                 Some(Self::As(wanted))
@@ -74,6 +84,56 @@ impl Packing {
     }
 }
 
+/// What a matrix takes of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeptMatrix {
+    /// Its bytes, and those of scales beside it.
+    pub bytes: u64,
+    /// Whether it is packed there.
+    pub packed: bool,
+}
+
+impl KeptMatrix {
+    /// A matrix `[out, in]` of floats as [`load_host`](crate::load_host) keeps it with this precision, in
+    /// `dtype` where that is as floats. Those that [`LoadOptions::keep_dense`] names are not packed.
+    ///
+    /// [`LoadOptions::keep_dense`]: crate::LoadOptions::keep_dense
+    pub fn of_floats(
+        shape: [usize; 2],
+        dtype: DType,
+        precision: Precision,
+        keep_dense: bool,
+    ) -> Self {
+        match Packing::choose(&shape, None, precision, keep_dense) {
+            Some(Packing::As(to)) => Self::packed_as(to, shape),
+            _ => Self::floats(&shape, dtype),
+        }
+    }
+
+    fn packed_as(to: Quantization, shape: [usize; 2]) -> Self {
+        let layout = to.layout(shape);
+        // Blocks have their scales inside.
+        let scaled = layout.kind.elements() == 1;
+        Self {
+            bytes: device_bytes(&layout, scaled),
+            packed: true,
+        }
+    }
+
+    fn floats(shape: &[usize], dtype: DType) -> Self {
+        Self {
+            bytes: (shape.iter().product::<usize>() * dtype.size()) as u64,
+            packed: false,
+        }
+    }
+}
+
+/// Words and scales of a packed matrix on a device.
+fn device_bytes(layout: &PackedLayout, scaled: bool) -> u64 {
+    let scales = if scaled { layout.scales() } else { 0 };
+    4 * (layout.words() + scales) as u64
+}
+
 /// How the parts of a stored matrix lie in memory; `None` where devices do not compute with one as it is.
 fn layouts(stored: &StoredTensor<'_>) -> Option<Vec<PackedLayout>> {
     let [_, columns] = *stored.shape.as_slice() else {
@@ -112,6 +172,35 @@ impl WeightFiles {
             reason: format!("a tensor {:?} is not packed as {precision}", stored.shape),
         })?;
         quantized(&stored, to).map_err(|index| self.not_finite(key, index))
+    }
+
+    /// What a matrix takes of a device as [`load_host`](crate::load_host) keeps it, see
+    /// [`KeptMatrix::of_floats`]. One that is packed in the file stays so unless the precision says otherwise.
+    ///
+    /// # Errors
+    /// As [`Self::stored`].
+    pub fn kept(
+        &self,
+        key: &str,
+        dtype: DType,
+        precision: Precision,
+        keep_dense: bool,
+    ) -> Result<KeptMatrix, WeightsError> {
+        let stored = self.stored(key)?;
+        let there = layouts(&stored);
+        let chosen = Packing::choose(&stored.shape, there.as_deref(), precision, keep_dense);
+        Ok(match (chosen, stored.shape.as_slice()) {
+            (Some(Packing::As(to)), &[rows, columns]) => KeptMatrix::packed_as(to, [rows, columns]),
+            (Some(Packing::Stored), _) => {
+                let parts = there.iter().flatten().zip(&stored.parts);
+                let bytes = parts.map(|(layout, part)| device_bytes(layout, part.scale.is_some()));
+                KeptMatrix {
+                    bytes: bytes.sum(),
+                    packed: true,
+                }
+            }
+            _ => KeptMatrix::floats(&stored.shape, dtype),
+        })
     }
 }
 

@@ -52,19 +52,9 @@ impl Precision {
         self.quantization(shape).map(|way| way.kind().into())
     }
 
-    /// Bits that a weight takes which is packed while it is loaded.
-    pub fn bits(self) -> Option<f64> {
-        match self {
-            Self::Stored | Self::Dense => None,
-            Self::Fp8 | Self::Int8 => Some(8.0),
-            Self::Q8_0 => Some(8.5),
-            Self::Q4K => Some(4.5),
-        }
-    }
-
     /// Whether floats are packed while they are loaded.
     pub fn packs(self) -> bool {
-        self.bits().is_some()
+        !matches!(self, Self::Stored | Self::Dense)
     }
 }
 

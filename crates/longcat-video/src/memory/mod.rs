@@ -2,6 +2,7 @@
 
 mod fit;
 mod limit;
+mod parts;
 mod plan;
 mod sizes;
 #[cfg(test)]
@@ -11,7 +12,8 @@ mod work;
 
 pub use fit::DoesNotFit;
 pub use limit::{MemoryLimit, ParseMemoryError, in_words};
+pub use parts::Parts;
 pub use plan::{MemoryPlan, TextPlan, TransformerPlan, VaePlan};
-pub use sizes::{DeviceSizes, ModelSizes, TextSizes, TransformerSizes, VaeSizes};
+pub use sizes::{DeviceSizes, KeptWeights, ModelSizes, TextSizes, TransformerSizes, VaeSizes};
 pub use training::TrainingPlan;
 pub use work::{Asked, ClipSizes, DenoiseSizes, RequestSizes};

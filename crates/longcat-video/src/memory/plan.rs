@@ -61,8 +61,8 @@ pub struct VaePlan {
     pub peak: u64,
 }
 
-/// Blocks or layers on the device that do not stay: the one in use and the next one.
-const RING: u64 = 2;
+/// Layers of cached keys and values on the device where these are in host memory: the one in use and the next.
+const CACHE_RING: u64 = 2;
 
 /// Tokens of a piece: enough to keep any device busy, and at 480p a third of a clip. Taken with and
 /// without a limit, so that both compute the same.
@@ -76,19 +76,6 @@ const SMALLER_PIECES: [usize; 2] = [8_192, 4_096];
 const TILES: [usize; 4] = [640, 512, 384, 256];
 /// Pixels by which tiles overlap.
 const OVERLAP: usize = 64;
-
-/// The largest number of `all` equal parts that stay within `room` bytes beside those that pass through.
-pub(super) fn most_resident(room: u64, part: u64, all: usize) -> Option<usize> {
-    let taken = |resident: u64| resident * part + RING.min(all as u64 - resident) * part;
-    let fitting = (0..=all).rev().find(|n| taken(*n as u64) <= room)?;
-    Some(fitting)
-}
-
-/// Bytes of parts of which some stay.
-pub(super) fn parts(part: u64, resident: usize, all: usize) -> u64 {
-    let resident = resident.min(all);
-    part * (resident as u64 + RING.min((all - resident) as u64))
-}
 
 impl MemoryPlan {
     /// Chooses, within `budget` bytes or without a limit.
@@ -123,13 +110,9 @@ impl MemoryPlan {
             let clips = clips.map(|clip| vae(models, clip, asked.tiling));
             clips.chain([text.peak]).max().unwrap_or(0)
         };
-        let weights = models.transformer.fixed
-            + parts(
-                models.transformer.block,
-                transformer.resident,
-                transformer.depth,
-            )
-            + request.denoise.adapters;
+        let sizes = &models.transformer;
+        let weights =
+            sizes.fixed + sizes.blocks.bytes(transformer.resident) + request.denoise.adapters;
         let stays = transformer.resident == transformer.depth;
         let keep_transformer =
             asked.keep_transformer && stays && others.saturating_add(weights) <= limit;
@@ -207,16 +190,16 @@ impl TextPlan {
         limit: u64,
     ) -> Result<Self, (&'static str, u64)> {
         let sizes = &models.text;
-        let rest = base(models) + sizes.fixed + sizes.step(prompts);
+        let rest = base(models) + sizes.fixed + sizes.unpacked + sizes.step(prompts);
         let chosen = match asked.resident_layers {
-            Some(asked) => Some(asked.min(sizes.layers)),
-            None => most_resident(limit.saturating_sub(rest), sizes.layer, sizes.layers),
+            Some(asked) => Some(asked.min(sizes.layers.count())),
+            None => sizes.layers.most_resident(limit.saturating_sub(rest)),
         };
-        let taken = |resident| rest + parts(sizes.layer, resident, sizes.layers);
+        let taken = |resident| rest + sizes.layers.bytes(resident);
         match chosen.filter(|resident| taken(*resident) <= limit) {
             Some(resident) => Ok(Self {
                 resident,
-                layers: sizes.layers,
+                layers: sizes.layers.count(),
                 peak: taken(resident),
             }),
             None => Err(("encoding prompts", taken(chosen.unwrap_or(0)))),
@@ -258,7 +241,7 @@ impl TransformerPlan {
         limit: u64,
     ) -> Result<Self, (&'static str, u64)> {
         let sizes = &models.transformer;
-        let all = sizes.depth;
+        let all = sizes.blocks.count();
         // Cached keys and values on the device or not; the fewest blocks and the most that may stay.
         let mut ways = Vec::new();
         if !asked.offload_kv_cache {
@@ -272,7 +255,7 @@ impl TransformerPlan {
         for (pieces, offload_kv_cache, fewest, most) in ways {
             let cache = match offload_kv_cache {
                 false => sizes.cache(denoise),
-                true => RING * sizes.cache_layer(denoise),
+                true => CACHE_RING * sizes.cache_layer(denoise),
             };
             let rest = base(models)
                 + sizes.fixed
@@ -280,10 +263,12 @@ impl TransformerPlan {
                 + denoise.adapters
                 + cache
                 + sizes.step(denoise, pieces);
-            let taken = |resident| rest + parts(sizes.block, resident, all);
+            let taken = |resident| rest + sizes.blocks.bytes(resident);
             let resident = match asked.resident_blocks {
                 Some(asked) => Some(asked.min(all)),
-                None => most_resident(limit.saturating_sub(rest), sizes.block, all)
+                None => sizes
+                    .blocks
+                    .most_resident(limit.saturating_sub(rest))
                     .map(|resident| resident.min(most))
                     .filter(|resident| *resident >= fewest),
             };

@@ -1,11 +1,12 @@
 //! Bytes of the models on a device, from their configs.
 
 use burn::tensor::DType;
-use longcat_dit::DitConfig;
-use longcat_text::Umt5Config;
+use longcat_dit::{DitConfig, packable};
+use longcat_text::{Umt5Config, is_packable};
 use longcat_vae::WanVaeConfig;
+use longcat_weights::{KeptMatrix, Precision, WeightFiles};
 
-use super::plan::parts;
+use super::parts::Parts;
 
 /// What a device takes for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -34,12 +35,10 @@ pub struct ModelSizes {
 pub struct TransformerSizes {
     /// What is always on the device: embedders, last layer, biases and norms.
     pub fixed: u64,
-    /// Matrices of one block, as they are kept.
-    pub block: u64,
+    /// Matrices of each block, as they are kept.
+    pub blocks: Parts,
     /// Matrices that were unpacked, one of each size; 0 where none is packed.
     pub unpacked: u64,
-    /// Number of blocks.
-    pub depth: usize,
     /// Width of the token stream.
     pub width: usize,
     /// Width of the hidden layer of feed-forward.
@@ -61,10 +60,10 @@ pub struct TransformerSizes {
 pub struct TextSizes {
     /// The table of token embeddings and what is small.
     pub fixed: u64,
-    /// Matrices of one layer.
-    pub layer: u64,
-    /// Number of layers.
-    pub layers: usize,
+    /// Matrices of each layer, as they are kept.
+    pub layers: Parts,
+    /// Matrices that were unpacked, one of each size; 0 where none is packed.
+    pub unpacked: u64,
     /// Width of the residual stream.
     pub width: usize,
     /// Width of the hidden layer of feed-forward.
@@ -99,47 +98,121 @@ const VAE_WEIGHTS: u64 = 13_770;
 const VAE_ELEMENTS: u64 = 115;
 
 impl ModelSizes {
-    /// Sizes of models in these dtypes. Matrices of the transformer's blocks and of the text encoder's
-    /// layers take `bits` a weight where they are packed, such as 8 for fp8. An unknown text encoder counts as
-    /// nothing.
+    /// Sizes of models in these dtypes, with their matrices kept so. An unknown text encoder counts as nothing.
     pub fn new(
         (transformer, text, vae): (&DitConfig, Option<&Umt5Config>, &WanVaeConfig),
         (dtype, vae_dtype): (DType, DType),
-        bits: Option<f64>,
+        kept: &KeptWeights,
         device: DeviceSizes,
     ) -> Self {
+        let text = text.map(|text| TextSizes::new(text, dtype, kept));
         Self {
             device,
-            transformer: TransformerSizes::new(transformer, dtype, bits),
-            text: text.map_or_else(TextSizes::default, |text| TextSizes::new(text, dtype, bits)),
+            transformer: TransformerSizes::new(transformer, dtype, kept),
+            text: text.unwrap_or_default(),
             vae: VaeSizes::new(vae, vae_dtype),
         }
     }
 }
 
-/// Bytes of `weights` in elements of `element` bytes, or packed.
-fn matrices(weights: u64, element: u64, bits: Option<f64>) -> u64 {
-    match bits {
-        None => weights * element,
-        Some(bits) => (weights as f64 * bits / 8.0).ceil() as u64,
+/// How matrices of linear layers are kept on a device.
+#[derive(Debug, Clone, Default)]
+pub struct KeptWeights {
+    /// As what they are loaded.
+    pub precision: Precision,
+    /// The transformer's weights under their official names, where they are at hand: they may be packed.
+    /// Without them it counts as floats.
+    pub transformer: Option<WeightFiles>,
+    /// The text encoder's.
+    pub text: Option<WeightFiles>,
+}
+
+impl From<Precision> for KeptWeights {
+    fn from(precision: Precision) -> Self {
+        Self {
+            precision,
+            ..Self::default()
+        }
+    }
+}
+
+/// Sums over matrices, as they are kept.
+struct Matrices<'a> {
+    precision: Precision,
+    files: Option<&'a WeightFiles>,
+    /// Numbers of weights of those that are packed, each once.
+    packed: Vec<usize>,
+}
+
+impl<'a> Matrices<'a> {
+    fn new(precision: Precision, files: Option<&'a WeightFiles>) -> Self {
+        Self {
+            precision,
+            files,
+            packed: Vec::new(),
+        }
+    }
+
+    /// Bytes of the matrix of this official name, in `dtype` where it is of floats.
+    fn bytes(&mut self, name: &str, shape: [usize; 2], dtype: DType, keep_dense: bool) -> u64 {
+        let precision = self.precision;
+        let stored = self.files.and_then(|files| {
+            let kept = files.kept(name, dtype, precision, keep_dense);
+            kept.ok()
+        });
+        let kept =
+            stored.unwrap_or_else(|| KeptMatrix::of_floats(shape, dtype, precision, keep_dense));
+        let count = shape[0] * shape[1];
+        if kept.packed && !self.packed.contains(&count) {
+            self.packed.push(count);
+        }
+        kept.bytes
+    }
+
+    /// Bytes of one of each size of those that are packed, as numbers of `element` bytes.
+    fn unpacked(&self, element: u64) -> u64 {
+        self.packed.iter().sum::<usize>() as u64 * element
     }
 }
 
 impl TransformerSizes {
     /// All weights where so many blocks stay on the device.
     pub fn weights(&self, resident: usize) -> u64 {
-        self.fixed + self.unpacked + parts(self.block, resident, self.depth)
+        self.fixed + self.unpacked + self.blocks.bytes(resident)
     }
 
-    /// Sizes of a transformer in this dtype.
-    pub fn new(config: &DitConfig, dtype: DType, bits: Option<f64>) -> Self {
+    /// Sizes of a transformer in this dtype, with its matrices kept so.
+    pub fn new(config: &DitConfig, dtype: DType, kept: &KeptWeights) -> Self {
         let element = dtype.size() as u64;
-        let [c, f, t] = [
+        let [width, hidden, time] = [
             config.hidden_size,
             config.ffn_dim(),
             config.adaln_tembed_dim,
         ];
-        let [c, f, t] = [c, f, t].map(|n| n as u64);
+        let layers = [
+            // Modulation and everything about the timestep is f32.
+            ("adaLN_modulation.1", [6 * width, time], DType::F32),
+            ("attn.qkv", [3 * width, width], dtype),
+            ("attn.proj", [width; 2], dtype),
+            ("cross_attn.q_linear", [width; 2], dtype),
+            ("cross_attn.kv_linear", [2 * width, width], dtype),
+            ("cross_attn.proj", [width; 2], dtype),
+            ("ffn.w1", [hidden, width], dtype),
+            ("ffn.w2", [width, hidden], dtype),
+            ("ffn.w3", [hidden, width], dtype),
+        ];
+        let packable = packable(config);
+        let mut matrices = Matrices::new(kept.precision, kept.transformer.as_ref());
+        let blocks = (0..config.depth).map(|block| {
+            let bytes = layers.map(|(layer, shape, dtype)| {
+                let name = format!("blocks.{block}.{layer}.weight");
+                let keep_dense = !packable(&name);
+                matrices.bytes(&name, shape, dtype, keep_dense)
+            });
+            bytes.iter().sum::<u64>()
+        });
+        let blocks = Parts::new(blocks.collect());
+        let [c, t] = [width, time].map(|n| n as u64);
         let area = config.patch_size.iter().product::<usize>();
         let [patch_in, patch_out] =
             [config.in_channels, config.out_channels].map(|channels| (channels * area) as u64);
@@ -147,9 +220,6 @@ impl TransformerSizes {
             config.caption_channels as u64,
             config.frequency_embedding_size as u64,
         );
-        // Modulation and everything about the timestep is f32.
-        let modulation = 4 * 6 * c * t;
-        let linear = 8 * c * c + 3 * c * f;
         let small = element * (3 * c + c + c + 2 * c + c)
             + 4 * (6 * c + 2 * c + 4 * config.head_dim() as u64);
         let embedders = element * (patch_in * c + c + caption * c + c + c * c + c)
@@ -157,15 +227,10 @@ impl TransformerSizes {
         let last = 4 * (2 * c * t + 2 * c + c * patch_out + patch_out);
         Self {
             fixed: embedders + last + config.depth as u64 * small,
-            block: modulation + matrices(linear, element, bits),
-            // qkv, kv, one of the square ones, one of feed-forward in either direction.
-            unpacked: match bits {
-                Some(_) => element * (3 * c * c + 2 * c * c + c * c + c * f),
-                None => 0,
-            },
-            depth: config.depth,
-            width: config.hidden_size,
-            hidden: config.ffn_dim(),
+            blocks,
+            unpacked: matrices.unpacked(element),
+            width,
+            hidden,
             heads: config.num_heads,
             patch: patch_in as usize,
             sides: [config.patch_size[1], config.patch_size[2]],
@@ -181,22 +246,46 @@ impl TransformerSizes {
 impl TextSizes {
     /// All weights where so many layers stay on the device.
     pub fn weights(&self, resident: usize) -> u64 {
-        self.fixed + parts(self.layer, resident, self.layers)
+        self.fixed + self.unpacked + self.layers.bytes(resident)
     }
 
-    /// Sizes of a text encoder in this dtype.
-    pub fn new(config: &Umt5Config, dtype: DType, bits: Option<f64>) -> Self {
+    /// Sizes of a text encoder in this dtype, with its matrices kept so.
+    pub fn new(config: &Umt5Config, dtype: DType, kept: &KeptWeights) -> Self {
         let element = dtype.size() as u64;
-        let [d, f] = [config.d_model, config.d_ff].map(|n| n as u64);
-        let inner = (config.num_heads * config.d_kv) as u64;
+        let (width, hidden) = (config.d_model, config.d_ff);
+        let inner = config.num_heads * config.d_kv;
+        // In f16 the last one stays f32.
+        let last = match dtype {
+            DType::F16 => DType::F32,
+            dtype => dtype,
+        };
+        let matrices_of_layer = [
+            ("0.SelfAttention.q", [inner, width], dtype),
+            ("0.SelfAttention.k", [inner, width], dtype),
+            ("0.SelfAttention.v", [inner, width], dtype),
+            ("0.SelfAttention.o", [width, inner], dtype),
+            ("1.DenseReluDense.wi_0", [hidden, width], dtype),
+            ("1.DenseReluDense.wi_1", [hidden, width], dtype),
+            ("1.DenseReluDense.wo", [width, hidden], last),
+        ];
+        let mut matrices = Matrices::new(kept.precision, kept.text.as_ref());
+        let layers = (0..config.num_layers).map(|layer| {
+            let bytes = matrices_of_layer.map(|(matrix, shape, dtype)| {
+                let name = format!("encoder.block.{layer}.layer.{matrix}.weight");
+                matrices.bytes(&name, shape, dtype, !is_packable(&name))
+            });
+            bytes.iter().sum::<u64>()
+        });
+        let layers = Parts::new(layers.collect());
+        let d = width as u64;
         let biases = (config.num_heads * config.relative_attention_num_buckets) as u64;
         let small = config.num_layers as u64 * (2 * d + biases) + d;
         Self {
             fixed: element * (config.vocab_size as u64 * d + small),
-            layer: matrices(4 * d * inner + 3 * d * f, element, bits),
-            layers: config.num_layers,
-            width: config.d_model,
-            hidden: config.d_ff,
+            layers,
+            unpacked: matrices.unpacked(element),
+            width,
+            hidden,
             heads: config.num_heads,
             element,
         }

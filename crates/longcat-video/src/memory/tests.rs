@@ -6,13 +6,14 @@ use longcat_dit::{DitConfig, TokenPieces};
 use longcat_kernels::BsaParams;
 use longcat_text::Umt5Config;
 use longcat_vae::WanVaeConfig;
+use longcat_weights::Precision;
 
 use super::*;
 
 const GIB: u64 = 1 << 30;
 
-fn models(bits: Option<f64>) -> ModelSizes {
-    let dit = DitConfig {
+fn released() -> DitConfig {
+    DitConfig {
         bsa_params: Some(BsaParams {
             sparsity: Some(0.9375),
             cdf_threshold: None,
@@ -21,7 +22,10 @@ fn models(bits: Option<f64>) -> ModelSizes {
             empty_selection: Default::default(),
         }),
         ..DitConfig::default()
-    };
+    }
+}
+
+fn models(precision: Precision) -> ModelSizes {
     let text = Umt5Config {
         vocab_size: 256_384,
         d_model: 4096,
@@ -39,9 +43,9 @@ fn models(bits: Option<f64>) -> ModelSizes {
     };
     let dtypes = (DType::BF16, DType::BF16);
     ModelSizes::new(
-        (&dit, Some(&text), &WanVaeConfig::default()),
+        (&released(), Some(&text), &WanVaeConfig::default()),
         dtypes,
-        bits,
+        &precision.into(),
         device,
     )
 }
@@ -91,28 +95,50 @@ fn refining() -> RequestSizes {
 
 #[test]
 fn sizes_of_the_released_models_are_the_published_ones() {
-    let sizes = models(None).transformer;
+    let sizes = models(Precision::Stored).transformer;
     // 8 C² + 3 C F linear weights in bf16, and 6 C T weights of the modulation in f32.
     let linear = 8 * 4096 * 4096 + 3 * 4096 * 11_008;
     assert_eq!(linear, 269_484_032);
-    assert_eq!(sizes.block, 2 * linear + 4 * 6 * 4096 * 512);
-    let all = sizes.fixed + 48 * sizes.block;
+    let modulation = 4 * 6 * 4096 * 512;
+    let dense = 2 * linear + modulation;
+    assert_eq!(sizes.blocks, Parts::new(vec![dense; 48]));
+    assert_eq!(sizes.unpacked, 0);
+    let all = sizes.weights(48);
     assert!((28_000_000_000..29_000_000_000).contains(&all), "{all}");
-    let half = models(Some(8.0)).transformer;
-    assert_eq!(half.block, linear + 4 * 6 * 4096 * 512);
-    assert_eq!(half.unpacked, 2 * (6 * 4096 * 4096 + 4096 * 11_008));
-    let text = models(None).text;
+    // A scale for each of eight matrices, or for each of their rows; GGUF's blocks have theirs inside. The first
+    // and the last block stay floats.
+    let rows = 8 * 4096 + 2 * 11_008 + 4096;
+    for (precision, packed) in [
+        (Precision::Fp8, linear + 4 * 8),
+        (Precision::Int8, linear + 4 * rows),
+        (Precision::Q8_0, linear / 32 * 34),
+        (Precision::Q4K, linear / 256 * 144),
+    ] {
+        let sizes = models(precision).transformer;
+        let mut blocks = vec![packed + modulation; 48];
+        (blocks[0], blocks[47]) = (dense, dense);
+        assert_eq!(sizes.blocks.each(), blocks, "{precision}");
+        assert_eq!(sizes.unpacked, 2 * (6 * 4096 * 4096 + 4096 * 11_008));
+        assert_eq!(
+            sizes.weights(48),
+            sizes.fixed + sizes.unpacked + 46 * (packed + modulation) + 2 * dense
+        );
+    }
+    let text = models(Precision::Stored).text;
     let layer = 4 * 4096 * 4096 + 3 * 4096 * 10_240;
-    assert_eq!(text.layer, 2 * layer);
-    let all = text.fixed + 24 * text.layer;
+    assert_eq!(text.layers, Parts::new(vec![2 * layer; 24]));
+    let packed = models(Precision::Fp8).text;
+    assert_eq!(packed.layers, Parts::new(vec![layer + 4 * 7; 24]));
+    assert_eq!(packed.unpacked, 2 * (4096 * 4096 + 4096 * 10_240));
+    let all = text.weights(24);
     assert!((11_300_000_000..11_450_000_000).contains(&all), "{all}");
-    let vae = models(None).vae.weights;
+    let vae = models(Precision::Stored).vae.weights;
     assert!((250_000_000..256_000_000).contains(&vae), "{vae}");
 }
 
 #[test]
 fn a_step_holds_tokens_and_pieces() {
-    let sizes = models(None).transformer;
+    let sizes = models(Precision::Stored).transformer;
     let request = generating().denoise;
     let whole = TokenPieces::default();
     // In tensors of all tokens: 5, queries, keys and values together 3, feed-forward 3 F / C, the last
@@ -143,8 +169,8 @@ fn plans_keep_to_their_budget_and_grow_with_it() {
     cached.denoise.cached_samples = 1;
     let mut guided = generating();
     guided.denoise.samples = 2;
-    for bits in [None, Some(8.0), Some(4.5)] {
-        let models = models(bits);
+    for precision in [Precision::Stored, Precision::Fp8, Precision::Q4K] {
+        let models = models(precision);
         for request in [generating(), cached, guided, refining()] {
             let (mut before, mut layers, mut fits) = (0, 0, false);
             for budget in (0..640).map(|n| n * GIB / 8) {
@@ -168,20 +194,23 @@ fn plans_keep_to_their_budget_and_grow_with_it() {
 
 #[test]
 fn the_released_model_fits_small_cards() {
-    let plan = |bits, request: &RequestSizes, gib| {
-        MemoryPlan::choose(&models(bits), request, Some(gib * GIB)).unwrap()
+    let plan = |precision, request: &RequestSizes, gib| {
+        MemoryPlan::choose(&models(precision), request, Some(gib * GIB)).unwrap()
     };
     for gib in [12, 16, 24] {
-        let plan = plan(None, &generating(), gib);
+        let plan = plan(Precision::Stored, &generating(), gib);
         assert!(plan.transformer.resident < 48 && !plan.keep_transformer);
         // The same pieces as without a limit, and so the same products.
         assert_eq!(plan.transformer.pieces.most, Some(16_384), "{gib}");
         plan_is_within(&plan, gib);
     }
-    plan_is_within(&plan(None, &refining(), 24), 24);
+    plan_is_within(&plan(Precision::Stored, &refining(), 24), 24);
     // In fp8 all blocks stay on a card of 24 GiB.
-    assert_eq!(plan(Some(8.0), &generating(), 24).transformer.resident, 48);
-    let everything = MemoryPlan::choose(&models(None), &generating(), None).unwrap();
+    assert_eq!(
+        plan(Precision::Fp8, &generating(), 24).transformer.resident,
+        48
+    );
+    let everything = MemoryPlan::choose(&models(Precision::Stored), &generating(), None).unwrap();
     assert!(everything.keep_transformer && everything.transformer.resident == 48);
     assert_eq!(everything.decode.tiling, None);
 }
@@ -192,7 +221,8 @@ fn plan_is_within(plan: &MemoryPlan, gib: u64) {
 
 #[test]
 fn what_does_not_fit_says_what_would() {
-    let error = MemoryPlan::choose(&models(None), &refining(), Some(8 * GIB)).unwrap_err();
+    let error =
+        MemoryPlan::choose(&models(Precision::Stored), &refining(), Some(8 * GIB)).unwrap_err();
     let [frames, size] = [error.frames.map(|n| [n; 2]), error.size].map(Option::unwrap);
     assert!(frames[0] < 189 && size[0] < 704, "{error}");
     let text = error.to_string();
@@ -203,7 +233,7 @@ fn what_does_not_fit_says_what_would() {
     let mut cached = generating();
     cached.denoise.cached = 4;
     cached.denoise.cached_samples = 1;
-    let sizes = models(None);
+    let sizes = models(Precision::Stored);
     let whole = MemoryPlan::choose(&sizes, &cached, None).unwrap();
     let least = whole.transformer.peak - 1;
     let plan = MemoryPlan::choose(&sizes, &cached, Some(least)).unwrap();
@@ -212,10 +242,10 @@ fn what_does_not_fit_says_what_would() {
 
 #[test]
 fn training_streams_what_does_not_fit() {
-    let models = models(None);
+    let models = models(Precision::Stored);
     let plan = |depth, budget| {
         let sizes = TransformerSizes {
-            depth,
+            blocks: Parts::new(vec![models.transformer.blocks.each()[0]; depth]),
             ..models.transformer.clone()
         };
         // 33 frames at 480x832, rank 64 on seven kinds of layers.

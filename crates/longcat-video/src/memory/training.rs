@@ -1,7 +1,6 @@
 //! What training an adapter takes.
 
 use super::fit::DoesNotFit;
-use super::plan::{most_resident, parts};
 use super::sizes::{DeviceSizes, TransformerSizes};
 
 /// Which blocks stay on the device while an adapter is trained, with checkpointing.
@@ -35,13 +34,13 @@ impl TrainingPlan {
         budget: Option<u64>,
     ) -> Result<Self, DoesNotFit> {
         let limit = budget.unwrap_or(u64::MAX);
-        let depth = sizes.depth;
+        let depth = sizes.blocks.count();
         // The input of every block is kept, and the inside of one.
         let kept = depth as u64 + GRAPH;
         let tensors = kept * (tokens * sizes.width) as u64 * sizes.element;
         let rest = device.context + sizes.fixed + sizes.unpacked + tensors + TRAINED * trained;
-        let taken = |resident| rest + parts(sizes.block, resident, depth);
-        match most_resident(limit.saturating_sub(rest), sizes.block, depth) {
+        let taken = |resident| rest + sizes.blocks.bytes(resident);
+        match sizes.blocks.most_resident(limit.saturating_sub(rest)) {
             Some(resident) if taken(resident) <= limit => Ok(Self {
                 resident,
                 depth,

@@ -130,7 +130,7 @@ impl TransformerSizes {
 
     /// Cached keys and values of all blocks.
     pub fn cache(&self, request: &DenoiseSizes) -> u64 {
-        self.depth as u64 * self.cache_layer(request)
+        self.blocks.count() as u64 * self.cache_layer(request)
     }
 
     /// Cached keys and values of one block.

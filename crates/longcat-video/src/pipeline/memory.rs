@@ -11,8 +11,8 @@ use super::refine::RefineShape;
 use super::{Pipeline, Sampling, VideoRequest};
 use crate::VideoError;
 use crate::memory::{
-    Asked, ClipSizes, DenoiseSizes, DeviceSizes, MemoryPlan, ModelSizes, RequestSizes, TextPlan,
-    TransformerPlan, VaePlan,
+    Asked, ClipSizes, DenoiseSizes, DeviceSizes, KeptWeights, MemoryPlan, ModelSizes, RequestSizes,
+    TextPlan, TransformerPlan, VaePlan,
 };
 
 /// What a run is, besides its plan.
@@ -211,27 +211,24 @@ impl<B: KernelBackend> Pipeline<B> {
             convolutions: B::patch_bytes(self.device()) as u64,
         };
         let text = self.text_config();
-        ModelSizes::new((config, text.as_ref(), vae), dtypes, self.bits(), device)
-    }
-
-    /// Bits of a packed weight, where weights are packed.
-    pub(crate) fn bits(&self) -> Option<f64> {
-        match self.options().precision {
-            Precision::Stored => self.stored_bits(),
-            precision => precision.bits(),
+        let mut kept = KeptWeights::from(options.precision);
+        // Where all become floats, no file matters.
+        if options.precision != Precision::Dense {
+            kept.transformer = self.checkpoint().transformer_weights().ok();
+            kept.text = self.text_weights();
         }
+        ModelSizes::new((config, text.as_ref(), vae), dtypes, &kept, device)
     }
 
-    /// Bits of a weight in the files, if these hold packed ones: those of a layer in the middle, since
-    /// the first and last ones may be kept as they are.
-    fn stored_bits(&self) -> Option<f64> {
-        const WIDEST: f64 = 12.0;
-        let files = self.checkpoint().transformer_weights().ok()?;
-        let block = self.transformer_config().depth / 2;
-        let key = format!("blocks.{block}.ffn.w1.weight");
-        let count: usize = files.info(&key)?.shape.iter().product();
-        let bits = files.stored_bytes(&key) as f64 * 8.0 / count.max(1) as f64;
-        (bits < WIDEST).then_some(bits)
+    /// Whether matrices of the transformer are packed on the device.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.model_sizes().transformer.unpacked > 0
+    }
+
+    /// The text encoder's files, if they are there.
+    fn text_weights(&self) -> Option<WeightFiles> {
+        let files = WeightFiles::open(self.checkpoint().text_encoder_path()).ok()?;
+        longcat_text::official_weights(&files).ok()
     }
 
     /// The text encoder's config, if it can be read; loading it says why if it cannot.
@@ -240,10 +237,7 @@ impl<B: KernelBackend> Pipeline<B> {
         let file = path.join("config.json");
         match file.is_file() {
             true => Umt5Config::read(&file).ok(),
-            false => {
-                let files = longcat_text::official_weights(&WeightFiles::open(path).ok()?);
-                Umt5Config::of_weights(&files.ok()?).ok()
-            }
+            false => Umt5Config::of_weights(&self.text_weights()?).ok(),
         }
     }
 
@@ -326,7 +320,7 @@ impl<B: KernelBackend> Pipeline<B> {
     /// Bytes of the loaded text encoder.
     fn text_bytes(&self, models: &ModelSizes) -> u64 {
         match &self.text_encoder {
-            Some(_) => models.text.weights(models.text.layers),
+            Some(_) => models.text.weights(models.text.layers.count()),
             None => 0,
         }
     }
