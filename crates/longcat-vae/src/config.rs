@@ -5,6 +5,8 @@ use std::path::Path;
 use longcat_weights::{ConfigError, JsonConfig};
 use serde_json::Value;
 
+use crate::LatentColours;
+
 /// The network behind `vae/config.json` (diffusers' `AutoencoderKLWan`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct WanVaeConfig {
@@ -32,7 +34,12 @@ pub struct WanVaeConfig {
     pub scale_factor_spatial: usize,
     /// Frames per latent frame, after the first.
     pub scale_factor_temporal: usize,
+    /// Colours of the latents, where the config has them ([`Self::latent_colours`]).
+    pub colours: Option<LatentColours>,
 }
+
+/// A key of our own, which diffusers passes over for its first letter.
+const COLOURS: &str = "_latent_colours";
 
 const LATENTS_MEAN: [f32; 16] = [
     -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508, 0.4134, -0.0715, 0.5517,
@@ -59,6 +66,7 @@ impl Default for WanVaeConfig {
             out_channels: 3,
             scale_factor_spatial: 8,
             scale_factor_temporal: 4,
+            colours: None,
         }
     }
 }
@@ -77,6 +85,7 @@ impl WanVaeConfig {
         keys.require("attn_scales", Value::Array(Vec::new()))?;
         // Dropout acts in training only, and would be missed there.
         keys.require("dropout", 0.0)?;
+        let colours = keys.take_or(COLOURS, None)?;
         keys.ignore(|key, _| key.starts_with('_'));
 
         let default = Self::default();
@@ -97,6 +106,7 @@ impl WanVaeConfig {
                 .take_or("scale_factor_spatial", default.scale_factor_spatial)?,
             scale_factor_temporal: keys
                 .take_or("scale_factor_temporal", default.scale_factor_temporal)?,
+            colours,
         };
         keys.finish()?;
         config.check(&keys)?;
@@ -112,7 +122,7 @@ impl WanVaeConfig {
                 .map(|v| v.to_string().parse::<f64>().unwrap_or(f64::from(*v)))
                 .collect()
         };
-        serde_json::json!({
+        let mut json = serde_json::json!({
             "_class_name": "AutoencoderKLWan",
             "attn_scales": [],
             "base_dim": self.base_dim,
@@ -130,7 +140,24 @@ impl WanVaeConfig {
             "scale_factor_temporal": self.scale_factor_temporal,
             "temperal_downsample": self.temperal_downsample,
             "z_dim": self.z_dim,
-        })
+        });
+        if let Some(colours) = &self.colours {
+            let factors = colours.factors.iter().map(|parts| numbers(parts));
+            json[COLOURS] = serde_json::json!({
+                "factors": factors.collect::<Value>(),
+                "bias": numbers(&colours.bias),
+            });
+        }
+        json
+    }
+
+    /// A linear map from latents to colours that fits this VAE: the config's, or that of the release for
+    /// latents with its statistics. None is known for others.
+    pub fn latent_colours(&self) -> Option<LatentColours> {
+        let released = self.latents_mean == LATENTS_MEAN.as_slice()
+            && self.latents_std == LATENTS_STD.as_slice();
+        let default = || released.then(LatentColours::released);
+        self.colours.clone().or_else(default)
     }
 
     /// Latent frames of a clip of `frames` pictures: one for the first, then one for every whole
@@ -199,6 +226,17 @@ impl WanVaeConfig {
             if values.iter().any(|v| !v.is_finite()) {
                 let value = format!("{values:?}");
                 return Err(keys.invalid(key, value, "every entry must be finite"));
+            }
+        }
+        if let Some(colours) = &self.colours {
+            let (count, z_dim) = (colours.factors.len(), self.z_dim);
+            if count != z_dim {
+                let expected = format!("z_dim is {z_dim}, three factors for each channel");
+                return Err(keys.invalid(COLOURS, format!("a list of {count}"), expected));
+            }
+            let mut values = colours.factors.iter().flatten().chain(&colours.bias);
+            if values.any(|v| !v.is_finite()) {
+                return Err(keys.invalid(COLOURS, "not finite", "every entry must be finite"));
             }
         }
         if self.latents_std.iter().any(|v| *v <= 0.0) {

@@ -2,6 +2,7 @@
 //!
 //! - [`WanVae`]: pixels to latents and back, loaded from an official `vae/` directory;
 //! - [`WanVaeConfig`]: the keys of `vae/config.json`;
+//! - [`LatentColours`]: latents as colours, without decoding them;
 //! - [`Posterior`], [`LatentDraw`]: the Gaussian that the encoder predicts, and which latent is taken
 //!   from it;
 //! - [`DecodeChunks`], [`EncodeStream`]: a clip chunk by chunk, in memory that does not grow with its
@@ -47,6 +48,7 @@
 
 mod blocks;
 mod cache;
+mod colours;
 mod config;
 mod decoder;
 mod encoder;
@@ -61,6 +63,7 @@ mod stream;
 mod tiling;
 mod vae;
 
+pub use colours::LatentColours;
 pub use config::WanVaeConfig;
 pub use error::VaeError;
 pub use layout::{VaeLayout, official_weights, vae_layout};

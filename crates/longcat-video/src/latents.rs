@@ -23,6 +23,15 @@ pub struct Latents {
 }
 
 impl Latents {
+    /// Latents of these dimensions.
+    ///
+    /// # Panics
+    /// If there are not as many values.
+    pub(crate) fn new(values: Vec<f32>, dims: [usize; 5]) -> Self {
+        assert_eq!(values.len(), dims.iter().product::<usize>(), "latents");
+        Self { values, dims }
+    }
+
     /// Takes latents from their device.
     ///
     /// # Errors

@@ -7,7 +7,7 @@
 //! - adapters are loaded, switched and merged with [`Pipeline::load_lora`], [`Pipeline::use_loras`]
 //!   and [`Pipeline::merge_loras`];
 //! - [`Pipeline::plan`] checks a request and says what it comes to, before any model is loaded;
-//! - [`Observer`] follows a run and can stop it; [`NoiseSource`] is where randomness comes from;
+//! - [`Observer`] follows a run, sees previews of it ([`Latents::preview`]) and can stop it; [`NoiseSource`] is where randomness comes from;
 //! - [`PixelFrames`] and [`Latents`] are videos and latents on the host, [`media`] their files, and
 //!   [`Settings`] what they were made with.
 //!
@@ -43,6 +43,7 @@ mod memory;
 mod noise;
 mod parts;
 mod pipeline;
+mod preview;
 mod same_adapter;
 mod scheduler;
 mod settings;
@@ -60,7 +61,7 @@ pub use long_video::LongVideo;
 pub use longcat_kernels::{DeviceError, DeviceFault, KernelBackend, Stage};
 pub use longcat_media as media;
 pub use longcat_media::VideoSize;
-pub use longcat_vae::{LatentDraw, Tiling};
+pub use longcat_vae::{LatentColours, LatentDraw, Tiling};
 pub use longcat_weights::Precision;
 pub use lora_scope::{LoraScope, LoraStages, ParseScopeError, StepScope};
 pub use memory::{
@@ -76,6 +77,7 @@ pub use pipeline::{
     Sampling, Silent, StepEvent, TakeFrames, TextToVideoRequest, VideoPlan, VideoRequest,
     refine_start,
 };
+pub use preview::{fit_latent_colours, mean_colours};
 pub use scheduler::{FlowMatchScheduler, Schedule, ScheduleMode};
 pub use settings::{Settings, StageSettings, UsedAdapter, UsedCache};
 

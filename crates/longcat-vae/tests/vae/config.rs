@@ -4,7 +4,9 @@ use std::path::Path;
 
 use burn::tensor::{DType, Tensor};
 use burn_flex::{Flex, FlexDevice};
-use longcat_vae::{Tiling, VaeOptions, WanVae, WanVaeConfig, canonical_names, internal_names};
+use longcat_vae::{
+    LatentColours, Tiling, VaeOptions, WanVae, WanVaeConfig, canonical_names, internal_names,
+};
 use longcat_weights::{ConfigError, WeightFiles, collect_module, write_safetensors};
 use serde_json::{Value, json};
 
@@ -40,6 +42,10 @@ fn small() -> WanVaeConfig {
         out_channels: 3,
         scale_factor_spatial: 2,
         scale_factor_temporal: 2,
+        colours: Some(LatentColours {
+            factors: vec![[0.1, -0.3, 0.7], [0.0, 1e-7, 2.5]],
+            bias: [0.0, -0.1, 0.2],
+        }),
     }
 }
 
@@ -62,6 +68,17 @@ fn configs_survive_writing_and_reading() {
 }
 
 #[test]
+fn colours_are_those_of_the_config_or_of_released_latents() {
+    let released = Some(LatentColours::released());
+    assert_eq!(WanVaeConfig::default().latent_colours(), released);
+    let narrow = read(&json!({ "base_dim": 32 })).unwrap();
+    assert_eq!(narrow.latent_colours(), released);
+    let other = read(&json!({ "latents_mean": vec![0.5; 16] })).unwrap();
+    assert_eq!(other.latent_colours(), None);
+    assert_eq!(small().latent_colours(), small().colours);
+}
+
+#[test]
 fn values_that_ask_for_something_else_are_refused_by_name() {
     let cases = [
         ("_class_name", json!("AutoencoderKL"), "AutoencoderKLWan"),
@@ -79,6 +96,16 @@ fn values_that_ask_for_something_else_are_refused_by_name() {
         ("latents_mean", json!([0.0]), "z_dim is 16"),
         ("latents_std", json!([1.0]), "z_dim is 16"),
         ("latents_std", json!(vec![0.0; 16]), "positive"),
+        (
+            "_latent_colours",
+            json!({ "factors": [[1.0, 0.0, 0.0]], "bias": [0.0, 0.0, 0.0] }),
+            "z_dim is 16",
+        ),
+        (
+            "_latent_colours",
+            json!({ "factors": [[1.0, 0.0]], "bias": [0.0, 0.0, 0.0] }),
+            "factors",
+        ),
     ];
     for (key, value, mentions) in cases {
         let mut config = tiny_json();

@@ -29,6 +29,7 @@ fn config() -> WanVaeConfig {
         out_channels: 3,
         scale_factor_spatial: 2,
         scale_factor_temporal: 2,
+        colours: None,
     }
 }
 

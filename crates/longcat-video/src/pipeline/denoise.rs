@@ -9,6 +9,7 @@ use super::step_cache::{EasyCache, Passes, StepCache};
 use super::switching::Switching;
 use crate::VideoError;
 use crate::guidance::cfg_zero;
+use crate::latents::Latents;
 use crate::pipeline::StepEvent;
 use crate::pipeline::observer::Follower;
 use crate::scheduler::Schedule;
@@ -98,6 +99,12 @@ impl<B: KernelBackend> Denoise<'_, B> {
                 prediction: &raw,
                 latents: &next,
             });
+            if follower.observer.wants_previews() {
+                let foreseen = guard::<B, _, VideoError>(self.model.devices, stage, || {
+                    self.foreseen(&latents, &next, step)
+                })?;
+                follower.observer.preview(step, steps, &foreseen);
+            }
             latents = next;
             if checked {
                 self.check_finite(&latents, step)?;
@@ -150,6 +157,24 @@ impl<B: KernelBackend> Denoise<'_, B> {
         let velocity = prediction.neg();
         let next = self.advance(latents.clone(), velocity, step);
         Ok(Taken { raw, next })
+    }
+
+    /// The clean latents to which step `step` points. Computed on the host, so that what the device computes
+    /// stays the same.
+    fn foreseen(
+        &self,
+        before: &Tensor<B, 5>,
+        after: &Tensor<B, 5>,
+        step: usize,
+    ) -> Result<Latents, VideoError> {
+        let before = Latents::from_tensor(before.clone())?;
+        let after = Latents::from_tensor(after.clone())?;
+        let [from, to] = [step, step + 1].map(|at| self.schedule.sigmas[at]);
+        // Steps are straight: the way from one noise level to the next leads on to 0.
+        let reach = from / (from - to);
+        let pairs = before.values().iter().zip(after.values());
+        let values = pairs.map(|(before, after)| before + (after - before) * reach);
+        Ok(Latents::new(values.collect(), after.dims()))
     }
 
     fn check_finite(&self, latents: &Tensor<B, 5>, step: usize) -> Result<(), VideoError> {

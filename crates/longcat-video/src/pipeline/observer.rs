@@ -23,6 +23,16 @@ pub trait Observer {
     /// finished: queued on the device, not necessarily computed.
     fn step(&mut self, _step: usize, _total: usize, _timestep: f32) {}
 
+    /// Whether [`Self::preview`] is to be called; asked after every step.
+    fn wants_previews(&self) -> bool {
+        false
+    }
+
+    /// What the video is coming to after step `step` (from 0) of `total`: normalised clean latents as that
+    /// step foresees them, of which [`Latents::preview`] makes small pictures. Condition frames may be among
+    /// them. They are read for this, so that the device is waited for; no result changes.
+    fn preview(&mut self, _step: usize, _total: usize, _latents: &Latents) {}
+
     /// Denoising has ended: of `total` passes through the transformer, `saved` were left out. Told only
     /// of runs that may leave some out ([`EasyCache`](crate::EasyCache)), before their latents.
     fn passes_saved(&mut self, _saved: usize, _total: usize) {}

@@ -14,14 +14,14 @@ use longcat_train::{
     collect_gradients, normals, read_values, stream, update,
 };
 use longcat_vae::{Posterior, VaeOptions, WanVae, WanVaeConfig, internal_names};
-use longcat_video::{PixelFrames, VideoError};
+use longcat_video::{Latents, PixelFrames, VideoError, fit_latent_colours};
 use longcat_weights::{collect_module, upload, write_atomic, write_safetensors};
 
 use super::config::VaeConfig;
 
 /// Logarithm of the posterior's variance that training from scratch begins with.
 const FIRST_LOGVAR: f32 = -10.0;
-/// Clips that latent statistics are taken from.
+/// Clips that statistics and colours of latents are taken from.
 const COUNTED: usize = 128;
 /// Clips that samples are made of.
 const SHOWN: usize = 8;
@@ -157,6 +157,35 @@ impl<B: TrainBackend> VaeTask<B> {
             .collect();
         Ok(config)
     }
+
+    /// The config with colours for the latents of the first training clips, normalised as it says.
+    fn with_colours<A: KernelBackend<Device = B::Device>>(
+        &self,
+        model: &WanVae<A>,
+        mut config: WanVaeConfig,
+    ) -> Result<WanVaeConfig, TrainError> {
+        let statistic = |values: &[f32]| {
+            let data = TensorData::new(values.to_vec(), [1, values.len(), 1, 1, 1]);
+            upload::<A, 5>(data, &self.device)
+        };
+        let (means, deviations) = (
+            statistic(&config.latents_mean),
+            statistic(&config.latents_std),
+        );
+        let counted = &self.clips[..self.clips.len().min(COUNTED)];
+        let mut pairs = Vec::with_capacity(counted.len());
+        for clips in self.batches(counted) {
+            let latents = self.encode(model, self.pixels(clips))?.mean;
+            let videos = self.decode(model, model.normalize(latents.clone()))?;
+            let latents = (latents - means.clone()) / deviations.clone();
+            for (i, video) in PixelFrames::from_tensor(videos)?.into_iter().enumerate() {
+                let latents = Latents::from_tensor(latents.clone().narrow(0, i, 1))?;
+                pairs.push((latents, video));
+            }
+        }
+        config.colours = fit_latent_colours(&pairs);
+        Ok(config)
+    }
 }
 
 /// A VAE to train from scratch, in which what goes in reaches what comes out from the first step on:
@@ -246,7 +275,7 @@ impl<B: TrainBackend> Task<B> for VaeTask<B> {
     }
 
     /// A `vae/` folder whose latent statistics are those of the first training clips, or what they
-    /// were if the encoder is.
+    /// were if the encoder is, and whose colours are fitted to the decoder.
     fn export(
         &self,
         model: &Self::Model,
@@ -261,6 +290,7 @@ impl<B: TrainBackend> Task<B> for VaeTask<B> {
             true => model.config().clone(),
             false => self.with_latent_statistics(&model)?,
         };
+        let config = self.with_colours(&model, config)?;
         let path = folder.join("config.json");
         write_atomic(&path, config.to_json().to_string().as_bytes())?;
         let tensors = collect_module(&model, &internal_names())?;

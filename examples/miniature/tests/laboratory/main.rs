@@ -5,6 +5,7 @@ mod clips;
 mod dataset;
 mod model;
 mod overfit;
+mod previews;
 mod recipes;
 mod spoil;
 mod training;
