@@ -204,6 +204,10 @@ pub struct Output {
     /// Also write the latents, which `longcat decode` turns into a video.
     #[arg(long, value_name = "FILE")]
     pub save_latents: Option<PathBuf>,
+    /// Keep a small moving picture of what the video is coming to beside the output, as NAME.preview.webp, and
+    /// replace it after every step.
+    #[arg(long)]
+    pub preview: bool,
     #[command(flatten)]
     pub file: OutputFile,
 }

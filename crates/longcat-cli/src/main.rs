@@ -10,6 +10,7 @@ mod lora_arg;
 mod lora_list;
 mod merged;
 mod output;
+mod preview_file;
 mod prompt;
 mod report;
 mod session;

@@ -10,6 +10,7 @@ use longcat_video::media::{
 use longcat_video::{PixelFrames, VideoSize};
 
 use crate::args::{Output, OutputFile};
+use crate::preview_file;
 
 /// A rate that every format holds, where that of the video is not known yet.
 const ANY_FPS: f64 = 15.0;
@@ -17,6 +18,12 @@ const ANY_FPS: f64 = 15.0;
 /// The files of a run are known to be writable and of a known kind before any model is read.
 pub fn check_output(output: &Output) -> Result<()> {
     check_output_file(&output.file)?;
+    if output.preview {
+        let path = preview_file::beside(&output.file.output);
+        check_writable(&path, output.file.overwrite)?;
+        let (size, fps) = (None, ANY_FPS);
+        check_path(&path, PlannedOutput::Video { size, fps })?;
+    }
     match &output.save_latents {
         Some(path) => {
             check_writable(path, output.file.overwrite)?;

@@ -14,6 +14,7 @@ use longcat_video::{
 use crate::args::{Kept, Model, Output, OutputFile, Place, Sampler};
 use crate::finished;
 use crate::output::{Writer, Written, check_video, latents_only};
+use crate::preview_file::{self, PreviewFile};
 use crate::report::Report;
 use crate::shape::stretched_back;
 use crate::stage_bar::StageBar;
@@ -73,6 +74,9 @@ impl Session {
         let mut session =
             Self::without_adapters(command, &model.place, model.low_memory, &output.file)?;
         session.save_latents = output.save_latents.clone();
+        if output.preview {
+            session.keep_previews()?;
+        }
         let used = crate::adapters::put_on(&mut *session.pipeline, model, sampler, refines)?;
         session.base.generation = sampler.map(|args| {
             let sampling = sampling(args);
@@ -150,6 +154,22 @@ impl Session {
             save_latents: None,
             base,
         })
+    }
+
+    /// Keeps previews beside the output.
+    fn keep_previews(&mut self) -> Result<()> {
+        let vae = self.pipeline.checkpoint().vae_config()?;
+        let colours = vae.latent_colours().with_context(|| {
+            format!(
+                "--preview: the colours of this VAE's latents are not known; leave it out, or add \
+                 _latent_colours to {}",
+                self.pipeline.checkpoint().vae_path().display()
+            )
+        })?;
+        let fps = self.fps() / vae.scale_factor_temporal as f64;
+        let path = preview_file::beside(&self.output.output);
+        self.bar.previews = Some(PreviewFile::new(path, colours, fps));
+        Ok(())
     }
 
     /// Frames per second of what the checkpoint makes.

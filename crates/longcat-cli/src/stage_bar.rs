@@ -9,6 +9,7 @@ use longcat_cli::note;
 use longcat_video::{Latents, Observer, Settings, VideoError};
 
 use crate::finished::Finished;
+use crate::preview_file::PreviewFile;
 use crate::stage_times::StageTimes;
 
 /// A progress bar for each stage on stderr, latents to a file, and Ctrl-C.
@@ -22,6 +23,8 @@ pub struct StageBar {
     /// The last latents that were finished.
     pub finished: Option<Finished>,
     pub times: StageTimes,
+    /// Where previews go.
+    pub previews: Option<PreviewFile>,
     /// Of each denoising run that may leave out passes.
     saved: Vec<Saved>,
 }
@@ -47,6 +50,7 @@ impl StageBar {
             settings: None,
             finished: None,
             times,
+            previews: None,
             saved: Vec::new(),
         }
     }
@@ -79,6 +83,7 @@ impl StageBar {
 
     pub fn finish(&mut self) {
         self.times.end();
+        self.previews = None;
         self.bar.finish_and_clear();
     }
 }
@@ -104,6 +109,16 @@ impl Observer for StageBar {
     fn step(&mut self, step: usize, total: usize, _timestep: f32) {
         self.bar.set_length(total as u64);
         self.bar.set_position(step as u64 + 1);
+    }
+
+    fn wants_previews(&self) -> bool {
+        self.previews.is_some()
+    }
+
+    fn preview(&mut self, _step: usize, _total: usize, latents: &Latents) {
+        if let Some(previews) = &self.previews {
+            previews.show(latents);
+        }
     }
 
     fn passes_saved(&mut self, saved: usize, total: usize) {

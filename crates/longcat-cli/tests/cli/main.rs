@@ -7,6 +7,7 @@ mod lora;
 mod memory;
 mod packed;
 mod pipes;
+mod previews;
 mod rates;
 mod requests;
 mod scopes;
