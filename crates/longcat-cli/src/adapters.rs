@@ -15,14 +15,17 @@ use crate::lora_list::{expand, single};
 use crate::session::file_name;
 
 /// Which adapters act in which stage.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Used {
+    /// What the pipeline calls them, of both stages.
+    names: Vec<String>,
     pub generation: Vec<UsedAdapter>,
     pub refinement: Vec<UsedAdapter>,
 }
 
-/// Reads all adapters of a command, checks that they fit, and puts them on: the distilled adapter in
-/// generating, the refinement adapter in refining, those of `--lora` where they say, or in both.
+/// Reads those adapters of a command that are not read yet, checks that they fit, and puts them on: the
+/// distilled adapter in generating, the refinement adapter in refining, those of `--lora` where they say,
+/// or in both.
 ///
 /// All commands do it here, before any model is loaded. `--merge` merges those of each stage.
 pub fn put_on(
@@ -37,14 +40,12 @@ pub fn put_on(
     let distill = sampler.and_then(|sampler| sampler.distill.as_ref());
     if let Some(named) = distill {
         let lora = or_bundled(pipeline, "--distill", named.as_ref(), CFG_STEP_LORA)?;
-        pipeline.load_scoped_lora(CFG_STEP_LORA, &lora.path, &lora.scope)?;
-        generation.add(CFG_STEP_LORA, &lora);
+        generation.add(load(pipeline, &lora)?, &lora);
     }
     if refines {
         let named = model.refine_lora.as_ref();
         let lora = or_bundled(pipeline, "--refine-lora", named, REFINEMENT_LORA)?;
-        pipeline.load_scoped_lora(REFINEMENT_LORA, &lora.path, &lora.scope)?;
-        refinement.add(REFINEMENT_LORA, &lora);
+        refinement.add(load(pipeline, &lora)?, &lora);
     } else if model.refine_lora.is_some() {
         bail!("--refine-lora needs --refine");
     }
@@ -53,14 +54,15 @@ pub fn put_on(
     let bundled = (both && distill.is_none())
         .then(|| pipeline.checkpoint().bundled_lora(CFG_STEP_LORA).ok())
         .flatten();
-    for (i, lora) in loras.iter().enumerate() {
+    for lora in &loras {
         let path = lora.path.to_string_lossy();
         let path = printable(&path);
-        for warning in adapter_warnings(&lora.path, lora_targets())? {
-            note!("warning: {path}: {}", printable(&warning));
+        if !is_loaded(pipeline, lora) {
+            for warning in adapter_warnings(&lora.path, lora_targets())? {
+                note!("warning: {path}: {}", printable(&warning));
+            }
         }
-        let name = format!("lora-{i}");
-        pipeline.load_scoped_lora(&name, &lora.path, &lora.scope)?;
+        let name = load(pipeline, lora)?;
         let (first, second) = match lora.scope.stages {
             Some(LoraStages::First) => (true, false),
             Some(LoraStages::Refine) => (false, true),
@@ -84,10 +86,10 @@ pub fn put_on(
             bail!("{path}@first: the command refines and has no first stage");
         }
         if first {
-            generation.add(&name, lora);
+            generation.add(name.clone(), lora);
         }
         if second {
-            refinement.add(&name, lora);
+            refinement.add(name, lora);
         }
     }
     if sampler.is_some() {
@@ -100,9 +102,50 @@ pub fn put_on(
         pipeline.merge_loras()?;
     }
     Ok(Used {
+        names: [generation.names, refinement.names].concat(),
         generation: generation.used,
         refinement: refinement.used,
     })
+}
+
+/// Forgets adapters of earlier requests, the oldest first, so that few are held which nobody uses.
+pub fn forget_others(pipeline: &mut dyn DynPipeline, used: &Used) -> Result<()> {
+    /// Enough to go back and forth between some.
+    const KEPT: usize = 4;
+    let loaded = pipeline.loras().into_iter().map(|lora| lora.name);
+    let unused: Vec<String> = loaded.filter(|name| !used.names.contains(name)).collect();
+    for name in &unused[..unused.len().saturating_sub(KEPT)] {
+        pipeline.unload_lora(name)?;
+    }
+    Ok(())
+}
+
+/// The name of an adapter in the pipeline: one that acts at the same places and times is read once,
+/// whatever strengths it is given.
+fn nickname(lora: &LoraArg) -> String {
+    format!("{}{}", lora.path.display(), everywhere(&lora.scope))
+}
+
+/// A scope of places and steps; stages are for this module to see to.
+fn everywhere(scope: &LoraScope) -> LoraScope {
+    LoraScope {
+        stages: None,
+        ..scope.clone()
+    }
+}
+
+fn is_loaded(pipeline: &dyn DynPipeline, lora: &LoraArg) -> bool {
+    let name = nickname(lora);
+    pipeline.loras().iter().any(|loaded| loaded.name == name)
+}
+
+/// Reads an adapter unless it is there already; gives its name.
+fn load(pipeline: &mut dyn DynPipeline, lora: &LoraArg) -> Result<String> {
+    let name = nickname(lora);
+    if !is_loaded(pipeline, lora) {
+        pipeline.load_scoped_lora(&name, &lora.path, &everywhere(&lora.scope))?;
+    }
+    Ok(name)
 }
 
 /// Whether an adapter is the one of a file. Whether that can be read is no matter of a command that does not
@@ -131,16 +174,12 @@ struct Stage {
 }
 
 impl Stage {
-    fn add(&mut self, name: &str, lora: &LoraArg) {
-        self.names.push(name.to_string());
+    fn add(&mut self, name: String, lora: &LoraArg) {
+        self.names.push(name);
         self.used.push(UsedAdapter {
             name: file_name(&lora.path),
             strength: lora.strength,
-            scope: LoraScope {
-                stages: None,
-                ..lora.scope.clone()
-            }
-            .to_string(),
+            scope: everywhere(&lora.scope).to_string(),
         });
     }
 

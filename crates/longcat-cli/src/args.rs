@@ -213,7 +213,7 @@ pub struct Output {
 }
 
 /// The file to write.
-#[derive(Debug, Args, Clone)]
+#[derive(Debug, Args, Clone, Default)]
 pub struct OutputFile {
     /// Where to write: .mp4, .gif, .webp, a folder for PNG frames, or .safetensors for latents only.
     #[arg(short, long, value_name = "FILE")]

@@ -15,9 +15,10 @@ struct List {
     lora: Vec<Entry>,
 }
 
+/// An adapter of a list.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+pub struct Entry {
     /// From the folder of the list, unless absolute.
     path: PathBuf,
     #[serde(default = "one")]
@@ -93,14 +94,7 @@ fn read(path: &Path) -> Result<Vec<LoraArg>> {
     entries
         .map(|entry| {
             let of = || format!("{}: {}", path.display(), entry.path.display());
-            if !entry.strength.is_finite() {
-                bail!("{}: the strength {} is not finite", of(), entry.strength);
-            }
-            Ok(LoraArg {
-                path: folder.join(&entry.path),
-                strength: entry.strength,
-                scope: entry.scope().with_context(of)?,
-            })
+            entry.in_folder(folder).with_context(of)
         })
         .collect()
 }
@@ -123,6 +117,21 @@ impl Parts {
 }
 
 impl Entry {
+    /// The adapter, where a list in this folder names it.
+    ///
+    /// # Errors
+    /// Says what its strength, places or steps cannot be.
+    pub fn in_folder(&self, folder: &Path) -> Result<LoraArg> {
+        if !self.strength.is_finite() {
+            bail!("the strength {} is not finite", self.strength);
+        }
+        Ok(LoraArg {
+            path: folder.join(&self.path),
+            strength: self.strength,
+            scope: self.scope()?,
+        })
+    }
+
     fn scope(&self) -> Result<LoraScope> {
         let (places, times) = (self.places.scope()?, self.times.scope()?);
         if places.steps.is_some() || places.stages.is_some() {

@@ -13,6 +13,8 @@ mod output;
 mod preview_file;
 mod prompt;
 mod report;
+#[allow(dead_code, reason = "`batch` and `serve`, which use it, follow")]
+mod request;
 mod session;
 mod shape;
 mod source;

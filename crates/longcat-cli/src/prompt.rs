@@ -17,6 +17,12 @@ pub fn prompt(argument: &str) -> Result<String> {
     }
 }
 
+/// The argument that names this text and nothing else, for texts that no shell has seen.
+pub fn literal(text: &str) -> String {
+    // It is trimmed off again.
+    format!(" {text}")
+}
+
 /// As [`prompt`], but a file or standard input has a prompt in each of its lines.
 pub fn prompts(arguments: &[String]) -> Result<Vec<String>> {
     let mut all = Vec::with_capacity(arguments.len());
@@ -88,6 +94,9 @@ mod tests {
         assert_eq!(prompt(&at).unwrap(), "a cat\r\n\n  a dog");
         assert_eq!(prompt(" a cat ").unwrap(), "a cat");
         assert_eq!(prompt("@@home").unwrap(), "@home");
+        for text in ["-", at.as_str(), "@@home"] {
+            assert_eq!(prompt(&literal(text)).unwrap(), text);
+        }
         let all = prompts(&["a bird".into(), at.clone()]).unwrap();
         assert_eq!(all, ["a bird", "a cat", "a dog"]);
 

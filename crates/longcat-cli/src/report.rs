@@ -44,6 +44,25 @@ struct Stage<'a> {
 }
 
 impl Report<'_> {
+    /// The line of `--json`.
+    pub fn to_json(&self) -> Result<String> {
+        let stages = self.times.stages();
+        let line = Line {
+            output: &self.output.output,
+            latents: self.latents,
+            width: self.video.map(|video| video.size.width),
+            height: self.video.map(|video| video.size.height),
+            frames: self.video.map(|video| video.frames),
+            fps: self.video.map(|video| video.fps),
+            seconds: self.times.total(),
+            stages: stages
+                .map(|(stage, seconds)| Stage { stage, seconds })
+                .collect(),
+            settings: self.settings,
+        };
+        Ok(serde_json::to_string(&line)?)
+    }
+
     /// Prints it: the result on stdout, the seconds of each stage on stderr if they are asked for.
     pub fn print(&self) -> Result<()> {
         let path = &self.output.output;
@@ -54,21 +73,7 @@ impl Report<'_> {
             }
         }
         if self.output.json {
-            let stages = self.times.stages();
-            let line = Line {
-                output: path,
-                latents: self.latents,
-                width: self.video.map(|video| video.size.width),
-                height: self.video.map(|video| video.size.height),
-                frames: self.video.map(|video| video.frames),
-                fps: self.video.map(|video| video.fps),
-                seconds,
-                stages: stages
-                    .map(|(stage, seconds)| Stage { stage, seconds })
-                    .collect(),
-                settings: self.settings,
-            };
-            say!("{}", serde_json::to_string(&line)?);
+            say!("{}", self.to_json()?);
             return Ok(());
         }
         let what = match self.video {

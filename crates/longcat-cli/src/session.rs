@@ -10,9 +10,12 @@ use longcat_video::{
     EasyCache, Latents, PixelFrames, Precision, RefineRequest, Sampling, Settings, StageSettings,
     Tiling, UsedCache, VideoError, VideoPlan, VideoSize,
 };
+use serde_json::Value;
 
+use crate::adapters::{self, Used};
 use crate::args::{Kept, Model, Output, OutputFile, Place, Sampler};
 use crate::finished;
+use crate::lora_arg::LoraArg;
 use crate::output::{Writer, Written, check_video, latents_only};
 use crate::preview_file::{self, PreviewFile};
 use crate::report::Report;
@@ -28,6 +31,28 @@ pub struct Session {
     save_latents: Option<PathBuf>,
     /// What is known of the result before the request.
     base: Settings,
+    /// The adapters that were put on last, with what asked for them.
+    adapters: Option<(AskedAdapters, Used)>,
+    results: Results,
+}
+
+/// What a session does with what is to be told of a result.
+enum Results {
+    /// It is printed.
+    Printed,
+    /// It is kept for the caller.
+    Kept(Option<Value>),
+}
+
+/// What decides which adapters are on.
+#[derive(PartialEq)]
+struct AskedAdapters {
+    loras: Vec<LoraArg>,
+    distill: Option<Option<LoraArg>>,
+    refine_lora: Option<LoraArg>,
+    generates: bool,
+    refines: bool,
+    merge: bool,
 }
 
 /// What a command is about to make.
@@ -73,12 +98,29 @@ impl Session {
     ) -> Result<Self> {
         let mut session =
             Self::without_adapters(command, &model.place, model.low_memory, &output.file)?;
-        session.save_latents = output.save_latents.clone();
+        session.turn_to(command, model, sampler, refines, output)?;
+        Ok(session)
+    }
+
+    /// Turns to another request of the same models: from now on its adapters act, and results go where it
+    /// says. Adapters that are on already stay.
+    pub fn turn_to(
+        &mut self,
+        command: &str,
+        model: &Model,
+        sampler: Option<&Sampler>,
+        refines: bool,
+        output: &Output,
+    ) -> Result<()> {
+        self.output = output.file.clone();
+        self.save_latents = output.save_latents.clone();
+        self.bar.previews = None;
         if output.preview {
-            session.keep_previews()?;
+            self.keep_previews()?;
         }
-        let used = crate::adapters::put_on(&mut *session.pipeline, model, sampler, refines)?;
-        session.base.generation = sampler.map(|args| {
+        let used = self.put_on(model, sampler, refines)?;
+        self.base.command = command.to_string();
+        self.base.generation = sampler.map(|args| {
             let sampling = sampling(args);
             StageSettings {
                 steps: sampling.steps,
@@ -90,7 +132,7 @@ impl Session {
                 merged: model.merge,
             }
         });
-        session.base.refinement = refines.then_some(StageSettings {
+        self.base.refinement = refines.then_some(StageSettings {
             steps: RefineRequest::STEPS,
             guidance: 1.0,
             distilled: false,
@@ -99,6 +141,35 @@ impl Session {
             adapters: used.refinement,
             merged: model.merge,
         });
+        Ok(())
+    }
+
+    fn put_on(&mut self, model: &Model, sampler: Option<&Sampler>, refines: bool) -> Result<Used> {
+        let asked = AskedAdapters {
+            loras: model.loras.clone(),
+            distill: sampler.and_then(|sampler| sampler.distill.clone()),
+            refine_lora: model.refine_lora.clone(),
+            generates: sampler.is_some(),
+            refines,
+            merge: model.merge,
+        };
+        if let Some((_, used)) = self.adapters.as_ref().filter(|(on, _)| *on == asked) {
+            return Ok(used.clone());
+        }
+        // After an error some of them are on.
+        self.adapters = None;
+        let used = adapters::put_on(&mut *self.pipeline, model, sampler, refines)?;
+        adapters::forget_others(&mut *self.pipeline, &used)?;
+        self.adapters = Some((asked, used.clone()));
+        Ok(used)
+    }
+
+    /// Opens the checkpoint for requests that come one after another ([`Self::turn_to`]): models stay as far
+    /// as memory allows, and what is to be told of results is kept for the caller ([`Self::take_result`]).
+    #[allow(dead_code, reason = "`batch` and `serve`, which use it, follow")]
+    pub fn for_many(command: &str, place: &Place, low_memory: bool) -> Result<Self> {
+        let mut session = Self::with(command, place, low_memory, true)?;
+        session.results = Results::Kept(None);
         Ok(session)
     }
 
@@ -109,6 +180,12 @@ impl Session {
         low_memory: bool,
         output: &OutputFile,
     ) -> Result<Self> {
+        let mut session = Self::with(command, place, low_memory, false)?;
+        session.output = output.clone();
+        Ok(session)
+    }
+
+    fn with(command: &str, place: &Place, low_memory: bool, many: bool) -> Result<Self> {
         let mut times = StageTimes::new();
         times.begin("open");
         let devices = device_or_best(place.device.clone());
@@ -126,6 +203,7 @@ impl Session {
             dtype: place.dtype.map(Into::into),
             precision: place.precision.into(),
             low_memory,
+            keep_text_encoder: many && !low_memory,
             memory: place.memory,
             tiling: place.vae_tiling.then(Tiling::default),
             ..RuntimeOptions::default()
@@ -150,9 +228,11 @@ impl Session {
         Ok(Self {
             pipeline,
             bar: StageBar::new(interrupt, times),
-            output: output.clone(),
+            output: OutputFile::default(),
             save_latents: None,
             base,
+            adapters: None,
+            results: Results::Printed,
         })
     }
 
@@ -282,14 +362,27 @@ impl Session {
     /// Tells of the result: a video, or latents alone.
     pub fn report(&mut self, video: Option<Written>, settings: Option<&Settings>) -> Result<()> {
         self.bar.finish();
-        Report {
+        let report = Report {
             output: &self.output,
             latents: self.save_latents.as_deref(),
             video,
             settings,
             times: &self.bar.times,
+        };
+        match &mut self.results {
+            Results::Printed => report.print()?,
+            Results::Kept(result) => *result = Some(serde_json::from_str(&report.to_json()?)?),
         }
-        .print()
+        Ok(())
+    }
+
+    /// What is to be told of the last result of a session [`Self::for_many`], as `--json` prints it.
+    #[allow(dead_code, reason = "`batch` and `serve`, which use it, follow")]
+    pub fn take_result(&mut self) -> Option<Value> {
+        match &mut self.results {
+            Results::Printed => None,
+            Results::Kept(result) => result.take(),
+        }
     }
 
     /// Whether the run ends at latents.

@@ -2,12 +2,12 @@
 
 use anyhow::{Context, Result, bail};
 use longcat_video::{
-    ContinuationRequest, FrameRange, ImageToVideoRequest, Latents, PixelFrames, REFINEMENT_LORA,
-    RefineCondition, RefineRequest, SeededNoise, TextToVideoRequest, VideoPlan, VideoRequest,
-    VideoSize,
+    ContinuationRequest, FrameRange, ImageToVideoRequest, Latents, NoiseSource, PixelFrames,
+    REFINEMENT_LORA, RefineCondition, RefineRequest, SeededNoise, TextToVideoRequest, VideoError,
+    VideoPlan, VideoRequest, VideoSize,
 };
 
-use crate::args::{Continue, ImageToVideo, Output, Sampler, TextToVideo};
+use crate::args::{Continue, ImageToVideo, Model, Output, Sampler, TextToVideo};
 use crate::commands::plan::{self, Task};
 use crate::output::{check_output, latents_only};
 use crate::prompt::prompt;
@@ -16,155 +16,20 @@ use crate::shape::{check_shape, cropped_for};
 use crate::source::Source;
 
 pub fn text_to_video(args: &TextToVideo, task: Task) -> Result<()> {
-    check(&args.sampler, &args.output, task)?;
-    let prompt = prompt(&args.prompt)?;
-    let sampler = &args.sampler;
-    let mut session = Session::open(
-        "t2v",
-        &args.model,
-        Some(sampler),
-        sampler.refine,
-        &args.output,
-    )?;
-    let request = TextToVideoRequest {
-        negative_prompt: sampler.negative.clone(),
-        size: args.size,
-        frames: args.frames,
-        sampling: sampling(sampler),
-        ..TextToVideoRequest::new(&prompt)
-    };
-    let run = Run {
-        sampler,
-        prompt: &prompt,
-        shape: None,
-        condition: None,
-        source: None,
-    };
-    if task == Task::Plan {
-        return run.plan(&session, VideoRequest::TextToVideo(&request));
-    }
-    let job = run.begin(&mut session, VideoRequest::TextToVideo(&request))?;
-    let mut noise = SeededNoise::new(sampler.seed);
-    let latents = session
-        .pipeline
-        .text_to_video(&request, &mut noise, &mut session.bar)?;
-    run.finish(session, &job, &latents)
+    Given::text_to_video(args, task)?.alone(task)
 }
 
 pub fn image_to_video(args: &ImageToVideo, task: Task) -> Result<()> {
-    check(&args.sampler, &args.output, task)?;
-    let prompt = prompt(&args.prompt)?;
-    let sampler = &args.sampler;
-    let image = PixelFrames::read_image(&args.image)?;
-    let (image, shape) = match args.size {
-        Some(size) => (cropped_for(size, image), None),
-        None => {
-            let shape = image.size();
-            check_shape("image", shape)?;
-            (image, Some(shape))
-        }
-    };
-    let mut session = Session::open(
-        "i2v",
-        &args.model,
-        Some(sampler),
-        sampler.refine,
-        &args.output,
-    )?;
-    let condition = sampler.refine.then(|| RefineCondition {
-        pixels: image.clone(),
-        frames: 1,
-    });
-    let request = ImageToVideoRequest {
-        size: args.size,
-        negative_prompt: sampler.negative.clone(),
-        frames: args.frames,
-        sampling: sampling(sampler),
-        ..ImageToVideoRequest::new(image, &prompt)
-    };
-    let run = Run {
-        sampler,
-        prompt: &prompt,
-        shape,
-        condition,
-        source: None,
-    };
-    if task == Task::Plan {
-        return run.plan(&session, VideoRequest::ImageToVideo(&request));
-    }
-    let job = run.begin(&mut session, VideoRequest::ImageToVideo(&request))?;
-    let mut noise = SeededNoise::new(sampler.seed);
-    let latents = session
-        .pipeline
-        .image_to_video(&request, &mut noise, &mut session.bar)?;
-    run.finish(session, &job, &latents)
+    Given::image_to_video(args, task)?.alone(task)
 }
 
 pub fn continue_video(args: &Continue, task: Task) -> Result<()> {
-    check(&args.sampler, &args.output, task)?;
-    let prompt = prompt(&args.prompt)?;
-    let sampler = &args.sampler;
-    if args.with_source && latents_only(&args.output.file) {
-        bail!("--with-source needs a video output; latents are of the new frames");
-    }
-    let source = Source::open(&args.video, args.size)?;
-    let shape = match args.size {
-        Some(_) => None,
-        None => Some(source.given_size()),
-    };
-    if let Some(shape) = shape {
-        check_shape("video", shape)?;
-    }
-    let mut session = Session::open(
-        "continue",
-        &args.model,
-        Some(sampler),
-        sampler.refine,
-        &args.output,
-    )?;
-    let defaults = *session.pipeline.checkpoint().defaults();
-    let source = source.with_folder_fps(defaults.fps);
-    let condition = &args.condition;
-    let cond_frames = condition.cond_frames.unwrap_or(defaults.cond_frames);
-    let video = source.last(defaults.fps, cond_frames)?;
-    let request = ContinuationRequest {
-        size: args.size,
-        negative_prompt: sampler.negative.clone(),
-        frames: args.frames,
-        cond_frames: condition.cond_frames,
-        sampling: sampling(sampler),
-        kv_cache: !condition.no_kv_cache,
-        offload_kv_cache: condition.offload_kv_cache,
-        enhance_hf: condition.no_enhance_hf.then_some(false),
-        ..ContinuationRequest::new(video, &prompt)
-    };
-    let plan = session
-        .pipeline
-        .plan(VideoRequest::Continuation(&request))?;
-    let run = Run {
-        sampler,
-        prompt: &prompt,
-        shape,
-        condition: match sampler.refine {
-            true => source.condition(defaults.fps, plan.cond_frames)?,
-            false => None,
-        },
-        source: args.with_source.then_some(source),
-    };
-    if task == Task::Plan {
-        return run.plan(&session, VideoRequest::Continuation(&request));
-    }
-    let job = run.begin(&mut session, VideoRequest::Continuation(&request))?;
-    let mut noise = SeededNoise::new(sampler.seed);
-    let latents = session
-        .pipeline
-        .continue_video(&request, &mut noise, &mut session.bar)?;
-    run.finish(session, &job, &latents)
+    Given::continue_video(args, task)?.alone(task)
 }
 
 /// What can be checked without the checkpoint.
 fn check(sampler: &Sampler, output: &Output, task: Task) -> Result<()> {
-    if task == Task::Make {
+    if task != Task::Plan {
         check_output(output)?;
     }
     // Refining starts from pixels: it cannot follow a run that stops at latents.
@@ -176,10 +41,253 @@ fn check(sampler: &Sampler, output: &Output, task: Task) -> Result<()> {
     Ok(())
 }
 
+/// A command whose files were looked at, before a checkpoint is opened.
+pub struct Given<'a> {
+    command: &'static str,
+    prompt: String,
+    sampler: &'a Sampler,
+    model: &'a Model,
+    output: &'a Output,
+    size: Option<VideoSize>,
+    frames: Option<usize>,
+    /// Size of the picture or video that the result takes its shape from.
+    shape: Option<VideoSize>,
+    start: Start<'a>,
+}
+
+/// What a video begins with.
+enum Start<'a> {
+    Nothing,
+    Image(PixelFrames),
+    Video(Source, &'a Continue),
+}
+
+impl<'a> Given<'a> {
+    pub fn text_to_video(args: &'a TextToVideo, task: Task) -> Result<Self> {
+        check(&args.sampler, &args.output, task)?;
+        Ok(Self {
+            command: "t2v",
+            prompt: prompt(&args.prompt)?,
+            sampler: &args.sampler,
+            model: &args.model,
+            output: &args.output,
+            size: args.size,
+            frames: args.frames,
+            shape: None,
+            start: Start::Nothing,
+        })
+    }
+
+    pub fn image_to_video(args: &'a ImageToVideo, task: Task) -> Result<Self> {
+        check(&args.sampler, &args.output, task)?;
+        let prompt = prompt(&args.prompt)?;
+        let image = PixelFrames::read_image(&args.image)?;
+        let (image, shape) = match args.size {
+            Some(size) => (cropped_for(size, image), None),
+            None => {
+                let shape = image.size();
+                check_shape("image", shape)?;
+                (image, Some(shape))
+            }
+        };
+        Ok(Self {
+            command: "i2v",
+            prompt,
+            sampler: &args.sampler,
+            model: &args.model,
+            output: &args.output,
+            size: args.size,
+            frames: args.frames,
+            shape,
+            start: Start::Image(image),
+        })
+    }
+
+    pub fn continue_video(args: &'a Continue, task: Task) -> Result<Self> {
+        check(&args.sampler, &args.output, task)?;
+        let prompt = prompt(&args.prompt)?;
+        if args.with_source && latents_only(&args.output.file) {
+            bail!("--with-source needs a video output; latents are of the new frames");
+        }
+        let source = Source::open(&args.video, args.size)?;
+        let shape = match args.size {
+            Some(_) => None,
+            None => Some(source.given_size()),
+        };
+        if let Some(shape) = shape {
+            check_shape("video", shape)?;
+        }
+        Ok(Self {
+            command: "continue",
+            prompt,
+            sampler: &args.sampler,
+            model: &args.model,
+            output: &args.output,
+            size: args.size,
+            frames: args.frames,
+            shape,
+            start: Start::Video(source, args),
+        })
+    }
+
+    /// Carries it out with a checkpoint that is opened for it.
+    fn alone(self, task: Task) -> Result<()> {
+        let sampler = self.sampler;
+        let mut session = Session::open(
+            self.command,
+            self.model,
+            Some(sampler),
+            sampler.refine,
+            self.output,
+        )?;
+        self.run(&mut session, task)
+    }
+
+    /// Carries it out in a session that was opened for others as well.
+    pub fn within(self, session: &mut Session, task: Task) -> Result<()> {
+        self.turn(session)?;
+        self.run(session, task)
+    }
+
+    /// Turns a session to it.
+    fn turn(&self, session: &mut Session) -> Result<()> {
+        let sampler = self.sampler;
+        session.turn_to(
+            self.command,
+            self.model,
+            Some(sampler),
+            sampler.refine,
+            self.output,
+        )
+    }
+
+    fn run(self, session: &mut Session, task: Task) -> Result<()> {
+        let (request, run) = self.request(session)?;
+        if task == Task::Plan {
+            return run.plan(session, request.as_video());
+        }
+        let job = run.begin(session, request.as_video())?;
+        if task == Task::Check {
+            return Ok(());
+        }
+        let mut noise = SeededNoise::new(run.sampler.seed);
+        let latents = request.make(session, &mut noise)?;
+        run.finish(session, &job, &latents)
+    }
+
+    /// The request to the pipeline, and what is done around it.
+    fn request(self, session: &Session) -> Result<(Request, Run<'a>)> {
+        let Self {
+            sampler,
+            prompt,
+            size,
+            frames,
+            shape,
+            start,
+            ..
+        } = self;
+        let run = Run {
+            sampler,
+            prompt: prompt.clone(),
+            shape,
+            condition: None,
+            source: None,
+        };
+        let negative_prompt = sampler.negative.clone();
+        let sampling = sampling(sampler);
+        match start {
+            Start::Nothing => {
+                let request = TextToVideoRequest {
+                    negative_prompt,
+                    size,
+                    frames,
+                    sampling,
+                    ..TextToVideoRequest::new(prompt)
+                };
+                Ok((Request::Text(request), run))
+            }
+            Start::Image(image) => {
+                let condition = sampler.refine.then(|| RefineCondition {
+                    pixels: image.clone(),
+                    frames: 1,
+                });
+                let request = ImageToVideoRequest {
+                    size,
+                    negative_prompt,
+                    frames,
+                    sampling,
+                    ..ImageToVideoRequest::new(image, prompt)
+                };
+                Ok((Request::Image(request), Run { condition, ..run }))
+            }
+            Start::Video(source, args) => {
+                let defaults = *session.pipeline.checkpoint().defaults();
+                let source = source.with_folder_fps(defaults.fps);
+                let condition = &args.condition;
+                let cond_frames = condition.cond_frames.unwrap_or(defaults.cond_frames);
+                let video = source.last(defaults.fps, cond_frames)?;
+                let request = ContinuationRequest {
+                    size,
+                    negative_prompt,
+                    frames,
+                    cond_frames: condition.cond_frames,
+                    sampling,
+                    kv_cache: !condition.no_kv_cache,
+                    offload_kv_cache: condition.offload_kv_cache,
+                    enhance_hf: condition.no_enhance_hf.then_some(false),
+                    ..ContinuationRequest::new(video, prompt)
+                };
+                let asked = VideoRequest::Continuation(&request);
+                let plan = session.pipeline.plan(asked)?;
+                let condition = match sampler.refine {
+                    true => source.condition(defaults.fps, plan.cond_frames)?,
+                    false => None,
+                };
+                let run = Run {
+                    condition,
+                    source: args.with_source.then_some(source),
+                    ..run
+                };
+                Ok((Request::Continuation(request), run))
+            }
+        }
+    }
+}
+
+/// What the pipeline is asked for.
+enum Request {
+    Text(TextToVideoRequest),
+    Image(ImageToVideoRequest),
+    Continuation(ContinuationRequest),
+}
+
+impl Request {
+    fn as_video(&self) -> VideoRequest<'_> {
+        match self {
+            Self::Text(request) => VideoRequest::TextToVideo(request),
+            Self::Image(request) => VideoRequest::ImageToVideo(request),
+            Self::Continuation(request) => VideoRequest::Continuation(request),
+        }
+    }
+
+    fn make(
+        &self,
+        session: &mut Session,
+        noise: &mut dyn NoiseSource,
+    ) -> Result<Latents, VideoError> {
+        let Session { pipeline, bar, .. } = session;
+        match self {
+            Self::Text(request) => pipeline.text_to_video(request, noise, bar),
+            Self::Image(request) => pipeline.image_to_video(request, noise, bar),
+            Self::Continuation(request) => pipeline.continue_video(request, noise, bar),
+        }
+    }
+}
+
 /// What the three commands have in common.
 struct Run<'a> {
     sampler: &'a Sampler,
-    prompt: &'a String,
+    prompt: String,
     /// Size of the picture or video that the result takes its shape from.
     shape: Option<VideoSize>,
     /// Condition frames of refining.
@@ -217,7 +325,7 @@ impl Run<'_> {
         };
         let fps = session.fps();
         let mut job = session.begin(&Asked {
-            prompts: std::slice::from_ref(self.prompt),
+            prompts: std::slice::from_ref(&self.prompt),
             negative: &self.sampler.negative,
             seed: self.sampler.seed,
             shape: self.shape,
@@ -245,7 +353,7 @@ impl Run<'_> {
     }
 
     /// Decodes, refines when asked to, and writes.
-    fn finish(mut self, mut session: Session, job: &Job, latents: &Latents) -> Result<()> {
+    fn finish(mut self, session: &mut Session, job: &Job, latents: &Latents) -> Result<()> {
         if session.latents_only() {
             return session.write_latents(latents, job);
         }
@@ -256,7 +364,7 @@ impl Run<'_> {
             let request = RefineRequest {
                 condition: self.condition.take(),
                 cache: self.sampler.cache,
-                ..RefineRequest::new(frames, self.prompt)
+                ..RefineRequest::new(frames, &self.prompt)
             };
             let mut noise = SeededNoise::new(self.sampler.seed);
             let made = session
@@ -272,7 +380,7 @@ impl Run<'_> {
         let Some(source) = &self.source else {
             return session.write_made(latents, range, job, |_| Ok(()));
         };
-        let fps = self.made_at(&session);
+        let fps = self.made_at(session);
         let range = range.without_first(self.repeated(job));
         let size = job.settings.size();
         session.write_made(latents, range, job, |writer| {

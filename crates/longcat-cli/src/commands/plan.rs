@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 pub enum Task {
     /// Makes the video.
     Make,
+    /// Sees whether it could be made.
+    Check,
     /// Says what it would take.
     Plan,
 }

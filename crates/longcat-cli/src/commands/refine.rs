@@ -14,60 +14,94 @@ use crate::session::{Asked, Session};
 use crate::source::Source;
 
 pub fn run(args: &Refine, task: Task) -> Result<()> {
-    if task == Task::Make {
-        check_output(&args.output)?;
-    }
-    if latents_only(&args.output.file) {
-        anyhow::bail!("refining ends at a video; name one, and use --save-latents for latents");
-    }
-    let prompt = prompt(&args.prompt)?;
-    let source = Source::open(&args.video, None)?;
+    let given = Given::new(args, task)?;
     let mut session = Session::open("refine", &args.model, None, true, &args.output)?;
-    let model_fps = session.fps();
-    let source = source.with_folder_fps(model_fps);
-    // The model doubles the rate that it was trained at, whatever that of the video is.
-    let (video, fps) = match args.spatial_only {
-        true => source.whole()?,
-        false => (source.whole_at(model_fps)?, 2.0 * model_fps),
-    };
-    let condition = args.condition.as_deref();
-    let condition = condition
-        .map(|path| read_condition(path, args.cond_frames, fps))
-        .transpose()?;
-    let request = RefineRequest {
-        size: args.size,
-        spatial_only: args.spatial_only,
-        steps: args.steps,
-        threshold: args.threshold,
-        cache: args.cache,
-        condition: condition.map(|pixels| RefineCondition {
-            pixels,
-            frames: args.cond_frames,
-        }),
-        ..RefineRequest::new(video, &prompt)
-    };
-    let asked = VideoRequest::Refinement(&request);
-    if task == Task::Plan {
-        let passes = [("", session.pipeline.memory_plan(asked)?)];
-        return plan::print(&passes, session.output.json);
+    given.run(&mut session, task)
+}
+
+/// The command, whose files were looked at.
+pub struct Given<'a> {
+    args: &'a Refine,
+    prompt: String,
+    source: Source,
+}
+
+impl<'a> Given<'a> {
+    pub fn new(args: &'a Refine, task: Task) -> Result<Self> {
+        if task != Task::Plan {
+            check_output(&args.output)?;
+        }
+        if latents_only(&args.output.file) {
+            anyhow::bail!("refining ends at a video; name one, and use --save-latents for latents");
+        }
+        Ok(Self {
+            args,
+            prompt: prompt(&args.prompt)?,
+            source: Source::open(&args.video, None)?,
+        })
     }
-    let plan = session.pipeline.plan(asked)?;
-    session.refine_with(args.steps, args.threshold, args.cache);
-    let job = session.begin(&Asked {
-        prompts: std::slice::from_ref(&prompt),
-        negative: "",
-        seed: args.seed,
-        shape: None,
-        plan,
-        fps,
-        refined: None,
-    })?;
-    let mut noise = SeededNoise::new(args.seed);
-    let refined = session
-        .pipeline
-        .refine_latents(&request, &mut noise, &mut session.bar);
-    let (latents, range) = session.or_keep(refined)?;
-    session.write_made(&latents, range, &job, |_| Ok(()))
+
+    /// Carries it out in a session that was opened for others as well.
+    pub fn within(self, session: &mut Session, task: Task) -> Result<()> {
+        session.turn_to("refine", &self.args.model, None, true, &self.args.output)?;
+        self.run(session, task)
+    }
+
+    fn run(self, session: &mut Session, task: Task) -> Result<()> {
+        let Self {
+            args,
+            prompt,
+            source,
+        } = self;
+        let model_fps = session.fps();
+        let source = source.with_folder_fps(model_fps);
+        // The model doubles the rate that it was trained at, whatever that of the video is.
+        let (video, fps) = match args.spatial_only {
+            true => source.whole()?,
+            false => (source.whole_at(model_fps)?, 2.0 * model_fps),
+        };
+        let condition = args.condition.as_deref();
+        let condition = condition
+            .map(|path| read_condition(path, args.cond_frames, fps))
+            .transpose()?;
+        let request = RefineRequest {
+            size: args.size,
+            spatial_only: args.spatial_only,
+            steps: args.steps,
+            threshold: args.threshold,
+            cache: args.cache,
+            condition: condition.map(|pixels| RefineCondition {
+                pixels,
+                frames: args.cond_frames,
+            }),
+            ..RefineRequest::new(video, &prompt)
+        };
+        let asked = VideoRequest::Refinement(&request);
+        if task == Task::Plan {
+            let passes = [("", session.pipeline.memory_plan(asked)?)];
+            return plan::print(&passes, session.output.json);
+        }
+        let plan = session.pipeline.plan(asked)?;
+        session.refine_with(args.steps, args.threshold, args.cache);
+        let job = session.begin(&Asked {
+            prompts: std::slice::from_ref(&prompt),
+            negative: "",
+            seed: args.seed,
+            shape: None,
+            plan,
+            fps,
+            refined: None,
+        })?;
+        if task == Task::Check {
+            return Ok(());
+        }
+        let mut noise = SeededNoise::new(args.seed);
+        let refined = session
+            .pipeline
+            .refine_latents(&request, &mut noise, &mut session.bar);
+        let (latents, range) = session.or_keep(refined)?;
+        session.write_made(&latents, range, &job, |_| Ok(()))
+    }
 }
 
 /// A picture, or the last `count` frames of a video at the rate of the result.

@@ -1,0 +1,484 @@
+//! Requests as objects of JSON, as `longcat batch` and `longcat serve` take them.
+//!
+//! The keys are the options of `longcat t2v`, `i2v`, `continue` and `refine`, with `_` where options have
+//! `-`, and the names of their arguments: `{"prompt": "a red circle", "seed": 3, "size": "64x64"}`. What
+//! belongs to the models (`--model`, `--device`, …) and to printing is of the command that reads the
+//! objects.
+
+mod keys;
+
+use std::ffi::OsString;
+use std::path::{Component, Path};
+
+use anyhow::Result;
+use clap::Args;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::args::{Continue, ImageToVideo, Model, Output, Refine, Sampler, TextToVideo};
+use crate::commands::plan::Task;
+use crate::commands::{generate, refine};
+use crate::lora_arg::LoraArg;
+use crate::lora_list::Entry;
+use crate::prompt::literal;
+use crate::session::Session;
+
+use keys::{Key, Keys, Takes, told};
+
+/// One video to make.
+#[derive(Debug)]
+pub enum Request {
+    T2v(Box<TextToVideo>),
+    I2v(Box<ImageToVideo>),
+    Continue(Box<Continue>),
+    Refine(Box<Refine>),
+}
+
+/// Where the files of a request lie.
+#[derive(Debug, Clone, Copy)]
+pub struct Folders<'a> {
+    /// What relative paths of pictures, videos and adapters begin at.
+    pub inputs: &'a Path,
+    /// What results lie in.
+    pub outputs: &'a Path,
+}
+
+/// Why an object is no request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {reason}")]
+pub struct RequestError {
+    /// The key at fault.
+    pub key: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl RequestError {
+    pub fn new(key: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
+            key: key.into(),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// The commands that a request may name.
+const COMMANDS: [&str; 4] = ["t2v", "i2v", "continue", "refine"];
+
+impl Request {
+    /// Reads an object. Without `command` it is `i2v` where there is an `image`, `continue` where there is a
+    /// `video`, else `t2v`. Texts are taken as they are: a prompt names no file. `null` is no value.
+    ///
+    /// # Errors
+    /// [`RequestError`] names the key. Files are not looked at, except that adapters whose names hold `=` or
+    /// `@` are looked for.
+    pub fn read(
+        object: &Map<String, Value>,
+        folders: Folders<'_>,
+        output: &str,
+    ) -> Result<Self, RequestError> {
+        let read = Reading {
+            object,
+            folders,
+            output,
+        };
+        Ok(match read.command()? {
+            "t2v" => Self::T2v(Box::new(read.arguments()?)),
+            "i2v" => Self::I2v(Box::new(read.arguments()?)),
+            "continue" => Self::Continue(Box::new(read.arguments()?)),
+            _ => Self::Refine(Box::new(read.arguments()?)),
+        })
+    }
+
+    /// Looks at its files and carries it out: sees whether it can be made, or makes it.
+    ///
+    /// # Errors
+    /// As the command of its kind.
+    pub fn run(&self, session: &mut Session, task: Task) -> Result<()> {
+        match self {
+            Self::T2v(args) => generate::Given::text_to_video(args, task)?.within(session, task),
+            Self::I2v(args) => generate::Given::image_to_video(args, task)?.within(session, task),
+            Self::Continue(args) => {
+                generate::Given::continue_video(args, task)?.within(session, task)
+            }
+            Self::Refine(args) => refine::Given::new(args, task)?.within(session, task),
+        }
+    }
+
+    /// The files that it makes.
+    pub fn output(&self) -> &Output {
+        match self {
+            Self::T2v(args) => &args.output,
+            Self::I2v(args) => &args.output,
+            Self::Continue(args) => &args.output,
+            Self::Refine(args) => &args.output,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn output_mut(&mut self) -> &mut Output {
+        match self {
+            Self::T2v(args) => &mut args.output,
+            Self::I2v(args) => &mut args.output,
+            Self::Continue(args) => &mut args.output,
+            Self::Refine(args) => &mut args.output,
+        }
+    }
+}
+
+/// Arguments that an object may hold.
+trait Arguments: Args {
+    const COMMAND: &'static str;
+
+    fn model(&mut self) -> &mut Model;
+
+    /// How it samples, where it generates.
+    fn sampler(&mut self) -> Option<&mut Sampler>;
+}
+
+impl Arguments for TextToVideo {
+    const COMMAND: &'static str = "t2v";
+
+    fn model(&mut self) -> &mut Model {
+        &mut self.model
+    }
+
+    fn sampler(&mut self) -> Option<&mut Sampler> {
+        Some(&mut self.sampler)
+    }
+}
+
+impl Arguments for ImageToVideo {
+    const COMMAND: &'static str = "i2v";
+
+    fn model(&mut self) -> &mut Model {
+        &mut self.model
+    }
+
+    fn sampler(&mut self) -> Option<&mut Sampler> {
+        Some(&mut self.sampler)
+    }
+}
+
+impl Arguments for Continue {
+    const COMMAND: &'static str = "continue";
+
+    fn model(&mut self) -> &mut Model {
+        &mut self.model
+    }
+
+    fn sampler(&mut self) -> Option<&mut Sampler> {
+        Some(&mut self.sampler)
+    }
+}
+
+impl Arguments for Refine {
+    const COMMAND: &'static str = "refine";
+
+    fn model(&mut self) -> &mut Model {
+        &mut self.model
+    }
+
+    fn sampler(&mut self) -> Option<&mut Sampler> {
+        None
+    }
+}
+
+/// An object that is read.
+struct Reading<'a> {
+    object: &'a Map<String, Value>,
+    folders: Folders<'a>,
+    /// The name of the result where the object has none.
+    output: &'a str,
+}
+
+impl Reading<'_> {
+    fn command(&self) -> Result<&'static str, RequestError> {
+        let has = |key: &str| self.object.get(key).is_some_and(|value| !value.is_null());
+        let Some(value) = self.object.get("command").filter(|value| !value.is_null()) else {
+            return Ok(match (has("image"), has("video")) {
+                (true, _) => "i2v",
+                (_, true) => "continue",
+                _ => "t2v",
+            });
+        };
+        let named = COMMANDS.into_iter().find(|command| value == *command);
+        named.ok_or_else(|| {
+            let all = COMMANDS.join(", ");
+            RequestError::new("command", format!("{value} is none of {all}"))
+        })
+    }
+
+    /// The arguments of a command.
+    fn arguments<A: Arguments>(&self) -> Result<A, RequestError> {
+        let command = A::augment_args(clap::Command::new(A::COMMAND).no_binary_name(true));
+        let keys = Keys::of(&command);
+        let mut options: Vec<OsString> = Vec::new();
+        let mut positions: Vec<(usize, OsString)> = Vec::new();
+        let mut adapters = Vec::new();
+        let mut named = false;
+        for (name, value) in self.object {
+            if name == "command" || value.is_null() {
+                continue;
+            }
+            let key = keys.find(name, A::COMMAND)?;
+            named |= key.name == "output";
+            match key.takes {
+                Takes::Adapters => adapters.push((key, value)),
+                Takes::Flag => options.extend(flag(key, value)?),
+                Takes::Value => options.push(option(key, &self.text(key, value)?)),
+                Takes::Position(index) => positions.push((index, self.text(key, value)?)),
+            }
+        }
+        keys.check_positions(self.object)?;
+        if !named {
+            let output = self.folders.outputs.join(self.output);
+            options.push(option(keys.find("output", A::COMMAND)?, output.as_os_str()));
+        }
+        positions.sort();
+        options.push("--".into());
+        options.extend(positions.into_iter().map(|(_, text)| text));
+        let matches = command.try_get_matches_from(options);
+        let read = matches.and_then(|matches| A::from_arg_matches(&matches));
+        let mut read = read.map_err(|error| told(&error))?;
+        for (key, value) in adapters {
+            self.adapters(key, value, &mut read)?;
+        }
+        Ok(read)
+    }
+
+    /// A value as an argument.
+    fn text(&self, key: &Key, value: &Value) -> Result<OsString, RequestError> {
+        let text = match value {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            _ => {
+                return Err(RequestError::new(
+                    key.name.as_str(),
+                    "expected a text or a number",
+                ));
+            }
+        };
+        Ok(match key.name.as_str() {
+            "prompt" => literal(&text).into(),
+            "image" | "video" | "condition" => self.folders.inputs.join(text).into_os_string(),
+            "output" | "save_latents" => {
+                let path = Path::new(&text);
+                let inside = |part: Component<'_>| matches!(part, Component::Normal(_));
+                if text.is_empty() || !path.components().all(inside) {
+                    let reason = format!(
+                        "{text:?} does not lie in the folder of the results; give a name in it"
+                    );
+                    return Err(RequestError::new(key.name.as_str(), reason));
+                }
+                // As it is written: a separator at its end says that it is a folder.
+                self.folders.outputs.join(text).into_os_string()
+            }
+            _ => text.into(),
+        })
+    }
+
+    /// Puts the adapters of a key into arguments.
+    fn adapters<A: Arguments>(
+        &self,
+        key: &Key,
+        value: &Value,
+        args: &mut A,
+    ) -> Result<(), RequestError> {
+        let read = |value: &Value| {
+            self.adapter(value)
+                .map_err(|error| RequestError::new(key.name.as_str(), format!("{error:#}")))
+        };
+        match (key.name.as_str(), value) {
+            ("lora", Value::Array(all)) => {
+                args.model().loras = all.iter().map(read).collect::<Result<_, _>>()?;
+            }
+            ("lora", one) => args.model().loras = vec![read(one)?],
+            ("refine_lora", one) => args.model().refine_lora = Some(read(one)?),
+            (_, Value::Bool(false)) => {}
+            (_, named) => {
+                let named = match named {
+                    Value::Bool(_) => None,
+                    named => Some(read(named)?),
+                };
+                if let Some(sampler) = args.sampler() {
+                    sampler.distill = Some(named);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An adapter: a text as after `--lora`, or an object as in a list of adapters.
+    fn adapter(&self, value: &Value) -> Result<LoraArg> {
+        let folder = self.folders.inputs;
+        match value {
+            Value::String(text) => {
+                let path = folder.join(text);
+                let Some(text) = path.to_str() else {
+                    anyhow::bail!("{} is no UTF-8 text", path.display());
+                };
+                Ok(text.parse()?)
+            }
+            Value::Object(_) => Entry::deserialize(value)?.in_folder(folder),
+            _ => anyhow::bail!("expected PATH[=STRENGTH][@PART]..., or an object with a path"),
+        }
+    }
+}
+
+/// An option with its value.
+fn option(key: &Key, value: impl AsRef<std::ffi::OsStr>) -> OsString {
+    let mut text = OsString::from(format!("--{}=", key.long));
+    text.push(value);
+    text
+}
+
+/// An option that is there or not.
+fn flag(key: &Key, value: &Value) -> Result<Option<OsString>, RequestError> {
+    match value {
+        Value::Bool(true) => Ok(Some(format!("--{}", key.long).into())),
+        Value::Bool(false) => Ok(None),
+        _ => Err(RequestError::new(
+            key.name.as_str(),
+            "expected true or false",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn read(object: &Value) -> Result<Request, RequestError> {
+        let folders = Folders {
+            inputs: Path::new("in"),
+            outputs: Path::new("out"),
+        };
+        Request::read(object.as_object().unwrap(), folders, "1.mp4")
+    }
+
+    #[test]
+    fn an_object_says_the_same_as_a_command_line() {
+        use crate::args::{Cli, Command};
+        use clap::Parser;
+        for (object, line) in [
+            (
+                serde_json::json!({"prompt": "@a cat", "seed": 3, "size": "64x32", "refine": true,
+                    "distill": true, "cache": "easy=0.1", "guidance": 1.5, "output": "a/b.mp4"}),
+                "t2v|@@a cat|--seed=3|--size=64x32|--refine|--distill|--cache=easy=0.1|\
+                 --guidance=1.5|-o|out/a/b.mp4",
+            ),
+            (
+                serde_json::json!({"prompt": "-", "image": "a.png", "lora": ["s=0.5@attn",
+                    {"path": "m", "strength": 2, "when": "steps.1-8"}], "refine": false,
+                    "distill": "d=0.5", "frames": null}),
+                "i2v|in/a.png| -|--lora=in/s=0.5@attn|--lora=in/m=2@steps.1-8|\
+                 --distill=in/d=0.5|-o|out/1.mp4",
+            ),
+            (
+                serde_json::json!({"prompt": "more", "video": "/v.mp4", "cond_frames": 5,
+                    "keep_source": true, "no-kv-cache": true, "save_latents": "l.safetensors"}),
+                "continue|/v.mp4|more|--cond-frames=5|--with-source|--no-kv-cache|\
+                 --save-latents=out/l.safetensors|-o|out/1.mp4",
+            ),
+            (
+                serde_json::json!({"command": "refine", "prompt": "p", "video": "v.gif",
+                    "threshold": 0.25, "condition": "c.png", "refine_lora": "r", "quality": 9}),
+                "refine|in/v.gif|p|--threshold=0.25|--condition=in/c.png|--refine-lora=in/r|\
+                 --quality=9|-o|out/1.mp4",
+            ),
+        ] {
+            let line = std::iter::once("longcat").chain(line.split('|'));
+            let command = Cli::try_parse_from(line).unwrap().command;
+            let said = match &command {
+                Command::T2v(args) => format!("{args:?}"),
+                Command::I2v(args) => format!("{args:?}"),
+                Command::Continue(args) => format!("{args:?}"),
+                Command::Refine(args) => format!("{args:?}"),
+                _ => unreachable!(),
+            };
+            let read = match read(&object).unwrap() {
+                Request::T2v(args) => format!("{args:?}"),
+                Request::I2v(args) => format!("{args:?}"),
+                Request::Continue(args) => format!("{args:?}"),
+                Request::Refine(args) => format!("{args:?}"),
+            };
+            // Prompts are compared as they will be used.
+            let plain = |text: String| text.replace("\"@@", "\"@").replace("\" ", "\"");
+            assert_eq!(plain(read), plain(said), "{object}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_key_and_what_it_could_be() {
+        for (object, key, words) in [
+            (
+                serde_json::json!({"prompt": "a", "sed": 3}),
+                "sed",
+                "`seed`",
+            ),
+            (serde_json::json!({"seed": 3}), "prompt", "is missing"),
+            (
+                serde_json::json!({"prompt": "a", "command": "i2v"}),
+                "image",
+                "is missing",
+            ),
+            (
+                serde_json::json!({"prompt": "a", "command": "long"}),
+                "command",
+                "t2v, i2v",
+            ),
+            (
+                serde_json::json!({"prompt": "a", "size": "64"}),
+                "size",
+                "WIDTHxHEIGHT",
+            ),
+            (
+                serde_json::json!({"prompt": "a", "steps": 2.5}),
+                "steps",
+                "digit",
+            ),
+            (
+                serde_json::json!({"prompt": "a", "quality": 101}),
+                "quality",
+                "100",
+            ),
+            (
+                serde_json::json!({"prompt": "a", "refine": "yes"}),
+                "refine",
+                "true or false",
+            ),
+            (serde_json::json!({"prompt": ["a"]}), "prompt", "a text"),
+            (
+                serde_json::json!({"prompt": "a", "device": "cpu"}),
+                "device",
+                "all",
+            ),
+            (
+                serde_json::json!({"prompt": "a", "output": "../a.mp4"}),
+                "output",
+                "../a.mp4",
+            ),
+            (
+                serde_json::json!({"prompt": "a", "lora": [{"path": "a", "weight": 1}]}),
+                "lora",
+                "weight",
+            ),
+            (
+                serde_json::json!({"prompt": "a", "lora": "a=b"}),
+                "lora",
+                "number",
+            ),
+            (
+                serde_json::json!({"prompt": "a", "video": "v", "command": "refine", "cond_frames": 5}),
+                "condition",
+                "missing",
+            ),
+        ] {
+            let error = read(&object).unwrap_err();
+            assert_eq!(error.key, key, "{error}");
+            assert!(error.reason.contains(words), "{error}");
+        }
+    }
+}
