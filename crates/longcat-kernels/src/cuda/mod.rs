@@ -8,6 +8,7 @@ mod library;
 pub(crate) mod memory;
 pub(crate) mod page_lock;
 pub(crate) mod prefetch;
+mod program;
 mod staging;
 mod stream;
 mod theirs;

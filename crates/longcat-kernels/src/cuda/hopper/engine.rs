@@ -1,13 +1,13 @@
 //! Compiling, loading and launching the kernels on one device.
 
 use std::collections::HashMap;
-use std::ffi::{CString, c_void};
+use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::ptr;
 
 use cudarc::driver::{result as driver, sys};
-use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 
+use crate::cuda::program;
 use crate::cuda::stream::{OrderedStream, say};
 
 use super::variant::{HEAD_DIM, Program, Variant};
@@ -191,39 +191,12 @@ pub(super) fn wide(strides: [usize; 3]) -> [i64; 3] {
 fn load(program: Program) -> Result<sys::CUfunction, String> {
     use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED;
 
-    let code = compile(program)?;
-    // SAFETY: machine code as NVRTC wrote it, which the driver copies; the module is kept for the
-    // life of the process.
-    unsafe {
-        let module =
-            driver::module::load_data(code.as_ptr().cast()).map_err(|err| say("module", err))?;
-        let function = driver::module::get_function(module, program.name().into())
-            .map_err(|err| say("function", err))?;
-        let shared = program.shared_bytes() as i32;
-        driver::function::set_function_attribute(function, SHARED, shared)
-            .map_err(|err| say("shared memory", err))?;
-        Ok(function)
-    }
-}
-
-/// Machine code.
-fn compile(program: Program) -> Result<Vec<u8>, String> {
-    let source = CString::new(program.source()).map_err(|err| say("source", err))?;
-    let options = program.options();
-    let program = nvrtc::create_program(&source, Some(program.name()))
-        .map_err(|err| say("nvrtcCreateProgram", err))?;
-    // SAFETY: `program` lives until it is destroyed below, and nothing of it is used after that.
-    unsafe {
-        let code = nvrtc::compile_program(program, &options).and_then(|()| {
-            let mut size = 0;
-            nvrtc_sys::nvrtcGetCUBINSize(program, &mut size).result()?;
-            let mut code = vec![0u8; size];
-            nvrtc_sys::nvrtcGetCUBIN(program, code.as_mut_ptr().cast()).result()?;
-            Ok(code)
-        });
-        nvrtc::destroy_program(program).map_err(|err| say("nvrtcDestroyProgram", err))?;
-        code.map_err(|err| say("nvrtcCompileProgram", err))
-    }
+    let function = program::load(program.source(), program.name(), &program.options())?;
+    let shared = program.shared_bytes() as i32;
+    // SAFETY: the function was just loaded.
+    unsafe { driver::function::set_function_attribute(function, SHARED, shared) }
+        .map_err(|err| say("shared memory", err))?;
+    Ok(function)
 }
 
 /// Describes `[B, H, tokens, 128]`, whose first dimensions are `sizes`, to the copy engine, in

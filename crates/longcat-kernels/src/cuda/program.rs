@@ -1,0 +1,43 @@
+//! Kernels in CUDA C++, compiled at run time by NVRTC.
+
+use std::ffi::{CStr, CString};
+
+use cudarc::driver::{result as driver, sys};
+use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
+
+use super::stream::say;
+
+/// Compiles a source, which includes nothing, so that no CUDA headers are needed, and loads its kernel `name`
+/// into the current context, where it stays for the life of the process.
+pub(crate) fn load(
+    source: &str,
+    name: &CStr,
+    options: &[String],
+) -> Result<sys::CUfunction, String> {
+    let code = compile(source, name, options)?;
+    // SAFETY: machine code as NVRTC wrote it, which the driver copies; the module is never unloaded.
+    unsafe {
+        let module =
+            driver::module::load_data(code.as_ptr().cast()).map_err(|err| say("module", err))?;
+        driver::module::get_function(module, name.into()).map_err(|err| say("function", err))
+    }
+}
+
+/// Machine code.
+fn compile(source: &str, name: &CStr, options: &[String]) -> Result<Vec<u8>, String> {
+    let source = CString::new(source).map_err(|err| say("source", err))?;
+    let program =
+        nvrtc::create_program(&source, Some(name)).map_err(|err| say("nvrtcCreateProgram", err))?;
+    // SAFETY: `program` lives until it is destroyed below, and nothing of it is used after that.
+    unsafe {
+        let code = nvrtc::compile_program(program, options).and_then(|()| {
+            let mut size = 0;
+            nvrtc_sys::nvrtcGetCUBINSize(program, &mut size).result()?;
+            let mut code = vec![0u8; size];
+            nvrtc_sys::nvrtcGetCUBIN(program, code.as_mut_ptr().cast()).result()?;
+            Ok(code)
+        });
+        nvrtc::destroy_program(program).map_err(|err| say("nvrtcDestroyProgram", err))?;
+        code.map_err(|err| say("nvrtcCompileProgram", err))
+    }
+}
