@@ -12,7 +12,7 @@ use longcat_video::{EasyCache, MemoryLimit, VideoSize};
 use crate::lora_arg::LoraArg;
 use crate::weights_arg::Weights;
 
-pub use precision::{Kept, Quantize};
+pub use precision::{Kept, Multiplied, Quantize};
 
 pub use lora::{
     Lora, LoraCombine, LoraConvert, LoraExtract, LoraInspect, LoraMerge, LoraResize, LoraWritten,
@@ -110,6 +110,10 @@ pub struct Place {
     /// How the large matrices of transformer and text encoder are kept on the device.
     #[arg(long, value_enum, default_value_t = Kept::Stored)]
     pub precision: Kept,
+    /// In which numbers fp8 matrices of the transformer are multiplied; fp8 is faster on an NVIDIA GPU of the
+    /// generation of Ada, Hopper or later, and changes the video a little.
+    #[arg(long, value_enum, default_value_t = Multiplied::Dense)]
+    pub products: Multiplied,
     /// Memory of the device that may be taken: auto for what is free, unlimited, or a limit such as 12GiB.
     /// What does not fit passes through the device part by part (`longcat plan` says what).
     #[arg(long, value_name = "AMOUNT", default_value_t = MemoryLimit::Auto)]

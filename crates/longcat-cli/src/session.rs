@@ -7,13 +7,13 @@ use longcat_builtin::builtin_checkpoint;
 use longcat_cli::{device_or_best, note};
 use longcat_runtime::{DeviceSpec, DynPipeline, RuntimeOptions, open_pipeline};
 use longcat_video::{
-    EasyCache, Latents, PixelFrames, Precision, RefineRequest, Sampling, Settings, StageSettings,
-    Tiling, UsedCache, VideoError, VideoPlan, VideoSize,
+    EasyCache, Latents, PixelFrames, Precision, Products, RefineRequest, Sampling, Settings,
+    StageSettings, Tiling, UsedCache, VideoError, VideoPlan, VideoSize,
 };
 use serde_json::Value;
 
 use crate::adapters::{self, Used};
-use crate::args::{Kept, Model, Output, OutputFile, Place, Sampler};
+use crate::args::{Kept, Model, Multiplied, Output, OutputFile, Place, Sampler};
 use crate::finished;
 use crate::lora_arg::LoraArg;
 use crate::output::{Writer, Written, check_video, latents_only};
@@ -202,6 +202,7 @@ impl Session {
         let options = RuntimeOptions {
             dtype: place.dtype.map(Into::into),
             precision: place.precision.into(),
+            products: place.products.into(),
             low_memory,
             keep_text_encoder: many && !low_memory,
             memory: place.memory,
@@ -221,6 +222,10 @@ impl Session {
             precision: match place.precision {
                 Kept::Stored => String::new(),
                 kept => Precision::from(kept).to_string(),
+            },
+            products: match place.products {
+                Multiplied::Dense => String::new(),
+                multiplied => Products::from(multiplied).to_string(),
             },
             vae_tiling: place.vae_tiling,
             ..Settings::new(command)

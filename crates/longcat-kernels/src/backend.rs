@@ -25,7 +25,7 @@ use crate::{
 ///   of one input is `f_<input>_backward`. They are not differentiable themselves.
 /// - A step that bodies of these are made of has a name without such an ending: [`conv3d_matrix`],
 ///   [`conv3d_patches`], [`select_blocks`], [`permute`], [`block_sums`], [`column_sums`],
-///   [`softmax_with_lse`], [`words_of_floats`].
+///   [`softmax_with_lse`], [`words_of_floats`], [`quantize_rows`].
 ///
 /// A portable body, and a backend's kernel where it is a function of its own, has the name of the
 /// method.
@@ -38,6 +38,7 @@ use crate::{
 /// [`column_sums`]: Self::column_sums
 /// [`softmax_with_lse`]: Self::softmax_with_lse
 /// [`words_of_floats`]: Self::words_of_floats
+/// [`quantize_rows`]: Self::quantize_rows
 pub trait KernelBackend: KernelDevice {
     /// `x · weightᵀ + bias`.
     ///
@@ -72,6 +73,12 @@ pub trait KernelBackend: KernelDevice {
     /// packed weight. Not differentiable.
     fn words_of_floats(row: FloatTensor<Self>) -> IntTensor<Self> {
         portable::words_of_floats::<Self>(row)
+    }
+
+    /// Rows `[.., columns]` to e4m3 in words `[rows · columns / 4]` and scales `[rows]`, see
+    /// [`quantize_rows`](crate::quantize_rows). Overrides make the same bits. Not differentiable.
+    fn quantize_rows(x: FloatTensor<Self>) -> (IntTensor<Self>, FloatTensor<Self>) {
+        portable::quantize_rows::<Self>(x)
     }
 
     /// `a · bᵀ`, see [`matmul_nt`](crate::matmul_nt).

@@ -55,6 +55,12 @@ pub trait KernelDevice: Backend {
     /// the host, unless the bytes are still being read there. May be repeated.
     fn await_uploads(_ticket: &UploadTicket, _device: &Self::Device) {}
 
+    /// Whether a device computes [`Products::Fp8`](crate::Products::Fp8) as such; elsewhere weights are
+    /// unpacked for them, too.
+    fn has_fp8_products(_device: &Self::Device) -> bool {
+        false
+    }
+
     /// Bytes of the largest tensor that a device has room for in one piece; no limit but its memory by
     /// default.
     fn max_tensor_bytes(_device: &Self::Device) -> u64 {

@@ -70,9 +70,9 @@ pub use host::{HostBytes, HostMemory, HostRow, UploadTicket, Uploads};
 pub use ops::bsa::{BsaParams, EmptySelection, bsa_attention};
 pub use ops::{
     BlockList, BlockRule, CdfRule, Conv3dOptions, LowRankPart, PackedTensors, PackedWeight,
-    PatchGrid, Rotation, TransposedBlocks, add_low_rank, attention, attention_with_lse, bsa,
-    conv3d, gated_residual, layer_norm, linear, linear_packed, matmul_nt, merge_heads, rms_norm,
-    silu_mul, split_heads, unpack_weight,
+    PatchGrid, QuantizedRows, Rotation, TransposedBlocks, add_low_rank, attention,
+    attention_with_lse, bsa, conv3d, gated_residual, layer_norm, linear, linear_packed, matmul_nt,
+    merge_heads, quantize_rows, rms_norm, silu_mul, split_heads, unpack_weight,
 };
-pub use packed::{PackedKind, PackedLayout};
+pub use packed::{PackedKind, PackedLayout, Products};
 pub use streamed::{Passage, StreamedWeight, streamed_blocks};

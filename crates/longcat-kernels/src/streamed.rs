@@ -10,10 +10,11 @@ use burn::module::{
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{DType, Tensor, TensorData};
 
+use crate::ops::scaled_rows;
 use crate::portable::{from_float, into_float};
 use crate::{
-    HostBytes, HostRow, KernelBackend, PackedLayout, PackedWeight, UploadTicket, Uploads, linear,
-    linear_packed, unpack_weight,
+    HostBytes, HostRow, KernelBackend, PackedLayout, PackedWeight, Products, UploadTicket, Uploads,
+    linear, linear_packed, unpack_weight,
 };
 
 /// A matrix in host memory that passes through a device, as floats or packed.
@@ -38,6 +39,7 @@ struct Source {
     row: HostRow,
     packed: Option<PackedLayout>,
     shape: [usize; 2],
+    products: Products,
 }
 
 /// Where a matrix is, besides in host memory.
@@ -66,6 +68,7 @@ impl<B: Backend> StreamedWeight<B> {
             row,
             packed: None,
             shape,
+            products: Products::default(),
         };
         Self::of(Arc::new(source), None, device.clone())
     }
@@ -101,8 +104,38 @@ impl<B: Backend> StreamedWeight<B> {
             },
             packed: Some(layout),
             shape: layout.shape,
+            products: Products::default(),
         };
         Self::of(Arc::new(source), scale, device.clone())
+    }
+
+    /// The same matrix, multiplied in other numbers; itself where its values or scales do not allow that.
+    pub fn with_products(self, products: Products) -> Self {
+        let Source {
+            row, packed, shape, ..
+        } = &*self.source;
+        let (layout, scale) = match (products, packed) {
+            (_, None) => return self,
+            (Products::Dense, Some(layout)) => (*layout, self.scale.clone()),
+            (Products::Fp8, Some(layout)) => {
+                match scaled_rows(*layout, self.scale.as_ref(), &self.device) {
+                    Some((layout, scale)) => (layout, Some(scale)),
+                    None => return self,
+                }
+            }
+        };
+        let source = Source {
+            row: row.clone(),
+            packed: Some(layout),
+            shape: *shape,
+            products,
+        };
+        Self::of(Arc::new(source), scale, self.device)
+    }
+
+    /// In which numbers it is multiplied, where it is packed.
+    pub fn products(&self) -> Products {
+        self.source.products
     }
 
     /// The same matrix with other values: what merging made of it, say. They are kept in memory of their
@@ -195,6 +228,7 @@ impl<B: KernelBackend> StreamedWeight<B> {
                 words: Tensor::from_primitive(B::words_of_floats(into_float(row))),
                 scale: self.scale.clone(),
                 layout,
+                products: self.source.products,
             }),
         }
     }

@@ -1,7 +1,7 @@
 //! How pipelines are opened on a device.
 
 use burn::tensor::DType;
-use longcat_video::{MemoryLimit, PipelineOptions, Precision, Tiling};
+use longcat_video::{MemoryLimit, PipelineOptions, Precision, Products, Tiling};
 
 use crate::DeviceSpec;
 
@@ -12,6 +12,8 @@ pub struct RuntimeOptions {
     pub dtype: Option<DType>,
     /// How the matrices of transformer and text encoder are kept on the device.
     pub precision: Precision,
+    /// In which numbers those of the transformer are multiplied that are packed so that they can be.
+    pub products: Products,
     /// Keep the text encoder on the device after prompts are encoded, for programs that make many
     /// videos.
     pub keep_text_encoder: bool,
@@ -31,6 +33,7 @@ impl RuntimeOptions {
         PipelineOptions {
             dtype,
             precision: self.precision,
+            products: self.products,
             // bf16 as the reference has it, where that is fast; f16 is too narrow for the VAE.
             vae_dtype: match (dtype, device) {
                 (DType::BF16, DeviceSpec::Cuda(_)) => DType::BF16,

@@ -87,6 +87,7 @@ fn uninterrupted<B: KernelBackend>(
         dtype: Some(config.model.dtype.dtype()),
         precision: config.model.precision.kept(),
         resident_blocks: (streamed > 0).then(|| depth.saturating_sub(streamed)),
+        ..LoadAs::default()
     };
     let load = || {
         let mut model = checkpoint.load_transformer::<Autodiff<B>>(load_as, device)?;

@@ -58,7 +58,7 @@ pub use guidance::cfg_zero;
 pub use inspect::{StoredAmount, WeightsReport, inspect_weights};
 pub use latents::Latents;
 pub use long_video::LongVideo;
-pub use longcat_kernels::{DeviceError, DeviceFault, KernelBackend, Stage};
+pub use longcat_kernels::{DeviceError, DeviceFault, KernelBackend, Products, Stage};
 pub use longcat_media as media;
 pub use longcat_media::VideoSize;
 pub use longcat_vae::{LatentColours, LatentDraw, Tiling};

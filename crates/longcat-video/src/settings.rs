@@ -52,6 +52,9 @@ pub struct Settings {
     /// How weights were kept, where not as the checkpoint has them.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub precision: String,
+    /// In which numbers packed weights were multiplied, where not in those of computation.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub products: String,
     /// Whether frames were encoded and decoded tile by tile.
     pub vae_tiling: bool,
 }

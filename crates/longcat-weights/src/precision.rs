@@ -3,7 +3,7 @@
 use std::fmt;
 
 use burn::tensor::DType;
-use longcat_kernels::streamed_blocks;
+use longcat_kernels::{Products, streamed_blocks};
 use regex::Regex;
 
 use crate::stored::{Quantization, StoredType};
@@ -78,6 +78,8 @@ pub struct LoadAs {
     pub dtype: Option<DType>,
     /// How matrices are kept.
     pub precision: Precision,
+    /// In which numbers those of a transformer are multiplied that are packed so that they can be.
+    pub products: Products,
     /// Blocks that stay on the device; the matrices of the others live in host memory and pass through it.
     /// All stay where `None`.
     pub resident_blocks: Option<usize>,

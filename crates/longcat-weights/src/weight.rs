@@ -7,8 +7,8 @@ use burn::module::{
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{DType, Tensor};
 use longcat_kernels::{
-    HostRow, KernelBackend, PackedKind, PackedWeight, StreamedWeight, linear, linear_packed,
-    unpack_weight,
+    HostRow, KernelBackend, PackedKind, PackedWeight, Products, StreamedWeight, linear,
+    linear_packed, unpack_weight,
 };
 
 use crate::WeightsError;
@@ -50,6 +50,24 @@ impl<B: Backend> Weight<B> {
             Self::Packed(parts) => Some(parts[0].layout.kind),
             Self::Streamed(streamed) => Some(streamed.layout()?.kind),
             Self::Dense(_) => None,
+        }
+    }
+
+    /// Lets it be multiplied in other numbers, and tells whether it is: a packed one is where its values and
+    /// scales allow that ([`PackedWeight::with_products`]).
+    pub fn set_products(&mut self, products: Products) -> bool {
+        match self {
+            Self::Dense(_) => false,
+            Self::Packed(parts) => {
+                for part in parts.iter_mut() {
+                    *part = part.clone().with_products(products);
+                }
+                parts.iter().all(|part| part.products == products)
+            }
+            Self::Streamed(streamed) => {
+                *streamed = streamed.clone().with_products(products);
+                streamed.layout().is_some() && streamed.products() == products
+            }
         }
     }
 

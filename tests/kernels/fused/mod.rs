@@ -7,6 +7,7 @@ mod low_rank;
 mod norm;
 mod numbers;
 mod packed;
+mod quantized;
 mod steps;
 
 use burn::tensor::DType;
@@ -107,6 +108,13 @@ mod cpu {
         packed::check_numbers::<Flex>(&[DType::F32, DType::F16, DType::BF16]);
         packed::check_numbers::<Autodiff<Flex>>(&[DType::F32]);
         packed::check_products::<Flex>();
+    }
+
+    #[test]
+    fn products_in_fp8() {
+        quantized::check_rows::<Flex>();
+        quantized::check_rows::<Autodiff<Flex>>();
+        quantized::check_products::<Flex>();
     }
 
     #[test]

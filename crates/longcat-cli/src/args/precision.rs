@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
-use longcat_video::Precision;
+use longcat_video::{Precision, Products};
 
 use crate::weights_arg::Weights;
 
@@ -36,6 +36,25 @@ impl From<Kept> for Precision {
             Kept::Int8 => Self::Int8,
             Kept::Q8_0 => Self::Q8_0,
             Kept::Q4K => Self::Q4K,
+        }
+    }
+}
+
+/// In which numbers packed matrices are multiplied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Multiplied {
+    /// Those of --dtype, which matrices are unpacked to.
+    #[value(alias = "bf16")]
+    Dense,
+    /// fp8, to which activations are rounded with a scale for each token; matrices must be fp8, too.
+    Fp8,
+}
+
+impl From<Multiplied> for Products {
+    fn from(multiplied: Multiplied) -> Self {
+        match multiplied {
+            Multiplied::Dense => Self::Dense,
+            Multiplied::Fp8 => Self::Fp8,
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     PackedTensors, PatchGrid, portable,
 };
 #[cfg(feature = "cuda")]
-use crate::{Conv3dOptions, HostRow, UploadTicket, Uploads};
+use crate::{Conv3dOptions, HostRow, Products, UploadTicket, Uploads};
 
 impl<R, F, I, BT> KernelDevice for CubeBackend<R, F, I, BT>
 where
@@ -62,6 +62,12 @@ where
 
     fn keep_fault(device: &Self::Device, fault: DeviceFault) {
         watch::keep(device.to_id(), fault);
+    }
+
+    #[cfg(feature = "cuda")]
+    fn has_fp8_products(device: &Self::Device) -> bool {
+        let device = (device as &dyn std::any::Any).downcast_ref::<cubecl::cuda::CudaDevice>();
+        device.is_some_and(|device| crate::cuda::fp8::is_available(device.index))
     }
 
     #[cfg(feature = "cuda")]
@@ -189,6 +195,7 @@ where
             words,
             scale,
             layout,
+            ..
         } = &weight;
         packed::unpack_weight_forward(words, scale.as_ref(), layout, dtype)
             .unwrap_or_else(|| portable::unpack_weight_forward::<Self>(weight, dtype))
@@ -196,6 +203,28 @@ where
 
     fn words_of_floats(row: FloatTensor<Self>) -> IntTensor<Self> {
         packed::words_of_floats(row)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn linear_packed_forward(
+        x: FloatTensor<Self>,
+        weight: PackedTensors<Self>,
+        bias: Option<FloatTensor<Self>>,
+    ) -> FloatTensor<Self> {
+        if let (Products::Fp8, Some(scale)) = (weight.products, &weight.scale) {
+            let parts = (&weight.words, scale);
+            let y = crate::cuda::fp8::try_linear(&x, parts, &weight.layout, bias.as_ref());
+            if let Some(y) = y {
+                return y;
+            }
+        }
+        portable::linear_packed_forward::<Self>(x, weight, bias)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn quantize_rows(x: FloatTensor<Self>) -> (IntTensor<Self>, FloatTensor<Self>) {
+        crate::cuda::fp8::try_quantize_rows(&x)
+            .unwrap_or_else(|| portable::quantize_rows::<Self>(x))
     }
 
     fn attention_forward(

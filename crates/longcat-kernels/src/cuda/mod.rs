@@ -3,6 +3,7 @@
 pub(crate) mod cublas;
 pub(crate) mod cudnn;
 mod engines;
+pub(crate) mod fp8;
 pub(crate) mod hopper;
 mod library;
 pub(crate) mod memory;

@@ -9,12 +9,17 @@ use burn_flex::Flex;
 use super::heads::{self, Heads};
 use super::{all_f32, attention, attention_backward, conv3d, elementwise, norm};
 use crate::portable::{self, from_float, into_float, to_dtype};
-use crate::{BlockList, KernelBackend, KernelDevice, PatchGrid};
+use crate::{BlockList, KernelBackend, KernelDevice, PackedTensors, PatchGrid, Products};
 
 impl KernelDevice for Flex {
     /// About what a core's share of the last-level cache holds.
     fn patch_bytes(_device: &Self::Device) -> usize {
         4 << 20
+    }
+
+    /// Not faster than others: for a look at what they change.
+    fn has_fp8_products(_device: &Self::Device) -> bool {
+        true
     }
 }
 
@@ -39,6 +44,19 @@ impl KernelBackend for Flex {
         fn gated_residual_y_backward(d_out, gate) -> FloatTensor<Self> = elementwise;
         fn silu_mul_forward(a, b) -> FloatTensor<Self> = elementwise;
         fn silu_mul_backward(a, b, d_out) -> (FloatTensor<Self>, FloatTensor<Self>) = elementwise;
+    }
+
+    /// Products in fp8 are those of its numbers in the dtype of `x`.
+    fn linear_packed_forward(
+        x: FloatTensor<Self>,
+        weight: PackedTensors<Self>,
+        bias: Option<FloatTensor<Self>>,
+    ) -> FloatTensor<Self> {
+        let x = match weight.products {
+            Products::Dense => x,
+            Products::Fp8 => portable::rounded_rows::<Self>(x),
+        };
+        portable::linear_packed_forward::<Self>(x, weight, bias)
     }
 
     fn conv3d_patches(

@@ -13,6 +13,7 @@ mod low_rank;
 mod norm;
 mod packed;
 mod patch_grid;
+mod quantized;
 
 pub use attention::{attention, attention_with_lse};
 pub use blocks::{BlockList, BlockRule, CdfRule, TransposedBlocks};
@@ -26,5 +27,7 @@ pub use linear::{linear, matmul_nt};
 pub use low_rank::{LowRankPart, add_low_rank};
 pub(crate) use norm::MIN_SQUARED_NORM;
 pub use norm::{layer_norm, rms_norm};
+pub(crate) use packed::scaled_rows;
 pub use packed::{PackedTensors, PackedWeight, linear_packed, unpack_weight};
 pub use patch_grid::PatchGrid;
+pub use quantized::{QuantizedRows, quantize_rows};

@@ -6,7 +6,7 @@ use burn_backend::tensor::{FloatTensor, IntTensor};
 
 use crate::packed::is_target;
 use crate::portable::{from_float, into_float};
-use crate::{KernelBackend, PackedLayout};
+use crate::{KernelBackend, PackedKind, PackedLayout, Products};
 
 /// A packed weight `[out, in]` on a device, of any [`PackedKind`](crate::PackedKind).
 ///
@@ -21,6 +21,8 @@ pub struct PackedWeight<B: Backend> {
     pub scale: Option<Tensor<B, 1>>,
     /// How the values lie in them.
     pub layout: PackedLayout,
+    /// In which numbers it is multiplied.
+    pub products: Products,
 }
 
 impl<B: Backend> PackedWeight<B> {
@@ -45,6 +47,23 @@ impl<B: Backend> PackedWeight<B> {
             words: self.words.clone().into_primitive(),
             scale: self.scale.clone().map(into_float),
             layout: self.layout,
+            products: self.products,
+        }
+    }
+
+    /// The same weight, multiplied in other numbers; itself where its values or scales do not allow that.
+    pub fn with_products(self, products: Products) -> Self {
+        if products == Products::Dense {
+            return Self { products, ..self };
+        }
+        match scaled_rows(self.layout, self.scale.as_ref(), &self.device()) {
+            Some((layout, scale)) => Self {
+                words: self.words,
+                scale: Some(scale),
+                layout,
+                products,
+            },
+            None => self,
         }
     }
 }
@@ -73,8 +92,28 @@ impl<B: KernelBackend> PackedWeight<B> {
             words: Tensor::from_primitive(B::words_from_bytes(bytes, device)),
             scale,
             layout,
+            products: Products::default(),
         }
     }
+}
+
+/// Layout and scales of the same weight with a scale for each row, which products in fp8 need; `None` where it
+/// is not in e4m3, or parts of its rows have scales of their own.
+pub(crate) fn scaled_rows<B: Backend>(
+    layout: PackedLayout,
+    scale: Option<&Tensor<B, 1>>,
+    device: &B::Device,
+) -> Option<(PackedLayout, Tensor<B, 1>)> {
+    let [rows, columns] = layout.shape;
+    if layout.kind != PackedKind::Fp8E4m3 || layout.group < columns {
+        return None;
+    }
+    let scale = match scale {
+        Some(scale) if layout.group == columns => scale.clone(),
+        Some(scale) => scale.clone().repeat_dim(0, rows),
+        None => Tensor::ones([rows], (device, DType::F32)),
+    };
+    Some((layout.with_group(columns), scale))
 }
 
 /// What a [`PackedWeight`] consists of, as backends see it.
@@ -86,12 +125,15 @@ pub struct PackedTensors<B: Backend> {
     pub scale: Option<FloatTensor<B>>,
     /// How the values lie in them.
     pub layout: PackedLayout,
+    /// In which numbers it is multiplied.
+    pub products: Products,
 }
 
 /// `x · Wᵀ + bias` for the numbers `W` of `weight` that [`unpack_weight`] makes in the dtype of `x`.
 ///
 /// `x` is `[..., in]` with `D >= 2`, `bias` `[out]` in its dtype. Under autodiff `x` and `bias` have
-/// gradients; that of `x` is exact for the numbers that were multiplied with.
+/// gradients; that of `x` is exact for the numbers of the weight. With [`Products::Fp8`] the numbers of `x`
+/// are rounded, too, and gradients are those of products without that.
 ///
 /// # Panics
 /// If the shapes do not fit, naming them.

@@ -1,5 +1,8 @@
 //! Types of eight bits: both kinds of fp8, by tables of their 256 values.
 
+/// The largest number of e4m3.
+pub(crate) const LARGEST_E4M3: f32 = 448.0;
+
 /// F8_E4M3 as PyTorch's `float8_e4m3fn`: no infinities, NaN where all bits but the sign are set.
 pub(super) static E4M3: [f32; 256] = table(4, 3);
 
@@ -41,6 +44,26 @@ const fn value(pattern: u32, exponent_bits: u32, mantissa_bits: u32) -> f32 {
     f32::from_bits(sign | ((exponent + 127 - bias) << 23) | mantissa)
 }
 
+/// The nearest fp8 e4m3, of two equally near the even one; beyond the largest that, and NaN for NaN.
+pub fn to_e4m3(x: f32) -> u8 {
+    /// The smallest number with a leading one, and one over the distance of those below it.
+    const SMALLEST_NORMAL: f32 = 0.015_625;
+    const PER_UNIT: f32 = 512.0;
+    let sign = (x.to_bits() >> 24) as u8 & 0x80;
+    if x.is_nan() {
+        return sign | 0x7f;
+    }
+    let x = x.abs().min(LARGEST_E4M3);
+    if x < SMALLEST_NORMAL {
+        // Eight of them is the smallest normal number, whose pattern that is.
+        return sign | (x * PER_UNIT).round_ties_even() as u8;
+    }
+    let bits = x.to_bits();
+    // 20 of 23 bits go; a carry into the exponent is what it should be.
+    let rounded = bits + 0x7_ffff + ((bits >> 20) & 1);
+    sign | ((rounded >> 20) - ((127 - 7) << 3)) as u8
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,5 +94,18 @@ mod tests {
             assert_eq!(E5M2[pattern], value, "{pattern:#x}");
         }
         assert!(E5M2[0x7d].is_nan());
+    }
+
+    #[test]
+    fn numbers_become_the_nearest_pattern() {
+        let patterns = (0..=u8::MAX).filter(|pattern| pattern & 0x7f != 0x7f);
+        for pattern in patterns {
+            let value = E4M3[usize::from(pattern)];
+            assert_eq!(to_e4m3(value), pattern, "{value}");
+        }
+        // Halfway from an even pattern to the next, and from an odd one.
+        assert_eq!([to_e4m3(1.0625), to_e4m3(1.1875)], [0x38, 0x3a]);
+        assert_eq!([to_e4m3(1e9), to_e4m3(-1e9)], [0x7e, 0xfe]);
+        assert_eq!(to_e4m3(f32::NAN) & 0x7f, 0x7f);
     }
 }

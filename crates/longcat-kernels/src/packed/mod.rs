@@ -6,8 +6,12 @@ mod blocks;
 mod eight_bit;
 mod unpack;
 
+use std::fmt;
+
 use burn::tensor::DType;
 
+pub(crate) use eight_bit::LARGEST_E4M3;
+pub use eight_bit::to_e4m3;
 pub use unpack::{round_into, unpack};
 
 /// How the values of a packed weight are stored: each in eight bits, or in the blocks of GGUF, which
@@ -109,6 +113,27 @@ fn table(table: &[f32; 256], bytes: &[u8], values: &mut [f32]) {
 fn each(bytes: &[u8], values: &mut [f32], value: impl Fn(u8) -> f32) {
     for (v, x) in values.iter_mut().zip(bytes) {
         *v = value(*x);
+    }
+}
+
+/// In which numbers the products of a packed weight are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Products {
+    /// In those of the input, which the weight is unpacked to.
+    #[default]
+    Dense,
+    /// In fp8 (e4m3) with sums in f32: rows of the input are rounded to it, each with a scale of its own. For
+    /// weights in e4m3 on CUDA devices that have such products. The CPU computes with the same numbers, no
+    /// faster; elsewhere the weight is unpacked.
+    Fp8,
+}
+
+impl fmt::Display for Products {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dense => "dense",
+            Self::Fp8 => "fp8",
+        })
     }
 }
 

@@ -34,6 +34,7 @@ pub fn unpack_weight_forward<B: Backend>(weight: PackedTensors<B>, dtype: DType)
         words,
         scale,
         layout,
+        ..
     } = weight;
     let words = Tensor::<B, 1, Int>::from_primitive(words);
     let device = words.device();

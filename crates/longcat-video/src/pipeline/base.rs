@@ -5,13 +5,14 @@ use std::sync::OnceLock;
 
 use burn::tensor::{DType, Tensor};
 use longcat_dit::{DitConfig, DitError, LongCatTransformer, TextCondition};
-use longcat_kernels::{KernelBackend, Stage, guard};
+use longcat_kernels::{KernelBackend, Products, Stage, guard};
 use longcat_text::TextEncoder;
 use longcat_vae::{ChunkProgress, LatentDraw, Tiling, VaeError, VaeOptions, WanVae, WanVaeConfig};
 use longcat_weights::{ConfigError, LoadAs, Precision};
 
 use super::observer::{Follower, StepHook};
 use super::predict::Model;
+use super::products::check_products;
 use super::request::check_size;
 use super::{Observer, Sampling, StepEvent};
 use crate::adapters::Adapters;
@@ -31,6 +32,8 @@ pub struct PipelineOptions {
     pub dtype: DType,
     /// How the matrices of transformer and text encoder are kept on the device.
     pub precision: Precision,
+    /// In which numbers those of the transformer are multiplied that are packed so that they can be.
+    pub products: Products,
     /// Dtype of the VAE.
     pub vae_dtype: DType,
     /// Keep the text encoder on the device after prompts are encoded.
@@ -53,6 +56,7 @@ impl Default for PipelineOptions {
         Self {
             dtype: DType::F32,
             precision: Precision::default(),
+            products: Products::default(),
             vae_dtype: DType::F32,
             keep_text_encoder: false,
             keep_transformer: true,
@@ -135,6 +139,7 @@ impl<B: KernelBackend> Pipeline<B> {
             };
             return Err(error.into());
         }
+        check_products::<B>(&checkpoint, &transformer_config, &options, device)?;
         let depth = transformer_config.depth;
         Ok(Self {
             scheduler: checkpoint.scheduler()?,
@@ -223,6 +228,7 @@ impl<B: KernelBackend> Pipeline<B> {
         LoadAs {
             dtype: Some(self.options.dtype),
             precision: self.options.precision,
+            products: self.options.products,
             resident_blocks: Some(resident_blocks),
         }
     }

@@ -243,6 +243,7 @@ impl<B: KernelBackend> Pipeline<B> {
                 format!("{:?}", (options.dtype, options.vae_dtype)),
             ),
             ("precision", options.precision.to_string()),
+            ("products", options.products.to_string()),
             ("tiling", format!("{:?}", options.tiling)),
         ]
     }

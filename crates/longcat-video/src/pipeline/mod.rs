@@ -10,6 +10,7 @@ mod memory;
 mod observer;
 mod plan;
 mod predict;
+mod products;
 mod refine;
 mod request;
 mod step_cache;

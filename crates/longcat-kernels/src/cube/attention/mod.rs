@@ -23,7 +23,9 @@ pub(crate) use launch::Backward;
 #[cfg(not(feature = "cuda"))]
 use launch::List;
 #[cfg(feature = "cuda")]
-pub(crate) use launch::{BACKWARD_HOPPER, FORWARD_HOPPER, List, with_readable_rows};
+pub(crate) use launch::{
+    BACKWARD_HOPPER, FORWARD_HOPPER, FP8_PRODUCTS, FP8_SCALED_AFTER, List, with_readable_rows,
+};
 pub use launch::{Launches, launches};
 
 type Cube<R, F, I, BT> = CubeBackend<R, F, I, BT>;

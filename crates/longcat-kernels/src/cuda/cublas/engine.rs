@@ -17,6 +17,19 @@ const WORKSPACE_BYTES: usize = 32 << 20;
 /// Sums over partial products are taken in f32, never in the output's type.
 const REDUCTION_IN_F32: u32 = 1 | 2;
 
+/// `CUBLASLT_MATMUL_DESC_A_SCALE_MODE` and the one of B, which bindings of CUDA before 12.8 do not have.
+const SCALE_MODES: [u32; 2] = [31, 32];
+
+/// `CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F`, of CUDA 12.9: a scale for each row.
+const SCALES_OF_ROWS: u32 = 3;
+
+/// `cublasLtMatmulDescSetAttribute`, for attributes by their number.
+type SetAttribute =
+    unsafe extern "C" fn(lt_sys::cublasLtMatmulDesc_t, u32, *const c_void, usize) -> u32;
+
+const NOT_SUPPORTED: lt::CublasError =
+    lt::CublasError(lt_sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED);
+
 /// `y[rows, out] = x[rows, inner] · weight[out, inner]ᵀ (+ bias[out])`, without the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Problem {
@@ -24,6 +37,8 @@ pub(super) struct Problem {
     pub(super) inner: usize,
     pub(super) out: usize,
     pub(super) element: Element,
+    /// Whether `x` and `weight` are of another type than `element`: e4m3.
+    pub(super) fp8: Option<Fp8>,
     pub(super) x: Operand,
     pub(super) weight: Operand,
     /// The output's row stride and alignment; it is never transposed.
@@ -33,6 +48,15 @@ pub(super) struct Problem {
     pub(super) accumulate: bool,
     /// Products of this kind that one call computes.
     pub(super) batch: Batch,
+}
+
+/// How e4m3 numbers are multiplied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Fp8 {
+    /// Rows of `x` and of `weight` have scales.
+    Scaled,
+    /// As they are.
+    Unscaled,
 }
 
 /// Equal products, one after another in memory.
@@ -57,6 +81,8 @@ pub(super) struct Addresses {
     pub(super) weight: u64,
     pub(super) bias: Option<u64>,
     pub(super) y: u64,
+    /// Of the rows of `x` and of `weight`, where these are scaled.
+    pub(super) scales: Option<[u64; 2]>,
 }
 
 /// cuBLASLt on one device.
@@ -104,7 +130,7 @@ impl Engine {
     /// Asks cuBLASLt's heuristics for an algorithm and keeps the answer.
     pub(super) fn prepare(&mut self, problem: Problem) -> bool {
         // A refusal is remembered too: the caller then multiplies without us.
-        let plan = Plan::new(self.handle, &problem).ok();
+        let plan = Plan::new(self.handle, &problem, self.workspace).ok();
         let found = plan.is_some();
         self.plans.insert(problem, plan);
         found
@@ -130,6 +156,9 @@ impl Engine {
                     size_of_val(&bias),
                 )
                 .map_err(say)?;
+            }
+            if let Some([of_x, of_weight]) = at.scales {
+                set_scales(plan.operation, of_x, of_weight).map_err(say)?;
             }
             let (one, kept) = (1f32, f32::from(u8::from(problem.accumulate)));
             lt::matmul(
@@ -158,7 +187,13 @@ impl Engine {
 impl Plan {
     /// cuBLASLt is column-major: it sees each row-major matrix as its transpose, so it is asked
     /// for `yᵀ = weight · xᵀ`, and the bias runs down the columns of `yᵀ` as its epilogue wants.
-    fn new(handle: lt_sys::cublasLtHandle_t, problem: &Problem) -> Result<Self, lt::CublasError> {
+    ///
+    /// `somewhere` is device memory.
+    fn new(
+        handle: lt_sys::cublasLtHandle_t,
+        problem: &Problem,
+        somewhere: u64,
+    ) -> Result<Self, lt::CublasError> {
         use lt_sys::cublasLtMatmulDescAttributes_t as Desc;
         use lt_sys::cublasLtMatmulPreferenceAttributes_t as Pref;
 
@@ -196,9 +231,18 @@ impl Plan {
             let epilogue = lt_sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
             describe(Desc::CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue)?;
         }
+        if let Some(fp8) = problem.fp8 {
+            describe(Desc::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, dtype as u32)?;
+            // SAFETY: `operation` is alive.
+            unsafe { describe_fp8(operation, fp8, somewhere) }?;
+        }
+        let operands = match problem.fp8 {
+            Some(_) => lt_sys::cudaDataType_t::CUDA_R_8F_E4M3,
+            None => dtype,
+        };
 
         let [x_step, weight_step, y_step] = problem.batch.steps;
-        let layout = |rows: usize, cols: usize, operand: Operand, step: usize| {
+        let layout = |dtype, rows: usize, cols: usize, operand: Operand, step: usize| {
             let (rows, cols) = if operand.transposed {
                 (rows, cols)
             } else {
@@ -211,9 +255,12 @@ impl Plan {
             }
             Ok::<_, lt::CublasError>(layout)
         };
-        let weight = layout(problem.out, problem.inner, problem.weight, weight_step)?;
-        let x = layout(problem.rows, problem.inner, problem.x, x_step)?;
-        let y = layout(problem.rows, problem.out, problem.y, y_step)?;
+        let Problem {
+            rows, inner, out, ..
+        } = *problem;
+        let weight = layout(operands, out, inner, problem.weight, weight_step)?;
+        let x = layout(operands, rows, inner, problem.x, x_step)?;
+        let y = layout(dtype, rows, out, problem.y, y_step)?;
 
         let preference = lt::create_matmul_pref()?;
         let prefer = |attribute, value: &[u8]| {
@@ -287,5 +334,73 @@ fn repeat(
             ptr::from_ref(&step).cast(),
             size_of_val(&step),
         )
+    }
+}
+
+/// Names the scales of a product.
+///
+/// # Safety
+/// `operation` is alive.
+unsafe fn set_scales(
+    operation: lt_sys::cublasLtMatmulDesc_t,
+    of_x: u64,
+    of_weight: u64,
+) -> Result<(), lt::CublasError> {
+    use lt_sys::cublasLtMatmulDescAttributes_t as Desc;
+
+    for (attribute, scales) in [
+        (Desc::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, of_weight),
+        (Desc::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, of_x),
+    ] {
+        // SAFETY: by contract; the attributes are pointers.
+        unsafe {
+            lt::set_matmul_desc_attribute(
+                operation,
+                attribute,
+                ptr::from_ref(&scales).cast(),
+                size_of_val(&scales),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Describes a product of e4m3 numbers; `somewhere` stands for scales that are not there yet.
+///
+/// # Safety
+/// `operation` is alive.
+unsafe fn describe_fp8(
+    operation: lt_sys::cublasLtMatmulDesc_t,
+    fp8: Fp8,
+    somewhere: u64,
+) -> Result<(), lt::CublasError> {
+    use lt_sys::cublasLtMatmulDescAttributes_t as Desc;
+
+    let fast = i8::from(std::env::var_os("LONGCAT_FP8_FAST").is_some());
+    // SAFETY: by contract; the attribute is 8 bits wide.
+    unsafe {
+        lt::set_matmul_desc_attribute(
+            operation,
+            Desc::CUBLASLT_MATMUL_DESC_FAST_ACCUM,
+            ptr::from_ref(&fast).cast(),
+            size_of_val(&fast),
+        )?;
+    }
+    if fp8 == Fp8::Unscaled {
+        return Ok(());
+    }
+    // SAFETY: by contract; the library is open, its function has this signature, and the attributes are
+    // 32 bits wide. A library that does not know them says so.
+    unsafe {
+        let name = b"cublasLtMatmulDescSetAttribute\0".as_slice();
+        let set = lt_sys::culib().get::<SetAttribute>(name);
+        let set = set.map_err(|_| NOT_SUPPORTED)?;
+        for attribute in SCALE_MODES {
+            let rows = ptr::from_ref(&SCALES_OF_ROWS).cast();
+            if set(operation, attribute, rows, size_of::<u32>()) != 0 {
+                return Err(NOT_SUPPORTED);
+            }
+        }
+        set_scales(operation, somewhere, somewhere)
     }
 }

@@ -4,6 +4,7 @@
 //! [`try_linear`] answers `None`, and the caller multiplies with Burn's own kernels.
 
 mod engine;
+mod fp8;
 mod operand;
 
 use std::any::Any;
@@ -21,6 +22,7 @@ use cudarc::cublaslt::sys;
 use crate::cuda::engines::Engines;
 use crate::cuda::library::CudaLibrary;
 use engine::{Addresses, Batch, Engine, Problem};
+pub(crate) use fp8::Fp8Product;
 use operand::{Element, Operand};
 
 type Cuda = CubeTensor<CudaRuntime>;
@@ -96,7 +98,7 @@ pub(crate) fn try_linear<R: CubeRuntime>(
     weight: &CubeTensor<R>,
     bias: Option<&CubeTensor<R>>,
 ) -> Option<CubeTensor<R>> {
-    if !ENABLED.load(Ordering::Relaxed) || version().is_err() {
+    if !is_usable() {
         return None;
     }
     let x = (x as &dyn Any).downcast_ref::<Cuda>()?;
@@ -136,6 +138,7 @@ fn linear(x: &Cuda, weight: &Cuda, bias: Option<&Cuda>) -> Option<Cuda> {
         inner,
         out,
         element,
+        fp8: None,
         x: x_operand?,
         weight: weight_operand?,
         y: Operand {
@@ -168,7 +171,7 @@ pub(crate) fn try_add_products<R: CubeRuntime>(
     x: &CubeTensor<R>,
     terms: &[(usize, usize, &CubeTensor<R>)],
 ) -> bool {
-    if !ENABLED.load(Ordering::Relaxed) || version().is_err() || !y.can_mut() {
+    if !is_usable() || !y.can_mut() {
         return false;
     }
     let add = || {
@@ -214,6 +217,7 @@ fn add_products(y: &Cuda, x: &Cuda, terms: &[(usize, usize, &Cuda)]) -> Option<(
             inner,
             out,
             element,
+            fp8: None,
             x: x_operand.at(first * dtype.size()),
             weight: weight_operand?,
             y: y_operand.at(start * dtype.size()),
@@ -244,7 +248,7 @@ pub(crate) fn try_matmul_nt<R: CubeRuntime>(
     q: &CubeTensor<R>,
     k: &CubeTensor<R>,
 ) -> Option<CubeTensor<R>> {
-    if !ENABLED.load(Ordering::Relaxed) || version().is_err() {
+    if !is_usable() {
         return None;
     }
     let q = (q as &dyn Any).downcast_ref::<Cuda>()?;
@@ -277,6 +281,7 @@ fn products_of_heads(q: &Cuda, k: &Cuda) -> Option<Cuda> {
         inner,
         out,
         element,
+        fp8: None,
         x: operand(&q, inner, steps[0])?,
         weight: operand(&k, inner, steps[1])?,
         y: operand(&y, out, steps[2])?,
@@ -334,6 +339,7 @@ fn submit(
             weight: weight + weight_offset,
             bias,
             y: y + y_offset,
+            scales: None,
         };
         // SAFETY: the context is current; `problem` was read off these tensors, and `y` is new.
         unsafe { engine.run(&problem, at) }
@@ -345,6 +351,11 @@ fn submit(
             run(engine, [x, weight, y], Some(bias))
         }),
     }
+}
+
+/// Whether the library is there and switched on.
+pub(crate) fn is_usable() -> bool {
+    ENABLED.load(Ordering::Relaxed) && version().is_ok()
 }
 
 /// The library's version (major·10000 + minor·100 + patch), or why there is none.

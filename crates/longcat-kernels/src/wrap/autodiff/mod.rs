@@ -47,6 +47,10 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelDevice for Autodiff<B, C> {
         B::fault(device)
     }
 
+    fn has_fp8_products(device: &Self::Device) -> bool {
+        B::has_fp8_products(device)
+    }
+
     fn keep_fault(device: &Self::Device, fault: DeviceFault) {
         B::keep_fault(device, fault);
     }
@@ -159,6 +163,11 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
 
     fn words_of_floats(row: FloatTensor<Self>) -> IntTensor<Self> {
         B::words_of_floats(row.primitive)
+    }
+
+    fn quantize_rows(x: FloatTensor<Self>) -> (IntTensor<Self>, FloatTensor<Self>) {
+        let (words, scales) = B::quantize_rows(x.primitive);
+        (words, constant::<B, C>(scales))
     }
 
     fn block_sums(x: FloatTensor<Self>, block: usize) -> FloatTensor<Self> {

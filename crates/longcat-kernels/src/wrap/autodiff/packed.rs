@@ -76,6 +76,7 @@ fn inner<B: KernelBackend, C: CheckpointStrategy>(
         words: weight.words,
         scale: weight.scale.map(|scale| scale.primitive),
         layout: weight.layout,
+        products: weight.products,
     }
 }
 

@@ -8,6 +8,7 @@ use burn_fusion::{Fusion, FusionBackend, FusionTensor};
 use super::call::Inputs;
 use crate::{
     BlockList, BlockRule, Conv3dOptions, LowRankPart, PackedLayout, PackedTensors, PatchGrid,
+    Products,
 };
 
 /// An argument of a method of `Fusion<B>`, and the same of `B`.
@@ -144,25 +145,26 @@ impl<B: FusionBackend> Argument<B> for LowRankPart<Fusion<B>> {
 }
 
 impl<B: FusionBackend> Argument<B> for PackedTensors<Fusion<B>> {
-    /// The layout, and whether there are scales.
-    type Rest = (PackedLayout, bool);
+    /// What is no tensor, and whether there are scales.
+    type Rest = (PackedLayout, Products, bool);
     type Inner<'a> = PackedTensors<B>;
 
-    fn split(self, inputs: &mut Vec<FusionTensor<B::FusionRuntime>>) -> (PackedLayout, bool) {
+    fn split(self, inputs: &mut Vec<FusionTensor<B::FusionRuntime>>) -> Self::Rest {
         let scaled = self.scale.is_some();
         inputs.push(self.words);
         inputs.extend(self.scale);
-        (self.layout, scaled)
+        (self.layout, self.products, scaled)
     }
 
     fn join(
-        &(layout, scaled): &(PackedLayout, bool),
+        &(layout, products, scaled): &(PackedLayout, Products, bool),
         inputs: &mut Inputs<'_, B>,
     ) -> PackedTensors<B> {
         PackedTensors {
             words: inputs.int(),
             scale: scaled.then(|| inputs.float()),
             layout,
+            products,
         }
     }
 }

@@ -55,6 +55,10 @@ impl<B: FusionBackend + KernelBackend> KernelDevice for Fusion<B> {
         B::keep_fault(device, fault);
     }
 
+    fn has_fp8_products(device: &Self::Device) -> bool {
+        B::has_fp8_products(device)
+    }
+
     fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
         let row = B::float_from_bytes(bytes, dtype, device);
         let (shape, dtype) = like(&row);
@@ -130,6 +134,14 @@ impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
             -> (numbers: Float = (Shape::new(weight.layout.shape), dtype));
 
         fn words_of_floats(row: Float<B>) -> (words: Int = (row.shape(), DType::I32));
+
+        fn quantize_rows(x: Float<B>) -> (
+            words: Int = (Shape::new([x.shape().num_elements() / 4]), DType::I32),
+            scales: Float = (
+                Shape::new([x.shape().num_elements() / x.shape()[x.shape().num_dims() - 1].max(1)]),
+                DType::F32,
+            ),
+        );
 
         fn attention_forward(
             q: Float<B>, k: Float<B>, v: Float<B>, blocks: Option<BlockList<Self>>, scale: f64,

@@ -1,6 +1,7 @@
 //! Values of eight bits with scales beside them.
 
 use longcat_kernels::PackedLayout;
+use longcat_kernels::packed::to_e4m3;
 use rayon::prelude::*;
 
 /// Values that are worth a task of their own.
@@ -11,7 +12,7 @@ const LARGEST_INT8: f32 = 127.0;
 
 /// As PyTorch casts `(x / scale).clamp(-448, 448)`.
 pub(super) fn fp8(values: &[f32], layout: &PackedLayout) -> (Vec<u8>, Vec<f32>) {
-    scaled(values, layout, LARGEST_FP8, e4m3)
+    scaled(values, layout, LARGEST_FP8, to_e4m3)
 }
 
 /// Whole numbers from -127 to 127, of two equally near the even one.
@@ -56,21 +57,4 @@ fn magnitude(values: &[f32]) -> f32 {
     let tasks = values.par_chunks(TASK);
     let largest = tasks.map(|values| values.iter().fold(0.0, |most: f32, x| most.max(x.abs())));
     largest.reduce(|| 0.0, f32::max)
-}
-
-/// The nearest fp8 e4m3, of two equally near the even one; beyond the largest that.
-fn e4m3(x: f32) -> u8 {
-    /// The smallest number with a leading one, and one over the distance of those below it.
-    const SMALLEST_NORMAL: f32 = 0.015_625;
-    const PER_UNIT: f32 = 512.0;
-    let sign = (x.to_bits() >> 24) as u8 & 0x80;
-    let x = x.abs().min(LARGEST_FP8);
-    if x < SMALLEST_NORMAL {
-        // Eight of them is the smallest normal number, whose pattern that is.
-        return sign | (x * PER_UNIT).round_ties_even() as u8;
-    }
-    let bits = x.to_bits();
-    // 20 of 23 bits go; a carry into the exponent is what it should be.
-    let rounded = bits + 0x7_ffff + ((bits >> 20) & 1);
-    sign | ((rounded >> 20) - ((127 - 7) << 3)) as u8
 }

@@ -4,6 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) static FORWARD_HOPPER: AtomicU64 = AtomicU64::new(0);
 pub(crate) static BACKWARD_HOPPER: AtomicU64 = AtomicU64::new(0);
+/// Products in fp8, and those of them whose scales were applied afterwards.
+pub(crate) static FP8_PRODUCTS: AtomicU64 = AtomicU64::new(0);
+pub(crate) static FP8_SCALED_AFTER: AtomicU64 = AtomicU64::new(0);
 pub(super) static FORWARD_MMA: AtomicU64 = AtomicU64::new(0);
 pub(super) static FORWARD_PLAIN: AtomicU64 = AtomicU64::new(0);
 pub(super) static BACKWARD_MMA: AtomicU64 = AtomicU64::new(0);
@@ -28,6 +31,10 @@ pub struct Launches {
     pub backward_plain: u64,
     /// Block selection.
     pub selection: u64,
+    /// Linear layers in fp8.
+    pub fp8_products: u64,
+    /// Those of them that another kernel applied scales and bias to.
+    pub fp8_scaled_after: u64,
 }
 
 /// The launches so far.
@@ -40,5 +47,7 @@ pub fn launches() -> Launches {
         backward_mma: BACKWARD_MMA.load(Ordering::Relaxed),
         backward_plain: BACKWARD_PLAIN.load(Ordering::Relaxed),
         selection: SELECTION.load(Ordering::Relaxed),
+        fp8_products: FP8_PRODUCTS.load(Ordering::Relaxed),
+        fp8_scaled_after: FP8_SCALED_AFTER.load(Ordering::Relaxed),
     }
 }
