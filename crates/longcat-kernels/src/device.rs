@@ -72,6 +72,11 @@ pub trait KernelDevice: Backend {
         DeviceMemory::default()
     }
 
+    /// The maker's name of a device, such as `NVIDIA H200`, where it tells; nothing by default.
+    fn model(_device: &Self::Device) -> Option<String> {
+        None
+    }
+
     /// The first fault of a device that is known, without waiting for anything. Nothing that the device
     /// holds since then may be used; see [`guard`](crate::guard).
     ///

@@ -19,6 +19,8 @@ use crate::KernelDevice;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stage {
+    /// A product and a copy are timed.
+    Measuring,
     /// Weights of the text encoder go to the device.
     LoadingTextEncoder,
     /// Prompts become embeddings.
@@ -82,7 +84,7 @@ impl Stage {
                  smaller data.sizes or a smaller lora.rank take less"
             }
             Self::Sampling => "a smaller samples.size or fewer samples.frames take less",
-            Self::Saving => "other programs on the device may hold its memory",
+            Self::Measuring | Self::Saving => "other programs on the device may hold its memory",
         }
     }
 }
@@ -90,6 +92,7 @@ impl Stage {
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Measuring => write!(f, "measuring its speed"),
             Self::LoadingTextEncoder => write!(f, "loading the text encoder"),
             Self::EncodingPrompt => write!(f, "encoding the prompt"),
             Self::LoadingTransformer => write!(f, "loading the transformer"),

@@ -5,10 +5,10 @@ use std::path::Path;
 use burn::tensor::DType;
 use longcat_kernels::KernelBackend;
 use longcat_video::{
-    Checkpoint, CheckpointParts, ContinuationRequest, FrameRange, ImageToVideoRequest, Latents,
-    LongVideo, LongVideoRequest, LoraScope, LoraStatus, MemoryPlan, NoiseSource, Observer,
-    Pipeline, PipelineOptions, PixelFrames, RefineRequest, TakeFrames, TextToVideoRequest,
-    VideoError, VideoPlan, VideoRequest, VideoSize,
+    Checkpoint, CheckpointParts, ContinuationRequest, ExpectedTimes, FrameRange,
+    ImageToVideoRequest, Latents, LongVideo, LongVideoRequest, LoraScope, LoraStatus, MemoryPlan,
+    NoiseSource, Observer, Pipeline, PipelineOptions, PixelFrames, RefineRequest, TakeFrames,
+    TextToVideoRequest, VideoError, VideoPlan, VideoRequest, VideoSize,
 };
 
 use crate::{DeviceList, DeviceTask, RuntimeError, RuntimeOptions, on_device};
@@ -103,6 +103,16 @@ pub trait DynPipeline: Send {
     /// # Errors
     /// [`VideoError::DoesNotFit`] says what would fit; else as [`Self::plan`].
     fn memory_plan(&self, request: VideoRequest<'_>) -> Result<MemoryPlan, VideoError>;
+
+    /// How long the stages of a request take that is done as planned ([`Pipeline::expected_times`]).
+    ///
+    /// # Errors
+    /// As [`Self::plan`]; [`VideoError::Device`].
+    fn expected_times(
+        &self,
+        request: VideoRequest<'_>,
+        plan: &MemoryPlan,
+    ) -> Result<ExpectedTimes, VideoError>;
 
     /// Makes videos from prompts; normalised latents `[B, C, T, H, W]`.
     ///
@@ -274,6 +284,14 @@ impl<B: KernelBackend> DynPipeline for Pipeline<B> {
 
     fn memory_plan(&self, request: VideoRequest<'_>) -> Result<MemoryPlan, VideoError> {
         Pipeline::memory_plan(self, request)
+    }
+
+    fn expected_times(
+        &self,
+        request: VideoRequest<'_>,
+        plan: &MemoryPlan,
+    ) -> Result<ExpectedTimes, VideoError> {
+        Pipeline::expected_times(self, request, plan)
     }
 
     fn text_to_video(

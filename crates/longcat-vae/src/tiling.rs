@@ -56,6 +56,17 @@ impl TileGrid {
     }
 }
 
+impl Tiling {
+    /// Pixels of all tiles of a picture `[height, width]`: those where tiles overlap count once for each.
+    pub fn pixels(&self, size: [usize; 2]) -> usize {
+        let along = |i: usize| -> usize {
+            let spans = spans(size[i], self.tile[i], self.stride[i].max(1));
+            spans.iter().map(ExactSizeIterator::len).sum()
+        };
+        along(0) * along(1)
+    }
+}
+
 /// Spans of `tile` units that cover `size`, at most `stride` apart and as evenly as units allow.
 ///
 /// All have the full length, so that every tile sees as much around it as it can.

@@ -65,9 +65,10 @@ pub use longcat_vae::{LatentColours, LatentDraw, Tiling};
 pub use longcat_weights::Precision;
 pub use lora_scope::{LoraScope, LoraStages, ParseScopeError, StepScope};
 pub use memory::{
-    Asked, ClipSizes, DenoiseSizes, DeviceSizes, DoesNotFit, KeptWeights, MemoryLimit, MemoryPlan,
-    ModelSizes, ParseMemoryError, Parts, RequestSizes, TextPlan, TextSizes, TrainingPlan,
-    TransformerPlan, TransformerSizes, VaePlan, VaeSizes, in_words,
+    Asked, ClipSizes, DenoiseSizes, DeviceRates, DeviceSizes, DoesNotFit, ExpectedTimes,
+    KeptWeights, MemoryLimit, MemoryPlan, ModelSizes, ParseMemoryError, Parts, RatesSource,
+    RequestSizes, TextPlan, TextSizes, TrainingPlan, TransformerPlan, TransformerSizes, VaePlan,
+    VaeSizes, in_words,
 };
 pub use noise::{NoisePurpose, NoiseSource, SeededNoise};
 pub use parts::{CheckpointParts, Component};

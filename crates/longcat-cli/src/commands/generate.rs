@@ -300,10 +300,11 @@ impl Run<'_> {
     /// Says what the request takes of memory, and refining its result.
     fn plan(&self, session: &Session, request: VideoRequest<'_>) -> Result<()> {
         let made = session.pipeline.plan(request)?;
-        let mut passes = vec![("", session.pipeline.memory_plan(request)?)];
+        let pipeline = &*session.pipeline;
+        let mut passes = vec![plan::Pass::of(pipeline, "", request)?];
         if self.sampler.refine {
-            let refining = session.pipeline.memory_plan(self.refining(&made))?;
-            passes.push(("refining: ", refining));
+            let refining = self.refining(&made);
+            passes.push(plan::Pass::of(pipeline, "refining: ", refining)?);
         }
         plan::print(&passes, session.output.json)
     }

@@ -39,11 +39,11 @@ pub fn run(args: &Long, task: Task) -> Result<()> {
     let refine = sampler.refine;
     let mut session = Session::open("long", &args.model, Some(sampler), refine, &args.output)?;
     if task == Task::Plan {
-        let of = |request| session.pipeline.memory_plan(request);
-        let mut passes = vec![("", of(VideoRequest::LongVideo(&request))?)];
+        let of = |name, request| plan::Pass::of(&*session.pipeline, name, request);
+        let mut passes = vec![of("", VideoRequest::LongVideo(&request))?];
         if refine {
-            let refining = of(VideoRequest::RefinementOfLongVideo(&request))?;
-            passes.push(("refining: ", refining));
+            let refining = VideoRequest::RefinementOfLongVideo(&request);
+            passes.push(of("refining: ", refining)?);
         }
         return plan::print(&passes, session.output.json);
     }

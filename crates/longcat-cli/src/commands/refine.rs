@@ -78,7 +78,7 @@ impl<'a> Given<'a> {
         };
         let asked = VideoRequest::Refinement(&request);
         if task == Task::Plan {
-            let passes = [("", session.pipeline.memory_plan(asked)?)];
+            let passes = [plan::Pass::of(&*session.pipeline, "", asked)?];
             return plan::print(&passes, session.output.json);
         }
         let plan = session.pipeline.plan(asked)?;

@@ -59,11 +59,20 @@ fn a_plan_needs_no_weights_and_says_what_fits() {
     let blocks = plan["denoising"]["resident_blocks"].as_u64().unwrap();
     assert!((1..48).contains(&blocks), "{text}");
     assert_eq!(plan["text_encoder"]["layers"], 24);
+    // Of fifty steps of a whole model on a processor.
+    assert_eq!(plan["rates"], "measured");
+    let stages = ["text_encoder", "denoising", "decoding"];
+    let seconds = stages.map(|stage| plan[stage]["seconds"].as_f64().unwrap());
+    assert!(seconds.iter().all(|seconds| *seconds > 0.0), "{text}");
+    let total = plan["seconds"].as_f64().unwrap();
+    assert!((total / seconds.iter().sum::<f64>() - 1.0).abs() < 1e-6);
+    assert!(seconds[1] > 0.9 * total, "{text}");
     let text = succeed(dir, &with(&["--memory", "40GiB"]));
     assert!(
         text.contains(&format!("{blocks} of 48 blocks stay")),
         "{text}"
     );
+    assert!(text.contains("timed on this device"), "{text}");
     let text = succeed(dir, &with(&["--memory", "unlimited"]));
     assert!(text.contains("48 of 48 blocks stay"), "{text}");
     let message = fail(dir, 2, &with(&["--memory", "6.5GiB"]));

@@ -46,6 +46,13 @@ where
         }
     }
 
+    #[cfg(feature = "cuda")]
+    fn model(device: &Self::Device) -> Option<String> {
+        let device = device as &dyn std::any::Any;
+        let device = device.downcast_ref::<cubecl::cuda::CudaDevice>()?;
+        crate::cuda::memory::device_model(device.index)
+    }
+
     fn max_tensor_bytes(device: &Self::Device) -> u64 {
         // What CUDA devices report is a share of their memory that their pools keep to.
         #[cfg(feature = "cuda")]

@@ -65,6 +65,15 @@ pub fn cuda_memory(index: usize) -> Option<CudaMemory> {
     })
 }
 
+/// NVIDIA's name of a CUDA device.
+pub(crate) fn device_model(index: usize) -> Option<String> {
+    if !driver_starts() {
+        return None;
+    }
+    let handle = device::get(i32::try_from(index).ok()?).ok()?;
+    device::get_name(handle).ok()
+}
+
 /// Bytes of a device that are not cubecl's tensors: the context with compiled kernels, and workspaces of
 /// cuBLASLt. On an H200 the context alone took 0.55 GB; with this much, plans for the released model were
 /// 4 to 7 % above what was seen.

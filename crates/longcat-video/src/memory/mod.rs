@@ -4,9 +4,11 @@ mod fit;
 mod limit;
 mod parts;
 mod plan;
+mod rates;
 mod sizes;
 #[cfg(test)]
 mod tests;
+mod times;
 mod training;
 mod work;
 
@@ -14,6 +16,8 @@ pub use fit::DoesNotFit;
 pub use limit::{MemoryLimit, ParseMemoryError, in_words};
 pub use parts::Parts;
 pub use plan::{MemoryPlan, TextPlan, TransformerPlan, VaePlan};
+pub use rates::{DeviceRates, RatesSource};
 pub use sizes::{DeviceSizes, KeptWeights, ModelSizes, TextSizes, TransformerSizes, VaeSizes};
+pub use times::ExpectedTimes;
 pub use training::TrainingPlan;
 pub use work::{Asked, ClipSizes, DenoiseSizes, RequestSizes};

@@ -31,7 +31,7 @@ pub struct ModelSizes {
 }
 
 /// Bytes of the transformer, and the sizes that its tokens follow from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TransformerSizes {
     /// What is always on the device: embedders, last layer, biases and norms.
     pub fixed: u64,
@@ -51,6 +51,9 @@ pub struct TransformerSizes {
     pub sides: [usize; 2],
     /// Tokens in a block of queries and of keys of block-sparse attention.
     pub sparse_blocks: Option<[usize; 2]>,
+    /// The share of the blocks of keys that each block of queries attends to then; all where only the scores
+    /// tell.
+    pub kept: f64,
     /// Bytes of an element.
     pub element: u64,
 }
@@ -70,6 +73,8 @@ pub struct TextSizes {
     pub hidden: usize,
     /// Attention heads.
     pub heads: usize,
+    /// Width of all heads together.
+    pub inner: usize,
     /// Bytes of an element.
     pub element: u64,
 }
@@ -81,6 +86,8 @@ pub struct VaeSizes {
     pub weights: u64,
     /// What encoding or decoding holds for each pixel of a picture or tile.
     pub pixel: u64,
+    /// Channels at the full size of a picture.
+    pub base: usize,
     /// Pixels per latent along a side.
     pub factor: usize,
     /// Frames per latent frame.
@@ -224,6 +231,7 @@ impl TransformerSizes {
             + 4 * (6 * c + 2 * c + 4 * config.head_dim() as u64);
         let embedders = element * (patch_in * c + c + caption * c + c + c * c + c)
             + 4 * (waves * t + t + t * t + t);
+        let sparsity = config.bsa_params.as_ref().and_then(|bsa| bsa.sparsity);
         let last = 4 * (2 * c * t + 2 * c + c * patch_out + patch_out);
         Self {
             fixed: embedders + last + config.depth as u64 * small,
@@ -238,6 +246,7 @@ impl TransformerSizes {
                 [params.chunk_3d_shape_q, params.chunk_3d_shape_k]
                     .map(|chunk| chunk.iter().product())
             }),
+            kept: sparsity.map_or(1.0, |sparsity| 1.0 - sparsity),
             element,
         }
     }
@@ -287,6 +296,7 @@ impl TextSizes {
             width,
             hidden,
             heads: config.num_heads,
+            inner,
             element,
         }
     }
@@ -296,10 +306,12 @@ impl VaeSizes {
     /// Sizes of a VAE in this dtype.
     pub fn new(config: &WanVaeConfig, dtype: DType) -> Self {
         let element = dtype.size() as u64;
-        let base = config.base_dim.max(config.decoder_base_dim) as u64;
+        let base = config.base_dim.max(config.decoder_base_dim);
+        let wide = base as u64;
         Self {
-            weights: element * VAE_WEIGHTS * base * base,
-            pixel: element * VAE_ELEMENTS * base,
+            weights: element * VAE_WEIGHTS * wide * wide,
+            pixel: element * VAE_ELEMENTS * wide,
+            base,
             factor: config.scale_factor_spatial,
             frames: config.scale_factor_temporal,
             element,

@@ -71,6 +71,8 @@ fn generating() -> RequestSizes {
             size: [480, 832],
             whole: false,
         },
+        steps: 16,
+        segments: 1,
         asked: Asked {
             keep_transformer: true,
             ..Asked::default()
@@ -84,6 +86,7 @@ fn refining() -> RequestSizes {
     request.denoise.frames = 48;
     request.denoise.grid = [44, 80];
     request.denoise.sparse = true;
+    request.steps = 5;
     request.decode.frames = 189;
     request.decode.size = [704, 1280];
     request.encode = Some(ClipSizes {
@@ -261,4 +264,146 @@ fn training_streams_what_does_not_fit() {
     assert!(small.resident < 48 && small.peak <= 24 * GIB, "{small:?}");
     let error = plan(48, Some(8 * GIB)).unwrap_err().to_string();
     assert!(error.contains("a training step"), "{error}");
+}
+
+#[test]
+fn times_of_a_known_device_are_those_that_were_measured() {
+    let models = models(Precision::Stored);
+    let rates = DeviceRates::of_model("NVIDIA H200").unwrap();
+    let times = |mut request: RequestSizes, budget| {
+        request.denoise.text = 256;
+        let plan = MemoryPlan::choose(&models, &request, budget).unwrap();
+        ExpectedTimes::new(&models, &request, &plan, &rates)
+    };
+    let is = |found: f64, measured: f64| {
+        let off = (found / measured - 1.0).abs();
+        assert!(off < 0.01, "{found} beside {measured}");
+    };
+    let mut request = generating();
+    is(
+        times(request, None).denoise,
+        16.0 * 48.0 * (0.0647 + 0.0037),
+    );
+    request.denoise.adapters = 0;
+    let found = times(request, None);
+    is(found.denoise, 16.0 * 48.0 * 0.0647);
+    is(found.text, 0.0258);
+    is(found.decode, 1.477);
+    assert_eq!(found.encode, None);
+    // Copies hide behind the work.
+    let streamed = times(request, Some(16 * GIB));
+    assert_eq!(streamed.denoise, found.denoise);
+    let mut refining = refining();
+    refining.denoise.adapters = 0;
+    is(times(refining, None).denoise, 5.0 * 48.0 * 0.2075);
+    // Three segments, and twice the samples under guidance.
+    let guided = RequestSizes {
+        denoise: DenoiseSizes {
+            samples: 2,
+            ..request.denoise
+        },
+        segments: 3,
+        ..request
+    };
+    is(times(guided, None).denoise, 6.0 * found.denoise);
+    is(times(guided, None).decode, 3.0 * found.decode);
+    assert_eq!(DeviceRates::of_model("NVIDIA H100 PCIe"), None);
+}
+
+#[test]
+fn times_follow_from_work_or_from_copies() {
+    const EVER: f64 = f64::INFINITY;
+    let mut rates = DeviceRates {
+        products: EVER,
+        low_rank: EVER,
+        attention: EVER,
+        sparse_attention: EVER,
+        text: EVER,
+        encoded: EVER,
+        decoded: EVER,
+        copies: EVER,
+        source: RatesSource::Measured,
+    };
+    let models = models(Precision::Stored);
+    let mut request = refining();
+    request.denoise = DenoiseSizes {
+        frames: 20,
+        grid: [30, 52],
+        cached: 4,
+        cached_samples: 1,
+        sparse: false,
+        adapters: 96_000,
+        ..request.denoise
+    };
+    request.steps = 10;
+    let seconds = |rates: &DeviceRates, request: &RequestSizes, budget| {
+        let plan = MemoryPlan::choose(&models, request, budget).unwrap();
+        let times = ExpectedTimes::new(&models, request, &plan, rates);
+        (plan, times)
+    };
+    let (new, old) = (20.0 * 1560.0, 4.0 * 1560.0);
+    let c = 4096.0;
+    let is = |found: f64, sum: f64| {
+        assert!((found / sum - 1.0).abs() < 1e-9, "{found} is not {sum}");
+    };
+    // One rate at a time.
+    let only = |set: fn(&mut DeviceRates)| {
+        let mut rates = rates;
+        set(&mut rates);
+        seconds(&rates, &request, None).1
+    };
+    let linear = 2.0 * (6.0 * c * c + 3.0 * c * 11_008.0);
+    let products = 48.0 * (10.0 * (new * linear + 4.0 * 512.0 * c * c) + old * linear);
+    is(only(|rates| rates.products = 1.0).denoise, products);
+    let itself = 10.0 * new * (new + old) + old * old;
+    let text = 10.0 * new * 512.0;
+    let attention = 48.0 * 4.0 * c * (itself + text);
+    is(only(|rates| rates.attention = 1.0).denoise, attention);
+    // 1,000 numbers a block.
+    let factors = 48.0 * 2.0 * 1000.0 * (10.0 * new + old);
+    is(only(|rates| rates.low_rank = 1.0).denoise, factors);
+    let pixels = 189.0 * 704.0 * 1280.0;
+    is(only(|rates| rates.encoded = 1.0).encode.unwrap(), pixels);
+    is(only(|rates| rates.decoded = 1.0).decode, pixels);
+    let layer = 2.0 * 512.0 * (4.0 * c * c + 3.0 * c * 10_240.0) + 4.0 * 512.0 * 512.0 * c;
+    is(only(|rates| rates.text = 1.0).text, 24.0 * layer);
+    // Tiles of 640 of a picture of 704×1280: two in one direction and three in the other.
+    rates.decoded = 1.0;
+    rates.copies = 1.0;
+    let (plan, times) = seconds(&rates, &request, Some(16 * GIB));
+    assert_eq!(plan.decode.tiling.map(|tiling| tiling.tile), Some([640; 2]));
+    is(times.decode, 189.0 * 1280.0 * 1920.0);
+    // What does not stay is copied for each pass, and once more for the cache; keys and values for each step.
+    let streamed = (48 - plan.transformer.resident) as u64 * models.transformer.blocks.each()[0];
+    let cache = 48.0 * 2.0 * old * c * 2.0;
+    assert!(streamed > 0 && plan.transformer.offload_kv_cache);
+    is(times.denoise, 11.0 * streamed as f64 + 10.0 * cache);
+    request.asked.resident_layers = Some(10);
+    let times = seconds(&rates, &request, Some(16 * GIB)).1;
+    is(times.text, 14.0 * models.text.layers.each()[0] as f64);
+    // Block-sparse attention of the release keeps a sixteenth of the blocks of 64 tokens.
+    let refining = refining();
+    rates.copies = EVER;
+    rates.sparse_attention = 1.0;
+    let found = seconds(&rates, &refining, None).1.denoise;
+    is(found, 5.0 * 48.0 * 4.0 * c * 168_960.0 * (165.0 * 64.0));
+}
+
+#[test]
+fn rates_of_other_devices_follow_from_a_product_and_a_copy() {
+    let known = DeviceRates::of_model("NVIDIA H200").unwrap();
+    let measured = DeviceRates::from_measured(705e12 / 4.0, 12e9);
+    assert_eq!(
+        (measured.copies, measured.source),
+        (12e9, RatesSource::Measured)
+    );
+    for (slow, fast) in [
+        (measured.products, known.products),
+        (measured.attention, known.attention),
+        (measured.sparse_attention, known.sparse_attention),
+        (measured.text, known.text),
+        (measured.decoded, known.decoded),
+    ] {
+        assert!((4.0 * slow / fast - 1.0).abs() < 1e-9);
+    }
 }

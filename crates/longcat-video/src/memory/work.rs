@@ -16,6 +16,10 @@ pub struct RequestSizes {
     pub denoise: DenoiseSizes,
     /// The result.
     pub decode: ClipSizes,
+    /// Steps of the denoising.
+    pub steps: usize,
+    /// How often all of it is done: segments of a long video, else once.
+    pub segments: usize,
     /// What is settled already.
     pub asked: Asked,
 }

@@ -20,7 +20,7 @@ use crate::checkpoint::Checkpoint;
 use crate::defaults::VideoDefaults;
 use crate::frames::PixelFrames;
 use crate::latents::Latents;
-use crate::memory::{ClipSizes, MemoryLimit, ModelSizes, TransformerPlan};
+use crate::memory::{ClipSizes, DeviceRates, MemoryLimit, ModelSizes, TransformerPlan};
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::scheduler::{FlowMatchScheduler, Schedule};
 use crate::{CheckpointParts, VideoError, VideoSize};
@@ -89,6 +89,8 @@ pub struct Pipeline<B: KernelBackend> {
     step_hook: Option<StepHook<B>>,
     /// Bytes of the models, once they were asked for: headers of weights are read for them.
     pub(super) sizes: OnceLock<ModelSizes>,
+    /// How fast the first device works, once it was asked for.
+    pub(super) rates: OnceLock<DeviceRates>,
     /// Bytes that may be taken.
     pub(super) budget: Option<u64>,
     /// What the run under way does so that it fits.
@@ -154,6 +156,7 @@ impl<B: KernelBackend> Pipeline<B> {
             vae: None,
             step_hook: None,
             sizes: OnceLock::new(),
+            rates: OnceLock::new(),
             budget: options.memory.within(B::memory(device).free),
             memory: TransformerPlan::resident(depth),
             resident: 0,

@@ -69,7 +69,10 @@ impl<B: KernelBackend> Pipeline<B> {
     }
 
     /// What a request computes.
-    fn request_sizes(&self, request: VideoRequest<'_>) -> Result<RequestSizes, VideoError> {
+    pub(super) fn request_sizes(
+        &self,
+        request: VideoRequest<'_>,
+    ) -> Result<RequestSizes, VideoError> {
         // Frames that pass through the encoder, those of the result, and the denoising.
         let (planned, run, encoded, offload) = match request {
             VideoRequest::TextToVideo(request) => {
@@ -124,6 +127,12 @@ impl<B: KernelBackend> Pipeline<B> {
                 self.refining(&shape, Run::refining(tokens))?
             }
         };
+        let segments = match request {
+            VideoRequest::LongVideo(long) | VideoRequest::RefinementOfLongVideo(long) => {
+                long.segments
+            }
+            _ => 1,
+        };
         let [latents, height, width] = planned.latents;
         let size = [height, width].map(|side| side * self.vae_config().scale_factor_spatial);
         let clip = |frames, whole| ClipSizes {
@@ -141,6 +150,8 @@ impl<B: KernelBackend> Pipeline<B> {
                 samples: run.videos,
                 ..clip(self.vae_config().frames(latents), false)
             },
+            steps: planned.schedule.len(),
+            segments,
             asked: Asked {
                 offload_kv_cache: offload,
                 ..self.asked()
@@ -198,7 +209,7 @@ impl<B: KernelBackend> Pipeline<B> {
     }
 
     /// Bytes of the models on this device.
-    fn model_sizes(&self) -> ModelSizes {
+    pub(super) fn model_sizes(&self) -> ModelSizes {
         self.sizes.get_or_init(|| self.find_sizes()).clone()
     }
 

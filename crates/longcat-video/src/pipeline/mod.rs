@@ -11,6 +11,7 @@ mod observer;
 mod plan;
 mod predict;
 mod products;
+mod rates;
 mod refine;
 mod request;
 mod step_cache;

@@ -35,6 +35,10 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelDevice for Autodiff<B, C> {
         B::memory(device)
     }
 
+    fn model(device: &Self::Device) -> Option<String> {
+        B::model(device)
+    }
+
     fn order_transfers(device: &Self::Device) {
         B::order_transfers(device);
     }

@@ -37,6 +37,10 @@ impl<B: FusionBackend + KernelBackend> KernelDevice for Fusion<B> {
         B::memory(device)
     }
 
+    fn model(device: &Self::Device) -> Option<String> {
+        B::model(device)
+    }
+
     fn order_transfers(device: &Self::Device) {
         // What waits in the stream came before.
         let device = device.clone();
