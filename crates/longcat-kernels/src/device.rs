@@ -4,7 +4,7 @@ use burn::tensor::{DType, backend::Backend};
 use burn_backend::tensor::{FloatTensor, IntTensor};
 
 use crate::faults::{DeviceFault, keep_own_fault, own_fault};
-use crate::{HostRow, UploadTicket, Uploads, portable};
+use crate::{HostRow, RankGroup, UploadTicket, Uploads, portable};
 
 /// A backend whose devices the kernels and models know: sizes that suit them, uploads, transfers.
 ///
@@ -59,6 +59,11 @@ pub trait KernelDevice: Backend {
     /// unpacked for them, too.
     fn has_fp8_products(_device: &Self::Device) -> bool {
         false
+    }
+
+    /// See [`sum_over_ranks`](crate::sum_over_ranks); `None` by default.
+    fn sum_over_ranks(_x: FloatTensor<Self>, _group: &RankGroup) -> Option<FloatTensor<Self>> {
+        None
     }
 
     /// Bytes of the largest tensor that a device has room for in one piece; no limit but its memory by

@@ -36,6 +36,7 @@
 //!   cubecl.
 //! - `wrap`: autodiff and fusion.
 //! - `host`, `streamed`: weights in host memory, copied to a device while it computes.
+//! - `ranks`: sums over the devices of several processes.
 //! - `faults`: whether a device did its work; [`guard`] stands around all that leaves one.
 
 mod backend;
@@ -51,6 +52,7 @@ mod host;
 mod ops;
 pub mod packed;
 pub mod portable;
+mod ranks;
 mod streamed;
 mod wrap;
 
@@ -75,4 +77,5 @@ pub use ops::{
     merge_heads, quantize_rows, rms_norm, silu_mul, split_heads, unpack_weight,
 };
 pub use packed::{PackedKind, PackedLayout, Products};
+pub use ranks::{RankGroup, sum_over_ranks};
 pub use streamed::{Passage, StreamedWeight, streamed_blocks};

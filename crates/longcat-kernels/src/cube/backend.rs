@@ -14,7 +14,7 @@ use crate::{
     PackedTensors, PatchGrid, portable,
 };
 #[cfg(feature = "cuda")]
-use crate::{Conv3dOptions, HostRow, Products, UploadTicket, Uploads};
+use crate::{Conv3dOptions, HostRow, Products, RankGroup, UploadTicket, Uploads};
 
 impl<R, F, I, BT> KernelDevice for CubeBackend<R, F, I, BT>
 where
@@ -107,6 +107,11 @@ where
             Some((rows, ticket)) => Uploads { rows, ticket },
             None => portable::begin_uploads::<Self>(rows, device),
         }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn sum_over_ranks(x: FloatTensor<Self>, group: &RankGroup) -> Option<FloatTensor<Self>> {
+        crate::cuda::ranks::try_sum(&x, group)
     }
 
     #[cfg(feature = "cuda")]

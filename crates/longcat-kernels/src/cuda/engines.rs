@@ -28,12 +28,21 @@ pub(crate) struct Engines<E> {
     failure: Mutex<Option<String>>,
     /// What failed then, in words.
     what: &'static str,
-    /// The environment variable that does without.
-    switch: &'static str,
+    /// The environment variable that does without, if one does.
+    switch: Option<&'static str>,
 }
 
 impl<E: Engine> Engines<E> {
     pub(crate) const fn new(what: &'static str, switch: &'static str) -> Self {
+        Self::known_as(what, Some(switch))
+    }
+
+    /// Engines that nothing does without.
+    pub(crate) const fn required(what: &'static str) -> Self {
+        Self::known_as(what, None)
+    }
+
+    const fn known_as(what: &'static str, switch: Option<&'static str>) -> Self {
         Self {
             by_device: Mutex::new(BTreeMap::new()),
             failure: Mutex::new(None),
@@ -99,23 +108,27 @@ impl<E: Engine> Engines<E> {
         work: impl FnOnce(&E, [u64; N]) -> Result<(), String> + Send + 'static,
     ) {
         if let Some(failure) = lock(&self.failure).as_ref() {
-            let Self { what, switch, .. } = self;
-            panic!("{what} failed: {failure}; {switch}=1 avoids it");
+            panic!("{}", self.words(failure));
         }
         let bindings = tensors.map(|tensor| tensor.handle.clone().binding());
         device_thread(index).submit(move |server| {
             if let Err(failure) = self.run(server, index, bindings, work) {
-                let words = format!(
-                    "{} failed: {failure}; {}=1 avoids it",
-                    self.what, self.switch
-                );
                 watch::keep(
                     cubecl::cuda::CudaDevice::new(index).to_id(),
-                    DeviceFault::new(&words),
+                    DeviceFault::new(&self.words(&failure)),
                 );
                 *lock(&self.failure) = Some(failure);
             }
         });
+    }
+
+    fn words(&self, failure: &str) -> String {
+        let help = self.switch.map(|switch| format!("; {switch}=1 avoids it"));
+        format!(
+            "{} failed: {failure}{}",
+            self.what,
+            help.unwrap_or_default()
+        )
     }
 
     fn run<const N: usize>(

@@ -10,6 +10,7 @@ pub(crate) mod memory;
 pub(crate) mod page_lock;
 pub(crate) mod prefetch;
 mod program;
+pub(crate) mod ranks;
 mod staging;
 mod stream;
 mod theirs;

@@ -21,7 +21,7 @@ use crate::ops::{matrix_shape, output_shape};
 use crate::portable::accumulator;
 use crate::{
     BlockList, BlockRule, Conv3dOptions, DeviceFault, DeviceMemory, HostRow, KernelBackend,
-    KernelDevice, LowRankPart, PackedTensors, PatchGrid, UploadTicket, Uploads,
+    KernelDevice, LowRankPart, PackedTensors, PatchGrid, RankGroup, UploadTicket, Uploads,
 };
 use argument::Argument;
 use call::{Output, on_stream, register};
@@ -45,6 +45,16 @@ impl<B: FusionBackend + KernelBackend> KernelDevice for Fusion<B> {
         // What waits in the stream came before.
         let device = device.clone();
         get_client::<B>(&device).sync(move || B::order_transfers(&device));
+    }
+
+    fn sum_over_ranks(x: FloatTensor<Self>, group: &RankGroup) -> Option<FloatTensor<Self>> {
+        let client = x.client.clone();
+        // At once: ranks sum in the same order, which what waits in a stream need not keep.
+        let x = client.resolve_tensor_float::<B>(x);
+        let sums = B::sum_over_ranks(x, group)?;
+        let (shape, dtype) = like(&sums);
+        let handle = B::float_tensor_handle(sums);
+        Some(adopted::<B>(handle, shape, dtype, client.device()))
     }
 
     fn max_tensor_bytes(device: &Self::Device) -> u64 {

@@ -1,0 +1,129 @@
+//! Sums over the GPUs of several processes, through NCCL.
+
+use std::any::Any;
+use std::ffi::{c_char, c_void};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use burn_backend::DType;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
+use cubecl::cuda::CudaRuntime;
+use cudarc::nccl::result::{self as nccl, NcclError};
+use cudarc::nccl::sys;
+
+use crate::cuda::engines::Engines;
+use crate::cuda::stream::{OrderedStream, device_thread, say};
+use crate::ranks::{Group, RankGroup};
+
+static ENGINES: Engines<OrderedStream> = Engines::required("summing gradients through NCCL");
+
+/// This process in a group.
+struct Communicator {
+    index: usize,
+    /// Null once the group was left.
+    handle: AtomicPtr<sys::ncclComm>,
+}
+
+impl Group for Communicator {
+    fn leave(&self) {
+        let handle = self.handle.swap(ptr::null_mut(), Ordering::AcqRel);
+        if !handle.is_null() {
+            // SAFETY: made by NCCL, and given back here once only. NCCL lets a thread do this while
+            // another is in a call.
+            let _ = unsafe { nccl::comm_abort(handle) };
+        }
+    }
+}
+
+impl Drop for Communicator {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// See [`RankGroup::new_id`].
+pub(crate) fn new_id() -> Result<Vec<u8>, String> {
+    let id = nccl::get_uniqueid().map_err(|err| words("ncclGetUniqueId", &err))?;
+    Ok(id.internal.map(|byte| byte as u8).to_vec())
+}
+
+/// See [`RankGroup::join`].
+pub(crate) fn join(index: usize, id: &[u8], rank: usize, size: usize) -> Result<RankGroup, String> {
+    let Ok(id) = <[u8; 128]>::try_from(id) else {
+        return Err(format!("{} bytes are no id of NCCL", id.len()));
+    };
+    let id = sys::ncclUniqueId {
+        internal: id.map(|byte| byte as c_char),
+    };
+    if !ENGINES.is_ready(index, |_| Some(true), |_| true) {
+        let refusal = ENGINES.refusal();
+        return Err(refusal.unwrap_or_else(|| format!("cuda:{index} does not answer")));
+    }
+    // On the thread that owns the device, where its context is made current.
+    let joined = device_thread(index).submit_blocking(move |_| {
+        let entered = ENGINES.with(index, OrderedStream::enter);
+        entered.unwrap_or_else(|| Err(format!("cuda:{index} has no stream")))?;
+        let mut handle = ptr::null_mut();
+        // SAFETY: the pointer is written to before this returns.
+        unsafe { nccl::comm_init_rank(&mut handle, size as i32, id, rank as i32) }
+            .map_err(|err| words("ncclCommInitRank", &err))?;
+        Ok::<_, String>(Communicator {
+            index,
+            handle: AtomicPtr::new(handle),
+        })
+    });
+    let joined = joined.map_err(|err| say("device thread", err))?;
+    joined.map(RankGroup::new)
+}
+
+/// See [`KernelDevice::sum_over_ranks`](crate::KernelDevice::sum_over_ranks).
+pub(crate) fn try_sum<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    group: &RankGroup,
+) -> Option<CubeTensor<R>> {
+    let x = (x as &dyn Any).downcast_ref::<CubeTensor<CudaRuntime>>()?;
+    let communicator = group.of::<Communicator>()?;
+    if x.dtype != DType::F32 || x.device.index != communicator.index {
+        return None;
+    }
+    let x = into_contiguous(x.clone());
+    let shape = x.meta.shape().clone();
+    let count = shape.iter().product::<usize>();
+    let sums = empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, DType::F32);
+    let group = group.clone();
+    ENGINES.submit([&x, &sums], move |stream, [x, sums]| {
+        let communicator = group.of::<Communicator>();
+        let handle = communicator.map(|c| c.handle.load(Ordering::Acquire));
+        let Some(handle) = handle.filter(|handle| !handle.is_null()) else {
+            return Err("the group of ranks was left".into());
+        };
+        stream.run(|queue| {
+            // SAFETY: the communicator was made for this device, whose context is current; both
+            // buffers hold so many numbers and live until what is queued here is done.
+            let queued = unsafe {
+                nccl::all_reduce(
+                    x as *const c_void,
+                    sums as *mut c_void,
+                    count,
+                    sys::ncclDataType_t::ncclFloat32,
+                    sys::ncclRedOp_t::ncclSum,
+                    handle,
+                    queue.cast(),
+                )
+            };
+            queued
+                .map(|_| ())
+                .map_err(|err| words("ncclAllReduce", &err))
+        })
+    });
+    let mut sums = Some(sums);
+    (&mut sums as &mut dyn Any)
+        .downcast_mut::<Option<CubeTensor<R>>>()?
+        .take()
+}
+
+fn words(what: &str, error: &NcclError) -> String {
+    format!("{what}: {:?}; NCCL_DEBUG=INFO tells more", error.0)
+}
