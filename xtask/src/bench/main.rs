@@ -80,6 +80,13 @@ impl From<Preset> for bench::Preset {
     }
 }
 
+/// In which numbers packed weights are multiplied.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Products {
+    Dense,
+    Fp8,
+}
+
 /// A transformer to measure.
 #[derive(Args)]
 struct Network {
@@ -135,6 +142,10 @@ struct Dit {
     /// Two samples, as under guidance; devices that share take whole samples.
     #[arg(long)]
     guided: bool,
+    /// With fp8: also the blocks in fp8, unpacked and multiplied in fp8, of a network with some large
+    /// channels, each with how far its result is from that of floats.
+    #[arg(long, value_enum, default_value = "dense", conflicts_with = "share")]
+    products: Products,
 }
 
 #[derive(Args)]
@@ -145,6 +156,9 @@ struct Linear {
     /// Calls per measured run.
     #[arg(long, default_value_t = 50)]
     calls: usize,
+    /// With fp8: products in fp8 in the place of other packed weights.
+    #[arg(long, value_enum, default_value = "dense")]
+    products: Products,
     #[command(flatten)]
     timing: Timing,
 }
@@ -244,12 +258,14 @@ impl Bench {
                     lora_rank: args.lora_rank,
                     share: args.share,
                     guided: args.guided,
+                    fp8: args.products == Products::Fp8,
                 }
                 .run(&mut print)
             }
             Self::Linear(args) => bench::Linear {
                 rows: args.rows,
                 calls: args.calls,
+                fp8: args.products == Products::Fp8,
                 timing: args.timing.into(),
             }
             .run(&mut print),

@@ -2,12 +2,13 @@
 //!
 //! `cuda_check attention` compares with f32 references, `fuzz [count [seed]]` with the portable body
 //! on random shapes, `linear` with f64 sums, `conv` with f32 convolutions, `layout` with the portable
-//! body, `upload` with what was sent, `packed` with what the host unpacks, bit by bit; `small` runs each
-//! attention kernel once (for compute-sanitizer).
+//! body, `upload` with what was sent, `packed` with what the host unpacks, bit by bit, `fp8` with f64 sums of
+//! the rounded numbers; `small` runs each attention kernel once (for compute-sanitizer).
 //! Exits with code 1 where a comparison fails.
 
 mod attention;
 mod conv;
+mod fp8;
 mod fuzz;
 mod layout;
 mod linear;
@@ -75,11 +76,12 @@ fn main() {
         Some("layout") => layout::run(&device),
         Some("upload") => upload::run(&device),
         Some("packed") => packed::run(&device),
+        Some("fp8") => fp8::run(&device),
         Some("small") => fuzz::small(&device),
         _ => {
             eprintln!(
                 "usage: cuda_check attention | fuzz [count [seed]] | linear | conv | layout | \
-                 upload | packed | small"
+                 upload | packed | fp8 | small"
             );
             std::process::exit(2);
         }

@@ -2,11 +2,13 @@
 
 use burn::tensor::{DType, Tensor};
 use longcat_dit::{LongCatTransformer, ParallelTransformer, forward_samples};
-use longcat_kernels::KernelBackend;
+use longcat_kernels::{KernelBackend, Products};
 use longcat_train::{LoraConfig, attach_adapter};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::network::Network;
+use super::packing::{add_outliers, pack, relative_error, set_products};
+use super::timing::{Times, sync};
 use super::{Bench, BenchError, Report, measure};
 use crate::DeviceList;
 
@@ -21,6 +23,9 @@ pub struct Dit {
     pub share: Option<DeviceList>,
     /// Two samples, as under guidance; devices that share take whole samples.
     pub guided: bool,
+    /// The same network with some large channels, then with its blocks in fp8, unpacked and multiplied in
+    /// fp8, each with how far its result is from the first. Not with `share`.
+    pub fp8: bool,
 }
 
 impl Dit {
@@ -30,6 +35,9 @@ impl Dit {
     /// [`BenchError`] for settings that cannot work, and when the device fails.
     pub fn run(&self, report: Report<'_>) -> Result<(), BenchError> {
         self.network.check()?;
+        if self.fp8 && self.share.is_some() {
+            return Err(BenchError::Setting("--products fp8 is for one device"));
+        }
         measure(self.network.timing.device, self, report)
     }
 }
@@ -40,6 +48,9 @@ impl Bench for Dit {
         device: B::Device,
         report: Report<'_>,
     ) -> Result<(), BenchError> {
+        if self.fp8 {
+            return self.measure_fp8::<B>(&device, report);
+        }
         let network = &self.network;
         let mut devices = vec![device.clone()];
         if let Some(list) = &self.share {
@@ -64,19 +75,72 @@ impl Bench for Dit {
             };
             Ok(())
         })?;
-        let result = json!({
-            "network": "dit", "device": self.devices(), "tokens": network.tokens(),
-            "samples": samples,
-            "depth": network.depth, "lora_rank": self.lora_rank, "first_milliseconds": times.first,
-            "milliseconds": times.median, "milliseconds_per_block": times.median / network.depth as f64,
-            "memory_bytes": network.timing.memory_taken(),
-        });
-        report(result);
+        report(self.result(samples, times));
         Ok(())
     }
 }
 
 impl Dit {
+    fn result(&self, samples: usize, times: Times) -> Value {
+        let network = &self.network;
+        json!({
+            "network": "dit", "device": self.devices(), "tokens": network.tokens(),
+            "samples": samples,
+            "depth": network.depth, "lora_rank": self.lora_rank, "first_milliseconds": times.first,
+            "milliseconds": times.median, "milliseconds_per_block": times.median / network.depth as f64,
+            "memory_bytes": network.timing.memory_taken(),
+        })
+    }
+
+    /// Floats, packed weights, and packed weights multiplied in fp8.
+    fn measure_fp8<B: KernelBackend>(
+        &self,
+        device: &B::Device,
+        report: Report<'_>,
+    ) -> Result<(), BenchError> {
+        let network = &self.network;
+        if !B::has_fp8_products(device) {
+            return Err(BenchError::Setting("this device does not multiply in fp8"));
+        }
+        let mut model = self.model::<B>(device)?;
+        add_outliers(&mut model);
+        let samples = 1 + usize::from(self.guided);
+        let latents = network.latents::<B>(device).repeat_dim(0, samples);
+        let frames = network.latent_grid()[0];
+        let timesteps = Tensor::full([samples, frames], 500.0, (device, DType::F32));
+        let text = network.text::<B>(device, samples);
+        let mut expected = None;
+        for (weights, products) in [
+            ("floats", Products::Dense),
+            ("fp8", Products::Dense),
+            ("fp8", Products::Fp8),
+        ] {
+            if weights == "fp8" {
+                pack(&mut model)?;
+                set_products(&mut model, products)?;
+                sync::<B>(device)?;
+                B::memory_cleanup(device);
+            }
+            let forward = || model.forward(latents.clone(), timesteps.clone(), &text, 0);
+            let out = forward()?;
+            let error = match &expected {
+                None => 0.0,
+                Some(expected) => relative_error(out.clone(), expected),
+            };
+            expected.get_or_insert(out);
+            let times = network.timing.time::<B>(device, || {
+                forward()?;
+                Ok(())
+            })?;
+            let mut result = self.result(samples, times);
+            result["weights"] = weights.into();
+            result["products"] = products.to_string().into();
+            result["relative_error"] = error.into();
+            report(result);
+        }
+        Ok(())
+    }
+
     fn devices(&self) -> String {
         match &self.share {
             Some(devices) => devices.to_string(),

@@ -2,12 +2,13 @@
 
 use burn::tensor::{Distribution, Tensor};
 use longcat_kernels::{
-    KernelBackend, PackedKind, PackedLayout, PackedWeight, linear, linear_packed, unpack_weight,
+    KernelBackend, PackedKind, PackedLayout, PackedWeight, Products, linear, linear_packed,
+    quantize_rows, unpack_weight,
 };
 use serde_json::json;
 
-use super::timing::Timing;
-use super::{Bench, BenchError, Report, measure};
+use super::timing::{Times, Timing};
+use super::{Bench, BenchError, Report, measure, packing};
 
 /// Fused qkv; attention output; feed-forward in and out.
 const SHAPES: [(usize, usize); 4] = [(4096, 12288), (4096, 4096), (4096, 11008), (11008, 4096)];
@@ -27,6 +28,8 @@ pub struct Linear {
     pub rows: usize,
     /// Calls per measured run.
     pub calls: usize,
+    /// Products in fp8 in the place of other packed weights.
+    pub fp8: bool,
     /// How often, and where.
     pub timing: Timing,
 }
@@ -71,6 +74,10 @@ impl Bench for Linear {
                 });
                 report(result);
             }
+            if self.fp8 {
+                self.measure_fp8(&x, &weight, report)?;
+                continue;
+            }
             for kind in PACKED {
                 self.measure_packed(&x, packed::<B>(kind, [out, inner], &device), report)?;
             }
@@ -80,6 +87,49 @@ impl Bench for Linear {
 }
 
 impl Linear {
+    /// A product in fp8, and by itself the rounding of its input.
+    fn measure_fp8<B: KernelBackend>(
+        &self,
+        x: &Tensor<B, 2>,
+        weight: &Tensor<B, 2>,
+        report: Report<'_>,
+    ) -> Result<(), BenchError> {
+        let device = x.device();
+        if !B::has_fp8_products(&device) {
+            return Err(BenchError::Setting("this device does not multiply in fp8"));
+        }
+        let packed = packing::packed("weight", weight)?.with_products(Products::Fp8);
+        let expected = linear(x.clone(), weight.clone(), None);
+        let error = packing::relative_error(linear_packed(x.clone(), &packed, None), &expected);
+        let product = self.timing.time::<B>(&device, || {
+            for _ in 0..self.calls {
+                linear_packed(x.clone(), &packed, None);
+            }
+            Ok(())
+        })?;
+        let rounding = self.timing.time::<B>(&device, || {
+            for _ in 0..self.calls {
+                quantize_rows(x.clone());
+            }
+            Ok(())
+        })?;
+        let [out, inner] = packed.shape();
+        let each = |times: Times| times.median / self.calls as f64;
+        let (whole, rounding) = (each(product), each(rounding));
+        let operations = 2.0 * (self.rows * inner * out) as f64;
+        let moved = self.rows as f64 * (inner * (x.dtype().size() + 1) + 4) as f64;
+        report(json!({
+            "operation": "linear", "device": self.timing.device.to_string(),
+            "rows": self.rows, "in": inner, "out": out, "kind": "fp8 products",
+            "milliseconds": whole, "tflops": operations / whole / 1e9,
+            "quantizing_milliseconds": rounding, "quantizing_gb_per_s": moved / rounding / 1e6,
+            "product_milliseconds": whole - rounding,
+            "product_tflops": operations / (whole - rounding) / 1e9,
+            "relative_error": error,
+        }));
+        Ok(())
+    }
+
     fn measure_packed<B: KernelBackend>(
         &self,
         x: &Tensor<B, 2>,

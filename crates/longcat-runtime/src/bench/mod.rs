@@ -8,6 +8,7 @@ mod error;
 mod linear;
 mod load;
 mod network;
+mod packing;
 mod stream;
 mod text;
 mod timing;

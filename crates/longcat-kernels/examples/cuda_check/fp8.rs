@@ -1,0 +1,158 @@
+//! Rows in fp8 against what the CPU makes of them, bit by bit, and products with them against f64 sums of the
+//! same numbers over some rows and columns.
+
+use burn::tensor::{DType, Tensor, TensorData};
+use burn_flex::{Flex, FlexDevice};
+use longcat_kernels::cube::launches;
+use longcat_kernels::{
+    PackedKind, PackedLayout, PackedWeight, Products, QuantizedRows, linear, linear_packed,
+    quantize_rows, unpack_weight,
+};
+
+use crate::random::Random;
+use crate::{Device, Gpu};
+
+/// Rows, inputs and outputs: few rows, an odd number of them, and the layers of the released width.
+const SHAPES: [[usize; 3]; 6] = [
+    [1, 64, 48],
+    [301, 1040, 528],
+    [2048, 512, 1376],
+    [4096, 4096, 12288],
+    [4096, 4096, 11008],
+    [4096, 11008, 4096],
+];
+/// Rounding to bf16, and what the sums lose.
+const TOLERANCE: f64 = 5e-3;
+
+pub fn run(device: &Device) -> bool {
+    let mut ok = true;
+    for [rows, inner, out] in SHAPES {
+        let mut random = Random(28);
+        let x = values(rows, inner, &mut random);
+        let weight = values(out, inner, &mut random);
+        let bias = random.normals(out);
+        for dtype in [DType::BF16, DType::F16] {
+            ok &= check([rows, inner, out], dtype, [&x, &weight, &bias], device);
+        }
+    }
+    let launches = launches();
+    println!(
+        "fp8: {} products, {} of them scaled after cuBLASLt",
+        launches.fp8_products, launches.fp8_scaled_after
+    );
+    if launches.fp8_products == 0 {
+        println!("fp8: no product ran in fp8 FAILED");
+    }
+    ok && launches.fp8_products > 0
+}
+
+/// Normal numbers, of which some columns are large.
+fn values(rows: usize, columns: usize, random: &mut Random) -> Vec<f32> {
+    let mut values = random.normals(rows * columns);
+    for row in values.chunks_mut(columns) {
+        row.iter_mut().skip(5).step_by(97).for_each(|x| *x *= 30.0);
+    }
+    values
+}
+
+fn check(
+    [rows, inner, out]: [usize; 3],
+    dtype: DType,
+    [x, weight, bias]: [&[f32]; 3],
+    device: &Device,
+) -> bool {
+    let tensor = |values: &[f32], rows: usize| {
+        let columns = values.len() / rows;
+        let data = TensorData::new(values.to_vec(), [rows, columns]);
+        Tensor::<Gpu, 2>::from_data(data, (device, DType::F32)).cast(dtype)
+    };
+    let x = tensor(x, rows);
+    let bias = tensor(bias, 1).reshape([out]);
+    // The CPU's numbers are those of the type.
+    let of_type = x.clone().cast(DType::F32).into_data();
+    let on_cpu = Tensor::<Flex, 2>::from_data(of_type, (&FlexDevice, DType::F32));
+    let (found, expected) = (host(quantize_rows(x.clone())), host(quantize_rows(on_cpu)));
+    let wrong = found.0.iter().zip(&expected.0).filter(|(a, b)| a != b);
+    let wrong = wrong.count() + usize::from(found.1 != expected.1);
+    let mut good = wrong == 0 && found.0.len() == expected.0.len();
+
+    let rows_of_weight = quantize_rows(tensor(weight, out).cast(DType::F32).cast(DType::BF16));
+    let (bytes, scales) = host(rows_of_weight);
+    let layout = PackedLayout::new(PackedKind::Fp8E4m3, [out, inner]).with_group(inner);
+    let packed = PackedWeight::<Gpu>::from_bytes(&bytes, Some(&scales), layout, device);
+    let unpacked = unpack_weight(&packed, dtype);
+    let packed = packed.with_products(Products::Fp8);
+    let weight = Numbers::of(&bytes, &scales);
+    let input = Numbers::of(&found.0, &found.1);
+    let mut errors = Vec::new();
+    for bias in [None, Some(bias)] {
+        let y = linear_packed(x.clone(), &packed, bias.clone());
+        let lossless = linear(x.clone(), unpacked.clone(), bias.clone());
+        let added = bias.map(host_row);
+        let (y, lossless) = (host_row(y), host_row(lossless));
+        let (mut difference, mut norm, mut lost) = (0.0, 0.0, 0.0);
+        for row in (0..rows).step_by((rows / 13).max(1)) {
+            for column in (0..out).step_by((out / 17).max(1)) {
+                let bias = added.as_ref().map_or(0.0, |bias| f64::from(bias[column]));
+                let expected = input.dot(row, &weight, column) + bias;
+                let at = row * out + column;
+                difference += (f64::from(y[at]) - expected).powi(2);
+                lost += (f64::from(y[at]) - f64::from(lossless[at])).powi(2);
+                norm += expected.powi(2);
+            }
+        }
+        let error = (difference / norm).sqrt();
+        good &= error < TOLERANCE;
+        errors.push((error, (lost / norm).sqrt()));
+    }
+    let words: Vec<String> = errors
+        .iter()
+        .map(|(error, lost)| format!("{error:.2e} ({lost:.2e} off the unrounded input)"))
+        .collect();
+    println!(
+        "fp8 {rows} x {inner} -> {out} {dtype:?}: {wrong} bytes or scales differ; relative L2 error {}, \
+         with bias {}{}",
+        words[0],
+        words[1],
+        if good { "" } else { " FAILED" },
+    );
+    good
+}
+
+/// Rows of e4m3 numbers with their scales.
+struct Numbers {
+    values: Vec<f32>,
+    scales: Vec<f32>,
+}
+
+impl Numbers {
+    fn of(bytes: &[u8], scales: &[f32]) -> Self {
+        let mut values = vec![0.0; bytes.len()];
+        PackedKind::Fp8E4m3.decode(bytes, &mut values);
+        Self {
+            values,
+            scales: scales.to_vec(),
+        }
+    }
+
+    fn row(&self, row: usize) -> &[f32] {
+        let columns = self.values.len() / self.scales.len();
+        &self.values[row * columns..][..columns]
+    }
+
+    fn dot(&self, row: usize, other: &Self, other_row: usize) -> f64 {
+        let pairs = self.row(row).iter().zip(other.row(other_row));
+        let sum: f64 = pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+        sum * f64::from(self.scales[row]) * f64::from(other.scales[other_row])
+    }
+}
+
+fn host<B: longcat_kernels::KernelBackend>(rows: QuantizedRows<B>) -> (Vec<u8>, Vec<f32>) {
+    let scales = rows.scales.into_data().to_vec().expect("f32 data");
+    (rows.words.into_data().bytes.to_vec(), scales)
+}
+
+fn host_row<const D: usize>(tensor: Tensor<Gpu, D>) -> Vec<f32> {
+    let data = tensor.cast(DType::F32).into_data();
+    data.to_vec().expect("f32 data")
+}
