@@ -1,0 +1,66 @@
+//! The page, its files, and how a browser gets the token.
+
+use axum::body::Body;
+use axum::extract::Path;
+use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+
+use super::error::ApiError;
+use super::guard::COOKIE;
+
+/// The page's other files: name, type, contents.
+const FILES: &[(&str, &str, &str)] = &[];
+const PAGE: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>longcat serve</title>\
+    <p>The API is described by <a href=\"/openapi.json\">openapi.json</a>.</p></html>\n";
+/// Asks for the token, for browsers that have none.
+const ASK: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
+    <meta name=\"viewport\" content=\"width=device-width\"><title>longcat serve</title>\
+    <form><label>Token <input name=\"token\" type=\"password\" autocomplete=\"current-password\" \
+    required autofocus></label> <button>Open</button></form></html>\n";
+
+pub(super) async fn page() -> Response {
+    html(StatusCode::OK, PAGE)
+}
+
+pub(super) async fn file(Path(name): Path<String>) -> Result<Response, ApiError> {
+    let found = FILES.iter().find(|(known, ..)| *known == name);
+    let Some((_, kind, text)) = found else {
+        return Err(ApiError::not_found("file"));
+    };
+    Ok(([(header::CONTENT_TYPE, *kind)], *text).into_response())
+}
+
+/// The token in the address of the page.
+pub(super) fn token_of(uri: &Uri) -> Option<String> {
+    let pairs = uri
+        .query()?
+        .split('&')
+        .filter_map(|pair| pair.split_once('='));
+    // A token has no sign that an address would change.
+    let mut pairs = pairs.filter(|(name, _)| *name == "token");
+    pairs.next().map(|(_, value)| value.to_string())
+}
+
+/// Has the browser keep the token, and leads to the page, whose address does not show it.
+pub(super) fn with_cookie(token: &str) -> Response {
+    let mut response = StatusCode::SEE_OTHER.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::LOCATION, HeaderValue::from_static("/"));
+    let cookie = format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=31536000");
+    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
+        headers.insert(header::SET_COOKIE, cookie);
+    }
+    response
+}
+
+pub(super) fn ask() -> Response {
+    html(StatusCode::UNAUTHORIZED, ASK)
+}
+
+fn html(status: StatusCode, text: &'static str) -> Response {
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("text/html; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}

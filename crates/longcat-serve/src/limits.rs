@@ -1,0 +1,56 @@
+//! What a request may ask for and send at most.
+
+/// What a request may ask for and send at most.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Characters of a prompt.
+    pub prompt_characters: usize,
+    /// Prompts of a long video.
+    pub prompts: usize,
+    /// Frames, of each segment.
+    pub frames: usize,
+    /// Pixels of a frame.
+    pub pixels: usize,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Adapters of a video.
+    pub adapters: usize,
+    /// Bytes of an uploaded image.
+    pub image_bytes: u64,
+    /// Bytes of an uploaded video.
+    pub video_bytes: u64,
+    /// Seconds of an uploaded video.
+    pub video_seconds: u64,
+    /// Pixels of an uploaded picture, or of a frame of an uploaded video.
+    pub picture_pixels: u64,
+    /// Bytes of an uploaded adapter.
+    pub adapter_bytes: u64,
+    /// Jobs that wait.
+    pub queue: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            prompt_characters: 10_000,
+            prompts: 64,
+            frames: 1001,
+            pixels: 1920 * 1088,
+            steps: 1000,
+            adapters: 16,
+            image_bytes: 64 << 20,
+            video_bytes: 1 << 30,
+            video_seconds: 600,
+            picture_pixels: 64_000_000,
+            adapter_bytes: 8 << 30,
+            queue: 100,
+        }
+    }
+}
+
+impl Limits {
+    /// The largest seed: what a number of JavaScript holds exactly.
+    pub(crate) fn seed(&self) -> u64 {
+        (1 << 53) - 1
+    }
+}

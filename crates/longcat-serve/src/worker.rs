@@ -1,0 +1,158 @@
+//! A thread that makes one video after the other.
+
+use std::any::Any;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use longcat_media::{ReadOptions, VideoReader};
+
+use crate::app::App;
+use crate::hub::{Watch, What};
+use crate::store::{Status, Video};
+use crate::studio::{JobFiles, MakeError, Maker, Order};
+
+/// Pixels of the longer side of a thumbnail.
+const THUMBNAIL: u32 = 320;
+/// How long a worker waits for work before it looks by itself, and for a database that fails.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Wakes workers.
+#[derive(Default)]
+pub(crate) struct Bell {
+    rung: Mutex<()>,
+    condition: Condvar,
+}
+
+impl Bell {
+    pub(crate) fn ring(&self) {
+        self.condition.notify_all();
+    }
+
+    fn wait(&self) {
+        let guard = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        // Waking for nothing does no harm.
+        drop(self.condition.wait_timeout(guard, PAUSE));
+    }
+}
+
+/// Works until the server stops.
+pub(crate) fn work(app: &Arc<App>, number: usize) {
+    let mut maker = None;
+    while !app.hub.is_stopping() {
+        match app.store.begin() {
+            Ok(Some(video)) => make(app, number, &mut maker, &video),
+            Ok(None) => app.bell.wait(),
+            Err(error) => {
+                app.note(&error.to_string());
+                sleep(PAUSE);
+            }
+        }
+    }
+    // A maker that breaks while it goes must not keep the others from ending.
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(maker)));
+}
+
+fn make(app: &Arc<App>, number: usize, maker: &mut Option<Box<dyn Maker>>, video: &Video) {
+    let files = app.data.files(&video.id);
+    let mut watch = Watch::new(&video.id, files.clone(), app.hub.clone());
+    app.hub.tell(&video.id, What::Status);
+    let begun = Instant::now();
+    let made = catch_unwind(AssertUnwindSafe(|| {
+        let adapters = app.library.order(&video.settings.adapters);
+        let order = Order {
+            settings: video.settings.clone(),
+            adapters: adapters.map_err(|refusal| MakeError::Invalid(refusal.message))?,
+            files: files.clone(),
+        };
+        let maker = match &mut *maker {
+            Some(maker) => maker,
+            none => none.insert(app.studio.worker(number)?),
+        };
+        maker.make(&order, &mut watch)?;
+        finish(&files)
+    }));
+    let broken = match &made {
+        Ok(Ok(())) => false,
+        Ok(Err(error)) => error.breaks(),
+        Err(_) => true,
+    };
+    if broken {
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(maker.take())));
+    }
+    let stopped = matches!(made, Ok(Err(MakeError::Cancelled))) && !watch.is_unwanted();
+    keep(app, || match &made {
+        Ok(_) if stopped => app.store.put_back(&video.id),
+        Ok(result) => app.store.end(&video.id, result),
+        Err(panic) => {
+            let message = format!(
+                "the program failed in an unexpected way: {}",
+                words(&**panic)
+            );
+            app.store
+                .finish(&video.id, Status::Failed, Some(("panic", &message)))
+        }
+    });
+    if !stopped {
+        app.metrics.ended(&made, begun.elapsed());
+        // It has nothing to tell once there is a video, or none.
+        let _ = fs::remove_file(files.preview());
+    }
+    drop(watch);
+    app.hub.tell(&video.id, What::Status);
+}
+
+/// Writes down how a job ended, however long that takes: a full disk can be emptied.
+fn keep(app: &Arc<App>, write: impl Fn() -> Result<(), crate::ServeError>) {
+    while let Err(error) = write() {
+        app.note(&error.to_string());
+        if app.hub.is_stopping() {
+            // The next start finds the file, or makes it again.
+            return;
+        }
+        sleep(PAUSE);
+    }
+}
+
+/// What is done once a video is there.
+fn finish(files: &JobFiles) -> Result<(), MakeError> {
+    let failed = |error: &dyn ToString| MakeError::Failed(error.to_string());
+    let mut reader = VideoReader::open(&files.video(), &ReadOptions::default())
+        .map_err(|error| failed(&error))?;
+    let size = reader.size();
+    let frame = reader.next_frame().map_err(|error| failed(&error))?;
+    let Some(frame) = frame else {
+        return Err(MakeError::Failed("the video has no frames".into()));
+    };
+    // A video without its thumbnail is still one.
+    let _ = write_thumbnail(files, size.width as u32, size.height as u32, frame.pixels);
+    Ok(())
+}
+
+fn write_thumbnail(
+    files: &JobFiles,
+    width: u32,
+    height: u32,
+    pixels: Vec<u8>,
+) -> Result<(), image::ImageError> {
+    let Some(picture) = image::RgbImage::from_raw(width, height, pixels) else {
+        return Ok(());
+    };
+    let picture = image::DynamicImage::from(picture);
+    let small = match width.max(height) > THUMBNAIL {
+        true => picture.thumbnail(THUMBNAIL, THUMBNAIL),
+        false => picture,
+    };
+    let temporary = files.folder().join("thumbnail.jpg.partial");
+    small.save_with_format(&temporary, image::ImageFormat::Jpeg)?;
+    fs::rename(temporary, files.thumbnail())?;
+    Ok(())
+}
+
+fn words(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("it did not say why")
+}
