@@ -1,0 +1,120 @@
+// Jobs that are not finished: what they are coming to, how far they are, and cancelling them.
+
+import * as api from "./api.js";
+import * as store from "./store.js";
+import { $, announce, h, show } from "./dom.js";
+import { doing, duration, summary } from "./words.js";
+
+/** The rows, by id. */
+const rows = new Map();
+/** What part of each job was last announced, in quarters. */
+const quarters = new Map();
+
+function makeRow(video) {
+  const picture = h("img", { alt: "", decoding: "async" });
+  const frame = h("div", { class: "screen" }, picture);
+  const prompt = h("h3", {}, video.prompt);
+  const about = h("p", { class: "quiet" }, summary(video, store.adapters));
+  const bar = h("progress", { max: "100", "aria-label": "Progress" });
+  const stage = h("p", { class: "stage" });
+  const left = h("p", { class: "left" });
+  const error = h("p", { class: "error", role: "alert", hidden: true });
+  const cancel = h("button", { type: "button", class: "plain", "aria-label": `Cancel: ${video.prompt}` }, "Cancel");
+  cancel.addEventListener("click", async () => {
+    cancel.disabled = true;
+    cancel.textContent = "Stopping…";
+    try {
+      await api.remove(video.id);
+    } catch (problem) {
+      cancel.disabled = false;
+      cancel.textContent = "Cancel";
+      show(error, problem.message);
+    }
+  });
+  const text = h("div", { class: "told" }, prompt, about, bar, h("div", { class: "line" }, stage, left), error, cancel);
+  const item = h("li", { class: "job", "data-id": video.id }, frame, text);
+  return { item, frame, picture, bar, stage, left };
+}
+
+/** Shows the last preview, once it is there: no flicker between two. */
+function preview(row, { url, width, height }) {
+  if (row.url === url) return;
+  row.url = url;
+  if (width && height) row.frame.style.aspectRatio = `${width} / ${height}`;
+  const next = new Image();
+  next.decoding = "async";
+  next.alt = "Preview of what the video is coming to";
+  next.addEventListener("load", () => {
+    if (row.url !== url) return;
+    row.picture.replaceWith(next);
+    row.picture = next;
+    row.frame.classList.add("seen");
+  });
+  next.src = url;
+}
+
+function update(row, video) {
+  const waiting = video.status === "queued";
+  row.item.classList.toggle("waiting", waiting);
+  const [width, height] = video.size.split("x").map(Number);
+  if (!row.url && width && height) row.frame.style.aspectRatio = `${width} / ${height}`;
+  if (waiting) row.bar.removeAttribute("value");
+  else row.bar.value = video.progress;
+  row.bar.hidden = waiting;
+  row.stage.textContent = doing(video);
+  row.left.textContent = video.eta === null || waiting ? "" : `about ${duration(video.eta)} left`;
+  const seen = store.previews.get(video.id);
+  if (seen) preview(row, seen);
+  tellQuarter(video);
+}
+
+function tellQuarter(video) {
+  const quarter = Math.floor(video.progress / 25);
+  const before = quarters.get(video.id);
+  quarters.set(video.id, quarter);
+  if (before === undefined || quarter <= before || quarter > 3) return;
+  const left = video.eta === null ? "" : `, about ${duration(video.eta)} left`;
+  announce(`${25 * quarter} per cent${left}: ${video.prompt}`);
+}
+
+/** Says how a job has ended. */
+function tellEnd({ status, prompt, error }) {
+  const ends = { completed: "Finished", failed: "Failed", cancelled: "Cancelled" };
+  announce(`${ends[status]}: ${prompt}${error ? `. ${error.message}` : ""}`);
+}
+
+function render() {
+  const active = store.sorted().filter(store.isActive).reverse();
+  // Those that run, then those that wait, each in the order in which they came.
+  active.sort((a, b) => (a.status === "queued") - (b.status === "queued"));
+  const ids = new Set(active.map((video) => video.id));
+  for (const [id, { item }] of rows) {
+    if (ids.has(id)) continue;
+    const hadFocus = item.contains(document.activeElement);
+    item.remove();
+    rows.delete(id);
+    quarters.delete(id);
+    if (hadFocus) $("videos").focus({ preventScroll: true });
+  }
+  active.forEach((video, i) => {
+    if (!rows.has(video.id)) rows.set(video.id, makeRow(video));
+    const row = rows.get(video.id);
+    update(row, video);
+    // Moving an element takes the focus away, so only those that are not in their place.
+    const there = $("jobs").children[i];
+    if (there !== row.item) $("jobs").insertBefore(row.item, there ?? null);
+  });
+  $("now").hidden = active.length === 0;
+  const running = active.find((video) => video.status === "in_progress");
+  document.title = running ? `${Math.round(running.progress)} % · LongCat` : "LongCat";
+}
+
+export function start() {
+  store.subscribe("video", ({ video, before }) => {
+    render();
+    if (before && store.isActive(before) && !store.isActive(video)) tellEnd(video);
+  });
+  store.subscribe("removed", render);
+  store.subscribe("list", render);
+  render();
+}

@@ -1,0 +1,108 @@
+// The jobs and videos that the page knows, as the server tells of them.
+
+import * as api from "./api.js";
+
+const changes = new EventTarget();
+
+/** All of them, by id. */
+export const videos = new Map();
+/** Adapters, by id. */
+export const adapters = new Map();
+/** The last preview of each job: `{ url, width, height }`. */
+export const previews = new Map();
+/** What can be asked for; set before anything is shown. */
+export let options = null;
+/** Whether there are older videos on the server. */
+export let hasOlder = false;
+let oldest = null;
+
+/** Calls `listener` with what changed: `video`, `removed`, `adapters` or `list`. */
+export function subscribe(kind, listener) {
+  changes.addEventListener(kind, (event) => listener(event.detail));
+}
+const tell = (kind, detail) => changes.dispatchEvent(new CustomEvent(kind, { detail }));
+
+export const isActive = (video) => video.status === "queued" || video.status === "in_progress";
+
+/** Videos, the newest first. */
+export const sorted = () =>
+  [...videos.values()].sort((a, b) => b.created_at - a.created_at || (a.id < b.id ? 1 : -1));
+
+export async function start() {
+  options = await api.options();
+  await Promise.all([refresh(), refreshAdapters()]);
+}
+
+/** Asks for the newest videos again, as after a lost connection. */
+export async function refresh() {
+  const page = await api.list();
+  const known = new Set(page.data.map((video) => video.id));
+  const last = page.data.at(-1);
+  for (const video of [...videos.values()]) {
+    // What should be on this page of the list and is not is gone.
+    if (!known.has(video.id) && (!last || video.created_at > last.created_at)) forget(video.id);
+  }
+  page.data.forEach(put);
+  if (oldest === null) [oldest, hasOlder] = [page.last_id, page.has_more];
+  tell("list");
+}
+
+/** Asks for the videos before those that are known. */
+export async function refreshOlder() {
+  const page = await api.list(oldest);
+  page.data.forEach(put);
+  [oldest, hasOlder] = [page.last_id ?? oldest, page.has_more];
+  tell("list");
+}
+
+export async function refreshAdapters() {
+  const page = await api.adapters();
+  adapters.clear();
+  for (const adapter of page.data) adapters.set(adapter.id, adapter);
+  tell("adapters");
+}
+
+/** Takes up what the server says of a video. */
+export function put(video) {
+  const before = videos.get(video.id);
+  videos.set(video.id, video);
+  if (!isActive(video)) previews.delete(video.id);
+  else if (video.files.preview && !previews.has(video.id)) {
+    const [width, height] = video.size.split("x").map(Number);
+    previews.set(video.id, { url: `${api.fileOf(video.id, "preview")}?step=${video.step ?? 0}`, width, height });
+  }
+  tell("video", { video, before });
+}
+
+export function forget(id) {
+  if (!videos.delete(id)) return;
+  previews.delete(id);
+  tell("removed", id);
+}
+
+/** Follows the server; `on` has `open` and `lost`. */
+export function follow(on) {
+  let lost = false;
+  api.follow({
+    status: put,
+    step: ({ id, ...step }) => {
+      const video = videos.get(id);
+      if (video && isActive(video)) put({ ...video, ...step, status: "in_progress" });
+    },
+    preview: ({ id, ...preview }) => {
+      previews.set(id, preview);
+      const video = videos.get(id);
+      if (video) tell("video", { video, before: video });
+    },
+    removed: ({ id }) => forget(id),
+    open: () => {
+      on.open();
+      if (lost) refresh().catch(() => {});
+      lost = false;
+    },
+    lost: () => {
+      lost = true;
+      on.lost();
+    },
+  });
+}
