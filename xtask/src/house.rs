@@ -20,7 +20,12 @@ const FLOORS: &[&[&str]] = &[
     &["longcat-dit", "longcat-vae", "longcat-text"],
     &["longcat-lora"],
     &["longcat-weights"],
-    &["longcat-kernels", "longcat-media", "longcat-builtin"],
+    &[
+        "longcat-kernels",
+        "longcat-media",
+        "longcat-hub",
+        "longcat-builtin",
+    ],
 ];
 
 /// Lines that a source file may have: what fits in one sitting.
