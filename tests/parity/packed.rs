@@ -14,7 +14,7 @@ use longcat_lora::{Adapter, LoraHost, LoraMerge, LoraOptions, LoraRegistry};
 use longcat_text::Umt5Encoder;
 use longcat_video::{
     CFG_STEP_LORA, Checkpoint, KeptWeights, KernelBackend, Pipeline, PipelineOptions, PixelFrames,
-    Sampling, SeededNoise, Silent, TextToVideoRequest, TransformerSizes, VideoError,
+    Products, Sampling, SeededNoise, Silent, TextToVideoRequest, TransformerSizes, VideoError,
     inspect_weights, quantize,
 };
 use longcat_weights::{LoadAs, Precision, Weight, WeightFiles, WeightHost};
@@ -318,9 +318,10 @@ fn a_quantized_checkpoint_is_what_is_packed_while_loading() {
 /// 47, q8_0 52 and 54, q4_k 29 and 32.
 #[test]
 fn videos_of_packed_models_stay_near() {
-    let videos = |precision| {
+    let videos = |precision, products| {
         let options = PipelineOptions {
             precision,
+            products,
             keep_text_encoder: true,
             ..PipelineOptions::default()
         };
@@ -343,17 +344,18 @@ fn videos_of_packed_models_stay_near() {
             videos.swap_remove(0)
         })
     };
-    let full = videos(Precision::Stored);
-    for (precision, limit) in [
-        (Precision::Fp8, 35.0),
-        (Precision::Int8, 35.0),
-        (Precision::Q8_0, 35.0),
-        (Precision::Q4K, 25.0),
+    let full = videos(Precision::Stored, Products::Dense);
+    for (precision, products, limit) in [
+        (Precision::Fp8, Products::Dense, 35.0),
+        (Precision::Fp8, Products::Fp8, 25.0),
+        (Precision::Int8, Products::Dense, 35.0),
+        (Precision::Q8_0, Products::Dense, 35.0),
+        (Precision::Q4K, Products::Dense, 25.0),
     ] {
-        for (full, packed) in full.iter().zip(&videos(precision)) {
+        for (full, packed) in full.iter().zip(&videos(precision, products)) {
             let psnr = psnr(full, packed);
-            println!("{precision}: PSNR {psnr:.1} dB");
-            assert!(psnr > limit, "{precision}: {psnr}");
+            println!("{precision}, {products} products: PSNR {psnr:.1} dB");
+            assert!(psnr > limit, "{precision}, {products}: {psnr}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::adapters::{SHORT, bundled, text};
+use crate::adapters::{SHORT, bundled, difference, text};
 use crate::{fail, succeed};
 
 #[test]
@@ -40,6 +40,37 @@ fn a_quantized_checkpoint_makes_the_video_of_its_precision() {
     }
     let refused = fail(dir, 1, &["quantize", "--to", "fp8", "-o", "fp8"]);
     assert!(refused.contains("it exists"), "{refused}");
+}
+
+#[test]
+fn products_in_fp8_are_asked_for_and_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let run = ["t2v", "a ring", "--device", "cpu", "-y", "-o"];
+    let run = |name: &'static str, extra: &[&'static str]| {
+        [&run[..], &[name][..], &SHORT[..], extra].concat()
+    };
+    let fp8 = ["--precision", "fp8", "--products", "fp8"];
+    let told = succeed(
+        dir,
+        &run("fp8.safetensors", &[&fp8[..], &["--json"][..]].concat()),
+    );
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["settings"]["products"], "fp8");
+    let told = succeed(
+        dir,
+        &run("dense.safetensors", &["--precision", "fp8", "--json"]),
+    );
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["settings"].get("products"), None);
+    let off = difference(dir, "fp8.safetensors", "dense.safetensors");
+    assert!(off > 0.0 && off < 0.5, "{off}");
+    for precision in ["stored", "int8"] {
+        let extra = ["--products", "fp8", "--precision", precision];
+        let refused = fail(dir, 2, &run("v.mp4", &extra));
+        assert!(refused.contains("--precision fp8"), "{refused}");
+    }
+    assert!(!dir.join("v.mp4").exists());
 }
 
 #[test]

@@ -11,7 +11,7 @@ use longcat_miniature::{JUDGED_PROMPTS, Raster, RenderedClip, Sample, Shape, Spl
 use longcat_runtime::{DeviceSpec, DeviceTask, on_device};
 use longcat_video::{
     CFG_STEP_LORA, EasyCache, KernelBackend, Observer, Pipeline, PipelineOptions, PixelFrames,
-    Sampling, VideoSize,
+    Precision, Products, Sampling, VideoSize,
 };
 use serde_json::Value;
 
@@ -45,6 +45,9 @@ pub struct Judge {
     /// Leave out passes of the transformer, as `longcat --cache` does.
     #[arg(long, value_name = "easy[=THRESHOLD]")]
     cache: Option<EasyCache>,
+    /// Keep matrices in fp8 and multiply them in these numbers.
+    #[arg(long, value_enum)]
+    fp8: Option<Multiplied>,
     /// Combinations that the model was not trained on.
     #[arg(long)]
     held_out: bool,
@@ -66,6 +69,15 @@ pub struct Judge {
     /// Print one line of JSON instead of a table.
     #[arg(long)]
     json: bool,
+}
+
+/// In which numbers fp8 matrices are multiplied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Multiplied {
+    /// Those of the model.
+    Dense,
+    /// fp8, to which activations are rounded with a scale for each token.
+    Fp8,
 }
 
 /// What is judged.
@@ -150,7 +162,14 @@ impl DeviceTask for Judge {
     type Output = Result<Value>;
 
     fn run<B: KernelBackend>(self, device: B::Device) -> Result<Value> {
+        let (precision, products) = match self.fp8 {
+            None => (Precision::Stored, Products::Dense),
+            Some(Multiplied::Dense) => (Precision::Fp8, Products::Dense),
+            Some(Multiplied::Fp8) => (Precision::Fp8, Products::Fp8),
+        };
         let options = PipelineOptions {
+            precision,
+            products,
             keep_text_encoder: true,
             ..PipelineOptions::default()
         };
