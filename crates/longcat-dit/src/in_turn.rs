@@ -35,7 +35,7 @@ impl<B: KernelBackend> LongCatTransformer<B> {
         let weights = order.iter().map(|index| self.blocks[*index].streamed());
         BlocksInTurn {
             blocks: &self.blocks,
-            passage: Passage::new(weights),
+            passage: Passage::new(weights, &self.t_embedder.linear_in.weight.device()),
             order: order.into_iter(),
         }
     }

@@ -55,6 +55,13 @@ pub trait KernelDevice: Backend {
     /// the host, unless the bytes are still being read there. May be repeated.
     fn await_uploads(_ticket: &UploadTicket, _device: &Self::Device) {}
 
+    /// Gives `device` what waits in the queue of a backend that fuses operations; nothing waits on the host
+    /// for the device.
+    ///
+    /// Operations become one kernel only between two such points, and a kernel of several may round otherwise
+    /// than several kernels do: CUDA's compiler makes one instruction of a product and a sum.
+    fn submit_queued(_device: &Self::Device) {}
+
     /// Whether a device computes [`Products::Fp8`](crate::Products::Fp8) as such; elsewhere weights are
     /// unpacked for them, too.
     fn has_fp8_products(_device: &Self::Device) -> bool {

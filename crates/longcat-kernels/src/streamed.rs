@@ -290,17 +290,26 @@ impl<B: KernelBackend> StreamedWeight<B> {
 /// Blocks of weights that pass through a device one after another: while one is used, the next one that
 /// is not on the device is on its way. At most two of those are there at a time.
 ///
+/// What waits in a queue before it begins, and before each block, is given to the device then, also where
+/// nothing passes: which operations become one kernel must not depend on what lives in host memory.
+///
 /// Dropping it gives back what is still there.
 #[derive(Debug)]
 pub struct Passage<'a, B: KernelBackend> {
+    device: B::Device,
     here: Vec<&'a StreamedWeight<B>>,
     ahead: VecDeque<Vec<&'a StreamedWeight<B>>>,
 }
 
 impl<'a, B: KernelBackend> Passage<'a, B> {
-    /// The streamed weights of each block, in the order of their use. The first ones set out.
-    pub fn new(blocks: impl IntoIterator<Item = Vec<&'a StreamedWeight<B>>>) -> Self {
+    /// The streamed weights of each block on `device`, in the order of their use. The first ones set out.
+    pub fn new(
+        blocks: impl IntoIterator<Item = Vec<&'a StreamedWeight<B>>>,
+        device: &B::Device,
+    ) -> Self {
+        B::submit_queued(device);
         let passage = Self {
+            device: device.clone(),
             here: Vec::new(),
             ahead: blocks.into_iter().collect(),
         };
@@ -311,6 +320,7 @@ impl<'a, B: KernelBackend> Passage<'a, B> {
     /// To be called before the work of each block is queued, when that of the block before has been:
     /// its weights are there from now on, and those of the block before are not.
     pub fn advance(&mut self) {
+        B::submit_queued(&self.device);
         StreamedWeight::release(&self.here);
         self.here = self.ahead.pop_front().unwrap_or_default();
         StreamedWeight::arrive(&self.here);

@@ -69,7 +69,7 @@ impl<B: KernelBackend> Umt5Encoder<B> {
         if x.dtype() == DType::F16 {
             x = x.cast(DType::F32);
         }
-        let mut passage = Passage::new(self.blocks.iter().map(Block::streamed));
+        let mut passage = Passage::new(self.blocks.iter().map(Block::streamed), &device);
         for block in &self.blocks {
             passage.advance();
             x = block.forward(x, buckets.clone(), padding.clone());

@@ -78,6 +78,10 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelDevice for Autodiff<B, C> {
     fn await_uploads(ticket: &UploadTicket, device: &Self::Device) {
         B::await_uploads(ticket, device);
     }
+
+    fn submit_queued(device: &Self::Device) {
+        B::submit_queued(device);
+    }
 }
 
 /// Methods that are steps of autodiff's graph, each the function of the same name in a module.

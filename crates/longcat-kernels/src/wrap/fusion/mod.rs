@@ -109,6 +109,11 @@ impl<B: FusionBackend + KernelBackend> KernelDevice for Fusion<B> {
         let (ticket, on) = (ticket.clone(), device.clone());
         get_client::<B>(device).sync(move || B::await_uploads(&ticket, &on));
     }
+
+    fn submit_queued(device: &Self::Device) {
+        let on = device.clone();
+        get_client::<B>(device).sync(move || B::submit_queued(&on));
+    }
 }
 
 /// A tensor of the wrapped backend on the stream.
