@@ -78,9 +78,12 @@ pub(super) fn packed<B: KernelBackend>(
     ))
 }
 
+type Visit<'a, B> = &'a mut dyn FnMut(&str, &mut Weight<B>) -> Result<(), BenchError>;
+
+/// Calls `visit` with the matrices of the blocks, modulation left out.
 fn of_blocks<B: KernelBackend>(
     model: &mut LongCatTransformer<B>,
-    visit: &mut dyn FnMut(&str, &mut Weight<B>) -> Result<(), BenchError>,
+    visit: Visit<'_, B>,
 ) -> Result<(), BenchError> {
     let mut done = Ok(());
     model.visit_lora_mut(&mut |name, layer| {
