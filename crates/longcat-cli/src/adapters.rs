@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use longcat_cli::{note, printable};
 use longcat_dit::lora_targets;
 use longcat_lora::adapter_warnings;
@@ -40,12 +40,12 @@ pub fn put_on(
     let distill = sampler.and_then(|sampler| sampler.distill.as_ref());
     if let Some(named) = distill {
         let lora = or_bundled(pipeline, "--distill", named.as_ref(), CFG_STEP_LORA)?;
-        generation.add(load(pipeline, &lora)?, &lora);
+        generation.add(load(pipeline, &lora).context("distill")?, &lora);
     }
     if refines {
         let named = model.refine_lora.as_ref();
         let lora = or_bundled(pipeline, "--refine-lora", named, REFINEMENT_LORA)?;
-        refinement.add(load(pipeline, &lora)?, &lora);
+        refinement.add(load(pipeline, &lora).context("refine-lora")?, &lora);
     } else if model.refine_lora.is_some() {
         bail!("--refine-lora needs --refine");
     }
@@ -58,11 +58,12 @@ pub fn put_on(
         let path = lora.path.to_string_lossy();
         let path = printable(&path);
         if !is_loaded(pipeline, lora) {
-            for warning in adapter_warnings(&lora.path, lora_targets())? {
+            let warnings = adapter_warnings(&lora.path, lora_targets()).context("lora")?;
+            for warning in warnings {
                 note!("warning: {path}: {}", printable(&warning));
             }
         }
-        let name = load(pipeline, lora)?;
+        let name = load(pipeline, lora).context("lora")?;
         let (first, second) = match lora.scope.stages {
             Some(LoraStages::First) => (true, false),
             Some(LoraStages::Refine) => (false, true),

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod batch;
 mod lora;
 mod precision;
 
@@ -12,6 +13,7 @@ use longcat_video::{EasyCache, MemoryLimit, VideoSize};
 use crate::lora_arg::LoraArg;
 use crate::weights_arg::Weights;
 
+pub use batch::{Batch, Setting};
 pub use precision::{Kept, Multiplied, Quantize};
 
 pub use lora::{
@@ -56,6 +58,8 @@ pub enum Command {
     Long(Long),
     /// Refine a video: more pixels, twice the frame rate.
     Refine(Refine),
+    /// Make many videos with one loaded model, from a list of requests; one process or many.
+    Batch(Batch),
     /// Say what a command with these arguments would take of the device's memory, and what it would do to
     /// fit, before anything is loaded. Times are left out: they depend on the device.
     #[command(subcommand)]

@@ -3,6 +3,7 @@
 
 mod adapters;
 mod args;
+mod batch;
 mod byte_bar;
 mod commands;
 mod finished;
@@ -13,7 +14,6 @@ mod output;
 mod preview_file;
 mod prompt;
 mod report;
-#[allow(dead_code, reason = "`batch` and `serve`, which use it, follow")]
 mod request;
 mod session;
 mod shape;
@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         }
         Command::Plan(Plan::Long(args)) => commands::long::run(&args, Task::Plan),
         Command::Plan(Plan::Refine(args)) => commands::refine::run(&args, Task::Plan),
+        Command::Batch(args) => batch::run(&args),
         Command::Decode(args) => commands::decode::run(&args),
         Command::Lora(args) => commands::lora::run(args),
         Command::TrainLora(args) => args.run(),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use longcat_video::media::{
     MediaError, PlannedOutput, VideoSpec, VideoWriter, WriteOptions, check_output as check_path,
     create_video,
@@ -31,6 +31,11 @@ pub fn check_output(output: &Output) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+fn check_file(path: &Path, overwrite: bool) -> Result<()> {
+    check_writable(path, overwrite)?;
+    Ok(check_path(path, PlannedOutput::File)?)
 }
 
 pub fn check_output_file(output: &OutputFile) -> Result<()> {

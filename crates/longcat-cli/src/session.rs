@@ -166,7 +166,6 @@ impl Session {
 
     /// Opens the checkpoint for requests that come one after another ([`Self::turn_to`]): models stay as far
     /// as memory allows, and what is to be told of results is kept for the caller ([`Self::take_result`]).
-    #[allow(dead_code, reason = "`batch` and `serve`, which use it, follow")]
     pub fn for_many(command: &str, place: &Place, low_memory: bool) -> Result<Self> {
         let mut session = Self::with(command, place, low_memory, true)?;
         session.results = Results::Kept(None);
@@ -382,7 +381,6 @@ impl Session {
     }
 
     /// What is to be told of the last result of a session [`Self::for_many`], as `--json` prints it.
-    #[allow(dead_code, reason = "`batch` and `serve`, which use it, follow")]
     pub fn take_result(&mut self) -> Option<Value> {
         match &mut self.results {
             Results::Printed => None,

@@ -27,6 +27,8 @@ pub struct StageBar {
     pub previews: Option<PreviewFile>,
     /// Of each denoising run that may leave out passes.
     saved: Vec<Saved>,
+    /// What is being made and the stage of that, where the bar is over many requests.
+    request: Option<(String, &'static str)>,
 }
 
 /// Passes of a denoising run.
@@ -52,6 +54,61 @@ impl StageBar {
             times,
             previews: None,
             saved: Vec::new(),
+            request: None,
+        }
+    }
+
+    /// One bar over so many requests from now on, in the place of one for each stage.
+    pub fn over(&mut self, requests: usize) {
+        let style = ProgressStyle::with_template("{pos}/{len} {wide_bar} {eta} {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        self.request = Some((String::new(), ""));
+        self.bar.reset();
+        self.bar.set_style(style);
+        self.bar.set_length(requests as u64);
+    }
+
+    /// Begins with another one of these requests: nothing is left of the one before.
+    pub fn begin_request(&mut self, name: String) {
+        self.times = StageTimes::new();
+        self.finished = None;
+        self.previews = None;
+        self.saved.clear();
+        self.request = Some((name, ""));
+        self.show("");
+    }
+
+    /// Ends the bar over many requests.
+    pub fn end(&mut self) {
+        self.request = None;
+        self.finish();
+    }
+
+    /// Requests that are done.
+    pub fn done(&self, count: usize) {
+        self.bar.inc(count as u64);
+    }
+
+    /// Prints something while the bar is out of the way.
+    pub fn aside(&self, print: impl FnOnce()) {
+        self.bar.suspend(print);
+    }
+
+    /// Shows how far the stage of a request is.
+    fn show(&self, how_far: &str) {
+        if let Some((name, stage)) = &self.request {
+            self.bar.set_message(format!("{name} {stage} {how_far}"));
+        }
+    }
+
+    /// Shows how many parts of the stage are done.
+    fn at(&self, done: usize, total: usize) {
+        match self.request {
+            Some(_) => self.show(&format!("{done}/{total}")),
+            None => {
+                self.bar.set_length(total as u64);
+                self.bar.set_position(done as u64);
+            }
         }
     }
 
@@ -84,13 +141,19 @@ impl StageBar {
     pub fn finish(&mut self) {
         self.times.end();
         self.previews = None;
-        self.bar.finish_and_clear();
+        if self.request.is_none() {
+            self.bar.finish_and_clear();
+        }
     }
 }
 
 impl Observer for StageBar {
     fn stage(&mut self, name: &'static str) {
         self.times.begin(name);
+        if let Some((_, stage)) = &mut self.request {
+            *stage = name;
+            return self.show("");
+        }
         self.bar.reset();
         self.bar.set_length(1);
         self.bar.set_prefix(name);
@@ -107,8 +170,7 @@ impl Observer for StageBar {
     }
 
     fn step(&mut self, step: usize, total: usize, _timestep: f32) {
-        self.bar.set_length(total as u64);
-        self.bar.set_position(step as u64 + 1);
+        self.at(step + 1, total);
     }
 
     fn wants_previews(&self) -> bool {
@@ -130,8 +192,7 @@ impl Observer for StageBar {
     }
 
     fn progress(&mut self, done: usize, total: usize) {
-        self.bar.set_length(total as u64);
-        self.bar.set_position(done as u64);
+        self.at(done, total);
     }
 
     fn latents(&mut self, latents: &Latents) -> Result<(), VideoError> {

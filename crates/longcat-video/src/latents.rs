@@ -62,6 +62,19 @@ impl Latents {
         &self.values
     }
 
+    /// The latents of each video of the batch, `[1, C, T, H, W]`.
+    pub fn samples(&self) -> Vec<Self> {
+        let [_, rest @ ..] = self.dims;
+        let [channels, frames, height, width] = rest;
+        let dims = [1, channels, frames, height, width];
+        let values = self.values.chunks(rest.iter().product::<usize>().max(1));
+        let of = |values: &[f32]| Self {
+            values: values.to_vec(),
+            dims,
+        };
+        values.map(of).collect()
+    }
+
     /// Reads latents that [`Self::write`] wrote.
     ///
     /// # Errors
@@ -132,11 +145,30 @@ mod tests {
         latents.write(&path).unwrap();
         assert_eq!(Latents::read(&path).unwrap(), latents);
         assert_eq!(Latents::read_settings(&path).unwrap(), None);
+        assert_eq!(latents.samples(), [latents.clone()]);
 
         let settings = Settings::new("t2v");
         latents.write_with(&path, Some(&settings)).unwrap();
         assert_eq!(Latents::read(&path).unwrap(), latents);
         assert_eq!(Latents::read_settings(&path).unwrap(), Some(settings));
+    }
+
+    #[test]
+    fn a_batch_has_the_latents_of_each_video() {
+        let batch = Latents {
+            values: (0..12).map(|i| i as f32).collect(),
+            dims: [2, 3, 1, 1, 2],
+        };
+        let samples = batch.samples();
+        let [first, second] = &samples[..] else {
+            panic!("two videos");
+        };
+        assert_eq!(
+            (first.dims(), second.dims()),
+            ([1, 3, 1, 1, 2], [1, 3, 1, 1, 2])
+        );
+        assert_eq!(first.values(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        assert_eq!(second.values(), [6.0, 7.0, 8.0, 9.0, 10.0, 11.0]);
     }
 
     #[test]

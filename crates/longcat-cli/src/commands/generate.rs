@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result, bail};
 use longcat_video::{
-    ContinuationRequest, FrameRange, ImageToVideoRequest, Latents, NoiseSource, PixelFrames,
-    REFINEMENT_LORA, RefineCondition, RefineRequest, SeededNoise, TextToVideoRequest, VideoError,
-    VideoPlan, VideoRequest, VideoSize,
+    ContinuationRequest, FrameRange, ImageToVideoRequest, Latents, NoiseSource, Observer,
+    PixelFrames, REFINEMENT_LORA, RefineCondition, RefineRequest, SeededNoise, TextToVideoRequest,
+    VideoError, VideoPlan, VideoRequest, VideoSize,
 };
 
 use crate::args::{Continue, ImageToVideo, Model, Output, Sampler, TextToVideo};
@@ -81,7 +81,7 @@ impl<'a> Given<'a> {
     pub fn image_to_video(args: &'a ImageToVideo, task: Task) -> Result<Self> {
         check(&args.sampler, &args.output, task)?;
         let prompt = prompt(&args.prompt)?;
-        let image = PixelFrames::read_image(&args.image)?;
+        let image = PixelFrames::read_image(&args.image).context("image")?;
         let (image, shape) = match args.size {
             Some(size) => (cropped_for(size, image), None),
             None => {
@@ -109,7 +109,7 @@ impl<'a> Given<'a> {
         if args.with_source && latents_only(&args.output.file) {
             bail!("--with-source needs a video output; latents are of the new frames");
         }
-        let source = Source::open(&args.video, args.size)?;
+        let source = Source::open(&args.video, args.size).context("video")?;
         let shape = match args.size {
             Some(_) => None,
             None => Some(source.given_size()),
@@ -147,6 +147,15 @@ impl<'a> Given<'a> {
     pub fn within(self, session: &mut Session, task: Task) -> Result<()> {
         self.turn(session)?;
         self.run(session, task)
+    }
+
+    /// Writes what was made of it together with others, as latents `[1, C, T, H, W]`.
+    pub fn finish(self, session: &mut Session, latents: &Latents) -> Result<()> {
+        self.turn(session)?;
+        let (request, run) = self.request(session)?;
+        let job = run.begin(session, request.as_video())?;
+        session.bar.latents(latents)?;
+        run.finish(session, &job, latents)
     }
 
     /// Turns a session to it.

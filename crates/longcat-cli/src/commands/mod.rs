@@ -13,3 +13,4 @@ mod lora_rank;
 pub mod plan;
 pub mod quantize;
 pub mod refine;
+pub mod together;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use longcat_video::media::is_picture;
 use longcat_video::{PixelFrames, RefineCondition, RefineRequest, SeededNoise, VideoRequest};
 
@@ -37,7 +37,7 @@ impl<'a> Given<'a> {
         Ok(Self {
             args,
             prompt: prompt(&args.prompt)?,
-            source: Source::open(&args.video, None)?,
+            source: Source::open(&args.video, None).context("video")?,
         })
     }
 
@@ -62,7 +62,7 @@ impl<'a> Given<'a> {
         };
         let condition = args.condition.as_deref();
         let condition = condition
-            .map(|path| read_condition(path, args.cond_frames, fps))
+            .map(|path| read_condition(path, args.cond_frames, fps).context("condition"))
             .transpose()?;
         let request = RefineRequest {
             size: args.size,

@@ -1,0 +1,406 @@
+//! Lines that one process makes at a time: lock files beside the results.
+//!
+//! A claim is a folder of the line's name in `.claims`, with a file for each process that took the line, one
+//! after another; the last one holds it. Files are created only where there is none (`create_new`), so that
+//! of several processes one succeeds, and written to while the line is worked on, so that their time of
+//! change says that the holder lives. A holder that is silent for too long is followed by the next file; the
+//! folder is moved away as a whole when the line is done. Nothing depends on the clocks of machines: times
+//! are those that the file system gives to files.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{JoinHandle, spawn};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::process::Process;
+
+/// The folder of claims among the results.
+const FOLDER: &str = ".claims";
+/// Signs of life within the time after which a holder counts as gone.
+const BEATS: u32 = 8;
+
+/// The claims of a process.
+pub struct Claims {
+    folder: PathBuf,
+    me: Process,
+    /// How long a holder may be silent.
+    patience: Duration,
+    beat: Heartbeat,
+    /// Numbers the names of this process.
+    made: AtomicUsize,
+}
+
+/// What became of taking a line.
+pub enum Taken {
+    /// It is this process's.
+    Mine(Claim),
+    /// Another process works on it.
+    Held(Process),
+}
+
+/// A line that is this process's, until this is dropped.
+pub struct Claim {
+    /// The folder of the claim.
+    folder: PathBuf,
+    /// The file that says whose it is.
+    file: PathBuf,
+    /// Where the folder is moved when the line is done.
+    gone: PathBuf,
+    /// What is left of the process before, where one was cut off.
+    pub left: Option<Left>,
+    beating: Beating,
+}
+
+/// What a process was at that did not end its claim.
+#[derive(Debug)]
+pub struct Left {
+    pub by: Process,
+    pub request: Map<String, Value>,
+}
+
+/// What a lock file holds.
+#[derive(Debug, Serialize, Deserialize)]
+struct Held {
+    #[serde(flatten)]
+    by: Process,
+    /// Tells it from what the same process wrote before.
+    number: usize,
+    /// What is being made.
+    request: Map<String, Value>,
+}
+
+impl Held {
+    fn is(&self, other: &Self) -> bool {
+        self.number == other.number && self.by == other.by
+    }
+}
+
+impl Claims {
+    /// Claims on the results of a folder; holders that are silent for `patience` count as gone.
+    pub fn new(results: &Path, patience: Duration) -> io::Result<Self> {
+        let folder = results.join(FOLDER);
+        fs::create_dir_all(&folder)?;
+        Ok(Self {
+            folder,
+            me: Process::this(),
+            patience,
+            beat: Heartbeat::start(patience / BEATS),
+            made: AtomicUsize::new(0),
+        })
+    }
+
+    /// Takes a line to make `request`, unless a living process has it.
+    pub fn take(&self, name: &str, request: &Map<String, Value>) -> io::Result<Taken> {
+        let folder = self.folder_of(name);
+        loop {
+            create_folder(&folder)?;
+            let last = match last_of(&folder) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                last => last?,
+            };
+            let (number, before) = match &last {
+                None => (1, None),
+                Some((number, path)) => {
+                    let Some((before, changed)) = look(path)? else {
+                        continue;
+                    };
+                    let held = before.as_ref();
+                    let dead = held.is_some_and(|held| held.by.is_known_dead());
+                    let silent = || Ok::<_, io::Error>(self.age(changed)? > self.patience);
+                    if !dead && !silent()? {
+                        let by = held.map_or_else(Process::unknown, |held| held.by.clone());
+                        return Ok(Taken::Held(by));
+                    }
+                    (number + 1, before)
+                }
+            };
+            let path = folder.join(format!("{number}.json"));
+            let mut file = match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(file) => file,
+                // Another process was first, or the line is done.
+                Err(error) => match error.kind() {
+                    ErrorKind::AlreadyExists | ErrorKind::NotFound => continue,
+                    _ => return Err(error),
+                },
+            };
+            let held = Held {
+                by: self.me.clone(),
+                number: self.made.fetch_add(1, Ordering::Relaxed),
+                request: request.clone(),
+            };
+            file.write_all(&serde_json::to_vec(&held)?)?;
+            file.sync_data()?;
+            // The folder may have been another one: of a claim that began meanwhile.
+            if let (Some((_, other)), Some(before)) = (&last, &before) {
+                let now = look(other)?.and_then(|(held, _)| held);
+                let same = now.is_some_and(|now| now.is(before));
+                if !same {
+                    fs::remove_file(&path)?;
+                    continue;
+                }
+            }
+            let gone = format!(".gone.{}.{}", self.me.label(), held.number);
+            return Ok(Taken::Mine(Claim {
+                gone: self.folder.join(gone),
+                file: path,
+                beating: self.beat.add(file),
+                left: before.map(|Held { by, request, .. }| Left { by, request }),
+                folder,
+            }));
+        }
+    }
+
+    /// What a process is or was at that has or had a line, where it did not end the claim.
+    pub fn request_of(&self, name: &str) -> Option<Map<String, Value>> {
+        let (_, path) = last_of(&self.folder_of(name)).ok()??;
+        let (held, _) = look(&path).ok()??;
+        held.map(|held| held.request)
+    }
+
+    fn folder_of(&self, name: &str) -> PathBuf {
+        // One folder for names with folders of their own.
+        let flat = name.replace('%', "%25").replace(['/', '\\'], "%2F");
+        self.folder.join(flat)
+    }
+
+    /// How long ago the file system saw a file change.
+    fn age(&self, changed: SystemTime) -> io::Result<Duration> {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let probe = self
+            .folder
+            .join(format!(".now.{}.{number}", self.me.label()));
+        let now = File::create_new(&probe).and_then(|mut file| {
+            file.write_all(b".")?;
+            file.sync_data()?;
+            file.metadata()?.modified()
+        });
+        fs::remove_file(&probe)?;
+        Ok(now?.duration_since(changed).unwrap_or_default())
+    }
+}
+
+impl Drop for Claims {
+    fn drop(&mut self) {
+        // Where nobody has one: else it stays.
+        let _ = fs::remove_dir(&self.folder);
+    }
+}
+
+impl Claim {
+    /// Whether no other process took the line meanwhile, which it does where this one was silent for too
+    /// long, as a process that was stopped is.
+    pub fn is_still_mine(&self) -> bool {
+        let last = last_of(&self.folder).ok().flatten();
+        last.is_some_and(|(_, path)| path == self.file)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.beating.stop();
+        if self.is_still_mine() && fs::rename(&self.folder, &self.gone).is_ok() {
+            // What is left of it bothers nobody.
+            let _ = fs::remove_dir_all(&self.gone);
+        }
+    }
+}
+
+/// The folder is there afterwards, as is the one of all claims, which the last process removes.
+fn create_folder(folder: &Path) -> io::Result<()> {
+    match fs::create_dir_all(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The last file of a claim, with its number.
+fn last_of(folder: &Path) -> io::Result<Option<(usize, PathBuf)>> {
+    let mut last: Option<(usize, PathBuf)> = None;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        let Some(number) = stem.and_then(|stem| stem.parse().ok()) else {
+            continue;
+        };
+        if last.as_ref().is_none_or(|(before, _)| number > *before) {
+            last = Some((number, path));
+        }
+    }
+    Ok(last)
+}
+
+/// What a lock file says, if its holder came to write it, and when it changed last; none where it is gone.
+fn look(path: &Path) -> io::Result<Option<(Option<Held>, SystemTime)>> {
+    let read = || {
+        let mut file = File::open(path)?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        let held = serde_json::from_slice(&text).ok();
+        Ok((held, file.metadata()?.modified()?))
+    };
+    match read() {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Signs of life of all claims, from a thread of its own.
+struct Heartbeat {
+    files: Arc<Mutex<Vec<(usize, File)>>>,
+    /// Numbers the files.
+    next: AtomicUsize,
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A file that is written to.
+struct Beating {
+    files: Arc<Mutex<Vec<(usize, File)>>>,
+    number: usize,
+}
+
+impl Heartbeat {
+    fn start(every: Duration) -> Self {
+        let files: Arc<Mutex<Vec<(usize, File)>>> = Arc::default();
+        let (end, ended) = channel();
+        let beaten = files.clone();
+        let thread = spawn(move || {
+            while ended.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+                let mut files = beaten.lock().unwrap_or_else(PoisonError::into_inner);
+                for (_, file) in files.iter_mut() {
+                    // What was there already: an object begins so. A failure shows when the claim is lost.
+                    let _ = file
+                        .seek(SeekFrom::Start(0))
+                        .and_then(|_| file.write_all(b"{"))
+                        .and_then(|()| file.sync_data());
+                }
+            }
+        });
+        Self {
+            files,
+            next: AtomicUsize::new(0),
+            end: Some(end),
+            thread: Some(thread),
+        }
+    }
+
+    fn add(&self, file: File) -> Beating {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.push((number, file));
+        Beating {
+            files: self.files.clone(),
+            number,
+        }
+    }
+}
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        self.end = None;
+        if let Some(thread) = self.thread.take() {
+            // It only writes.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Beating {
+    fn stop(&self) {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.retain(|(number, _)| *number != self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::sync::Barrier;
+    use std::thread::scope;
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    fn mine(claims: &Claims, name: &str) -> Option<Claim> {
+        match claims.take(name, &Map::new()).unwrap() {
+            Taken::Mine(claim) => Some(claim),
+            Taken::Held(_) => None,
+        }
+    }
+
+    /// A claim whose process is gone without having ended it.
+    fn leave(results: &Path, name: &str, by: Process) {
+        let folder = results.join(FOLDER).join(name);
+        fs::create_dir_all(&folder).unwrap();
+        let request = serde_json::json!({"prompt": "left"});
+        let held = Held {
+            by,
+            number: 7,
+            request: request.as_object().unwrap().clone(),
+        };
+        fs::write(folder.join("1.json"), serde_json::to_vec(&held).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn of_many_at_once_one_takes_a_line_and_the_next_one_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let claims: Vec<Claims> = (0..8)
+            .map(|_| Claims::new(dir.path(), LONG).unwrap())
+            .collect();
+        for round in 0..20 {
+            if round % 2 == 1 {
+                leave(dir.path(), "a%2Fb.mp4", Process::dead());
+            }
+            let barrier = &Barrier::new(claims.len());
+            let taken = scope(|scope| {
+                let each = claims.iter().map(|claims| {
+                    scope.spawn(move || {
+                        barrier.wait();
+                        mine(claims, "a/b.mp4")
+                    })
+                });
+                let each: Vec<_> = each.collect();
+                let taken = each.into_iter().map(|thread| thread.join().unwrap());
+                taken.flatten().collect::<Vec<_>>()
+            });
+            assert_eq!(taken.len(), 1, "round {round}");
+            assert!(taken[0].is_still_mine());
+            assert_eq!(taken[0].left.is_some(), round % 2 == 1);
+            assert!(mine(&claims[3], "a/b.mp4").is_none());
+        }
+        drop(claims);
+        assert!(!dir.path().join(FOLDER).exists());
+    }
+
+    #[test]
+    fn a_silent_holder_is_followed_and_a_living_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let quick = Claims::new(dir.path(), Duration::from_millis(1500)).unwrap();
+        let held = mine(&quick, "a.mp4").unwrap();
+        leave(dir.path(), "b.mp4", Process::unknown());
+        assert!(mine(&quick, "b.mp4").is_none());
+        std::thread::sleep(Duration::from_millis(2200));
+        assert!(mine(&quick, "a.mp4").is_none());
+        let followed = mine(&quick, "b.mp4").unwrap();
+        assert_eq!(followed.left.as_ref().unwrap().request["prompt"], "left");
+        assert_eq!(quick.request_of("a.mp4"), Some(Map::new()));
+
+        // One that was followed ends nothing.
+        held.beating.stop();
+        std::thread::sleep(Duration::from_millis(2200));
+        let next = mine(&quick, "a.mp4").unwrap();
+        assert!(!held.is_still_mine());
+        drop(held);
+        assert!(next.is_still_mine());
+        drop(next);
+        assert_eq!(quick.request_of("a.mp4"), None);
+    }
+}

@@ -1,0 +1,223 @@
+//! `longcat batch`: many videos with one loaded model, by one process or by many.
+
+mod claim;
+mod list;
+mod process;
+mod results;
+mod shard;
+mod work;
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use longcat_cli::{note, printable, say};
+use longcat_video::{Observer, VideoError};
+
+use crate::args::Batch;
+use crate::commands::plan::Task;
+use crate::session::Session;
+
+use claim::Claims;
+use list::{Line, Problem};
+use results::Results;
+use shard::Shard;
+use work::{Count, Work};
+
+pub use shard::ShardArg;
+
+/// Seconds after which a silent process counts as gone, where it was not said.
+const PATIENCE: u64 = 120;
+
+pub fn run(args: &Batch) -> Result<()> {
+    fs::create_dir_all(&args.output)
+        .with_context(|| format!("{} cannot be made", args.output.display()))?;
+    let (mut lines, problems) = list::read(&args.list, &args.output, &args.set)?;
+    refuse(&args.list, &problems)?;
+    if lines.is_empty() {
+        bail!("{} has no requests", args.list.display());
+    }
+    let part = match args.claim {
+        Some(_) => None,
+        None => Shard::find(args.shard, |name| std::env::var(name).ok())?,
+    };
+    if let Some((shard, from)) = part {
+        let all = lines.len();
+        lines.retain(|line| shard.has(line.index));
+        note!("part {shard} (from {from}): {} of {all} lines", lines.len());
+    }
+    for line in &mut lines {
+        let output = line.request.output_mut();
+        output.file.no_metadata = args.no_metadata;
+        // Whether what is there may be replaced is decided here.
+        output.file.overwrite = true;
+    }
+    let mut results = Results::open(&args.output)?;
+    let patience = Duration::from_secs(args.claim.unwrap_or(PATIENCE));
+    let claims = Claims::new(&args.output, patience)
+        .with_context(|| format!("{} cannot be written in", args.output.display()))?;
+    let (all, mut problems) = (lines.len(), Vec::new());
+    let mut open = Vec::new();
+    for line in lines {
+        match standing(&line, &claims, &mut results, args.overwrite)? {
+            Standing::Made => {}
+            Standing::Open => open.push(line),
+            Standing::Other(reason) => problems.push(Problem {
+                line: line.number,
+                reason,
+            }),
+        }
+    }
+    refuse(&args.list, &problems)?;
+    let mut count = Count {
+        there: all - open.len(),
+        ..Count::default()
+    };
+    if !open.is_empty() {
+        let mut session = Session::for_many("batch", &args.place, args.low_memory)?;
+        let problems = check(&open, &mut session, &claims, &mut results)?;
+        refuse(&args.list, &problems)?;
+        if args.check {
+            say!("{} lines can be made", open.len());
+            return Ok(());
+        }
+        session.bar.over(open.len());
+        let mut work = Work::new(args, &mut session, &claims, &mut results);
+        let done = work.run(open, patience);
+        let made = work.count;
+        session.bar.end();
+        count.made += made.made;
+        count.there += made.there;
+        count.failed += made.failed;
+        if matches!(
+            done.as_ref().err().and_then(|error| error.downcast_ref()),
+            Some(VideoError::Cancelled)
+        ) {
+            bail!(
+                "stopped after {} lines; the same command goes on",
+                made.made
+            );
+        }
+        done?;
+    }
+    let Count {
+        made,
+        there,
+        failed,
+    } = count;
+    note!("{made} made, {there} there already, {failed} failed, of {all} lines");
+    match failed {
+        0 => Ok(()),
+        failed => bail!(
+            "{failed} of {all} lines failed; {} says why, and the same command tries them again",
+            results.path().display()
+        ),
+    }
+}
+
+/// Whether a line is to be made.
+enum Standing {
+    /// It was made.
+    Made,
+    Open,
+    /// What is there came from something else, as this says.
+    Other(String),
+}
+
+fn standing(
+    line: &Line,
+    claims: &Claims,
+    results: &mut Results,
+    overwrite: bool,
+) -> Result<Standing> {
+    if !line.request.output().file.output.exists() {
+        return Ok(Standing::Open);
+    }
+    // Claims end after records are written: who looks at them first misses neither.
+    if claims.request_of(&line.name).as_ref() == Some(&line.object) {
+        return Ok(Standing::Open);
+    }
+    results.refresh()?;
+    let from = match results.made(&line.name) {
+        Some(request) if *request == line.object => return Ok(Standing::Made),
+        _ if overwrite => return Ok(Standing::Open),
+        Some(_) => "was made from another line",
+        None => "is there, and the results do not tell what it was made from",
+    };
+    Ok(Standing::Other(format!(
+        "output: {} {from}; name another output, or have it made anew by --overwrite (-y)",
+        line.name
+    )))
+}
+
+/// What is wrong with lines, now that the checkpoint is open. Nothing is loaded but adapters.
+fn check(
+    lines: &[Line],
+    session: &mut Session,
+    claims: &Claims,
+    results: &mut Results,
+) -> Result<Vec<Problem>> {
+    let mut problems = Vec::new();
+    // Those with the same adapters after one another, which are then read once.
+    let mut order: Vec<&Line> = lines.iter().collect();
+    order.sort_by_cached_key(|line| {
+        let keys = ["distill", "lora", "refine_lora", "refine-lora"];
+        keys.map(|key| line.object.get(key).map(ToString::to_string))
+    });
+    session.bar.over(lines.len());
+    for line in order {
+        if session.bar.cancelled() {
+            return Err(VideoError::Cancelled.into());
+        }
+        session.bar.done(1);
+        session.bar.begin_request(format!("checking {}", line.name));
+        let output = line.request.output();
+        let files = [Some(&output.file.output), output.save_latents.as_ref()];
+        let folders = files.into_iter().flatten().filter_map(|path| path.parent());
+        let made = folders.map(fs::create_dir_all).collect::<Result<(), _>>();
+        let checked = made
+            .context("output")
+            .and_then(|()| line.request.run(session, Task::Check));
+        if let Err(error) = checked {
+            // Another process may have made it meanwhile: what is there is then no obstacle.
+            let there = output.file.output.exists()
+                && !matches!(standing(line, claims, results, false)?, Standing::Other(_));
+            if there {
+                continue;
+            }
+            problems.push(Problem {
+                line: line.number,
+                reason: format!("{error:#}"),
+            });
+        }
+    }
+    session.bar.end();
+    problems.sort_by_key(|problem| problem.line);
+    Ok(problems)
+}
+
+/// Prints what is wrong with lines and ends the command, if something is.
+fn refuse(list: &Path, problems: &[Problem]) -> Result<()> {
+    /// A list of the wrong kind has one for each line.
+    const SHOWN: usize = 50;
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let list = list.display();
+    for Problem { line, reason } in problems.iter().take(SHOWN) {
+        note!("{}", printable(&format!("{list}:{line}: {reason}")));
+    }
+    if problems.len() > SHOWN {
+        note!("and {} more", problems.len() - SHOWN);
+    }
+    let count = match problems.len() {
+        1 => "1 line is".to_string(),
+        n => format!("{n} lines are"),
+    };
+    Err(VideoError::Invalid {
+        what: "batch",
+        reason: format!("{count} at fault; nothing was begun"),
+    }
+    .into())
+}

@@ -1,0 +1,390 @@
+//! Making the lines of a list, one after another or several at once.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use longcat_cli::{note, printable, say};
+use longcat_video::{DeviceError, Observer, VideoError};
+use serde_json::{Map, Value, json};
+
+use super::claim::{Claim, Claims, Left, Taken};
+use super::list::Line;
+use super::process::Process;
+use super::results::Results;
+use crate::args::{Batch, TextToVideo};
+use crate::commands::generate::Given;
+use crate::commands::plan::Task;
+use crate::commands::together;
+use crate::request::Request;
+use crate::session::Session;
+
+/// Failures of the device one after another, after which it is taken to be lost.
+const DEVICE_FAILURES: usize = 3;
+/// How often lines of others are looked at, at most.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// The work of one process.
+pub struct Work<'a> {
+    args: &'a Batch,
+    session: &'a mut Session,
+    claims: &'a Claims,
+    results: &'a mut Results,
+    me: Process,
+    pub count: Count,
+    /// Failures of the device since the last video.
+    device_failures: usize,
+}
+
+/// What became of lines.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Count {
+    pub made: usize,
+    /// Made before, or by other processes.
+    pub there: usize,
+    pub failed: usize,
+}
+
+/// A line that is this process's to make.
+struct Mine {
+    line: Line,
+    claim: Claim,
+}
+
+/// What is to be done for a line.
+enum Step {
+    Nothing,
+    Make(Mine),
+    /// Another process has it.
+    Wait(Line, Process),
+}
+
+impl<'a> Work<'a> {
+    pub fn new(
+        args: &'a Batch,
+        session: &'a mut Session,
+        claims: &'a Claims,
+        results: &'a mut Results,
+    ) -> Self {
+        Self {
+            args,
+            session,
+            claims,
+            results,
+            me: Process::this(),
+            count: Count::default(),
+            device_failures: 0,
+        }
+    }
+
+    /// Makes all lines, and waits for those that others make: if these stop, their lines are taken over.
+    pub fn run(&mut self, lines: Vec<Line>, patience: Duration) -> Result<()> {
+        let mut queue = VecDeque::from(lines);
+        let mut told = 0;
+        loop {
+            let mut held = Vec::new();
+            while let Some(line) = queue.pop_front() {
+                self.go_on()?;
+                match self.take(line)? {
+                    Step::Nothing => self.session.bar.done(1),
+                    Step::Make(mine) => {
+                        let group = self.with_others(mine, &mut queue, &mut held)?;
+                        let count = group.len();
+                        self.make(&group)?;
+                        self.session.bar.done(count);
+                    }
+                    Step::Wait(line, by) => held.push((line, by)),
+                }
+            }
+            let Some((_, by)) = held.first() else {
+                return Ok(());
+            };
+            let count = held.len();
+            if told != count {
+                told = count;
+                let bar = &self.session.bar;
+                bar.aside(|| note!("waiting for lines that others make ({count}; {by} has one)"));
+            }
+            self.sleep(LOOK.min(patience / 4))?;
+            queue.extend(held.into_iter().map(|(line, _)| line));
+        }
+    }
+
+    /// Ends the work where the user asks for it.
+    fn go_on(&self) -> Result<()> {
+        match self.session.bar.cancelled() {
+            true => Err(VideoError::Cancelled.into()),
+            false => Ok(()),
+        }
+    }
+
+    fn sleep(&self, time: Duration) -> Result<()> {
+        let started = Instant::now();
+        while started.elapsed() < time {
+            self.go_on()?;
+            std::thread::sleep(time.min(Duration::from_millis(50)));
+        }
+        Ok(())
+    }
+
+    /// Takes a line, unless there is nothing more to do for it; else says who has it.
+    fn take(&mut self, line: Line) -> Result<Step> {
+        self.results.refresh()?;
+        if self.is_settled(&line) {
+            return Ok(Step::Nothing);
+        }
+        let taken = self.claims.take(&line.name, &line.object);
+        let claim = match taken.with_context(|| format!("taking {}", line.name))? {
+            Taken::Held(by) => return Ok(Step::Wait(line, by)),
+            Taken::Mine(claim) => claim,
+        };
+        // Its holder may have come to the end before this process took it.
+        self.results.refresh()?;
+        if self.is_settled(&line) {
+            return Ok(Step::Nothing);
+        }
+        let path = &line.request.output().file.output;
+        if let Some(Left { by, request }) = &claim.left {
+            remove_partial(path, by.pid);
+            let made_before = self.results.made(&line.name).is_some();
+            if *request == line.object && path.exists() && !made_before {
+                // Its process ended between the video and the record; what it took is not known.
+                self.tell(&line, &claim, Map::new())?;
+                self.count.there += 1;
+                return Ok(Step::Nothing);
+            }
+        }
+        // One from another line would be taken for the new one, should this process be cut off.
+        if path.is_file() {
+            fs::remove_file(path)?;
+        }
+        Ok(Step::Make(Mine { line, claim }))
+    }
+
+    /// Whether the line was made or failed since this process began, and counts it.
+    fn is_settled(&mut self, line: &Line) -> bool {
+        let path = &line.request.output().file.output;
+        let made = self.results.made(&line.name) == Some(&line.object);
+        if made && path.exists() {
+            self.count.there += 1;
+            return true;
+        }
+        let failure = self.results.failed(&line.name);
+        if failure.is_some_and(|failure| failure.request == line.object) {
+            self.count.failed += 1;
+            return true;
+        }
+        false
+    }
+
+    /// Takes further lines that are denoised at once with this one, as far as that was asked for and fits.
+    fn with_others(
+        &mut self,
+        mine: Mine,
+        queue: &mut VecDeque<Line>,
+        held: &mut Vec<(Line, Process)>,
+    ) -> Result<Vec<Mine>> {
+        let mut group = vec![mine];
+        if self.args.together == 1 {
+            return Ok(group);
+        }
+        let Request::T2v(first) = &group[0].line.request else {
+            return Ok(group);
+        };
+        let alike = |line: &Line| match &line.request {
+            Request::T2v(args) => together::alike(first, args),
+            _ => false,
+        };
+        let found: Vec<usize> = (0..queue.len()).filter(|i| alike(&queue[*i])).collect();
+        let most = found.len().min(self.args.together - 1);
+        let most = together::fitting(self.session, first, 1 + most)?;
+        // From behind, so that indices stay.
+        let others: Vec<Line> = found[..most - 1]
+            .iter()
+            .rev()
+            .filter_map(|i| queue.remove(*i))
+            .collect();
+        for line in others.into_iter().rev() {
+            match self.take(line)? {
+                Step::Nothing => self.session.bar.done(1),
+                Step::Make(mine) => group.push(mine),
+                Step::Wait(line, by) => held.push((line, by)),
+            }
+        }
+        Ok(group)
+    }
+
+    fn make(&mut self, group: &[Mine]) -> Result<()> {
+        if let [one] = group {
+            return self.make_one(one);
+        }
+        let started = Instant::now();
+        self.begin(&group[0].line, group.len());
+        let requests: Vec<&TextToVideo> = group
+            .iter()
+            .filter_map(|mine| match &mine.line.request {
+                Request::T2v(args) => Some(&**args),
+                _ => None,
+            })
+            .collect();
+        let made = together::make(self.session, &requests);
+        self.go_on()?;
+        let latents = match made {
+            Ok(latents) => latents,
+            Err(error) => {
+                // One of them may be at fault.
+                let reason = format!("{error:#}");
+                let count = group.len();
+                self.session.bar.aside(|| {
+                    note!(
+                        "{count} lines at once failed ({}); one by one",
+                        printable(&reason)
+                    )
+                });
+                return group.iter().try_for_each(|mine| self.make_one(mine));
+            }
+        };
+        let share = started.elapsed().as_secs_f64() / group.len() as f64;
+        for ((mine, args), latents) in group.iter().zip(&requests).zip(&latents) {
+            self.begin(&mine.line, 1);
+            let given = Given::text_to_video(args, Task::Make);
+            let written = given.and_then(|given| given.finish(self.session, latents));
+            self.settle(mine, written, Some((group.len(), share)))?;
+        }
+        Ok(())
+    }
+
+    fn make_one(&mut self, mine: &Mine) -> Result<()> {
+        self.begin(&mine.line, 1);
+        let made = mine.line.request.run(self.session, Task::Make);
+        self.settle(mine, made, None)
+    }
+
+    fn begin(&mut self, line: &Line, count: usize) {
+        let name = match count {
+            1 => line.name.clone(),
+            count => format!("{} and {} more", line.name, count - 1),
+        };
+        self.session.bar.begin_request(name);
+    }
+
+    /// Records what became of a line. Of lines that were denoised at once with others `shared` are their
+    /// number and the seconds of each.
+    fn settle(
+        &mut self,
+        mine: &Mine,
+        made: Result<()>,
+        shared: Option<(usize, f64)>,
+    ) -> Result<()> {
+        let Mine { line, claim } = mine;
+        let mut record = match self.session.take_result() {
+            Some(Value::Object(result)) => result,
+            _ => Map::new(),
+        };
+        if let Some((count, seconds)) = shared {
+            let own = record.get("seconds").and_then(Value::as_f64);
+            record.insert("seconds".into(), json!(own.unwrap_or(0.0) + seconds));
+            record.insert("together".into(), json!(count));
+        }
+        let Err(error) = made else {
+            self.device_failures = 0;
+            self.count.made += 1;
+            return self.tell(line, claim, record);
+        };
+        // Not its fault, and tried again.
+        self.go_on()?;
+        let lost = error.is::<DeviceError>()
+            || matches!(error.downcast_ref(), Some(VideoError::Device(_)));
+        self.device_failures = if lost { self.device_failures + 1 } else { 0 };
+        self.count.failed += 1;
+        let reason = format!("{error:#}");
+        record.insert("error".into(), json!(reason));
+        self.tell(line, claim, record)?;
+        match self.device_failures {
+            DEVICE_FAILURES => bail!(
+                "the device failed for {DEVICE_FAILURES} lines one after another, the last time with: \
+                 {reason}"
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds a record to the results, and prints it.
+    fn tell(&mut self, line: &Line, claim: &Claim, result: Map<String, Value>) -> Result<()> {
+        if !claim.is_still_mine() {
+            let name = printable(&line.name).to_string();
+            let text = "was taken over, because this process was silent for too long";
+            self.session.bar.aside(|| note!("warning: {name} {text}"));
+            return Ok(());
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let mut record = Map::new();
+        record.insert("line".into(), json!(line.number));
+        record.insert("output".into(), json!(line.name));
+        record.extend(result.into_iter().filter(|(key, _)| key != "output"));
+        record.insert("request".into(), Value::Object(line.object.clone()));
+        record.insert("host".into(), json!(self.me.host));
+        record.insert("pid".into(), json!(self.me.pid));
+        let now = now.map(|time| time.as_secs()).unwrap_or_default();
+        record.insert("time".into(), json!(now));
+        self.results.append(&record)?;
+        let text = match self.args.json {
+            true => serde_json::to_string(&record)?,
+            false => in_words(&record),
+        };
+        let failed = record.contains_key("error") && !self.args.json;
+        self.session.bar.aside(|| match failed {
+            true => note!("error: {}", printable(&text)),
+            false => say!("{}", printable(&text)),
+        });
+        Ok(())
+    }
+}
+
+/// A record for a reader.
+fn in_words(record: &Map<String, Value>) -> String {
+    let text = |key: &str| match record.get(key) {
+        Some(Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+        None => String::new(),
+    };
+    let (line, output) = (text("line"), text("output"));
+    if record.contains_key("error") {
+        return format!("line {line}, {output}: {}", text("error"));
+    }
+    let Some(seconds) = record.get("seconds").and_then(Value::as_f64) else {
+        return format!("line {line}, {output}: was there already");
+    };
+    match record.get("frames") {
+        Some(Value::Number(frames)) => {
+            let (width, height) = (text("width"), text("height"));
+            format!("line {line}, {output}: {frames} frames of {width}x{height}, {seconds:.1} s")
+        }
+        _ => format!("line {line}, {output}: latents, {seconds:.1} s"),
+    }
+}
+
+/// Removes what a process that is gone left of an output.
+fn remove_partial(output: &Path, pid: u32) {
+    let Some((folder, name)) = output.parent().zip(output.file_name()) else {
+        return;
+    };
+    let start = format!(".{}.{pid}.", name.to_string_lossy());
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(&start) && name.ends_with(".partial") {
+            // It is in nobody's way.
+            let path = entry.path();
+            let _ = match path.is_dir() {
+                true => fs::remove_dir_all(path),
+                false => fs::remove_file(path),
+            };
+        }
+    }
+}
