@@ -1,6 +1,7 @@
 //! The command line.
 
 mod batch;
+mod hub;
 mod lora;
 mod precision;
 
@@ -14,6 +15,7 @@ use crate::lora_arg::LoraArg;
 use crate::weights_arg::Weights;
 
 pub use batch::{Batch, Setting};
+pub use hub::{Models, Pull};
 pub use precision::{Kept, Multiplied, Quantize};
 
 pub use lora::{
@@ -77,6 +79,11 @@ pub enum Command {
     Convert(Convert),
     /// Write a checkpoint whose large matrices are packed: fp8, int8, q8_0 or q4_k.
     Quantize(Quantize),
+    /// Download a model from the Hugging Face hub into its cache, where --model finds it by its name. Goes
+    /// on where it was stopped.
+    Pull(Pull),
+    /// List the models and adapters in the Hugging Face cache.
+    Models(Models),
     /// List the usable devices.
     Devices(Devices),
 }
@@ -99,8 +106,10 @@ pub enum Plan {
 /// Which checkpoint, where.
 #[derive(Debug, Args, Clone)]
 pub struct Place {
-    /// Checkpoint directory, or a folder of single files; by default the small built-in checkpoint.
-    #[arg(long, value_name = "DIR")]
+    /// Checkpoint directory, a folder of single files, or the name of a repository that `longcat pull` or
+    /// another program brought, as in meituan-longcat/LongCat-Video; by default the small built-in
+    /// checkpoint.
+    #[arg(long, value_name = "DIR|NAME")]
     pub model: Option<PathBuf>,
     #[command(flatten)]
     pub weights: Weights,
@@ -428,8 +437,10 @@ pub enum Layout {
 
 #[derive(Debug, Args)]
 pub struct Convert {
-    /// Checkpoint directory, or a folder of single files; by default the small built-in checkpoint.
-    #[arg(long, value_name = "DIR")]
+    /// Checkpoint directory, a folder of single files, or the name of a repository that `longcat pull` or
+    /// another program brought, as in meituan-longcat/LongCat-Video; by default the small built-in
+    /// checkpoint.
+    #[arg(long, value_name = "DIR|NAME")]
     pub model: Option<PathBuf>,
     #[command(flatten)]
     pub weights: Weights,

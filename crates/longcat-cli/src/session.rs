@@ -79,9 +79,11 @@ pub struct Asked<'a> {
     pub refined: Option<VideoPlan>,
 }
 
+/// The folder of what `--model` names, a folder or a repository in the Hugging Face cache; by default the
+/// built-in checkpoint.
 pub fn checkpoint_dir(model: Option<&Path>) -> Result<PathBuf> {
     match model {
-        Some(dir) => Ok(dir.to_path_buf()),
+        Some(model) => Ok(longcat_hub::find_model(model)?),
         None => builtin_checkpoint().context("unpacking the built-in model"),
     }
 }

@@ -29,7 +29,7 @@ impl Weights {
     /// Where all parts lie; without `model` and parts the small built-in checkpoint.
     pub fn with(&self, model: Option<&Path>) -> Result<CheckpointParts> {
         let parts = CheckpointParts {
-            model: model.map(Path::to_path_buf),
+            model: model.map(|model| checkpoint_dir(Some(model))).transpose()?,
             transformer: self.dit.clone(),
             text_encoder: self.text_encoder.clone(),
             vae: self.vae.clone(),

@@ -52,5 +52,5 @@ pub use error::HubError;
 pub use listing::RemoteFile;
 pub use name::RepoName;
 pub use pull::{Hub, PlannedFile, Progress, PullOptions, PullPlan, find_model};
-pub use selection::Selection;
+pub use selection::{Selection, is_weights};
 pub use settings::{HubSettings, Token};

@@ -69,8 +69,8 @@ impl Selection {
     }
 }
 
-/// Whether a name is that of a file of weights.
-pub(crate) fn is_weights(name: &str) -> bool {
+/// Whether a name is that of a file of weights: safetensors, GGUF, or what PyTorch writes.
+pub fn is_weights(name: &str) -> bool {
     WEIGHTS.iter().any(|end| name.ends_with(end))
 }
 

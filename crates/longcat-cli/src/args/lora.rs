@@ -121,8 +121,9 @@ pub struct LoraMerge {
     /// Adapter files or folders, with their strengths and the layers that count, as for --lora; or lists.
     #[arg(value_name = "PATH[=STRENGTH][@LAYERS]...", required = true)]
     pub files: Vec<LoraArg>,
-    /// Checkpoint directory; by default the small built-in checkpoint.
-    #[arg(long, value_name = "DIR")]
+    /// Checkpoint directory, or the name of a repository that `longcat pull` brought; by default the small
+    /// built-in checkpoint.
+    #[arg(long, value_name = "DIR|NAME")]
     pub model: Option<PathBuf>,
     /// Where to write the merged checkpoint. What is not the transformer is linked to or copied.
     #[arg(short, long, value_name = "DIR")]

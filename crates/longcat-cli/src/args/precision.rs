@@ -86,8 +86,10 @@ impl From<PackedAs> for Precision {
 
 #[derive(Debug, Args)]
 pub struct Quantize {
-    /// Checkpoint directory, or a folder of single files; by default the small built-in checkpoint.
-    #[arg(long, value_name = "DIR")]
+    /// Checkpoint directory, a folder of single files, or the name of a repository that `longcat pull` or
+    /// another program brought, as in meituan-longcat/LongCat-Video; by default the small built-in
+    /// checkpoint.
+    #[arg(long, value_name = "DIR|NAME")]
     pub model: Option<PathBuf>,
     #[command(flatten)]
     pub weights: Weights,

@@ -12,10 +12,12 @@ use crate::args::Inspect;
 const SHOWN: usize = 20;
 
 pub fn run(args: &Inspect) -> Result<()> {
-    if let Some(found) = inspect_media::find(&args.path)? {
+    // What is neither a path nor the name of a repository in the cache is not there, whichever was meant.
+    let path = longcat_hub::find_model(&args.path).unwrap_or_else(|_| args.path.clone());
+    if let Some(found) = inspect_media::find(&path)? {
         return found.print(args.json);
     }
-    let reports = inspect_weights(&args.path)?;
+    let reports = inspect_weights(&path)?;
     if args.json {
         say!("{}", serde_json::to_string_pretty(&reports)?);
     } else {

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod adapters;
+#[cfg(unix)]
+mod hub;
 mod long;
 mod lora;
 mod memory;
