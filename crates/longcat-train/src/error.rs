@@ -9,6 +9,8 @@ use longcat_video::VideoError;
 use longcat_video::media::MediaError;
 use longcat_weights::WeightsError;
 
+use crate::RankError;
+
 /// What can go wrong in training.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -109,6 +111,9 @@ pub enum TrainError {
         /// The backend's words.
         reason: String,
     },
+    /// Of several ranks, another one failed, or they were not started alike.
+    #[error(transparent)]
+    Ranks(#[from] RankError),
     /// A device failed; nothing that it made since then is used.
     #[error(transparent)]
     Failed(#[from] DeviceError),

@@ -7,6 +7,7 @@
 //! - [`Gradients`], [`LoraOptimizer`]: what a step gives, and Burn's AdamW over it;
 //! - [`Trainer`], [`Task`]: the loop, whatever is trained;
 //! - [`BatchTransform`]: *(model, batch) → batch*, for objectives in which the model has a part;
+//! - [`Ranks`]: several processes that train together;
 //! - [`TrainObserver`]: what a run tells while it works.
 //!
 //! Training an adapter on the CPU:
@@ -42,6 +43,7 @@ mod order;
 mod packed;
 mod parameters;
 mod prepare;
+mod ranks;
 mod run;
 mod sampling;
 mod step;
@@ -68,7 +70,8 @@ pub use optimizer::{LoraOptimizer, OptimizerConfig};
 pub use order::BatchOrder;
 pub use parameters::{Gradients, Parameter, collect_gradients, read_values, trained, update};
 pub use prepare::TrainingData;
-pub use run::{run, train};
+pub use ranks::{RankError, RankPlace, Ranks};
+pub use run::{run, run_ranks, train};
 pub use sampling::{Purpose, normals, open_unit, stream};
 pub use step::{Batch, FlowMatching, StepOutput, TrainStep};
 pub use summary::{BucketSummary, DataSummary};

@@ -146,6 +146,17 @@ impl<B: Backend> Packed<B> {
         Ok(values.iter().map(|v| f64::from(*v)).sum::<f64>().sqrt())
     }
 
+    /// Changes what lies in the packs, one after the other.
+    pub(crate) fn change(
+        &mut self,
+        mut change: impl FnMut(Tensor<B, 1>) -> Result<Tensor<B, 1>, TrainError>,
+    ) -> Result<(), TrainError> {
+        for (_, packed) in &mut self.parts {
+            *packed = change(packed.clone())?;
+        }
+        Ok(())
+    }
+
     /// Multiplies all elements.
     pub(crate) fn scale(&mut self, factor: f64) {
         for (_, packed) in &mut self.parts {

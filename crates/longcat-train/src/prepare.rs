@@ -7,7 +7,7 @@ use longcat_kernels::KernelBackend;
 use crate::cache::{LatentDataset, TextTable, encode_clips, encode_texts};
 use crate::config::TrainConfig;
 use crate::data::CaptionedClip;
-use crate::{DataSummary, TrainError, TrainObserver};
+use crate::{DataSummary, Ranks, TrainError, TrainObserver};
 
 /// Encoded clips of a run.
 #[derive(Debug, Clone, Default)]
@@ -20,13 +20,15 @@ pub struct TrainingData {
 
 impl TrainingData {
     /// Finds the clips of a configuration, and encodes what the cache lacks. What is found is told to
-    /// the observer and written to `clips.jsonl` in the output folder, which must be there.
+    /// the observer and written to `clips.jsonl` in the output folder, which must be there. Ranks share
+    /// out the work.
     ///
     /// # Errors
     /// As [`TrainConfig::find_clips`] and [`encode_clips`].
     pub fn prepare<B: KernelBackend>(
         config: &TrainConfig,
         device: &B::Device,
+        ranks: &Ranks,
         observer: &mut dyn TrainObserver,
         interrupt: &AtomicBool,
     ) -> Result<Self, TrainError> {
@@ -49,7 +51,7 @@ impl TrainingData {
             }
         }
         without_conditions(config, &clips)?;
-        let encoded = encode_clips::<B>(config, &clips, device, &mut observer, interrupt)?;
+        let encoded = encode_clips::<B>(config, &clips, device, ranks, &mut observer, interrupt)?;
         let entries = encoded.entries.into_iter();
         let (training, rest): (Vec<_>, Vec<_>) = entries.partition(|entry| entry.number < count);
         config.some_clip("data.path", path, training.iter().map(|e| e.repeats))?;
@@ -61,7 +63,9 @@ impl TrainingData {
         let others = held_out.map(|_| &rest);
         let skipped = std::mem::take(&mut observer.skipped);
         let summary = DataSummary::new(config, &training, others, ignored, skipped);
-        summary.write(&training, &config.output.join("clips.jsonl"))?;
+        if ranks.is_first() {
+            summary.write(&training, &config.output.join("clips.jsonl"))?;
+        }
         observer.data(&summary);
         let validation = match held_out {
             None => training.clone(),
@@ -81,6 +85,7 @@ impl TrainingData {
         &self,
         config: &TrainConfig,
         device: &B::Device,
+        ranks: &Ranks,
         observer: &mut dyn TrainObserver,
         interrupt: &AtomicBool,
     ) -> Result<TextTable, TrainError> {
@@ -91,7 +96,7 @@ impl TrainingData {
             texts.extend(samples.prompts.iter().cloned());
             texts.push(samples.negative_prompt.clone());
         }
-        encode_texts::<B>(config, texts, device, observer, interrupt)
+        encode_texts::<B>(config, texts, device, ranks, observer, interrupt)
     }
 }
 

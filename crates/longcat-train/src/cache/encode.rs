@@ -1,7 +1,7 @@
 //! Filling the cache: clips in batches of equal shape, captions one by one.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use burn::tensor::{DType, Tensor};
@@ -13,10 +13,11 @@ use longcat_weights::{NamedTensor, WeightFiles, write_safetensors};
 use super::dataset::{LatentDataset, TextTable};
 use super::key::{Hasher, fingerprint};
 use super::latents::latents;
+use super::shares::{await_files, missing};
 use crate::config::TrainConfig;
 use crate::data::CaptionedClip;
 use crate::observe::stop;
-use crate::{TrainError, TrainObserver};
+use crate::{Ranks, TrainError, TrainObserver};
 
 /// Encodes clips that are not in the cache yet. The VAE is loaded only if something is missing and gone
 /// when this returns.
@@ -24,21 +25,33 @@ use crate::{TrainError, TrainObserver};
 /// Clips that cannot be read are reported; they are an error unless the configuration says to skip
 /// them.
 ///
+/// Ranks share out the work, and are through when all of it is done.
+///
 /// # Errors
-/// [`TrainError`] names the clip or file; [`TrainError::Interrupted`].
+/// [`TrainError`] names the clip or file; [`TrainError::Interrupted`]; [`TrainError::Ranks`] where another
+/// rank finds other clips.
 pub fn encode_clips<B: KernelBackend>(
     config: &TrainConfig,
     clips: &[CaptionedClip],
     device: &B::Device,
+    ranks: &Ranks,
     observer: &mut dyn TrainObserver,
     interrupt: &AtomicBool,
 ) -> Result<LatentDataset, TrainError> {
     let checkpoint = Checkpoint::open(config.checkpoint()?)?;
-    latents::<B>(config, &checkpoint, clips, device, observer, interrupt)
+    latents::<B>(
+        config,
+        &checkpoint,
+        clips,
+        device,
+        ranks,
+        observer,
+        interrupt,
+    )
 }
 
 /// Encodes captions and prompts that are not in the cache yet. The text encoder is loaded only if
-/// something is missing and gone when this returns.
+/// something is missing and gone when this returns. Ranks share out the work.
 ///
 /// # Errors
 /// [`TrainError`] names the file; [`TrainError::Interrupted`].
@@ -46,6 +59,7 @@ pub fn encode_texts<B: KernelBackend>(
     config: &TrainConfig,
     texts: impl IntoIterator<Item = String>,
     device: &B::Device,
+    ranks: &Ranks,
     observer: &mut dyn TrainObserver,
     interrupt: &AtomicBool,
 ) -> Result<TextTable, TrainError> {
@@ -63,22 +77,31 @@ pub fn encode_texts<B: KernelBackend>(
     let length = tokenizer.length(config.cache.text_length);
     let devices = [device.clone()];
     let mut encoder = None;
-    let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
-    let total = texts.len();
-    for (done, text) in texts.into_iter().enumerate() {
-        stop(interrupt)?;
-        observer.caching("captions", done, total);
-        if files.contains_key(&text) {
-            continue;
-        }
+    let path = |text: &String| {
         let key = Hasher::default()
             .part(b"text 1")
             .part(text.as_bytes())
             .part(&length.to_le_bytes())
             .part(model.as_bytes())
             .finish();
-        let path = folder.join(format!("{key}.safetensors"));
-        if WeightFiles::open(&path).is_err() {
+        folder.join(format!("{key}.safetensors"))
+    };
+    let files: BTreeMap<String, PathBuf> = texts
+        .iter()
+        .map(|text| (text.clone(), path(text)))
+        .collect();
+    let is_there = |path: &Path| WeightFiles::open(path).is_ok();
+    let paths: Vec<&Path> = files.values().map(PathBuf::as_path).collect();
+    let missing = missing(ranks, "captions", &paths, is_there)?;
+    let missing: Vec<&Path> = missing.into_iter().map(|index| paths[index]).collect();
+    let own = missing.iter().skip(ranks.rank()).step_by(ranks.size());
+    let mut own: BTreeSet<&Path> = own.copied().collect();
+    let total = texts.len();
+    for (done, text) in texts.into_iter().enumerate() {
+        stop(interrupt)?;
+        observer.caching("captions", done, total);
+        let path = &files[&text];
+        if own.remove(path.as_path()) {
             if encoder.is_none() {
                 let dtype = config.cache.text_precision.dtype();
                 encoder = Some(guard::<B, _, _>(
@@ -102,14 +125,14 @@ pub fn encode_texts<B: KernelBackend>(
             };
             let tensors = [guard::<B, _, _>(&devices, Stage::EncodingPrompt, encode)?];
             let metadata = BTreeMap::from([("text".to_string(), text.clone())]);
-            write_safetensors(&path, &tensors, &metadata)?;
+            write_safetensors(path, &tensors, &metadata)?;
         }
-        files.insert(text, path);
     }
     observer.caching("captions", total, total);
     if encoder.take().is_some() {
         B::memory_cleanup(device);
     }
+    await_files(ranks, missing.into_iter(), is_there)?;
     Ok(TextTable::new(length, files))
 }
 

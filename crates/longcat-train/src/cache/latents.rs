@@ -15,12 +15,14 @@ use longcat_weights::{NamedTensor, WeightFiles, write_safetensors};
 use rayon::prelude::*;
 
 use super::dataset::{Entry, LatentDataset};
+use super::key::Hasher;
 use super::plan::{Fitted, Part, Recipe};
+use super::shares::{await_files, missing};
 use super::vae::encode_batch;
 use crate::config::{Take, TrainConfig};
 use crate::data::{Bucket, CaptionedClip};
 use crate::observe::stop;
-use crate::{TrainError, TrainObserver};
+use crate::{Ranks, TrainError, TrainObserver};
 
 /// Pixels of all frames that pass through the VAE at once, if that is more than one clip.
 const PIXELS: usize = 1 << 22;
@@ -42,6 +44,7 @@ pub(super) fn latents<B: KernelBackend>(
     checkpoint: &Checkpoint,
     clips: &[CaptionedClip],
     device: &B::Device,
+    ranks: &Ranks,
     observer: &mut dyn TrainObserver,
     interrupt: &AtomicBool,
 ) -> Result<LatentDataset, TrainError> {
@@ -80,18 +83,28 @@ pub(super) fn latents<B: KernelBackend>(
         let parts = parts.iter().cloned();
         parts.map(move |part| Job { clip, part })
     });
-    let all = all.filter(|job| seen.insert(job.part.path.clone()));
-    let (done, jobs): (Vec<Job>, Vec<Job>) = all.partition(|job| shape(&job.part.path).is_some());
-    let total = done.len() + jobs.len();
+    let all: Vec<Job> = all
+        .filter(|job| seen.insert(job.part.path.clone()))
+        .collect();
+    same_clips(ranks, clips, &parts)?;
+    let paths: Vec<&Path> = all.iter().map(|job| job.part.path.as_path()).collect();
+    let missing = missing(ranks, "clips", &paths, |path| shape(path).is_some())?;
+    let jobs: Vec<&Job> = missing.iter().map(|index| &all[*index]).collect();
     // A clip of which several parts are missing is read once, from its front to its end.
     let of_clips = jobs.chunk_by(|a, b| a.clip == b.clip);
-    let (long, single): (Vec<&[Job]>, Vec<&[Job]>) = of_clips.partition(|jobs| jobs.len() > 1);
-    let single: Vec<&Job> = single.into_iter().flatten().collect();
-    let mut before = done.len();
+    let of_clips = of_clips.skip(ranks.rank()).step_by(ranks.size());
+    let of_clips: Vec<&[&Job]> = of_clips.collect();
+    let own: usize = of_clips.iter().map(|jobs| jobs.len()).sum();
+    let mut before = all.len() - jobs.len();
+    let total = before + own;
+    let of_clips = of_clips.into_iter();
+    let (long, single): (Vec<&[&Job]>, Vec<&[&Job]>) = of_clips.partition(|jobs| jobs.len() > 1);
+    let single: Vec<&Job> = single.into_iter().flatten().copied().collect();
     let single = single.chunks(recipe.clips_at_once());
     let single = single.map(|jobs| (jobs.to_vec(), false));
     let long = long.into_iter();
-    let long = long.map(|jobs| (jobs.iter().collect::<Vec<&Job>>(), true));
+    let long = long.map(|jobs| (jobs.to_vec(), true));
+    let mut failures: Vec<(String, String)> = Vec::new();
     for (jobs, long) in single.chain(long) {
         let mut progress = |done| observer.caching("clips", before + done, total);
         let failed = match long {
@@ -101,14 +114,29 @@ pub(super) fn latents<B: KernelBackend>(
         before += jobs.len();
         for (job, error) in failed {
             let clip = &clips[job.clip];
-            config.data.skip(error.of_clip(&clip.path), observer)?;
             broken.insert(job.part.path.clone(), job.clip);
+            failures.push((name(&job.part), error.to_string()));
+            config.data.skip(error.of_clip(&clip.path), observer)?;
         }
     }
     observer.caching("clips", total, total);
     if encoder.vae.take().is_some() {
         B::memory_cleanup(device);
     }
+    for (failed, reason) in of_others(ranks, &failures)? {
+        let Some(job) = all.iter().find(|job| name(&job.part) == failed) else {
+            continue;
+        };
+        broken.insert(job.part.path.clone(), job.clip);
+        let path = clips[job.clip].path.clone();
+        config
+            .data
+            .skip(TrainError::Data { path, reason }, observer)?;
+    }
+    let unused: BTreeSet<usize> = broken.values().copied().collect();
+    let made = jobs.iter().filter(|job| !unused.contains(&job.clip));
+    let made = made.map(|job| job.part.path.as_path());
+    await_files(ranks, made, |path| shape(path).is_some())?;
     let mut dataset = LatentDataset::default();
     for (number, (clip, parts)) in clips.iter().zip(parts).enumerate() {
         if let Some(other) = parts.iter().find_map(|part| broken.get(&part.path)) {
@@ -133,6 +161,70 @@ pub(super) fn latents<B: KernelBackend>(
         }
     }
     Ok(dataset)
+}
+
+/// An error on all ranks unless they have the same clips, with the same content and captions.
+fn same_clips(
+    ranks: &Ranks,
+    clips: &[CaptionedClip],
+    parts: &[Vec<Part>],
+) -> Result<(), TrainError> {
+    if ranks.size() == 1 {
+        return Ok(());
+    }
+    let hash = |(clip, parts): (&CaptionedClip, &Vec<Part>)| {
+        let what = (&clip.captions, clip.repeats, clip.condition);
+        let hash = Hasher::default().part(format!("{what:?}").as_bytes());
+        let names = parts.iter().map(name);
+        names
+            .fold(hash, |hash, name| hash.part(name.as_bytes()))
+            .finish()
+    };
+    let mine: Vec<String> = clips.iter().zip(parts).map(hash).collect();
+    let differs = |first: &[u8]| {
+        let first = String::from_utf8_lossy(first);
+        let first: Vec<&str> = first.lines().collect();
+        let other = mine.iter().zip(&first).position(|(a, b)| a != b);
+        match other {
+            Some(number) => Some(format!(
+                "{} has other content or captions there; all ranks need the same files",
+                clips[number].path.display()
+            )),
+            None if mine.len() != first.len() => Some(format!(
+                "it finds {} clips and rank 0 {}; all ranks need the same files",
+                mine.len(),
+                first.len()
+            )),
+            None => None,
+        }
+    };
+    Ok(ranks.same(mine.join("\n").into_bytes(), differs)?)
+}
+
+/// The name of a part's file, which is the same on all hosts.
+fn name(part: &Part) -> String {
+    let name = part.path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// The names of what the other ranks could not encode, and why.
+fn of_others(ranks: &Ranks, own: &[(String, String)]) -> Result<Vec<(String, String)>, TrainError> {
+    if ranks.size() == 1 {
+        return Ok(Vec::new());
+    }
+    let garbled = |e: serde_json::Error| TrainError::State {
+        path: "failures of other ranks".into(),
+        reason: e.to_string(),
+    };
+    let all = ranks.gather(serde_json::to_vec(own).map_err(garbled)?)?;
+    let mut others = Vec::new();
+    for (rank, list) in all.iter().enumerate() {
+        if rank != ranks.rank() {
+            let list: Vec<(String, String)> = serde_json::from_slice(list).map_err(garbled)?;
+            others.extend(list);
+        }
+    }
+    Ok(others)
 }
 
 /// What clips are encoded with.

@@ -9,6 +9,7 @@ mod encode;
 mod key;
 mod latents;
 mod plan;
+mod shares;
 mod vae;
 
 pub use dataset::{CachedLatents, Entry, LatentDataset, TextTable};

@@ -154,6 +154,10 @@ fn numbers(config: &RawConfig) -> Result<(), Problem> {
     if let Some((key, _)) = counts.iter().find(|(_, count)| *count == 0) {
         return fail(key, "must be at least 1");
     }
+    if config.train.global_batch > 0 && config.train.accumulation > 1 {
+        let reason = "follows from train.global_batch and the number of ranks; give one of the two";
+        return fail("train.accumulation", reason);
+    }
     let objective = &config.objective;
     let optimizer = &config.optimizer;
     let shares = [

@@ -121,6 +121,26 @@ impl TrainConfig {
         })
     }
 
+    /// Forward passes per step of each of so many ranks.
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] where `train.global_batch` cannot be dealt out to them.
+    pub fn accumulation(&self, ranks: usize) -> Result<usize, TrainError> {
+        let (batch, global) = (self.train.batch, self.train.global_batch);
+        let at_once = batch * ranks;
+        if global == 0 {
+            return Ok(self.train.accumulation);
+        }
+        if !global.is_multiple_of(at_once) {
+            let reason = format!(
+                "{global} clips per step cannot be dealt out to {ranks} ranks that take {batch} at a \
+                 time (train.batch); a multiple of {at_once} can"
+            );
+            return Err(self.problem("train.global_batch", reason));
+        }
+        Ok(global / at_once)
+    }
+
     /// Where checkpoints lie.
     pub(crate) fn checkpoint_dir(&self) -> PathBuf {
         self.output.join("checkpoints")
@@ -231,10 +251,27 @@ mod tests {
             ),
             ("[checkpoints]\nformat = \"lycoris\"", "checkpoints.format"),
             ("[cache]\ntext_length = 0", "cache.text_length"),
+            ("accumulation = 2\nglobal_batch = 8", "train.accumulation"),
         ] {
             let message = problem(extra);
             assert!(message.contains(key), "{extra}: {message}");
         }
+    }
+
+    #[test]
+    fn a_global_batch_is_dealt_out_to_ranks_that_divide_it() {
+        let with = |keys: &str| parse(&format!("{MINIMAL}{keys}"), Path::new("/x/run.toml"));
+        let config = with("batch = 2\nglobal_batch = 12").unwrap();
+        for (ranks, passes) in [(1, 6), (2, 3), (3, 2), (6, 1)] {
+            assert_eq!(config.accumulation(ranks).unwrap(), passes);
+        }
+        let error = config.accumulation(4).unwrap_err().to_string();
+        assert!(
+            error.contains("train.global_batch") && error.contains("a multiple of 8"),
+            "{error}"
+        );
+        let each = with("accumulation = 3").unwrap();
+        assert_eq!(each.accumulation(4).unwrap(), 3);
     }
 
     /// Floats as they are after a setting in f32, which some are.

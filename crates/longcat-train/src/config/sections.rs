@@ -54,8 +54,10 @@ pub struct LoopConfig {
     pub steps: usize,
     /// Clips per forward pass.
     pub batch: usize,
-    /// Forward passes per step.
+    /// Forward passes per step and rank.
     pub accumulation: usize,
+    /// Clips per step of all ranks together, from which the accumulation follows; 0: it is as given.
+    pub global_batch: usize,
     /// Keep only block inputs and compute the inside of blocks again in the backward pass.
     pub checkpointing: bool,
     /// Steps between lines of metrics.
@@ -68,6 +70,7 @@ impl Default for LoopConfig {
             steps: 1000,
             batch: 1,
             accumulation: 1,
+            global_batch: 0,
             checkpointing: true,
             log_every: 1,
         }

@@ -6,6 +6,7 @@ mod plot;
 mod resume;
 mod run;
 mod schedule;
+mod share;
 mod state;
 
 use std::path::Path;
@@ -14,6 +15,8 @@ use std::sync::atomic::AtomicBool;
 use burn::module::Module;
 
 use crate::{Gradients, TrainBackend, TrainError};
+
+pub(crate) use resume::differences;
 
 pub use folder::OutputFolder;
 pub use metrics::{Metric, read_metrics};

@@ -18,8 +18,7 @@ pub(super) fn compatible(
         path: folder.to_path_buf(),
         reason,
     };
-    let mut changed = Vec::new();
-    differences(&position.config, config.settings(), "", &mut changed);
+    let changed = differences(&position.config, config.settings());
     let fixed = |key: &&String| key.starts_with("lora.") || *key == "mode" || *key == "seed";
     if let Some(key) = changed.iter().find(fixed) {
         return Err(state(format!(
@@ -30,7 +29,14 @@ pub(super) fn compatible(
     Ok(changed)
 }
 
-fn differences(a: &serde_json::Value, b: &serde_json::Value, prefix: &str, into: &mut Vec<String>) {
+/// The keys of `b` that `a` has with another value, or not at all.
+pub(crate) fn differences(a: &serde_json::Value, b: &serde_json::Value) -> Vec<String> {
+    let mut found = Vec::new();
+    compare(a, b, "", &mut found);
+    found
+}
+
+fn compare(a: &serde_json::Value, b: &serde_json::Value, prefix: &str, into: &mut Vec<String>) {
     let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else {
         if a != b {
             into.push(prefix.trim_end_matches('.').to_string());
@@ -39,7 +45,7 @@ fn differences(a: &serde_json::Value, b: &serde_json::Value, prefix: &str, into:
     };
     for (key, value) in b {
         let other = a.get(key).unwrap_or(&serde_json::Value::Null);
-        differences(other, value, &format!("{prefix}{key}."), into);
+        compare(other, value, &format!("{prefix}{key}."), into);
     }
 }
 

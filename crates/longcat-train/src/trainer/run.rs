@@ -3,22 +3,25 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use burn::module::Module;
 use burn::tensor::Tensor;
 use longcat_kernels::{Stage, guard};
+use sha2::{Digest, Sha256};
 
 use super::metrics::{Metric, Metrics};
 use super::resume::{compatible, restore};
 use super::schedule::Schedule;
+use super::share::Found;
 use super::state::{Newest, Position, State, Store};
 use super::{Task, Weights};
 use crate::config::TrainConfig;
 use crate::packed::{Packed, RunningAverage};
-use crate::parameters::{flat, trained, update};
+use crate::parameters::{flat, read_values, trained, update};
 use crate::{
-    Gradients, LoraOptimizer, OptimizerConfig, StepReport, TrainBackend, TrainError, TrainObserver,
+    LoraOptimizer, OptimizerConfig, Ranks, StepReport, TrainBackend, TrainError, TrainObserver,
 };
 
 /// Least time between two drawings of the plot.
@@ -31,7 +34,8 @@ pub struct Outcome {
     pub step: usize,
     /// Whether it was interrupted; the same command goes on from here.
     pub interrupted: bool,
-    /// Folder of the newest checkpoint; `None` when interrupted before training.
+    /// Folder of the newest checkpoint; `None` when interrupted before training, and on ranks that do not
+    /// write.
     pub checkpoint: Option<PathBuf>,
     /// The last validation loss of this process.
     pub validation_loss: Option<f64>,
@@ -49,30 +53,29 @@ impl Outcome {
     }
 }
 
-/// Loss and gradients of a step, with the parameters that they are of.
-struct Found<B: TrainBackend> {
-    loss: f64,
-    norm: f64,
-    values: Packed<B::InnerBackend>,
-    gradients: Packed<B::InnerBackend>,
-}
-
 /// A run in progress.
 pub struct Trainer<'a, B: TrainBackend, T: Task<B>> {
-    config: &'a TrainConfig,
-    task: &'a T,
+    pub(super) config: &'a TrainConfig,
+    pub(super) task: &'a T,
     observer: &'a mut dyn TrainObserver,
-    interrupt: &'a AtomicBool,
+    pub(super) interrupt: &'a AtomicBool,
+    pub(super) ranks: &'a Ranks,
     /// The one that the model is on.
-    devices: [B::Device; 1],
-    optimizer: LoraOptimizer<B::InnerBackend>,
+    pub(super) devices: [B::Device; 1],
+    pub(super) optimizer: LoraOptimizer<B::InnerBackend>,
+    /// On the rank that writes.
     average: Option<RunningAverage<B::InnerBackend>>,
     /// What the last step made of the parameters, which the model has too.
-    stepped: Option<Packed<B::InnerBackend>>,
+    pub(super) stepped: Option<Packed<B::InnerBackend>>,
     store: Store,
-    metrics: Metrics,
+    /// On the rank that writes.
+    metrics: Option<Metrics>,
     schedule: Schedule,
-    step: usize,
+    pub(super) step: usize,
+    /// Batches of all ranks so far: the position of data order and random numbers.
+    pub(super) batches: u64,
+    /// Batches of a step of this rank.
+    pub(super) accumulation: usize,
     saved: Option<(usize, PathBuf)>,
     validation_loss: Option<f64>,
     plotted: Instant,
@@ -80,19 +83,21 @@ pub struct Trainer<'a, B: TrainBackend, T: Task<B>> {
 
 impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
     /// Continues from the newest checkpoint of the output folder, or starts; returns the run and
-    /// the model with the parameters of that checkpoint.
+    /// the model with the parameters of that checkpoint, which are the same on all ranks.
     ///
     /// # Errors
     /// [`TrainError::State`] for a checkpoint of another model, [`TrainError::Io`] and others that
-    /// name the file.
+    /// name the file; [`TrainError::Ranks`] where another rank begins elsewhere.
     pub fn new(
         config: &'a TrainConfig,
         task: &'a T,
         model: T::Model,
         device: &B::Device,
+        ranks: &'a Ranks,
         observer: &'a mut dyn TrainObserver,
         interrupt: &'a AtomicBool,
     ) -> Result<(Self, T::Model), TrainError> {
+        let accumulation = config.accumulation(ranks.size())?;
         let section = &config.optimizer;
         let mut optimizer = LoraOptimizer::new(&OptimizerConfig {
             betas: section.betas,
@@ -100,10 +105,25 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             weight_decay: section.weight_decay,
         })
         .with_up_rate(section.lora_plus);
-        let store = Store::open(config.checkpoint_dir())?;
+        // The first rank tidies up before the others look.
+        let newest = |store: &Store| store.newest::<B::InnerBackend>(device);
+        let (store, newest) = match ranks.is_first() {
+            true => {
+                let store = Store::open(config.checkpoint_dir())?;
+                let newest = newest(&store)?;
+                ranks.barrier()?;
+                (store, newest)
+            }
+            false => {
+                ranks.barrier()?;
+                let store = Store::look_at(config.checkpoint_dir());
+                let newest = newest(&store)?;
+                (store, newest)
+            }
+        };
         let mut average = BTreeMap::new();
-        let (mut step, mut saved, mut model) = (0, None, model);
-        if let Some(newest) = store.newest::<B::InnerBackend>(device)? {
+        let (mut step, mut batches, mut saved, mut model) = (0, 0, None, model);
+        if let Some(newest) = newest {
             let Newest {
                 state,
                 folder,
@@ -119,12 +139,15 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             let changed = compatible(config, &state.position, &folder)?;
             model = restore::<B, T>(model, &state, &folder)?;
             step = state.position.step;
+            batches = state.position.samples.div_ceil(config.train.batch as u64);
             optimizer.set_state(state.moments);
             average = state.average;
             observer.resumed(step, &changed);
             saved = Some((step, folder));
         }
-        let average = section.ema_decay.map(|decay| {
+        same_beginning::<B, _>(ranks, step, &model)?;
+        let decay = section.ema_decay.filter(|_| ranks.is_first());
+        let average = decay.map(|decay| {
             if average.is_empty() {
                 average = flat(trained::<B, _>(&model));
             }
@@ -132,12 +155,17 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
         });
         let schedule = Schedule::new(section, config.train.steps, step)
             .map_err(|reason| config.problem("optimizer", reason))?;
+        let metrics = match ranks.is_first() {
+            true => Some(Metrics::open(&config.output, step)?),
+            false => None,
+        };
         let trainer = Self {
-            metrics: Metrics::open(&config.output, step)?,
+            metrics,
             config,
             task,
             observer,
             interrupt,
+            ranks,
             devices: [device.clone()],
             optimizer,
             average,
@@ -145,6 +173,8 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             store,
             schedule,
             step,
+            batches,
+            accumulation,
             saved,
             validation_loss: None,
             plotted: Instant::now(),
@@ -152,20 +182,19 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
         Ok((trainer, model))
     }
 
-    /// Trains to the last step, or until interrupted; either way the state is saved.
+    /// Trains to the last step, or until a rank is interrupted; either way the state is saved.
     ///
     /// # Errors
-    /// [`TrainError::NotFinite`], and whatever the task or the disk reports. The newest checkpoint
-    /// stays as it is then.
+    /// [`TrainError::NotFinite`], and whatever the task, the disk or another rank reports. The newest
+    /// checkpoint stays as it is then.
     pub fn run(mut self, mut model: T::Model) -> Result<Outcome, TrainError> {
         let steps = self.config.train.steps;
         let first = self.step;
         let start = Instant::now();
-        if self.is_interrupted_in_report(&model)? {
-            return self.finish(&model, true);
-        }
+        // The others hear of it before the next step.
+        let mut leaving = self.is_interrupted_in_report(&model)?;
         while self.step < steps {
-            let Some(found) = self.gradients(&model)? else {
+            let Some(found) = self.gradients(&model, leaving)? else {
                 return self.finish(&model, true);
             };
             let Found {
@@ -174,7 +203,8 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
                 values,
                 mut gradients,
             } = found;
-            self.finite("the gradient norm", norm, 0..self.config.train.accumulation)?;
+            let batches = self.batches..self.batches + self.per_step() as u64;
+            self.finite("the gradient norm", norm, batches)?;
             if let Some(limit) = self.config.optimizer.max_grad_norm
                 && norm > limit
             {
@@ -189,6 +219,7 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             }
             self.stepped = Some(stepped);
             self.step += 1;
+            self.batches += self.per_step() as u64;
             self.log(loss, learning_rate, norm)?;
             let done = (self.step - first) as f64;
             let speed = done / start.elapsed().as_secs_f64().max(1e-9);
@@ -201,77 +232,32 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
                 steps_per_second: speed,
                 seconds_left: (steps - self.step) as f64 / speed,
             });
-            if self.is_interrupted_in_report(&model)? {
-                return self.finish(&model, true);
-            }
+            leaving = self.is_interrupted_in_report(&model)?;
             let every = self.config.checkpoints.every;
-            if every.is_some_and(|every| due(self.step, every)) && self.step < steps {
+            let wanted = every.is_some_and(|every| due(self.step, every)) && self.step < steps;
+            if wanted && !leaving && self.ranks.is_first() {
                 self.save(&model)?;
             }
         }
-        self.finish(&model, false)
+        self.finish(&model, leaving)
     }
 
-    /// What the next step needs, known to be what the device computed; `None` when interrupted.
-    fn gradients(&mut self, model: &T::Model) -> Result<Option<Found<B>>, TrainError> {
-        let stage = Stage::Training {
-            step: self.step + 1,
-        };
-        let devices = self.devices.clone();
-        guard::<B::InnerBackend, _, _>(&devices, stage, || {
-            let Some((loss, gradients)) = self.accumulate(model)? else {
-                return Ok(None);
-            };
-            let (values, gradients) =
-                self.optimizer
-                    .pack::<B, _>(self.stepped.take(), model, gradients);
-            Ok(Some(Found {
-                loss,
-                norm: gradients.norm()?,
-                values,
-                gradients,
-            }))
-        })
+    /// Batches of a step of all ranks.
+    pub(super) fn per_step(&self) -> usize {
+        self.accumulation * self.ranks.size()
     }
 
-    /// Mean loss and gradients of the next step; `None` when interrupted.
-    #[allow(clippy::type_complexity)]
-    fn accumulate(
-        &self,
-        model: &T::Model,
-    ) -> Result<Option<(f64, Gradients<B::InnerBackend>)>, TrainError> {
-        let count = self.config.train.accumulation;
-        let mut sum = Gradients::default();
-        let mut loss = 0.0;
-        for i in 0..count {
-            if self.interrupt.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
-            let (mean, gradients) = self.task.gradients(model, (self.step * count + i) as u64)?;
-            self.finite("the loss", mean, i..i + 1)?;
-            loss += mean / count as f64;
-            sum.add(gradients);
-        }
-        if count > 1 {
-            sum.scale(1.0 / count as f64);
-        }
-        Ok(Some((loss, sum)))
-    }
-
-    /// An error unless `value`, which came from these batches of the next step, is a number.
-    fn finite(
+    /// An error unless `value`, which came from these batches, is a number.
+    pub(super) fn finite(
         &self,
         what: &'static str,
         value: f64,
-        batches: Range<usize>,
+        batches: Range<u64>,
     ) -> Result<(), TrainError> {
         if value.is_finite() {
             return Ok(());
         }
-        let first = self.step * self.config.train.accumulation;
-        let mut clips: Vec<String> = batches
-            .flat_map(|i| self.task.clips((first + i) as u64))
-            .collect();
+        let mut clips: Vec<String> = batches.flat_map(|i| self.task.clips(i)).collect();
         clips.sort();
         clips.dedup();
         Err(TrainError::NotFinite {
@@ -283,28 +269,28 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
     }
 
     fn log(&mut self, loss: f64, learning_rate: f64, gradient_norm: f64) -> Result<(), TrainError> {
-        let train = &self.config.train;
-        if !due(self.step, train.log_every) {
+        let due = due(self.step, self.config.train.log_every);
+        let samples = self.samples();
+        let Some(metrics) = self.metrics.as_mut().filter(|_| due) else {
             return Ok(());
-        }
-        let batches = self.step * train.accumulation;
-        self.metrics.push(Metric::Step {
+        };
+        metrics.push(Metric::Step {
             step: self.step,
             loss,
             learning_rate,
             gradient_norm,
-            samples: self.samples(),
-            epoch: batches as f64 / self.task.batches_per_epoch().max(1) as f64,
+            samples,
+            epoch: self.batches as f64 / self.task.batches_per_epoch().max(1) as f64,
         })?;
         if self.plotted.elapsed() >= PLOT_EVERY {
             self.plotted = Instant::now();
-            self.metrics.draw()?;
+            metrics.draw()?;
         }
         Ok(())
     }
 
     fn samples(&self) -> u64 {
-        (self.step * self.config.train.accumulation * self.config.train.batch) as u64
+        self.batches * self.config.train.batch as u64
     }
 
     /// As [`Self::report`]; what an interrupt leaves undone is done when the run goes on.
@@ -316,12 +302,15 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
         }
     }
 
-    /// Validation and samples that are due after the present step.
+    /// Validation and samples that are due after the present step, on the rank that writes.
     fn report(&mut self, model: &T::Model) -> Result<(), TrainError> {
+        let Some(metrics) = &mut self.metrics else {
+            return Ok(());
+        };
         let last = self.step == self.config.train.steps;
         let every = self.config.validation.as_ref().map(|v| v.every);
         let wanted = every.is_some_and(|every| due(self.step, every) || last);
-        if wanted && !self.metrics.has_validation(self.step) {
+        if wanted && !metrics.has_validation(self.step) {
             let validate = || self.task.validate(model, self.interrupt);
             let by_sigma =
                 guard::<B::InnerBackend, _, _>(&self.devices, Stage::Validating, validate);
@@ -329,7 +318,7 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             let sum: f64 = by_sigma.iter().map(|(_, loss)| loss).sum();
             let validation_loss = sum / by_sigma.len().max(1) as f64;
             self.validation_loss = Some(validation_loss);
-            self.metrics.push(Metric::Validation {
+            metrics.push(Metric::Validation {
                 step: self.step,
                 validation_loss,
                 by_sigma,
@@ -374,7 +363,7 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
                 })
             })
         })?;
-        self.metrics.draw()?;
+        self.draw()?;
         self.saved = Some((self.step, folder.clone()));
         self.observer.saved(&folder);
         Ok(folder)
@@ -415,18 +404,68 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
     }
 
     fn finish(mut self, model: &T::Model, interrupted: bool) -> Result<Outcome, TrainError> {
-        let checkpoint = self.save(model)?;
-        if !interrupted {
-            self.export(model, &self.config.output, &self.position())?;
+        let mut checkpoint = None;
+        if self.ranks.is_first() {
+            checkpoint = Some(self.save(model)?);
+            if !interrupted {
+                self.export(model, &self.config.output, &self.position())?;
+            }
+            self.draw()?;
         }
-        self.metrics.draw()?;
+        self.ranks.barrier()?;
         Ok(Outcome {
             step: self.step,
             interrupted,
-            checkpoint: Some(checkpoint),
+            checkpoint,
             validation_loss: self.validation_loss,
         })
     }
+
+    fn draw(&self) -> Result<(), TrainError> {
+        self.metrics.as_ref().map_or(Ok(()), Metrics::draw)
+    }
+}
+
+/// An error on all ranks unless they begin after the same step, with the same parameters.
+fn same_beginning<B: TrainBackend, M: Module<B>>(
+    ranks: &Ranks,
+    step: usize,
+    model: &M,
+) -> Result<(), TrainError> {
+    if ranks.size() == 1 {
+        return Ok(());
+    }
+    let mut hash = Sha256::new();
+    for (path, parameter) in trained::<B, _>(model) {
+        hash.update(path.as_bytes());
+        for value in read_values(parameter.values, &path)? {
+            hash.update(value.to_le_bytes());
+        }
+    }
+    let mut mine = step.to_string().into_bytes();
+    mine.push(b' ');
+    mine.extend(hash.finalize());
+    let differs = |first: &[u8]| {
+        let number = |bytes: &[u8]| {
+            let end = bytes.iter().position(|byte| *byte == b' ');
+            bytes[..end.unwrap_or(0)].to_vec()
+        };
+        if mine == first {
+            return None;
+        }
+        if number(&mine) == number(first) {
+            return Some(
+                "it begins with other parameters; all ranks need the same files, lora.start_from among \
+                 them"
+                    .to_string(),
+            );
+        }
+        Some(format!(
+            "it finds another newest checkpoint (step {step}); output must be a folder that all ranks \
+             share"
+        ))
+    };
+    Ok(ranks.same(mine.clone(), differs)?)
 }
 
 fn due(step: usize, every: usize) -> bool {

@@ -50,6 +50,8 @@ pub(super) struct Newest<B: Backend> {
 /// The folders of a run's states.
 pub(super) struct Store {
     folder: PathBuf,
+    /// Whether this process writes there.
+    writes: bool,
 }
 
 impl Store {
@@ -62,7 +64,14 @@ impl Store {
                 fs::remove_dir_all(&path).map_err(|e| TrainError::io(&path, e))?;
             }
         }
-        Ok(Self { folder })
+        let writes = true;
+        Ok(Self { folder, writes })
+    }
+
+    /// The folder of states that another process writes.
+    pub(super) fn look_at(folder: PathBuf) -> Self {
+        let writes = false;
+        Self { folder, writes }
     }
 
     /// The newest state that can be read, its folder, and why newer ones cannot; those get another
@@ -75,10 +84,13 @@ impl Store {
         device: &B::Device,
     ) -> Result<Option<Newest<B>>, TrainError> {
         let mut broken: Vec<(PathBuf, TrainError)> = Vec::new();
+        if !self.writes && !self.folder.is_dir() {
+            return Ok(None);
+        }
         for (_, folder) in steps(&self.folder)?.into_iter().rev() {
             match read(&folder, device) {
                 Ok(state) => {
-                    for (folder, _) in &broken {
+                    for (folder, _) in broken.iter().filter(|_| self.writes) {
                         set_aside(folder)?;
                     }
                     return Ok(Some(Newest {

@@ -71,6 +71,10 @@ pub(super) fn export<B: TrainBackend>(
 fn metadata(config: &TrainConfig, info: &RunInfo, position: &Position) -> BTreeMap<String, String> {
     let lora = &config.lora;
     let optimizer = &config.optimizer;
+    let accumulation = match config.train.global_batch {
+        0 => config.train.accumulation,
+        clips => clips / config.train.batch,
+    };
     let mut map = BTreeMap::from([
         ("modelspec.sai_model_spec", "1.0.0".to_string()),
         ("modelspec.implementation", "longcat-video-burn".into()),
@@ -81,10 +85,7 @@ fn metadata(config: &TrainConfig, info: &RunInfo, position: &Position) -> BTreeM
         ("ss_seed", config.seed.to_string()),
         ("ss_num_train_videos", info.clips.to_string()),
         ("ss_batch_size_per_device", config.train.batch.to_string()),
-        (
-            "ss_gradient_accumulation_steps",
-            config.train.accumulation.to_string(),
-        ),
+        ("ss_gradient_accumulation_steps", accumulation.to_string()),
         ("ss_learning_rate", optimizer.learning_rate.to_string()),
         (
             "ss_lr_scheduler",

@@ -7,5 +7,6 @@ mod gradients;
 mod habits;
 mod long_clips;
 mod objectives;
+mod ranks;
 mod runs;
 mod workshop;

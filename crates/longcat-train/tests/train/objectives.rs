@@ -9,7 +9,7 @@ use burn_flex::FlexDevice;
 use image::{Rgb, RgbImage};
 use longcat_dit::lora_targets;
 use longcat_lora::Adapter;
-use longcat_train::{Metric, Quiet, encode_clips, read_config, read_metrics, run};
+use longcat_train::{Metric, Quiet, Ranks, encode_clips, read_config, read_metrics, run};
 use longcat_vae::WanVae;
 use longcat_video::PixelFrames;
 use longcat_video::media::read_image;
@@ -70,8 +70,15 @@ fn clips_encoded_together_have_the_latents_of_each() {
     let interrupt = AtomicBool::new(false);
     let found = config.find_clips("data.path", dir.path(), &mut Quiet, &interrupt);
     let clips = found.unwrap().clips;
-    let dataset =
-        encode_clips::<Inner>(&config, &clips, &FlexDevice, &mut Quiet, &interrupt).unwrap();
+    let dataset = encode_clips::<Inner>(
+        &config,
+        &clips,
+        &FlexDevice,
+        &Ranks::alone(),
+        &mut Quiet,
+        &interrupt,
+    )
+    .unwrap();
     let vae = golden("checkpoints/tiny/vae");
     let vae = WanVae::<Inner>::load(&vae, DType::F32, &FlexDevice).unwrap();
     assert_eq!(dataset.entries.len(), names.len());

@@ -44,6 +44,27 @@ impl Workshop {
     pub(crate) fn adapter(&self, name: &str) -> Vec<u8> {
         fs::read(self.path(name).join("adapter.safetensors")).unwrap()
     }
+
+    /// How far the factors of two runs are apart, relative to their size.
+    pub(crate) fn difference(&self, a: &str, b: &str) -> f64 {
+        let read = |name: &str| {
+            let path = self.path(name).join("adapter.safetensors");
+            Adapter::read(&path, lora_targets()).unwrap()
+        };
+        let (a, b) = (read(a), read(b));
+        let (mut difference, mut norm) = (0.0f64, 0.0f64);
+        for ((_, a), (_, b)) in a.targets().zip(b.targets()) {
+            for (a, b) in a.iter().zip(b) {
+                for (a, b) in [(&a.down, &b.down), (&a.up, &b.up)] {
+                    for (x, y) in a.to_f32().iter().zip(b.to_f32()) {
+                        difference += f64::from(x - y).powi(2);
+                        norm += f64::from(*x).powi(2);
+                    }
+                }
+            }
+        }
+        (difference / norm).sqrt()
+    }
 }
 
 /// Interrupts after some steps.
@@ -103,22 +124,7 @@ fn accumulating_four_equals_a_batch_of_four() {
     for ((step, a), (_, b)) in shop.losses("four").iter().zip(shop.losses("one")) {
         assert!((a - b).abs() < 1e-6 * a.abs(), "step {step}: {a} {b}");
     }
-    let read = |name: &str| {
-        let path = shop.path(name).join("adapter.safetensors");
-        Adapter::read(&path, lora_targets()).unwrap()
-    };
-    let (four, one) = (read("four"), read("one"));
-    let (mut difference, mut norm) = (0.0f64, 0.0f64);
-    for ((_, a), (_, b)) in four.targets().zip(one.targets()) {
-        for (a, b) in a.iter().zip(b) {
-            let values = |m: &longcat_lora::Matrix| m.to_f32();
-            for (x, y) in values(&a.down).iter().zip(values(&b.down)) {
-                difference += f64::from(x - y).powi(2);
-                norm += f64::from(*x).powi(2);
-            }
-        }
-    }
-    let error = (difference / norm).sqrt();
+    let error = shop.difference("four", "one");
     assert!(error < 1e-6, "relative difference {error:.2e}");
 }
 

@@ -8,8 +8,8 @@ use burn::tensor::DType;
 use longcat_kernels::KernelBackend;
 use longcat_text::{Umt5Config, Umt5Encoder};
 use longcat_train::{
-    BatchTransform, Mode, Outcome, OutputFolder, RunInfo, TextTable, TrainConfig, TrainError,
-    TrainObserver, Trainer, TrainingData, TransformerTask, fingerprint, train,
+    BatchTransform, Mode, Outcome, OutputFolder, Ranks, RunInfo, TextTable, TrainConfig,
+    TrainError, TrainObserver, Trainer, TrainingData, TransformerTask, fingerprint, train,
 };
 use longcat_video::{Checkpoint, PixelFrames, VideoError};
 use rayon::prelude::*;
@@ -41,7 +41,8 @@ pub fn run<B: KernelBackend>(
         }
         None => {
             let transforms = transforms::<B>(config);
-            train::<B>(&config.run, transforms, device, observer, interrupt)
+            let alone = Ranks::alone();
+            train::<B>(&config.run, transforms, device, alone, observer, interrupt)
         }
     };
     match result {
@@ -79,10 +80,11 @@ fn train_whole<B: KernelBackend>(
     let (run, lab) = (&config.run, &config.laboratory);
     debug_assert_eq!(run.mode, Mode::Full);
     let (checkpoint, _folder) = open(run)?;
-    let data = TrainingData::prepare::<B>(run, device, observer, interrupt)?;
+    let alone = &Ranks::alone();
+    let data = TrainingData::prepare::<B>(run, device, alone, observer, interrupt)?;
     let texts = match lab.train_text_encoder {
         true => TextTable::default(),
-        false => data.encode_texts::<B>(run, device, observer, interrupt)?,
+        false => data.encode_texts::<B>(run, device, alone, observer, interrupt)?,
     };
     let info = RunInfo {
         base_model: fingerprint(checkpoint.transformer_dir())?,
@@ -99,7 +101,7 @@ fn train_whole<B: KernelBackend>(
     let transforms = transforms::<B>(config);
     let task = TransformerTask::new(run, data, texts, transforms, info, device)?;
     if !lab.train_text_encoder {
-        let (trainer, model) = Trainer::new(run, &task, model, device, observer, interrupt)?;
+        let (trainer, model) = Trainer::new(run, &task, model, device, alone, observer, interrupt)?;
         return trainer.run(model);
     }
     let folder = checkpoint.root().join("text_encoder");
@@ -115,7 +117,7 @@ fn train_whole<B: KernelBackend>(
     };
     let task = JointTask::new(run, task, checkpoint.root(), device)?;
     let model = JointModel { dit: model, text };
-    let (trainer, model) = Trainer::new(run, &task, model, device, observer, interrupt)?;
+    let (trainer, model) = Trainer::new(run, &task, model, device, alone, observer, interrupt)?;
     trainer.run(model)
 }
 
@@ -129,6 +131,7 @@ fn train_vae<B: KernelBackend>(
 ) -> Result<Outcome, TrainError> {
     let run = &config.run;
     let (checkpoint, _folder) = open(run)?;
+    let alone = &Ranks::alone();
     let training = pixels(run, "data.path", &run.data.path, observer, interrupt)?;
     let held_out = run.validation.as_ref().and_then(|v| v.path.as_ref());
     let validation = match held_out {
@@ -147,7 +150,7 @@ fn train_vae<B: KernelBackend>(
         model = model.freeze_encoder();
     }
     let task = VaeTask::<Autodiff<B>>::new(run, vae, training, validation, device)?;
-    let (trainer, model) = Trainer::new(run, &task, model, device, observer, interrupt)?;
+    let (trainer, model) = Trainer::new(run, &task, model, device, alone, observer, interrupt)?;
     trainer.run(model)
 }
 
