@@ -99,8 +99,10 @@ pub fn put_on(
     if refines {
         pipeline.use_refine_loras(&refinement.chosen())?;
     }
-    if model.merge {
-        pipeline.merge_loras()?;
+    match (model.merge, model.requantize) {
+        (true, true) => pipeline.merge_loras_requantized()?,
+        (true, false) => pipeline.merge_loras()?,
+        (false, _) => {}
     }
     Ok(Used {
         names: [generation.names, refinement.names].concat(),

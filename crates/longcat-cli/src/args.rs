@@ -156,6 +156,10 @@ pub struct Model {
     /// Merge the adapters of each stage into the weights before sampling.
     #[arg(long)]
     pub merge: bool,
+    /// With --merge: weights that are packed are packed again with the adapters in them, which costs them some
+    /// precision. Without it, merging into packed weights is refused.
+    #[arg(long, requires = "merge")]
+    pub requantize: bool,
     /// Refinement adapter, with its strength; by default the checkpoint's refinement_lora.
     #[arg(long, value_name = "PATH[=STRENGTH]")]
     pub refine_lora: Option<LoraArg>,

@@ -4,7 +4,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use longcat_video::Checkpoint;
+use longcat_video::{Checkpoint, Requantized};
+
+/// What packing merged matrices again changed.
+pub fn requantized_in_words(off: &Requantized) -> String {
+    let all = format!(
+        "packed {} matrices again with the adapters in them: off by {:.2} % (root mean square)",
+        off.matrices,
+        100.0 * off.error
+    );
+    match &off.largest {
+        Some((layer, error)) => format!("{all}, at most by {:.2} %: {layer}", 100.0 * error),
+        None => all,
+    }
+}
 
 /// A directory under a temporary name beside its own, which it gets when it is whole; otherwise it
 /// is removed.

@@ -53,6 +53,7 @@ struct AskedAdapters {
     generates: bool,
     refines: bool,
     merge: bool,
+    requantize: bool,
 }
 
 /// What a command is about to make.
@@ -154,6 +155,7 @@ impl Session {
             generates: sampler.is_some(),
             refines,
             merge: model.merge,
+            requantize: model.requantize,
         };
         if let Some((_, used)) = self.adapters.as_ref().filter(|(on, _)| *on == asked) {
             return Ok(used.clone());

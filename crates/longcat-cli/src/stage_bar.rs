@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use longcat_cli::note;
-use longcat_video::{Latents, Observer, Settings, VideoError};
+use longcat_video::{Latents, Observer, Requantized, Settings, VideoError};
 
 use crate::finished::Finished;
+use crate::merged::requantized_in_words;
 use crate::preview_file::PreviewFile;
 use crate::stage_times::StageTimes;
 
@@ -181,6 +182,11 @@ impl Observer for StageBar {
         if let Some(previews) = &self.previews {
             previews.show(latents);
         }
+    }
+
+    fn requantized(&mut self, off: &Requantized) {
+        let text = requantized_in_words(off);
+        self.bar.suspend(|| note!("{text}"));
     }
 
     fn passes_saved(&mut self, saved: usize, total: usize) {

@@ -14,21 +14,24 @@ use serde::Serialize;
 
 use crate::registry::check_strength;
 use crate::terms::Terms;
-use crate::{Adapter, LoraError, TargetTable};
+use crate::{Adapter, LoraError, Requantized, TargetTable};
 
 /// What merging into a checkpoint did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MergeReport {
     /// Keys of the weights that changed.
     pub merged: Vec<String>,
     /// Number of tensors that were copied as they are.
     pub unchanged: usize,
+    /// What packing merged matrices again changed, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requantized: Option<Requantized>,
     /// The new directory.
     pub output: PathBuf,
 }
 
 /// One adapter and its strength.
-type Weighted<'a> = (&'a Adapter, f64);
+pub(crate) type Weighted<'a> = (&'a Adapter, f64);
 
 /// Told of bytes that were written and of all that will be, after every tensor; may stop.
 pub type MergeProgress<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
@@ -68,6 +71,19 @@ pub fn merge_into_checkpoint_with(
     table: &TargetTable,
     progress: MergeProgress,
 ) -> Result<MergeReport, LoraError> {
+    staged(directory, adapters, output, table, |files, temporary| {
+        write_all(directory, files, adapters, temporary, table, progress)
+    })
+}
+
+/// Lets `write` fill a directory under a temporary name, which it gives up when it is whole.
+pub(crate) fn staged(
+    directory: &Path,
+    adapters: &[Weighted],
+    output: &Path,
+    table: &TargetTable,
+    write: impl FnOnce(&WeightFiles, &Path) -> Result<(), LoraError>,
+) -> Result<MergeReport, LoraError> {
     for (_, strength) in adapters {
         check_strength(*strength)?;
     }
@@ -82,7 +98,9 @@ pub fn merge_into_checkpoint_with(
     let mut name = output.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = output.with_file_name(name);
-    let written = write_all(directory, &files, adapters, &temporary, table, progress);
+    let written = std::fs::create_dir_all(&temporary);
+    let written = written.map_err(|e| WeightsError::io(&temporary, e).into());
+    let written = written.and_then(|()| write(&files, &temporary));
     let result = written.and_then(|()| {
         std::fs::rename(&temporary, output)
             .map_err(|e| LoraError::File(WeightsError::io(output, e)))
@@ -94,6 +112,7 @@ pub fn merge_into_checkpoint_with(
     Ok(MergeReport {
         unchanged: files.keys().count() - merged.len(),
         merged,
+        requantized: None,
         output: output.to_path_buf(),
     })
 }
@@ -119,6 +138,27 @@ impl Parameter {
             None => (name, None),
         };
         Some(Self { layer, part, bias })
+    }
+
+    /// That of a key, if adapters change it.
+    pub(crate) fn changed(key: &str, adapters: &[Weighted], table: &TargetTable) -> Option<Self> {
+        let parameter = Self::of(key, table)?;
+        let touches = |adapter: &Adapter| {
+            let patches = adapter.patches_of(&parameter.layer);
+            patches.iter().any(|p| p.bias == parameter.bias)
+                || (!parameter.bias && adapter.get(&parameter.layer).is_some())
+        };
+        let changed = adapters.iter().any(|(adapter, _)| touches(adapter));
+        changed.then_some(parameter)
+    }
+
+    /// Its values with what adapters add.
+    pub(crate) fn merged(&self, values: TensorData, adapters: &[Weighted]) -> Vec<f64> {
+        let [rows, cols] = matrix_shape(&values.shape);
+        let mut weight: Vec<f64> = values.iter::<f64>().collect();
+        let terms = Terms::of(adapters, &self.layer, self.bias);
+        terms.add_to(&mut weight, cols, self.first_row(rows));
+        weight
     }
 
     /// As it is called where an adapter addresses it and the checkpoint has none.
@@ -168,6 +208,26 @@ impl Parameter {
     /// The first row of the layer that the checkpoint's tensor of so many rows holds.
     fn first_row(&self, rows: usize) -> usize {
         self.part.unwrap_or(0) * rows
+    }
+}
+
+/// Sums in the type of a weight.
+///
+/// # Errors
+/// [`LoraError::Overflow`] where it does not hold one.
+pub(crate) fn rounded(
+    key: &str,
+    sums: Vec<f64>,
+    shape: &[usize],
+    dtype: DType,
+) -> Result<TensorData, LoraError> {
+    let sums = TensorData::new(sums, shape.to_vec()).convert_dtype(dtype);
+    match sums.iter::<f64>().all(f64::is_finite) {
+        true => Ok(sums),
+        false => Err(LoraError::Overflow {
+            target: key.to_string(),
+            dtype: format!("{dtype:?}").to_lowercase(),
+        }),
     }
 }
 
@@ -247,7 +307,6 @@ fn write_all(
     table: &TargetTable,
     progress: MergeProgress,
 ) -> Result<(), LoraError> {
-    std::fs::create_dir_all(output).map_err(|e| WeightsError::io(output, e))?;
     let sizes = files.keys().filter_map(|key| files.info(key));
     let run = RefCell::new(Run {
         done: 0,
@@ -357,30 +416,20 @@ impl Tensor<'_, '_> {
     }
 
     fn merged(&self) -> Option<Vec<u8>> {
-        let parameter = Parameter::of(self.key, self.table)?;
-        let touches = |adapter: &Adapter| {
-            let patches = adapter.patches_of(&parameter.layer);
-            patches.iter().any(|p| p.bias == parameter.bias)
-                || (!parameter.bias && adapter.get(&parameter.layer).is_some())
-        };
-        if !self.adapters.iter().any(|(adapter, _)| touches(adapter)) {
-            return None;
-        }
-        let [rows, cols] = matrix_shape(&self.info.shape);
+        let parameter = Parameter::changed(self.key, self.adapters, self.table)?;
+        let shape = matrix_shape(&self.info.shape);
         let dtype = StoredType::Plain(written(&self.info)).float()?;
         let bytes = Bytes::from_bytes_vec(self.stored().into_owned());
-        let data = TensorData::from_bytes(bytes, [rows, cols], dtype);
-        let mut weight: Vec<f64> = data.iter::<f64>().collect();
-        let terms = Terms::of(self.adapters, &parameter.layer, parameter.bias);
-        terms.add_to(&mut weight, cols, parameter.first_row(rows));
-        let sum = TensorData::new(weight, [rows, cols]).convert_dtype(dtype);
-        if sum.iter::<f64>().any(|v| !v.is_finite()) {
-            self.run.borrow_mut().failure = Some(LoraError::Overflow {
-                target: self.key.to_string(),
-                dtype: format!("{dtype:?}").to_lowercase(),
-            });
+        let data = TensorData::from_bytes(bytes, shape, dtype);
+        let sum = parameter.merged(data, self.adapters);
+        match rounded(self.key, sum, &shape, dtype) {
+            Ok(sum) => Some(sum.as_bytes().to_vec()),
+            Err(error) => {
+                self.run.borrow_mut().failure = Some(error);
+                // Of the planned length; it is not kept.
+                Some(vec![0; self.data_len()])
+            }
         }
-        Some(sum.as_bytes().to_vec())
     }
 }
 

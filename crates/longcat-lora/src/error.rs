@@ -246,10 +246,21 @@ pub enum LoraError {
     /// The weight that an adapter would be merged into is packed.
     #[error(
         "{target} is packed as {kind}: a merged weight would have to be packed again, with an error of \
-         its own; leave adapters beside the weights (without --merge), or keep the weights as floats \
-         (--precision dense)"
+         its own; leave adapters beside the weights (without --merge), let it be packed again \
+         (--requantize), or keep the weights as floats (--precision dense)"
     )]
     PackedBase {
+        /// The layer.
+        target: String,
+        /// How it is packed.
+        kind: String,
+    },
+    /// A merged weight cannot be packed as it was before.
+    #[error(
+        "{target} is packed as {kind}, and merged weights are packed as fp8 (e4m3), int8, Q8_0, Q4_0 and Q4_K \
+         only; leave adapters beside the weights, or merge into floats"
+    )]
+    NotRequantized {
         /// The layer.
         target: String,
         /// How it is packed.
@@ -380,6 +391,7 @@ impl LoraError {
             Self::UnknownAdapter { .. } => "unknown_adapter",
             Self::Merged { .. } => "merged",
             Self::PackedBase { .. } => "packed_base",
+            Self::NotRequantized { .. } => "not_requantized",
             Self::InvalidSetting { .. } => "invalid_setting",
             Self::NoOriginal { .. } => "no_original",
             Self::Cancelled => "cancelled",

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
-use longcat_weights::{Weight, WeightFiles};
+use longcat_weights::{Quantization, Weight, WeightFiles};
 
-use crate::{LoraBranch, LoraError, LoraHost, LoraLinear, LoraRegistry};
+use crate::{LoraBranch, LoraError, LoraHost, LoraLinear, LoraRegistry, Requantized};
 use longcat_kernels::{KernelBackend, linear};
 
 /// Where the weights from before a merge are read back from.
@@ -98,35 +98,25 @@ pub trait LoraMerge<B: KernelBackend>: LoraHost<B> {
     /// [`LoraError::Overflow`] where a sum is larger than the type of `W` holds; the
     /// layers before it are merged then, until they are unmerged.
     fn merge_adapters(&mut self) -> Result<(), LoraError> {
-        if let Some(status) = self.adapters().into_iter().find(|status| status.merged) {
-            return Err(LoraError::Merged { name: status.name });
-        }
-        let mut result = Ok(());
-        self.visit_lora(&mut |target, layer| {
-            let packed = layer.weight.packed_kind().filter(|_| is_to_merge(layer));
-            if let (Some(kind), Ok(())) = (packed, &result) {
-                result = Err(LoraError::PackedBase {
-                    target: target.to_string(),
-                    kind: format!("{kind:?}"),
-                });
-            }
-        });
-        result?;
-        let mut result = Ok(());
-        self.visit_lora_mut(&mut |target, layer| {
-            if result.is_ok() && is_to_merge(layer) {
-                result = merge(target, layer);
-            }
-        });
-        result
+        merge_all::<B, Self>(self, false).map(drop)
+    }
+
+    /// As [`Self::merge_adapters`], and sums with packed weights are packed again as these were, on the host.
+    /// Says how far that is off. What was packed again cannot be unmerged: load the model anew.
+    ///
+    /// # Errors
+    /// As [`Self::merge_adapters`]; [`LoraError::NotRequantized`] where a weight is packed in a way in which
+    /// nothing is packed here. Nothing has changed then.
+    fn merge_adapters_requantized(&mut self) -> Result<Requantized, LoraError> {
+        merge_all::<B, Self>(self, true)
     }
 
     /// Puts back the weights from before [`Self::merge_adapters`], bit for bit. The adapters lie
     /// beside them again, enabled as before.
     ///
     /// # Errors
-    /// [`LoraError::NoOriginal`] where `originals` is not what the model was loaded from; nothing
-    /// has changed then. [`LoraError::File`] when a weight cannot be read any more; the layers
+    /// [`LoraError::NoOriginal`] where `originals` is not what the model was loaded from, and for weights that
+    /// were packed again; nothing has changed then. [`LoraError::File`] when a weight cannot be read any more; the layers
     /// after it are still merged, and the call can be repeated.
     fn unmerge_adapters(&mut self, originals: &dyn OriginalWeights) -> Result<(), LoraError> {
         let mut result = Ok(());
@@ -149,6 +139,53 @@ pub trait LoraMerge<B: KernelBackend>: LoraHost<B> {
 
 impl<B: KernelBackend, H: LoraHost<B> + ?Sized> LoraMerge<B> for H {}
 
+fn merge_all<B: KernelBackend, H: LoraHost<B> + ?Sized>(
+    host: &mut H,
+    requantize: bool,
+) -> Result<Requantized, LoraError> {
+    if let Some(status) = host.adapters().into_iter().find(|status| status.merged) {
+        return Err(LoraError::Merged { name: status.name });
+    }
+    let mut result = Ok(());
+    host.visit_lora(&mut |target, layer| {
+        if result.is_ok() && is_to_merge(layer) {
+            result = check_base(target, layer, requantize);
+        }
+    });
+    result?;
+    let mut requantized = Requantized::default();
+    let mut result = Ok(());
+    host.visit_lora_mut(&mut |target, layer| {
+        if result.is_ok() && is_to_merge(layer) {
+            result = merge(target, layer, &mut requantized);
+        }
+    });
+    result.map(|()| requantized)
+}
+
+/// Whether something can be merged into a layer's weight.
+fn check_base<B: Backend>(
+    target: &str,
+    layer: &LoraLinear<B>,
+    requantize: bool,
+) -> Result<(), LoraError> {
+    let layouts = layer.weight.layouts();
+    let target = target.to_string();
+    match layouts.first().map(|layout| layout.kind) {
+        Some(kind) if !requantize => Err(LoraError::PackedBase {
+            target,
+            kind: format!("{kind:?}"),
+        }),
+        _ => match layouts.iter().find(|l| Quantization::like(l).is_none()) {
+            Some(layout) => Err(LoraError::NotRequantized {
+                target,
+                kind: format!("{:?}", layout.kind),
+            }),
+            None => Ok(()),
+        },
+    }
+}
+
 fn is_merged<B: Backend>(layer: &LoraLinear<B>) -> bool {
     layer.adapters.iter().any(LoraBranch::is_merged)
 }
@@ -165,6 +202,12 @@ fn check_original<B: Backend>(
     layer: &LoraLinear<B>,
     originals: &dyn OriginalWeights,
 ) -> Result<(), LoraError> {
+    if layer.weight.packed_kind().is_some() {
+        return Err(LoraError::NoOriginal {
+            target: target.to_string(),
+            reason: "it was packed again, which loading the model anew undoes".into(),
+        });
+    }
     let shape = originals.shape(target)?;
     let expected = [layer.d_out(), layer.d_in()];
     // The kernel of a convolution is flat in the layer.
@@ -194,7 +237,11 @@ fn restore<B: KernelBackend>(
     Ok(())
 }
 
-fn merge<B: KernelBackend>(target: &str, layer: &mut LoraLinear<B>) -> Result<(), LoraError> {
+fn merge<B: KernelBackend>(
+    target: &str,
+    layer: &mut LoraLinear<B>,
+    requantized: &mut Requantized,
+) -> Result<(), LoraError> {
     let weight = layer.weight.val();
     let dtype = weight.dtype();
     let enabled = layer.adapters.iter().filter(|b| b.enabled);
@@ -209,9 +256,33 @@ fn merge<B: KernelBackend>(target: &str, layer: &mut LoraLinear<B>) -> Result<()
             dtype: format!("{dtype:?}").to_lowercase(),
         });
     }
-    replace_weight(target, layer, |_| merged)?;
+    match layer.weight.packed_kind() {
+        None => replace_weight(target, layer, |_| merged)?,
+        Some(_) => pack_again(target, layer, merged, requantized)?,
+    }
     for branch in layer.adapters.iter_mut().filter(|b| b.enabled) {
         branch.merged = true;
+    }
+    Ok(())
+}
+
+/// Replaces a packed weight by merged numbers, packed in the same way.
+fn pack_again<B: KernelBackend>(
+    target: &str,
+    layer: &mut LoraLinear<B>,
+    merged: Tensor<B, 2>,
+    requantized: &mut Requantized,
+) -> Result<(), LoraError> {
+    let data = merged.try_into_data();
+    let data = data.map_err(|error| LoraError::NoOriginal {
+        target: target.to_string(),
+        reason: error.to_string(),
+    })?;
+    let values: Vec<f32> = data.iter::<f32>().collect();
+    // Whether it can be was asked of all layers before.
+    if let Some((weight, off)) = layer.weight.requantized(&values) {
+        layer.weight = weight;
+        requantized.add(target, off);
     }
     Ok(())
 }
@@ -229,7 +300,7 @@ fn replace_weight<B: KernelBackend>(
             });
             layer.weight = Weight::Dense(param);
         }
-        // Nothing is merged into them.
+        // They are packed again, and never restored.
         Weight::Packed(_) => {}
         Weight::Streamed(streamed) => {
             let new = new(streamed.tensor()).try_into_data();

@@ -63,6 +63,12 @@ pub trait DynPipeline: Send {
     /// [`VideoError::Lora`] and [`VideoError::Weights`].
     fn merge_loras(&mut self) -> Result<(), VideoError>;
 
+    /// As [`Self::merge_loras`]; weights that are packed are packed again.
+    ///
+    /// # Errors
+    /// [`VideoError::Lora`] and [`VideoError::Weights`].
+    fn merge_loras_requantized(&mut self) -> Result<(), VideoError>;
+
     /// Undoes [`Self::merge_loras`] bit for bit, by reading the weights from the checkpoint again.
     ///
     /// # Errors
@@ -256,6 +262,10 @@ impl<B: KernelBackend> DynPipeline for Pipeline<B> {
 
     fn merge_loras(&mut self) -> Result<(), VideoError> {
         Pipeline::merge_loras(self)
+    }
+
+    fn merge_loras_requantized(&mut self) -> Result<(), VideoError> {
+        Pipeline::merge_loras_requantized(self)
     }
 
     fn unmerge_loras(&mut self) -> Result<(), VideoError> {

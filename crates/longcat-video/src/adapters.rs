@@ -11,7 +11,7 @@ use longcat_dit::{DitConfig, LongCatTransformer, lora_targets};
 use longcat_kernels::{KernelBackend, Stage};
 use longcat_lora::{
     Adapter, AdapterStatus, CheckpointWeights, LoraError, LoraMerge, LoraOptions, LoraRegistry,
-    Matrix, check_fit,
+    Matrix, Requantized, check_fit,
 };
 
 use crate::VideoError;
@@ -66,11 +66,13 @@ impl TimedLora {
 
 /// What the transformer runs with.
 #[derive(Debug, Clone, PartialEq)]
-struct Choice {
+pub(crate) struct Choice {
     /// Names and strengths of the adapters in use.
-    loras: Vec<(String, f64)>,
+    pub(crate) loras: Vec<(String, f64)>,
     /// Whether these are added to the weights, or lie beside them.
-    merged: bool,
+    pub(crate) merged: bool,
+    /// Whether sums with packed weights are packed again.
+    pub(crate) requantize: bool,
     /// Block-sparse attention.
     bsa: bool,
 }
@@ -79,9 +81,9 @@ struct Choice {
 #[derive(Debug)]
 pub(crate) struct Adapters {
     list: Vec<Loaded>,
-    choice: Choice,
+    pub(crate) choice: Choice,
     /// What refining uses, if it was said.
-    refining: Option<Vec<(String, f64)>>,
+    pub(crate) refining: Option<Vec<(String, f64)>>,
 }
 
 impl Adapters {
@@ -91,6 +93,7 @@ impl Adapters {
             choice: Choice {
                 loras: Vec::new(),
                 merged: false,
+                requantize: false,
                 bsa: config.enable_bsa,
             },
             refining: None,
@@ -145,7 +148,7 @@ impl Adapters {
     }
 
     /// Weights that hold an adapter hold it in every step.
-    fn check_mergeable(&self, loras: &[(String, f64)]) -> Result<(), VideoError> {
+    pub(crate) fn check_mergeable(&self, loras: &[(String, f64)]) -> Result<(), VideoError> {
         match self.timed_of(loras).first() {
             None => Ok(()),
             Some(TimedLora { path, steps, .. }) => Err(VideoError::invalid(
@@ -220,30 +223,38 @@ impl Adapters {
         }
     }
 
-    /// Brings a transformer to what is chosen now. After an error it holds some of it.
+    /// Whether something else than what is chosen now is merged into a transformer.
+    pub(crate) fn is_stale<B: KernelBackend>(&self, model: &LongCatTransformer<B>) -> bool {
+        let on = model.adapters();
+        let loras = &self.choice.loras;
+        let enabled: Vec<_> = on.iter().filter(|status| status.enabled).collect();
+        let chosen = |status: &&AdapterStatus| {
+            let mut loras = loras.iter();
+            loras.any(|(name, strength)| *name == status.name && *strength == status.strength)
+        };
+        let as_chosen = enabled.len() == loras.len() && enabled.iter().all(chosen);
+        on.iter().any(|status| status.merged) && !(self.choice.merged && as_chosen)
+    }
+
+    /// Brings a transformer to what is chosen now. After an error it holds some of it. Says what packing
+    /// merged matrices again changed.
     pub(crate) fn put_on<B: KernelBackend>(
         &self,
         model: &mut LongCatTransformer<B>,
         dtype: DType,
         checkpoint: &Checkpoint,
-    ) -> Result<(), VideoError> {
-        let Choice { loras, merged, bsa } = &self.choice;
-        model.set_bsa(*bsa)?;
+    ) -> Result<Option<Requantized>, VideoError> {
+        let choice = &self.choice;
+        model.set_bsa(choice.bsa)?;
         let on = model.adapters();
         if on.iter().any(|status| status.merged) {
-            let enabled: Vec<_> = on.iter().filter(|status| status.enabled).collect();
-            let chosen = |status: &&AdapterStatus| {
-                let mut loras = loras.iter();
-                loras.any(|(name, strength)| *name == status.name && *strength == status.strength)
-            };
-            let as_chosen = enabled.len() == loras.len() && enabled.iter().all(chosen);
-            if *merged && as_chosen {
-                return Ok(());
+            if !self.is_stale(model) {
+                return Ok(None);
             }
             let files = checkpoint.transformer_weights()?;
             model.unmerge_adapters(&CheckpointWeights(&files))?;
         }
-        for (name, strength) in loras {
+        for (name, strength) in &choice.loras {
             if on.iter().all(|status| status.name != *name) {
                 let options = LoraOptions {
                     strength: *strength,
@@ -252,12 +263,16 @@ impl Adapters {
                 model.load_adapter(name, &self.find(name)?.adapter, options)?;
             }
         }
-        let chosen: Vec<(&str, f64)> = loras.iter().map(|(n, s)| (n.as_str(), *s)).collect();
-        model.use_adapters(&chosen)?;
-        if *merged && !loras.is_empty() {
-            model.merge_adapters()?;
-        }
-        Ok(())
+        let chosen = choice.loras.iter().map(|(n, s)| (n.as_str(), *s));
+        model.use_adapters(&chosen.collect::<Vec<_>>())?;
+        Ok(match choice.merged && !choice.loras.is_empty() {
+            true if choice.requantize => Some(model.merge_adapters_requantized()?),
+            true => {
+                model.merge_adapters()?;
+                None
+            }
+            false => None,
+        })
     }
 }
 
@@ -367,45 +382,6 @@ impl<B: KernelBackend> Pipeline<B> {
         }
     }
 
-    /// Adds the adapters in use to the base weights, which makes them cost nothing per step, and from
-    /// now on those that are chosen instead, until [`Self::unmerge_loras`]: at once where the
-    /// transformer is loaded, else when it is.
-    ///
-    /// # Errors
-    /// [`VideoError::Lora`]; [`VideoError::Invalid`] for adapters that act in some steps only, and for
-    /// weights that are packed;
-    /// [`VideoError::Weights`] where others were merged before and the checkpoint cannot be read again.
-    pub fn merge_loras(&mut self) -> Result<(), VideoError> {
-        if self.is_packed() {
-            let reason = "the weights are packed, and a merged one would have to be packed again, with an \
-                          error of its own; leave adapters beside the weights, or keep them as floats with \
-                          --precision dense";
-            return Err(VideoError::invalid("--merge", reason));
-        }
-        self.adapters.check_mergeable(&self.adapters.choice.loras)?;
-        if let Some(loras) = &self.adapters.refining {
-            self.adapters.check_mergeable(loras)?;
-        }
-        self.adapters.choice.merged = true;
-        self.refresh_transformers()
-    }
-
-    /// Undoes [`Self::merge_loras`] bit for bit, by reading the weights from the checkpoint again.
-    ///
-    /// # Errors
-    /// [`VideoError::Weights`] and [`VideoError::Lora`].
-    pub fn unmerge_loras(&mut self) -> Result<(), VideoError> {
-        self.adapters.choice.merged = false;
-        self.refresh_transformers()
-    }
-
-    fn refresh_transformers(&mut self) -> Result<(), VideoError> {
-        if !self.loaded_transformers().is_empty() {
-            self.transformers()?;
-        }
-        Ok(())
-    }
-
     /// Forgets an adapter.
     ///
     /// # Errors
@@ -413,6 +389,13 @@ impl<B: KernelBackend> Pipeline<B> {
     /// merged and the checkpoint cannot be read again.
     pub fn unload_lora(&mut self, name: &str) -> Result<(), VideoError> {
         self.adapters.find(name)?;
+        // What was packed again cannot be restored in its place.
+        let holds = |status: &AdapterStatus| status.name == name && status.merged;
+        let packed = self.is_packed();
+        let mut models = self.loaded_transformers().iter();
+        if packed && models.any(|model| model.adapters().iter().any(holds)) {
+            self.drop_transformers();
+        }
         let checkpoint = self.checkpoint().clone();
         for model in self.loaded_transformers() {
             let on = model.adapters();

@@ -174,6 +174,18 @@ impl WeightFiles {
         quantized(&stored, to).map_err(|index| self.not_finite(key, index))
     }
 
+    /// How a packed matrix that the file has in one piece lies there; `None` for other tensors.
+    ///
+    /// # Errors
+    /// As [`Self::stored`].
+    pub fn packed_layout(&self, key: &str) -> Result<Option<PackedLayout>, WeightsError> {
+        let layouts = layouts(&self.stored(key)?).unwrap_or_default();
+        Ok(match layouts.as_slice() {
+            [whole] => Some(*whole),
+            _ => None,
+        })
+    }
+
     /// What a matrix takes of a device as [`load_host`](crate::load_host) keeps it, see
     /// [`KeptMatrix::of_floats`]. One that is packed in the file stays so unless the precision says otherwise.
     ///

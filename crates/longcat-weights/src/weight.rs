@@ -7,11 +7,11 @@ use burn::module::{
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{DType, Tensor};
 use longcat_kernels::{
-    HostRow, KernelBackend, PackedKind, PackedWeight, Products, StreamedWeight, linear,
-    linear_packed, unpack_weight,
+    HostRow, KernelBackend, PackedKind, PackedLayout, PackedWeight, Products, StreamedWeight,
+    linear, linear_packed, unpack_weight,
 };
 
-use crate::WeightsError;
+use crate::{PackingError, WeightsError, requantize};
 
 /// The matrix `[out, in]` of a linear layer.
 ///
@@ -68,6 +68,15 @@ impl<B: Backend> Weight<B> {
                 *streamed = streamed.clone().with_products(products);
                 streamed.layout().is_some() && streamed.products() == products
             }
+        }
+    }
+
+    /// How the parts of its rows are packed; none where it is not.
+    pub fn layouts(&self) -> Vec<PackedLayout> {
+        match self {
+            Self::Dense(_) => Vec::new(),
+            Self::Packed(parts) => parts.iter().map(|part| part.layout).collect(),
+            Self::Streamed(streamed) => streamed.layout().into_iter().collect(),
         }
     }
 
@@ -138,6 +147,41 @@ impl<B: KernelBackend> Weight<B> {
         let row = HostRow { bytes, dtype };
         let streamed = StreamedWeight::new(row, shape, &device);
         Ok(Self::Streamed(streamed))
+    }
+
+    /// Other numbers in the place of a packed matrix's, each part of its rows packed as it was, and how far
+    /// they are off then; `None` where it is not packed, or so that nothing packs like it
+    /// ([`Quantization::like`](crate::Quantization::like)).
+    ///
+    /// # Panics
+    /// If there are not as many values as the matrix has.
+    pub fn requantized(&self, values: &[f32]) -> Option<(Self, PackingError)> {
+        match self {
+            Self::Dense(_) => None,
+            Self::Packed(parts) => {
+                let mut sum = PackingError::default();
+                let mut packed = Vec::new();
+                let mut rest = values;
+                for part in parts {
+                    let (own, later) = rest.split_at(part.layout.elements());
+                    rest = later;
+                    let (made, off) = requantize(own, &part.layout)?;
+                    let scale = made.scale.as_deref();
+                    let device = part.device();
+                    let made = PackedWeight::from_bytes(&made.bytes, scale, made.layout, &device);
+                    packed.push(made);
+                    sum.add(off);
+                }
+                Some((Self::Packed(packed), sum))
+            }
+            Self::Streamed(streamed) => {
+                let (packed, off) = requantize(values, &streamed.layout()?)?;
+                let scale = packed.scale.as_deref();
+                let (bytes, device) = (packed.bytes.into(), streamed.device());
+                let packed = StreamedWeight::packed(bytes, scale, packed.layout, device);
+                Some((Self::Streamed(packed), off))
+            }
+        }
     }
 
     /// The matrix as floats `[out, in]`, in f32 where it is packed.

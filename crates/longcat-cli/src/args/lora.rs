@@ -125,6 +125,10 @@ pub struct LoraMerge {
     /// built-in checkpoint.
     #[arg(long, value_name = "DIR|NAME")]
     pub model: Option<PathBuf>,
+    /// Keep packed weights packed: those that change are packed again in the same way, which costs them some
+    /// precision. Without it, packed weights become bf16.
+    #[arg(long)]
+    pub requantize: bool,
     /// Where to write the merged checkpoint. What is not the transformer is linked to or copied.
     #[arg(short, long, value_name = "DIR")]
     pub output: PathBuf,

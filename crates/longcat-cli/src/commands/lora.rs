@@ -5,7 +5,9 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use longcat_cli::{note, printable, say};
 use longcat_dit::lora_targets;
-use longcat_lora::{Adapter, Format, WriteOptions, merge_into_checkpoint_with};
+use longcat_lora::{
+    Adapter, Format, WriteOptions, merge_into_checkpoint_with, merge_into_packed_checkpoint,
+};
 use serde_json::json;
 
 use super::lora_inspect::inspect;
@@ -14,7 +16,7 @@ use crate::args::{Lora, LoraCombine, LoraConvert, LoraMerge};
 use crate::byte_bar::ByteBar;
 use crate::lora_arg::LoraArg;
 use crate::lora_list::expand;
-use crate::merged::Staged;
+use crate::merged::{Staged, requantized_in_words};
 use crate::output::check_writable;
 use crate::session::checkpoint_dir;
 
@@ -132,7 +134,11 @@ fn merge(args: &LoraMerge) -> Result<()> {
     let checkpoint = longcat_video::Checkpoint::open(&root)?;
     let staged = Staged::new(&args.output);
     let bar = ByteBar::new()?;
-    let mut report = merge_into_checkpoint_with(
+    let merge = match args.requantize {
+        true => merge_into_packed_checkpoint,
+        false => merge_into_checkpoint_with,
+    };
+    let mut report = merge(
         checkpoint.transformer_dir(),
         &weighted(&adapters),
         staged.path(),
@@ -152,6 +158,9 @@ fn merge(args: &LoraMerge) -> Result<()> {
             report.merged.len(),
             report.unchanged
         );
+        if let Some(off) = &report.requantized {
+            say!("{}", requantized_in_words(off));
+        }
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use burn::tensor::{DType, Tensor};
 use longcat_dit::{DitConfig, DitError, LongCatTransformer, TextCondition};
 use longcat_kernels::{KernelBackend, Products, Stage, guard};
+use longcat_lora::Requantized;
 use longcat_text::TextEncoder;
 use longcat_vae::{ChunkProgress, LatentDraw, Tiling, VaeError, VaeOptions, WanVae, WanVaeConfig};
 use longcat_weights::{ConfigError, LoadAs, Precision};
@@ -97,6 +98,8 @@ pub struct Pipeline<B: KernelBackend> {
     pub(super) memory: TransformerPlan,
     /// Blocks that stay on the device in the loaded transformers.
     pub(super) resident: usize,
+    /// What packing merged weights again changed, until a run tells of it.
+    pub(super) requantized: Option<Requantized>,
 }
 
 /// The result of a run, before decoding.
@@ -160,6 +163,7 @@ impl<B: KernelBackend> Pipeline<B> {
             budget: options.memory.within(B::memory(device).free),
             memory: TransformerPlan::resident(depth),
             resident: 0,
+            requantized: None,
         })
     }
 
@@ -322,6 +326,9 @@ impl<B: KernelBackend> Pipeline<B> {
     ) -> Result<Tensor<B, 5>, VideoError> {
         observer.stage("transformer");
         self.transformers()?;
+        if let Some(off) = self.requantized.take() {
+            observer.requantized(&off);
+        }
         observer.stage("denoise");
         let timed = self.adapters.timed();
         let model = Model {

@@ -354,6 +354,11 @@ impl<B: KernelBackend> Pipeline<B> {
     /// What loading it can report.
     pub(crate) fn transformers(&mut self) -> Result<&mut [LongCatTransformer<B>], VideoError> {
         let dtype = self.options().dtype;
+        // What was packed again cannot be restored in its place.
+        let on = self.transformers.first();
+        if on.is_some_and(|model| self.adapters.is_stale(model)) && self.is_packed() {
+            self.drop_transformers();
+        }
         if self.transformers.is_empty() {
             let resident = self.memory.resident;
             let load = || {
@@ -364,17 +369,21 @@ impl<B: KernelBackend> Pipeline<B> {
             let loaded = guard::<B, _, _>(&self.devices, Stage::LoadingTransformer, load)?;
             (self.transformers, self.resident) = (loaded, resident);
         }
+        let mut requantized = None;
         let put_on = guard::<B, _, _>(&self.devices, self.adapters.stage(), || {
-            let mut models = self.transformers.iter_mut();
-            models.try_for_each(|model| {
+            for model in &mut self.transformers {
                 model.set_pieces(self.memory.pieces);
-                self.adapters.put_on(model, dtype, &self.checkpoint)
-            })
+                requantized = self.adapters.put_on(model, dtype, &self.checkpoint)?;
+            }
+            Ok::<_, VideoError>(())
         });
         if let Err(error) = put_on {
             // Perhaps with some of the adapters: the next run loads it anew.
             self.drop_transformers();
             return Err(error);
+        }
+        if requantized.is_some() {
+            self.requantized = requantized;
         }
         Ok(&mut self.transformers)
     }
@@ -395,7 +404,7 @@ impl<B: KernelBackend> Pipeline<B> {
     }
 
     /// Frees the transformer's memory.
-    pub(super) fn drop_transformers(&mut self) {
+    pub(crate) fn drop_transformers(&mut self) {
         if !self.transformers.is_empty() {
             self.transformers.clear();
             self.clean_up();

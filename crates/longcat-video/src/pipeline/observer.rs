@@ -4,6 +4,7 @@ use std::fmt;
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use longcat_lora::Requantized;
 
 use crate::VideoError;
 use crate::latents::Latents;
@@ -32,6 +33,10 @@ pub trait Observer {
     /// step foresees them, of which [`Latents::preview`] makes small pictures. Condition frames may be among
     /// them. They are read for this, so that the device is waited for; no result changes.
     fn preview(&mut self, _step: usize, _total: usize, _latents: &Latents) {}
+
+    /// Adapters were merged into packed weights, which were packed again
+    /// ([`Pipeline::merge_loras_requantized`](crate::Pipeline::merge_loras_requantized)).
+    fn requantized(&mut self, _off: &Requantized) {}
 
     /// Denoising has ended: of `total` passes through the transformer, `saved` were left out. Told only
     /// of runs that may leave some out ([`EasyCache`](crate::EasyCache)), before their latents.
