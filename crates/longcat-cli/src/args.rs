@@ -4,6 +4,7 @@ mod batch;
 mod hub;
 mod lora;
 mod precision;
+mod serve;
 
 use std::path::PathBuf;
 
@@ -17,6 +18,7 @@ use crate::weights_arg::Weights;
 pub use batch::{Batch, Setting};
 pub use hub::{Models, Pull};
 pub use precision::{Kept, Multiplied, Quantize};
+pub use serve::Serve;
 
 pub use lora::{
     Lora, LoraCombine, LoraConvert, LoraExtract, LoraInspect, LoraMerge, LoraResize, LoraWritten,
@@ -62,6 +64,8 @@ pub enum Command {
     Refine(Refine),
     /// Make many videos with one loaded model, from a list of requests; one process or many.
     Batch(Batch),
+    /// Serve a page and an HTTP API that make videos with one loaded model, from a queue.
+    Serve(Serve),
     /// Say what a command with these arguments would take of the device's memory, and what it would do to
     /// fit, before anything is loaded. Times are left out: they depend on the device.
     #[command(subcommand)]

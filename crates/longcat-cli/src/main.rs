@@ -15,6 +15,7 @@ mod preview_file;
 mod prompt;
 mod report;
 mod request;
+mod serve;
 mod session;
 mod shape;
 mod source;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::Plan(Plan::Long(args)) => commands::long::run(&args, Task::Plan),
         Command::Plan(Plan::Refine(args)) => commands::refine::run(&args, Task::Plan),
         Command::Batch(args) => batch::run(&args),
+        Command::Serve(args) => commands::serve::run(&args),
         Command::Decode(args) => commands::decode::run(&args),
         Command::Lora(args) => commands::lora::run(args),
         Command::TrainLora(args) => args.run(),

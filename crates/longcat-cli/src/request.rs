@@ -1,28 +1,29 @@
 //! Requests as objects of JSON, as `longcat batch` and `longcat serve` take them.
 //!
-//! The keys are the options of `longcat t2v`, `i2v`, `continue` and `refine`, with `_` where options have
-//! `-`, and the names of their arguments: `{"prompt": "a red circle", "seed": 3, "size": "64x64"}`. What
+//! The keys are the options of `longcat t2v`, `i2v`, `continue`, `long` and `refine`, with `_` where options
+//! have `-`, and the names of their arguments: `{"prompt": "a red circle", "seed": 3, "size": "64x64"}`. What
 //! belongs to the models (`--model`, `--device`, …) and to printing is of the command that reads the
 //! objects.
 
+mod arguments;
 mod keys;
 
 use std::ffi::OsString;
 use std::path::{Component, Path};
 
 use anyhow::Result;
-use clap::Args;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::args::{Continue, ImageToVideo, Model, Output, Refine, Sampler, TextToVideo};
+use crate::args::{Continue, ImageToVideo, Long, Model, Output, Refine, TextToVideo};
 use crate::commands::plan::Task;
-use crate::commands::{generate, refine};
+use crate::commands::{generate, long, refine};
 use crate::lora_arg::LoraArg;
 use crate::lora_list::Entry;
 use crate::prompt::literal;
 use crate::session::Session;
 
+use arguments::Arguments;
 use keys::{Key, Keys, Takes, told};
 
 /// One video to make.
@@ -31,6 +32,7 @@ pub enum Request {
     T2v(Box<TextToVideo>),
     I2v(Box<ImageToVideo>),
     Continue(Box<Continue>),
+    Long(Box<Long>),
     Refine(Box<Refine>),
 }
 
@@ -63,11 +65,12 @@ impl RequestError {
 }
 
 /// The commands that a request may name.
-const COMMANDS: [&str; 4] = ["t2v", "i2v", "continue", "refine"];
+const COMMANDS: [&str; 5] = ["t2v", "i2v", "continue", "long", "refine"];
 
 impl Request {
     /// Reads an object. Without `command` it is `i2v` where there is an `image`, `continue` where there is a
-    /// `video`, else `t2v`. Texts are taken as they are: a prompt names no file. `null` is no value.
+    /// `video`, `long` where there are `prompts`, else `t2v`. Texts are taken as they are: a prompt names no
+    /// file. `null` is no value.
     ///
     /// # Errors
     /// [`RequestError`] names the key. Files are not looked at, except that adapters whose names hold `=` or
@@ -86,6 +89,7 @@ impl Request {
             "t2v" => Self::T2v(Box::new(read.arguments()?)),
             "i2v" => Self::I2v(Box::new(read.arguments()?)),
             "continue" => Self::Continue(Box::new(read.arguments()?)),
+            "long" => Self::Long(Box::new(read.arguments()?)),
             _ => Self::Refine(Box::new(read.arguments()?)),
         })
     }
@@ -101,6 +105,7 @@ impl Request {
             Self::Continue(args) => {
                 generate::Given::continue_video(args, task)?.within(session, task)
             }
+            Self::Long(args) => long::within(args, session, task),
             Self::Refine(args) => refine::Given::new(args, task)?.within(session, task),
         }
     }
@@ -111,6 +116,7 @@ impl Request {
             Self::T2v(args) => &args.output,
             Self::I2v(args) => &args.output,
             Self::Continue(args) => &args.output,
+            Self::Long(args) => &args.output,
             Self::Refine(args) => &args.output,
         }
     }
@@ -121,66 +127,20 @@ impl Request {
             Self::T2v(args) => &mut args.output,
             Self::I2v(args) => &mut args.output,
             Self::Continue(args) => &mut args.output,
+            Self::Long(args) => &mut args.output,
             Self::Refine(args) => &mut args.output,
         }
     }
-}
 
-/// Arguments that an object may hold.
-trait Arguments: Args {
-    const COMMAND: &'static str;
-
-    fn model(&mut self) -> &mut Model;
-
-    /// How it samples, where it generates.
-    fn sampler(&mut self) -> Option<&mut Sampler>;
-}
-
-impl Arguments for TextToVideo {
-    const COMMAND: &'static str = "t2v";
-
-    fn model(&mut self) -> &mut Model {
-        &mut self.model
-    }
-
-    fn sampler(&mut self) -> Option<&mut Sampler> {
-        Some(&mut self.sampler)
-    }
-}
-
-impl Arguments for ImageToVideo {
-    const COMMAND: &'static str = "i2v";
-
-    fn model(&mut self) -> &mut Model {
-        &mut self.model
-    }
-
-    fn sampler(&mut self) -> Option<&mut Sampler> {
-        Some(&mut self.sampler)
-    }
-}
-
-impl Arguments for Continue {
-    const COMMAND: &'static str = "continue";
-
-    fn model(&mut self) -> &mut Model {
-        &mut self.model
-    }
-
-    fn sampler(&mut self) -> Option<&mut Sampler> {
-        Some(&mut self.sampler)
-    }
-}
-
-impl Arguments for Refine {
-    const COMMAND: &'static str = "refine";
-
-    fn model(&mut self) -> &mut Model {
-        &mut self.model
-    }
-
-    fn sampler(&mut self) -> Option<&mut Sampler> {
-        None
+    /// The models that it is made with, to be changed.
+    pub fn model_mut(&mut self) -> &mut Model {
+        match self {
+            Self::T2v(args) => &mut args.model,
+            Self::I2v(args) => &mut args.model,
+            Self::Continue(args) => &mut args.model,
+            Self::Long(args) => &mut args.model,
+            Self::Refine(args) => &mut args.model,
+        }
     }
 }
 
@@ -196,9 +156,10 @@ impl Reading<'_> {
     fn command(&self) -> Result<&'static str, RequestError> {
         let has = |key: &str| self.object.get(key).is_some_and(|value| !value.is_null());
         let Some(value) = self.object.get("command").filter(|value| !value.is_null()) else {
-            return Ok(match (has("image"), has("video")) {
-                (true, _) => "i2v",
-                (_, true) => "continue",
+            return Ok(match (has("image"), has("video"), has("prompts")) {
+                (true, ..) => "i2v",
+                (_, true, _) => "continue",
+                (.., true) => "long",
                 _ => "t2v",
             });
         };
@@ -227,7 +188,12 @@ impl Reading<'_> {
                 Takes::Adapters => adapters.push((key, value)),
                 Takes::Flag => options.extend(flag(key, value)?),
                 Takes::Value => options.push(option(key, &self.text(key, value)?)),
-                Takes::Position(index) => positions.push((index, self.text(key, value)?)),
+                Takes::Position(index) => {
+                    let all = value.as_array().filter(|_| key.name == "prompts");
+                    for value in all.map_or(std::slice::from_ref(value), Vec::as_slice) {
+                        positions.push((index, self.text(key, value)?));
+                    }
+                }
             }
         }
         keys.check_positions(self.object)?;
@@ -235,7 +201,7 @@ impl Reading<'_> {
             let output = self.folders.outputs.join(self.output);
             options.push(option(keys.find("output", A::COMMAND)?, output.as_os_str()));
         }
-        positions.sort();
+        positions.sort_by_key(|(index, _)| *index);
         options.push("--".into());
         options.extend(positions.into_iter().map(|(_, text)| text));
         let matches = command.try_get_matches_from(options);
@@ -260,9 +226,9 @@ impl Reading<'_> {
             }
         };
         Ok(match key.name.as_str() {
-            "prompt" => literal(&text).into(),
+            "prompt" | "prompts" => literal(&text).into(),
             "image" | "video" | "condition" => self.folders.inputs.join(text).into_os_string(),
-            "output" | "save_latents" => {
+            "output" | "save_latents" | "work_dir" => {
                 let path = Path::new(&text);
                 let inside = |part: Component<'_>| matches!(part, Component::Normal(_));
                 if text.is_empty() || !path.components().all(inside) {
@@ -383,6 +349,10 @@ mod tests {
                  --save-latents=out/l.safetensors|-o|out/1.mp4",
             ),
             (
+                serde_json::json!({"prompts": ["z", "@a"], "segments": 2, "seed": 4}),
+                "long|z|@@a|--segments=2|--seed=4|-o|out/1.mp4",
+            ),
+            (
                 serde_json::json!({"command": "refine", "prompt": "p", "video": "v.gif",
                     "threshold": 0.25, "condition": "c.png", "refine_lora": "r", "quality": 9}),
                 "refine|in/v.gif|p|--threshold=0.25|--condition=in/c.png|--refine-lora=in/r|\
@@ -395,6 +365,7 @@ mod tests {
                 Command::T2v(args) => format!("{args:?}"),
                 Command::I2v(args) => format!("{args:?}"),
                 Command::Continue(args) => format!("{args:?}"),
+                Command::Long(args) => format!("{args:?}"),
                 Command::Refine(args) => format!("{args:?}"),
                 _ => unreachable!(),
             };
@@ -402,6 +373,7 @@ mod tests {
                 Request::T2v(args) => format!("{args:?}"),
                 Request::I2v(args) => format!("{args:?}"),
                 Request::Continue(args) => format!("{args:?}"),
+                Request::Long(args) => format!("{args:?}"),
                 Request::Refine(args) => format!("{args:?}"),
             };
             // Prompts are compared as they will be used.
@@ -425,7 +397,7 @@ mod tests {
                 "is missing",
             ),
             (
-                serde_json::json!({"prompt": "a", "command": "long"}),
+                serde_json::json!({"prompt": "a", "command": "make"}),
                 "command",
                 "t2v, i2v",
             ),

@@ -34,6 +34,10 @@ pub struct Session {
     /// The adapters that were put on last, with what asked for them.
     adapters: Option<(AskedAdapters, Used)>,
     results: Results,
+    /// Whether latents that an earlier run of the same request has left are taken up.
+    pub resumes: bool,
+    /// What is known of the result of the request that was begun last.
+    begun: Option<Settings>,
 }
 
 /// What a session does with what is to be told of a result.
@@ -241,6 +245,8 @@ impl Session {
             base,
             adapters: None,
             results: Results::Printed,
+            resumes: false,
+            begun: None,
         })
     }
 
@@ -334,7 +340,39 @@ impl Session {
         }
         let settings = self.kept(&job.latents).cloned();
         self.bar.keep_latents(self.save_latents.clone(), settings);
+        self.begun = Some(job.settings.clone());
         Ok(job)
+    }
+
+    /// What is known of the result of the request that was begun last.
+    pub fn begun(&self) -> Option<&Settings> {
+        self.begun.as_ref()
+    }
+
+    /// What all results have in common.
+    pub fn base(&self) -> &Settings {
+        &self.base
+    }
+
+    /// The latents of a job, if an earlier run of it has finished them and they are to be taken up.
+    pub fn left_latents(&mut self, job: &Job) -> Option<Latents> {
+        let path = self.save_latents.as_ref().filter(|_| self.resumes)?;
+        let settings = Latents::read_settings(path).ok()??;
+        // Passes that were left out are counted while latents are made; another device may go on.
+        let request = |settings: &Settings| {
+            let mut settings = settings.clone();
+            settings.device.clear();
+            let stages = [&mut settings.generation, &mut settings.refinement];
+            for stage in stages.into_iter().flatten() {
+                stage.cache = None;
+            }
+            settings
+        };
+        let same = request(&settings) == request(&job.latents);
+        let latents = same.then(|| Latents::read(path).ok()).flatten()?;
+        // They stay in their file: those of a further pass are others.
+        self.bar.keep_latents(None, None);
+        Some(latents)
     }
 
     /// Settings, unless files shall not have them.

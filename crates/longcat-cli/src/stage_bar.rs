@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use longcat_cli::note;
 use longcat_video::{Latents, Observer, Requantized, Settings, VideoError};
 
 use crate::finished::Finished;
 use crate::merged::requantized_in_words;
 use crate::preview_file::PreviewFile;
+use crate::serve::Follower;
 use crate::stage_times::StageTimes;
 
 /// A progress bar for each stage on stderr, latents to a file, and Ctrl-C.
@@ -26,6 +27,8 @@ pub struct StageBar {
     pub times: StageTimes,
     /// Where previews go.
     pub previews: Option<PreviewFile>,
+    /// Who is told instead of the terminal, and says when to stop instead of Ctrl-C.
+    follower: Option<Follower>,
     /// Of each denoising run that may leave out passes.
     saved: Vec<Saved>,
     /// What is being made and the stage of that, where the bar is over many requests.
@@ -54,6 +57,7 @@ impl StageBar {
             finished: None,
             times,
             previews: None,
+            follower: None,
             saved: Vec::new(),
             request: None,
         }
@@ -113,6 +117,13 @@ impl StageBar {
         }
     }
 
+    /// From now on this one is told, and nobody else.
+    pub fn follow(&mut self, follower: Follower) {
+        self.bar.set_draw_target(ProgressDrawTarget::hidden());
+        self.interrupt = Arc::default();
+        self.follower = Some(follower);
+    }
+
     /// Keeps the next latents in a file if there is one for them, with what they were made with.
     pub fn keep_latents(&mut self, path: Option<PathBuf>, settings: Option<Settings>) {
         (self.latents, self.settings) = (path, settings);
@@ -151,6 +162,9 @@ impl StageBar {
 impl Observer for StageBar {
     fn stage(&mut self, name: &'static str) {
         self.times.begin(name);
+        if let Some(follower) = &self.follower {
+            follower.stage(name, self.times.in_named_pass());
+        }
         if let Some((_, stage)) = &mut self.request {
             *stage = name;
             return self.show("");
@@ -162,6 +176,10 @@ impl Observer for StageBar {
     }
 
     fn segment(&mut self, index: usize, total: usize, finished: bool) {
+        if let Some(follower) = &self.follower {
+            follower.segment(index, total, self.times.in_named_pass());
+            return;
+        }
         let number = index + 1;
         let text = match finished {
             true => format!("segment {number} of {total} is there already"),
@@ -171,16 +189,23 @@ impl Observer for StageBar {
     }
 
     fn step(&mut self, step: usize, total: usize, _timestep: f32) {
+        if let Some(follower) = &self.follower {
+            follower.step(step + 1, total);
+        }
         self.at(step + 1, total);
     }
 
     fn wants_previews(&self) -> bool {
-        self.previews.is_some()
+        let followed = self.follower.as_ref();
+        self.previews.is_some() || followed.is_some_and(Follower::wants_previews)
     }
 
     fn preview(&mut self, _step: usize, _total: usize, latents: &Latents) {
         if let Some(previews) = &self.previews {
             previews.show(latents);
+        }
+        if let Some(follower) = &self.follower {
+            follower.preview(latents);
         }
     }
 
@@ -198,6 +223,9 @@ impl Observer for StageBar {
     }
 
     fn progress(&mut self, done: usize, total: usize) {
+        if let Some(follower) = &self.follower {
+            follower.progress(done, total);
+        }
         self.at(done, total);
     }
 
@@ -217,6 +245,7 @@ impl Observer for StageBar {
     }
 
     fn cancelled(&self) -> bool {
-        self.interrupt.load(Ordering::SeqCst)
+        let followed = self.follower.as_ref();
+        self.interrupt.load(Ordering::SeqCst) || followed.is_some_and(Follower::cancelled)
     }
 }

@@ -41,6 +41,8 @@ pub(crate) enum What {
 struct Live {
     cancelled: AtomicBool,
     progress: Mutex<Progress>,
+    /// When progress was told last.
+    told: Mutex<Option<Instant>>,
 }
 
 /// All jobs that are being made, and who listens.
@@ -102,13 +104,13 @@ impl Hub {
     }
 }
 
-/// Follows the making of a video, and says when to stop.
+/// Follows the making of a video, and says when to stop. Copies are for the same video.
+#[derive(Clone)]
 pub struct Watch {
-    id: String,
+    id: Arc<str>,
     files: JobFiles,
     hub: Arc<Hub>,
     live: Arc<Live>,
-    told: Option<Instant>,
 }
 
 #[derive(Serialize)]
@@ -137,46 +139,51 @@ impl Watch {
         let live = Arc::new(Live::default());
         lock(&hub.live).insert(id.to_string(), live.clone());
         Self {
-            id: id.to_string(),
+            id: id.into(),
             files,
             hub,
             live,
-            told: None,
         }
     }
 
+    /// Nothing more will be told of.
+    pub(crate) fn end(&self) {
+        lock(&self.hub.live).remove(&*self.id);
+    }
+
     /// Pass `index` (from 0) of `total` over the video begins: refining is a further one.
-    pub fn pass(&mut self, index: usize, total: usize) {
+    pub fn pass(&self, index: usize, total: usize) {
         lock(&self.live.progress).pass(index, total);
     }
 
     /// Segment `index` (from 0) of the `total` of a long video begins.
-    pub fn segment(&mut self, index: usize, total: usize) {
+    pub fn segment(&self, index: usize, total: usize) {
         lock(&self.live.progress).segment(index, total);
     }
 
     /// A stage begins: "text", "transformer", "denoise", "decode", …
-    pub fn stage(&mut self, name: &str) {
+    pub fn stage(&self, name: &str) {
         lock(&self.live.progress).stage(name);
         self.tell_step();
     }
 
     /// So many denoising steps of `total` are finished.
-    pub fn step(&mut self, done: usize, total: usize) {
+    pub fn step(&self, done: usize, total: usize) {
         lock(&self.live.progress).step(done, total);
         self.tell_step();
     }
 
     /// So many parts of `total` of a stage other than denoising are finished.
-    pub fn progress(&mut self, done: usize, total: usize) {
+    pub fn progress(&self, done: usize, total: usize) {
         lock(&self.live.progress).part(done, total);
-        if self.told.is_none_or(|told| told.elapsed() >= PAUSE) {
+        let told = *lock(&self.live.told);
+        if told.is_none_or(|told| told.elapsed() >= PAUSE) {
             self.tell_step();
         }
     }
 
     /// What the last step made, small: shown as a moving picture.
-    pub fn preview(&mut self, frames: &VideoFrames) {
+    pub fn preview(&self, frames: &VideoFrames) {
         // A video without its preview is still one.
         if write_video(&self.files.preview(), frames, &WriteOptions::default()).is_err() {
             return;
@@ -203,8 +210,8 @@ impl Watch {
         self.live.cancelled.load(Ordering::SeqCst)
     }
 
-    fn tell_step(&mut self) {
-        self.told = Some(Instant::now());
+    fn tell_step(&self) {
+        *lock(&self.live.told) = Some(Instant::now());
         let progress = lock(&self.live.progress).clone();
         let event = StepEvent {
             id: &self.id,
@@ -217,12 +224,6 @@ impl Watch {
             eta: progress.eta(),
         };
         self.hub.tell(&self.id, What::Step(to_json(&event)));
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        lock(&self.hub.live).remove(&self.id);
     }
 }
 

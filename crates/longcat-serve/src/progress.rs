@@ -28,6 +28,9 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn pass(&mut self, index: usize, total: usize) {
+        if self.pass == (index, total) {
+            return;
+        }
         self.pass = (index, total);
         self.segment = None;
         self.denoised = false;

@@ -41,7 +41,7 @@ pub trait Maker {
     ///
     /// # Errors
     /// [`MakeError`]; the job fails with it, or is cancelled.
-    fn make(&mut self, order: &Order, watch: &mut Watch) -> Result<(), MakeError>;
+    fn make(&mut self, order: &Order, watch: &Watch) -> Result<(), MakeError>;
 }
 
 /// What a server's model is and can make.

@@ -57,7 +57,7 @@ pub(crate) fn work(app: &Arc<App>, number: usize) {
 
 fn make(app: &Arc<App>, number: usize, maker: &mut Option<Box<dyn Maker>>, video: &Video) {
     let files = app.data.files(&video.id);
-    let mut watch = Watch::new(&video.id, files.clone(), app.hub.clone());
+    let watch = Watch::new(&video.id, files.clone(), app.hub.clone());
     app.hub.tell(&video.id, What::Status);
     let begun = Instant::now();
     let made = catch_unwind(AssertUnwindSafe(|| {
@@ -71,7 +71,7 @@ fn make(app: &Arc<App>, number: usize, maker: &mut Option<Box<dyn Maker>>, video
             Some(maker) => maker,
             none => none.insert(app.studio.worker(number)?),
         };
-        maker.make(&order, &mut watch)?;
+        maker.make(&order, &watch)?;
         finish(&files)
     }));
     let broken = match &made {
@@ -100,7 +100,7 @@ fn make(app: &Arc<App>, number: usize, maker: &mut Option<Box<dyn Maker>>, video
         // It has nothing to tell once there is a video, or none.
         let _ = fs::remove_file(files.preview());
     }
-    drop(watch);
+    watch.end();
     app.hub.tell(&video.id, What::Status);
 }
 

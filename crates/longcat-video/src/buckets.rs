@@ -54,6 +54,14 @@ const P720_BY_64: Buckets = &[
     (3.75, 1920, 512),
 ];
 
+/// The sizes of about 480 × 832 pixels, from wide to high.
+pub(crate) fn sizes_480() -> Vec<VideoSize> {
+    let sizes = P480.iter();
+    sizes
+        .map(|(_, height, width)| VideoSize::new(*width, *height))
+        .collect()
+}
+
 /// The size whose aspect ratio is nearest to that of `given`, with sides divisible by `multiple`
 /// (16, 32 or 64).
 ///

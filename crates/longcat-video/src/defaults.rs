@@ -6,7 +6,7 @@ use longcat_dit::DitConfig;
 use longcat_weights::{ConfigError, JsonConfig};
 use serde::Deserialize;
 
-use crate::buckets::{Resolution, bucket};
+use crate::buckets::{Resolution, bucket, sizes_480};
 use crate::{VideoError, VideoSize};
 
 /// A file of the checkpoint directory. The released checkpoint has none.
@@ -112,6 +112,14 @@ impl VideoDefaults {
         }
     }
 
+    /// The sizes that the model was trained on, unrefined, from wide to high.
+    pub fn all_sizes(&self) -> Vec<VideoSize> {
+        match self.sizes {
+            TrainedSizes::Buckets => sizes_480(),
+            TrainedSizes::Fixed => vec![self.size],
+        }
+    }
+
     /// The size that a video of size `given` is refined to.
     ///
     /// # Errors
@@ -149,6 +157,10 @@ mod tests {
         assert_eq!((defaults.frames, defaults.cond_frames), (93, 13));
         let size = |width, height| VideoSize::new(width, height);
         assert_eq!(defaults.size_for(size(1080, 1920)).unwrap(), size(480, 832));
+        // Every size is that of the pictures of its shape.
+        for size in defaults.all_sizes() {
+            assert_eq!(defaults.size_for(size).unwrap(), size);
+        }
         assert_eq!(
             defaults.refined_size_for(size(832, 480)).unwrap(),
             size(1280, 704)

@@ -12,7 +12,35 @@ use crate::prompt::prompts;
 use crate::session::{Asked, Session, sampling};
 
 pub fn run(args: &Long, task: Task) -> Result<()> {
-    if task == Task::Make {
+    let prompts = check(args, task)?;
+    let sampler = &args.sampler;
+    let mut session = Session::open(
+        "long",
+        &args.model,
+        Some(sampler),
+        sampler.refine,
+        &args.output,
+    )?;
+    make(args, &prompts, &mut session, task)
+}
+
+/// Carries it out in a session that was opened for others as well.
+pub fn within(args: &Long, session: &mut Session, task: Task) -> Result<()> {
+    let prompts = check(args, task)?;
+    let sampler = &args.sampler;
+    session.turn_to(
+        "long",
+        &args.model,
+        Some(sampler),
+        sampler.refine,
+        &args.output,
+    )?;
+    make(args, &prompts, session, task)
+}
+
+/// What can be checked without the checkpoint; gives the prompts.
+fn check(args: &Long, task: Task) -> Result<Vec<String>> {
+    if task != Task::Plan {
         check_output(&args.output)?;
     }
     if latents_only(&args.output.file) {
@@ -21,8 +49,11 @@ pub fn run(args: &Long, task: Task) -> Result<()> {
     if args.output.save_latents.is_some() {
         bail!("--save-latents: a long video has none of the whole; --work-dir keeps its segments");
     }
+    prompts(&args.prompts)
+}
+
+fn make(args: &Long, prompts: &[String], session: &mut Session, task: Task) -> Result<()> {
     let sampler = &args.sampler;
-    let prompts = prompts(&args.prompts)?;
     let request = LongVideoRequest {
         segments: args.segments.unwrap_or(prompts.len()),
         negative_prompt: sampler.negative.clone(),
@@ -34,10 +65,9 @@ pub fn run(args: &Long, task: Task) -> Result<()> {
         offload_kv_cache: args.condition.offload_kv_cache,
         enhance_hf: args.condition.no_enhance_hf.then_some(false),
         seed: sampler.seed,
-        ..LongVideoRequest::new(&prompts)
+        ..LongVideoRequest::new(prompts)
     };
     let refine = sampler.refine;
-    let mut session = Session::open("long", &args.model, Some(sampler), refine, &args.output)?;
     if task == Task::Plan {
         let of = |name, request| plan::Pass::of(&*session.pipeline, name, request);
         let mut passes = vec![of("", VideoRequest::LongVideo(&request))?];
@@ -57,7 +87,7 @@ pub fn run(args: &Long, task: Task) -> Result<()> {
     };
     let fps = session.fps();
     let job = session.begin(&Asked {
-        prompts: &prompts,
+        prompts,
         negative: &sampler.negative,
         seed: sampler.seed,
         shape: None,
@@ -65,6 +95,9 @@ pub fn run(args: &Long, task: Task) -> Result<()> {
         fps,
         refined,
     })?;
+    if task == Task::Check {
+        return Ok(());
+    }
     let made = session
         .pipeline
         .long_video(&request, &work_dir(args), &mut session.bar);

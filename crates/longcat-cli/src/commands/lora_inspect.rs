@@ -30,17 +30,33 @@ pub fn inspect(args: &LoraInspect) -> Result<()> {
 }
 
 fn show(report: &AdapterReport, modules: &[(String, String)]) {
-    let row = |what: &str, value: &str| {
-        if !value.is_empty() {
-            say!("{what:<11} {}", printable(value));
-        }
-    };
     say!("{}", printable(&report.path.to_string_lossy()));
     list("problems", &report.problems);
     list("warnings", &report.warnings);
+    lines(report).iter().for_each(|line| say!("{line}"));
+    list("unmatched keys", &report.unmatched);
+    let metadata = report.metadata.iter().map(|(k, v)| format!("{k} = {v}"));
+    list("metadata", &metadata.collect::<Vec<_>>());
+    let pairs = |rows: &[(String, String)]| -> Vec<String> {
+        let rows = rows.iter();
+        rows.map(|(from, to)| format!("{from}  →  {to}")).collect()
+    };
+    list("names, from the file", &pairs(&report.format_rules));
+    list("names, to canonical", &pairs(&report.name_rules));
+    list("names, to the module tree", &pairs(modules));
+}
+
+/// What an adapter is, line by line, without its problems and names.
+pub fn lines(report: &AdapterReport) -> Vec<String> {
+    let mut lines = Vec::new();
     for (what, value) in &report.about {
-        say!("{}: {}", printable(what), printable(value));
+        lines.push(format!("{}: {}", printable(what), printable(value)));
     }
+    let mut row = |what: &str, value: &str| {
+        if !value.is_empty() {
+            lines.push(format!("{what:<11} {}", printable(value)));
+        }
+    };
     row("format", report.format.as_str());
     row("layers", &report.layers.to_string());
     row("parameters", &report.parameters.to_string());
@@ -55,29 +71,20 @@ fn show(report: &AdapterReport, modules: &[(String, String)]) {
     );
     let others = report.other_changes.iter().map(|(k, n)| (k, *n));
     row("also", &counts(others));
-    say!("targets");
+    lines.push("targets".into());
     for target in &report.targets {
         let parts = match target.parts {
             1 => String::new(),
             n => format!(", {n} fused parts"),
         };
-        say!(
+        lines.push(format!(
             "  {:5} × {} (rank {:?}{parts})",
             target.count,
             printable(&target.pattern),
             target.ranks
-        );
+        ));
     }
-    list("unmatched keys", &report.unmatched);
-    let metadata = report.metadata.iter().map(|(k, v)| format!("{k} = {v}"));
-    list("metadata", &metadata.collect::<Vec<_>>());
-    let pairs = |rows: &[(String, String)]| -> Vec<String> {
-        let rows = rows.iter();
-        rows.map(|(from, to)| format!("{from}  →  {to}")).collect()
-    };
-    list("names, from the file", &pairs(&report.format_rules));
-    list("names, to canonical", &pairs(&report.name_rules));
-    list("names, to the module tree", &pairs(modules));
+    lines
 }
 
 fn counts<T: ToString>(items: impl Iterator<Item = (T, usize)>) -> String {

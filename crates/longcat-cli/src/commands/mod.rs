@@ -15,4 +15,7 @@ pub mod plan;
 pub mod pull;
 pub mod quantize;
 pub mod refine;
+pub mod serve;
 pub mod together;
+
+pub use lora_inspect::lines as lora_lines;

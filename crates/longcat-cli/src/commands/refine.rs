@@ -4,7 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use longcat_video::media::is_picture;
-use longcat_video::{PixelFrames, RefineCondition, RefineRequest, SeededNoise, VideoRequest};
+use longcat_video::{
+    FrameRange, PixelFrames, RefineCondition, RefineRequest, SeededNoise, VideoRequest,
+};
 
 use crate::args::Refine;
 use crate::commands::plan::{self, Task};
@@ -95,11 +97,18 @@ impl<'a> Given<'a> {
         if task == Task::Check {
             return Ok(());
         }
-        let mut noise = SeededNoise::new(args.seed);
-        let refined = session
-            .pipeline
-            .refine_latents(&request, &mut noise, &mut session.bar);
-        let (latents, range) = session.or_keep(refined)?;
+        let (latents, range) = match session.left_latents(&job) {
+            Some(latents) => {
+                let made = &job.latents;
+                (latents, FrameRange::new(made.first_frame, made.frames))
+            }
+            None => {
+                let mut noise = SeededNoise::new(args.seed);
+                let Session { pipeline, bar, .. } = session;
+                let refined = pipeline.refine_latents(&request, &mut noise, bar);
+                session.or_keep(refined)?
+            }
+        };
         session.write_made(&latents, range, &job, |_| Ok(()))
     }
 }

@@ -142,7 +142,7 @@ fn failed(error: impl ToString) -> MakeError {
 }
 
 impl Maker for FakeMaker {
-    fn make(&mut self, order: &Order, watch: &mut Watch) -> Result<(), MakeError> {
+    fn make(&mut self, order: &Order, watch: &Watch) -> Result<(), MakeError> {
         self.log("begin", order);
         let settings = &order.settings;
         let prompt = settings.prompts.join(" ");
