@@ -181,13 +181,21 @@ impl Claims {
             file.sync_data()?;
             file.metadata()?.modified()
         });
-        fs::remove_file(&probe)?;
+        // Another process may have swept it away.
+        let _ = fs::remove_file(&probe);
         Ok(now?.duration_since(changed).unwrap_or_default())
     }
 }
 
 impl Drop for Claims {
     fn drop(&mut self) {
+        // What processes left that were cut off at it.
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
+            }
+        }
         // Where nobody has one: else it stays.
         let _ = fs::remove_dir(&self.folder);
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod adapters;
+mod batch;
 #[cfg(unix)]
 mod hub;
 mod long;
