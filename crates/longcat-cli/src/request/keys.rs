@@ -7,17 +7,26 @@ use clap::{Arg, ArgAction, Args, Command};
 use serde_json::{Map, Value};
 
 use super::RequestError;
-use crate::args::Place;
+use crate::args::Model;
 
-/// Options of the models and of printing, beside those of [`Place`]: the same for all requests.
-const OF_ALL: [&str; 6] = [
-    "merge",
-    "low_memory",
-    "overwrite",
-    "no_metadata",
-    "json",
-    "verbose",
-];
+/// What a request says of the models: its adapters. All else of them is the same for all requests.
+const OF_MODELS: [&str; 2] = ["loras", "refine_lora"];
+/// What is the same for all requests of how results are written and told.
+const OF_RESULTS: [&str; 4] = ["overwrite", "no_metadata", "json", "verbose"];
+
+/// Arguments that are the same for all requests.
+struct OfAll(Command);
+
+impl OfAll {
+    fn new() -> Self {
+        Self(Model::augment_args(Command::new("models")))
+    }
+
+    fn has(&self, id: &str) -> bool {
+        let mut of_models = self.0.get_arguments().map(|arg| arg.get_id().as_str());
+        OF_RESULTS.contains(&id) || of_models.any(|of| of == id) && !OF_MODELS.contains(&id)
+    }
+}
 
 /// A key of an object.
 #[derive(Debug)]
@@ -48,11 +57,7 @@ pub struct Keys(Vec<Key>);
 
 impl Keys {
     pub fn of(command: &Command) -> Self {
-        let places = Place::augment_args(Command::new("place"));
-        let of_all = |arg: &Arg| {
-            OF_ALL.contains(&arg.get_id().as_str())
-                || places.get_arguments().any(|of| of.get_id() == arg.get_id())
-        };
+        let of_all = OfAll::new();
         // Positions in the order in which they are declared: the command is not built yet.
         let mut positions = 0..;
         let mut key = |arg: &Arg| {
@@ -75,7 +80,9 @@ impl Keys {
                 aliases: aliases.collect(),
             }
         };
-        let own = command.get_arguments().filter(|arg| !of_all(arg));
+        let own = command
+            .get_arguments()
+            .filter(|arg| !of_all.has(arg.get_id().as_str()));
         Self(own.map(&mut key).collect())
     }
 
@@ -84,9 +91,7 @@ impl Keys {
         let plain = name.replace('-', "_");
         let is = |key: &&Key| key.name == plain || key.aliases.contains(&plain);
         self.0.iter().find(is).ok_or_else(|| {
-            let places = Place::augment_args(Command::new("place"));
-            let mut ids = places.get_arguments().map(|arg| arg.get_id().as_str());
-            if OF_ALL.contains(&plain.as_str()) || ids.any(|id| id == plain) {
+            if OfAll::new().has(&plain) {
                 let reason = "is for all videos alike: an option of the command line";
                 return RequestError::new(name, reason);
             }
