@@ -3,6 +3,7 @@
 
 mod device;
 mod interrupt;
+mod launch;
 mod lines;
 mod train_lora;
 

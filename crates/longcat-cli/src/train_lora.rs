@@ -1,15 +1,23 @@
 //! `longcat train-lora`, which is also `cargo xtask train-lora`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use longcat_builtin::builtin_checkpoint;
-use longcat_runtime::{DeviceSpec, train_lora};
-use longcat_train::{Bar, Quiet, TrainObserver};
+use longcat_runtime::{DeviceSpec, device_of_rank, train_lora_on_ranks};
+use longcat_train::{Bar, Quiet, RankError, RankPlace, Ranks, TrainObserver};
 use serde_json::json;
 
-use crate::{device_or_best, interrupt, note, say};
+use crate::{device_or_best, interrupt, launch, note, say};
+
+/// How long this process may take to end by itself when another rank has failed: a device that waits for
+/// that one may do so for ever.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// Arguments of `longcat train-lora` and `cargo xtask train-lora`.
 #[derive(Debug, Args)]
@@ -17,9 +25,19 @@ pub struct TrainLora {
     /// The run: data, adapter, optimiser and what to write (docs/training.md).
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Where to run: cpu, wgpu, wgpu:1, cuda or cuda:1. The best device there is without it.
+    /// Where to run: cpu, wgpu, wgpu:1, cuda or cuda:1. The best device there is without it. Under
+    /// torchrun, srun or mpirun, cuda is the GPU of each rank's local number.
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<DeviceSpec>,
+    /// Train on several devices of this host, a process each: cuda:0,cuda:1. Under torchrun, srun or
+    /// mpirun, the devices of this host's ranks.
+    #[arg(
+        long,
+        value_name = "DEVICES",
+        value_delimiter = ',',
+        conflicts_with = "device"
+    )]
+    pub devices: Vec<DeviceSpec>,
     /// Print the result as JSON and nothing else.
     #[arg(long)]
     pub json: bool,
@@ -29,18 +47,67 @@ impl TrainLora {
     /// Trains, from the newest checkpoint of the run if there is one. Ctrl-C saves and ends it.
     ///
     /// # Errors
-    /// Names the key, file or clip that is at fault.
+    /// Names the key, file, clip or rank that is at fault.
     pub fn run(&self) -> Result<()> {
         let stop = interrupt()?;
-        let device = device_or_best(self.device);
+        let Some(place) = RankPlace::from_env()? else {
+            if !self.devices.is_empty() {
+                return launch::start(&self.devices, &stop);
+            }
+            let device = device_or_best(self.device);
+            return self.train(device, Ranks::alone(), &stop);
+        };
+        launch::follow(&stop);
+        let device = self.device_of(&place)?;
+        let ranks = match Ranks::meet(&place, &stop) {
+            Err(RankError::Interrupted { .. }) => return Ok(()),
+            ranks => ranks?,
+        };
+        if ranks.is_first() && !self.json {
+            note!("{} ranks; rank 0 runs on {device}", place.size);
+        }
+        ranks.when_failed(|failure| {
+            let failure = failure.to_string();
+            thread::spawn(move || {
+                thread::sleep(GRACE);
+                note!("error: {failure}");
+                std::process::exit(1);
+            });
+        });
+        let trained = self.train(device, ranks, &stop);
+        trained.with_context(|| format!("rank {} of {}", place.rank, place.size))
+    }
+
+    /// The device of one of several ranks.
+    fn device_of(&self, place: &RankPlace) -> Result<DeviceSpec> {
+        match (self.devices.get(place.local_rank), self.devices.len()) {
+            (Some(device), _) => Ok(*device),
+            (None, 0) => Ok(device_of_rank(self.device, place.local_rank)),
+            (None, count) => bail!(
+                "--devices names {count} devices, and there is a rank number {} on this host (from 0)",
+                place.local_rank
+            ),
+        }
+    }
+
+    /// Trains as one of some ranks, of which the first speaks.
+    fn train(&self, device: DeviceSpec, ranks: Ranks, stop: &Arc<AtomicBool>) -> Result<()> {
+        let speaks = ranks.is_first();
         let mut bar = Bar::default();
         let mut quiet = Quiet;
-        let observer: &mut dyn TrainObserver = if self.json { &mut quiet } else { &mut bar };
+        let observer: &mut dyn TrainObserver = match speaks && !self.json {
+            true => &mut bar,
+            false => &mut quiet,
+        };
         // Only a configuration without a checkpoint needs it, and says so if it is not there.
         let builtin = builtin_checkpoint()
             .inspect_err(|e| note!("warning: unpacking the built-in model: {e}"))
             .ok();
-        let outcome = train_lora(device, &self.config, builtin.as_deref(), observer, &stop)?;
+        let builtin = builtin.as_deref();
+        let outcome = train_lora_on_ranks(device, &self.config, builtin, ranks, observer, stop)?;
+        if !speaks {
+            return Ok(());
+        }
         if self.json {
             let result = json!({
                 "step": outcome.step,

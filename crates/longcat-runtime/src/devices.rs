@@ -43,6 +43,19 @@ pub fn best_device() -> DeviceSpec {
     }
 }
 
+/// The device that a rank takes of the kind asked for, or of the best one: of several GPUs the one of its
+/// number among the ranks of this host. A rank that sees one GPU takes that.
+pub fn device_of_rank(asked: Option<DeviceSpec>, local_rank: usize) -> DeviceSpec {
+    let device = asked.unwrap_or_else(best_device);
+    #[cfg(feature = "cuda")]
+    if let DeviceSpec::Cuda(_) = device {
+        let several = longcat_kernels::cuda_device_count() > 1;
+        return DeviceSpec::Cuda(if several { local_rank } else { 0 });
+    }
+    let _ = local_rank;
+    device
+}
+
 /// The usable devices of all compiled backends.
 pub fn devices() -> Vec<DeviceInfo> {
     #[cfg(feature = "cpu")]

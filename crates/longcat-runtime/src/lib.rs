@@ -51,7 +51,7 @@ mod train;
 pub use cuda::{cublas_problem, cudnn_problem, set_cublas_enabled};
 pub use device::{DeviceSpec, ParseDeviceError};
 pub use device_list::{DeviceList, ParseDeviceListError};
-pub use devices::{DeviceInfo, best_device, devices};
+pub use devices::{DeviceInfo, best_device, device_of_rank, devices};
 pub use dispatch::{DeviceTask, on_device};
 pub use error::RuntimeError;
 pub use gpu_runtime::set_up_gpu_runtime;
@@ -59,6 +59,6 @@ pub use inspect::inspect_weights;
 pub use memory::keep_freed_memory;
 pub use options::RuntimeOptions;
 pub use pipeline::{DynPipeline, open_pipeline};
-pub use train::train_lora;
+pub use train::{train_lora, train_lora_on_ranks};
 
 pub use burn::tensor::DType;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use longcat_kernels::KernelBackend;
-use longcat_train::{Outcome, TrainError, TrainObserver};
+use longcat_train::{Outcome, Ranks, TrainError, TrainObserver};
 
 use crate::{DeviceSpec, DeviceTask, RuntimeError, on_device};
 
@@ -24,18 +24,50 @@ pub fn train_lora(
     observer: &mut dyn TrainObserver,
     interrupt: &AtomicBool,
 ) -> Result<Outcome, RuntimeError> {
+    let alone = Ranks::alone();
+    train_lora_on_ranks(
+        device,
+        config,
+        default_checkpoint,
+        alone,
+        observer,
+        interrupt,
+    )
+}
+
+/// As [`train_lora`], together with other ranks; see [`longcat_train::run_ranks`].
+///
+/// # Errors
+/// Those of [`train_lora`], and [`RuntimeError::Train`] where another rank is gone, has failed or was
+/// started with other settings.
+pub fn train_lora_on_ranks(
+    device: DeviceSpec,
+    config: &Path,
+    default_checkpoint: Option<&Path>,
+    ranks: Ranks,
+    observer: &mut dyn TrainObserver,
+    interrupt: &AtomicBool,
+) -> Result<Outcome, RuntimeError> {
+    let mut ranks = Some(ranks);
     let run = Run {
         config,
         default_checkpoint,
+        ranks: &mut ranks,
         observer,
         interrupt,
     };
-    Ok(on_device(device, run)??)
+    let outcome = on_device(device, run);
+    if let (Err(error), Some(ranks)) = (&outcome, ranks) {
+        ranks.end(&error.to_string());
+    }
+    Ok(outcome??)
 }
 
 struct Run<'a> {
     config: &'a Path,
     default_checkpoint: Option<&'a Path>,
+    /// Taken when the device is there.
+    ranks: &'a mut Option<Ranks>,
     observer: &'a mut dyn TrainObserver,
     interrupt: &'a AtomicBool,
 }
@@ -44,10 +76,11 @@ impl DeviceTask for Run<'_> {
     type Output = Result<Outcome, TrainError>;
 
     fn run<B: KernelBackend>(self, device: B::Device) -> Self::Output {
-        longcat_train::run::<B>(
+        longcat_train::run_ranks::<B>(
             self.config,
             self.default_checkpoint,
             &device,
+            self.ranks.take().unwrap_or_else(Ranks::alone),
             self.observer,
             self.interrupt,
         )

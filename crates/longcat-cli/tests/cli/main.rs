@@ -11,6 +11,7 @@ mod memory;
 mod packed;
 mod pipes;
 mod previews;
+mod ranks;
 mod rates;
 mod requests;
 mod scopes;

@@ -135,6 +135,16 @@ impl Ranks {
         }
     }
 
+    /// Ends all ranks for a reason that this one has.
+    pub fn end(self, reason: &str) {
+        if let (Some((post, _)), None) = (&self.others, self.failure()) {
+            post.fail(&RankError::Failed {
+                rank: self.rank,
+                reason: reason.into(),
+            });
+        }
+    }
+
     /// Ends the others, which then have the same error.
     pub(crate) fn fail(&self, error: &TrainError) {
         let Some((post, inbox)) = &self.others else {
