@@ -116,7 +116,8 @@ function refuse(name, error) {
   const box = $("adapter-error");
   box.replaceChildren();
   const lines = error.problems?.length ? error.problems : [error.message];
-  box.append(h("p", {}, h("strong", {}, name), " is not taken:"), h("ul", {}, ...lines.map((line) => h("li", {}, line))));
+  const dismiss = h("button", { type: "button", class: "plain", click: () => (show(box, ""), $("adapter-file").focus()) }, "Dismiss");
+  box.append(h("p", {}, h("strong", {}, name), " is not taken:"), h("ul", {}, ...lines.map((line) => h("li", {}, line))), dismiss);
   box.hidden = false;
 }
 

@@ -172,6 +172,14 @@ function placeOf(param) {
   return place && field ? [place, field] : [$("form-error"), null];
 }
 
+/** Takes back what was said of a field that is being mended. */
+function clearErrorOf(field) {
+  const isPrompt = $("prompts").contains(field);
+  const place = isPrompt ? $("prompt-error") : $(`${field.id}-error`);
+  field.removeAttribute("aria-invalid");
+  if (place?.classList.contains("error")) show(place, "");
+}
+
 function clearErrors() {
   for (const place of document.querySelectorAll("#compose .error, #form-error")) show(place, "");
   for (const field of document.querySelectorAll("#compose [aria-invalid]")) field.removeAttribute("aria-invalid");
@@ -304,13 +312,20 @@ export function start() {
     // Another version's.
   }
   setPrompts(Array.isArray(draft) ? draft : []);
-  input.start(render);
+  input.start(() => {
+    // The shape of what is given, unless another one is chosen then.
+    $("size").value = "";
+    render();
+  });
   adapters.start();
   render();
 
   const form = $("compose");
   form.addEventListener("submit", submit);
-  form.addEventListener("input", render);
+  form.addEventListener("input", (event) => {
+    clearErrorOf(event.target);
+    render();
+  });
   form.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) submit(event);
   });

@@ -84,7 +84,10 @@ function render() {
 }
 
 export function start() {
-  for (const kind of ["video", "removed", "list"]) store.subscribe(kind, render);
+  for (const kind of ["removed", "list"]) store.subscribe(kind, render);
+  store.subscribe("video", ({ video, before }) => {
+    if (!before || store.isActive(before) !== store.isActive(video)) render();
+  });
   $("older").addEventListener("click", () => store.refreshOlder().catch((problem) => announce(problem.message)));
   compare.whenPicked((id, picked) => {
     const box = cards.get(id)?.querySelector(".pick input");
