@@ -169,7 +169,7 @@ impl<B: KernelBackend> Weight<B> {
                     let scale = made.scale.as_deref();
                     let device = part.device();
                     let made = PackedWeight::from_bytes(&made.bytes, scale, made.layout, &device);
-                    packed.push(made);
+                    packed.push(made.with_products(part.products));
                     sum.add(off);
                 }
                 Some((Self::Packed(packed), sum))
@@ -179,6 +179,7 @@ impl<B: KernelBackend> Weight<B> {
                 let scale = packed.scale.as_deref();
                 let (bytes, device) = (packed.bytes.into(), streamed.device());
                 let packed = StreamedWeight::packed(bytes, scale, packed.layout, device);
+                let packed = packed.with_products(streamed.products());
                 Some((Self::Streamed(packed), off))
             }
         }

@@ -108,6 +108,7 @@ mod cpu {
         packed::check_numbers::<Flex>(&[DType::F32, DType::F16, DType::BF16]);
         packed::check_numbers::<Autodiff<Flex>>(&[DType::F32]);
         packed::check_products::<Flex>();
+        packed::check_few_rows::<Flex>(&[DType::F32]);
     }
 
     #[test]
@@ -142,6 +143,7 @@ mod wgpu {
     fn packed_weights_on_wgpu() {
         packed::check_numbers::<burn_wgpu::Wgpu>(&[DType::F32, DType::F16]);
         packed::check_products::<burn_wgpu::Wgpu>();
+        packed::check_few_rows::<burn_wgpu::Wgpu>(&[DType::F32, DType::F16]);
     }
 
     #[test]
