@@ -8,8 +8,9 @@ use longcat_kernels::{
 };
 use longcat_lora::{LoraLinear, LoraLinearConfig, LoraVector};
 
+use crate::input::Input;
 use crate::norm::EPSILON;
-use crate::{BlockContext, DitConfig, RopeTables, TextTokens};
+use crate::{BlockContext, DitConfig, RopeTables};
 
 /// Keys (before rotation) and values of one block, `[B, heads, N, D]`.
 pub(crate) type KeysValues<B> = (Tensor<B, 4>, Tensor<B, 4>);
@@ -57,15 +58,15 @@ impl<B: Backend> SelfAttention<B> {
 }
 
 impl<B: KernelBackend> SelfAttention<B> {
-    fn qkv(&self, x: Tensor<B, 3>) -> Tensor<B, 5> {
+    fn qkv(&self, x: Input<B>) -> Tensor<B, 5> {
         let [b, n, c] = x.dims();
         let d = c / self.heads;
-        self.qkv.forward(x).reshape([b, n, 3, self.heads, d])
+        x.through(&self.qkv).reshape([b, n, 3, self.heads, d])
     }
 
     /// Tokens `[B, N, C]` as normalised queries and keys, rotated by the tables of their places, and
     /// values.
-    pub(crate) fn heads(&self, x: Tensor<B, 3>, rope: &RopeTables<B>) -> Heads<B> {
+    pub(crate) fn heads(&self, x: Input<B>, rope: &RopeTables<B>) -> Heads<B> {
         let qkv = self.qkv(x);
         let rotation = rope.rotation();
         let k = head_part(qkv.clone(), 1, Some(&self.k_norm), Some(rotation.clone()));
@@ -76,7 +77,7 @@ impl<B: KernelBackend> SelfAttention<B> {
 
     /// Outputs of all heads `[B, heads, N, D]` through the last projection, `[B, N, C]`.
     pub(crate) fn merge_heads(&self, x: Tensor<B, 4>) -> Tensor<B, 3> {
-        self.proj.forward(merge_heads(x))
+        Input::heads(x, &self.proj).through(&self.proj)
     }
 
     /// Number of heads.
@@ -88,7 +89,7 @@ impl<B: KernelBackend> SelfAttention<B> {
     /// keys and values that a cache keeps.
     pub(crate) fn forward_keeping(
         &self,
-        x: Tensor<B, 3>,
+        x: Input<B>,
         context: &BlockContext<B>,
     ) -> (Tensor<B, 3>, KeysValues<B>) {
         let qkv = self.qkv(x);
@@ -188,15 +189,11 @@ impl<B: Backend> CrossAttention<B> {
 }
 
 impl<B: KernelBackend> CrossAttention<B> {
-    /// Video tokens `[B, N, C]` attend to the text of their sample.
-    pub(crate) fn forward(&self, x: Tensor<B, 3>, text: &TextTokens<B>) -> Tensor<B, 3> {
-        let samples = match text {
-            TextTokens::Dense(text) => return self.forward_over(x, self.keys_values(text.clone())),
-            TextTokens::Ragged(samples) => samples.iter().enumerate(),
-        };
-        let attended = samples.map(|(i, text)| {
-            let own = x.clone().narrow(0, i, 1);
-            self.attend(own, self.keys_values(text.clone()))
+    /// Video tokens `[B, N, C]` attend to the text of their sample, `[1, L, C]` of any length.
+    pub(crate) fn forward_each(&self, x: Tensor<B, 3>, texts: &[Tensor<B, 3>]) -> Tensor<B, 3> {
+        let attended = texts.iter().enumerate().map(|(i, text)| {
+            let own = Input::Floats(x.clone().narrow(0, i, 1));
+            merge_heads(self.attend(own, self.keys_values(text.clone())))
         });
         self.proj.forward(Tensor::cat(attended.collect(), 0))
     }
@@ -210,16 +207,17 @@ impl<B: KernelBackend> CrossAttention<B> {
         (k, head_part(kv, 1, None, None))
     }
 
-    /// As [`Self::forward`], over the keys and values of the text.
-    pub(crate) fn forward_over(&self, x: Tensor<B, 3>, text: KeysValues<B>) -> Tensor<B, 3> {
-        self.proj.forward(self.attend(x, text))
+    /// Video tokens `[B, N, C]` attend to the keys and values of the text, those of one sample each to their
+    /// own.
+    pub(crate) fn forward_over(&self, x: Input<B>, text: KeysValues<B>) -> Tensor<B, 3> {
+        Input::heads(self.attend(x, text), &self.proj).through(&self.proj)
     }
 
-    fn attend(&self, x: Tensor<B, 3>, (k, v): KeysValues<B>) -> Tensor<B, 3> {
+    fn attend(&self, x: Input<B>, (k, v): KeysValues<B>) -> Tensor<B, 4> {
         let [b, n, c] = x.dims();
         let d = c / self.heads;
-        let q = self.q_linear.forward(x).reshape([b, n, 1, self.heads, d]);
+        let q = x.through(&self.q_linear).reshape([b, n, 1, self.heads, d]);
         let q = head_part(q, 0, Some(&self.q_norm), None);
-        merge_heads(attention(q, k, v, (d as f64).powf(-0.5)))
+        attention(q, k, v, (d as f64).powf(-0.5))
     }
 }

@@ -4,14 +4,15 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
 use burn::tensor::backend::Backend;
-use longcat_kernels::{BsaParams, KernelBackend, silu_mul};
+use longcat_kernels::{BsaParams, KernelBackend};
 use longcat_lora::{LoraLinear, LoraLinearConfig};
 
 use crate::attention::{
     CrossAttention, Extent, Heads, KeysValues, SelfAttention, attend_all, attend_cached,
 };
 use crate::embed::chunks;
-use crate::norm::{AffineNorm, gated_residual, norm_modulate};
+use crate::input::Input;
+use crate::norm::{AffineNorm, gated_residual, modulated_for};
 use crate::pieces::{pieces, replace};
 use crate::{DitConfig, RopeTables, TextTokens, TokenPieces};
 
@@ -40,9 +41,12 @@ impl<B: Backend> FeedForward<B> {
 }
 
 impl<B: KernelBackend> FeedForward<B> {
-    fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let gate = self.w1.forward(x.clone());
-        self.w2.forward(silu_mul(gate, self.w3.forward(x)))
+    /// Tokens through the layers, normalised and modulated first.
+    fn forward(&self, x: Tensor<B, 3>, shift: Tensor<B, 3>, scale: Tensor<B, 3>) -> Tensor<B, 3> {
+        let x = modulated_for(&[&self.w1, &self.w3], x, shift, scale);
+        let gate = x.clone().through(&self.w1);
+        let value = x.through(&self.w3);
+        Input::gated(gate, value, &self.w2).through(&self.w2)
     }
 }
 
@@ -122,7 +126,7 @@ impl<B: KernelBackend> Block<B> {
         context: &BlockContext<B>,
     ) -> (Tensor<B, 3>, KeysValues<B>) {
         let ([shift, scale], attending) = self.enter(x, context);
-        let normed = norm_modulate(attending.x.clone(), shift, scale);
+        let normed = modulated_for(&[&self.attn.qkv], attending.x.clone(), shift, scale);
         let (attended, kept) = self.attn.forward_keeping(normed, context);
         let out = self.leave(attending, attended, context, context.num_cond);
         (out, kept)
@@ -188,7 +192,7 @@ impl<B: KernelBackend> Block<B> {
         let ([samples, tokens, width], grid) = (x.dims(), context.grid);
         let most = context.pieces.most;
         let Some(pieces) = pieces(most, samples, grid, 0..grid[0]) else {
-            let normed = norm_modulate(x.clone(), shift, scale);
+            let normed = modulated_for(&[&self.attn.qkv], x.clone(), shift, scale);
             return self.attn.heads(normed, &context.rope);
         };
         let rows = x.clone().reshape([samples * tokens, width]);
@@ -197,7 +201,7 @@ impl<B: KernelBackend> Block<B> {
         let mut heads = [0; 3].map(|_| Tensor::empty(shape, (&x.device(), x.dtype())));
         for piece in pieces {
             let (shift, scale) = (piece.of_table(&shift), piece.of_table(&scale));
-            let normed = norm_modulate(piece.of_rows(&rows), shift, scale);
+            let normed = modulated_for(&[&self.attn.qkv], piece.of_rows(&rows), shift, scale);
             let rope = context.rope.part(piece.tokens.clone());
             let [q, k, v] = heads;
             let [own_q, own_k, own_v] = self.attn.heads(normed, &rope);
@@ -243,7 +247,7 @@ impl<B: KernelBackend> Block<B> {
             let texts = (0..samples).map(|i| self.cross_attn.keys_values(text.sample(i)));
             let texts: Vec<KeysValues<B>> = texts.collect();
             return replace(x, &pieces, |noise, piece| {
-                let normed = self.pre_crs_attn_norm.forward(noise.clone());
+                let normed = self.cross_input(noise.clone());
                 let text = texts[piece.sample()].clone();
                 noise + self.cross_attn.forward_over(normed, text)
             });
@@ -252,12 +256,28 @@ impl<B: KernelBackend> Block<B> {
             0 => x.clone(),
             _ => x.clone().narrow(1, cond, tokens - cond),
         };
-        let normed = self.pre_crs_attn_norm.forward(noise.clone());
-        let noise = noise + self.cross_attn.forward(normed, text);
+        let crossed = match text {
+            TextTokens::Dense(text) => {
+                let normed = self.cross_input(noise.clone());
+                let text = self.cross_attn.keys_values(text.clone());
+                self.cross_attn.forward_over(normed, text)
+            }
+            TextTokens::Ragged(texts) => {
+                let normed = self.pre_crs_attn_norm.forward(noise.clone());
+                self.cross_attn.forward_each(normed, texts)
+            }
+        };
+        let noise = noise + crossed;
         match cond {
             0 => noise,
             _ => Tensor::cat(vec![x.narrow(1, 0, cond), noise], 1),
         }
+    }
+
+    /// Tokens as cross-attention reads them.
+    fn cross_input(&self, x: Tensor<B, 3>) -> Input<B> {
+        self.pre_crs_attn_norm
+            .forward_for(&self.cross_attn.q_linear, x)
     }
 
     /// Adds the feed-forward layer, modulated by shift and scale and gated.
@@ -268,7 +288,7 @@ impl<B: KernelBackend> Block<B> {
         context: &BlockContext<B>,
     ) -> Tensor<B, 3> {
         let add = |x: Tensor<B, 3>, shift, scale, gate| {
-            let fed = self.ffn.forward(norm_modulate(x.clone(), shift, scale));
+            let fed = self.ffn.forward(x.clone(), shift, scale);
             gated_residual(x, fed, gate)
         };
         let (samples, grid) = (x.dims()[0], context.grid);

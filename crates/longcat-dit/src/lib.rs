@@ -48,6 +48,7 @@ mod config;
 mod embed;
 mod error;
 mod in_turn;
+mod input;
 mod kv_cache;
 mod layout;
 mod names;

@@ -3,8 +3,10 @@
 use burn::module::{Initializer, Module};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
-use longcat_kernels::{KernelBackend, layer_norm};
-use longcat_lora::LoraVector;
+use longcat_kernels::{KernelBackend, layer_norm, layer_norm_quantized};
+use longcat_lora::{LoraLinear, LoraVector};
+
+use crate::input::Input;
 
 /// Epsilon of every normalisation in the transformer.
 pub(crate) const EPSILON: f64 = 1e-6;
@@ -17,6 +19,24 @@ pub(crate) fn norm_modulate<B: KernelBackend>(
     scale: Tensor<B, 3>,
 ) -> Tensor<B, 3> {
     layer_norm(x, table(scale + 1.0), table(shift), EPSILON)
+}
+
+/// [`norm_modulate`], rounded further where all of the layers take that.
+pub(crate) fn modulated_for<B: KernelBackend>(
+    layers: &[&LoraLinear<B>],
+    x: Tensor<B, 3>,
+    shift: Tensor<B, 3>,
+    scale: Tensor<B, 3>,
+) -> Input<B> {
+    match layers.iter().all(|layer| layer.takes_quantized()) {
+        true => Input::Quantized(layer_norm_quantized(
+            x,
+            table(scale + 1.0),
+            table(shift),
+            EPSILON,
+        )),
+        false => Input::Floats(norm_modulate(x, shift, scale)),
+    }
 }
 
 /// `x + gate · y` in fp32, back in the dtype of `x`. `gate` is `[B, T, C]` in fp32.
@@ -46,8 +66,21 @@ impl<B: Backend> AffineNorm<B> {
 
 impl<B: KernelBackend> AffineNorm<B> {
     pub(crate) fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let row = |x: &LoraVector<B>| x.val().cast(DType::F32).unsqueeze::<2>();
-        layer_norm(x, row(&self.gamma), row(&self.beta), EPSILON)
+        let [gamma, beta] = self.tables();
+        layer_norm(x, gamma, beta, EPSILON)
+    }
+
+    /// The same, rounded further where the layer takes that.
+    pub(crate) fn forward_for(&self, layer: &LoraLinear<B>, x: Tensor<B, 3>) -> Input<B> {
+        if !layer.takes_quantized() {
+            return Input::Floats(self.forward(x));
+        }
+        let [gamma, beta] = self.tables();
+        Input::Quantized(layer_norm_quantized(x, gamma, beta, EPSILON))
+    }
+
+    fn tables(&self) -> [Tensor<B, 2>; 2] {
+        [&self.gamma, &self.beta].map(|x| x.val().cast(DType::F32).unsqueeze::<2>())
     }
 }
 

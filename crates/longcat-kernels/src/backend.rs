@@ -25,7 +25,8 @@ use crate::{
 ///   of one input is `f_<input>_backward`. They are not differentiable themselves.
 /// - A step that bodies of these are made of has a name without such an ending: [`conv3d_matrix`],
 ///   [`conv3d_patches`], [`select_blocks`], [`permute`], [`block_sums`], [`column_sums`],
-///   [`softmax_with_lse`], [`words_of_floats`], [`quantize_rows`].
+///   [`softmax_with_lse`], [`words_of_floats`], [`quantize_rows`],
+///   [`quantize_heads`], [`layer_norm_quantized`], [`silu_mul_quantized`].
 ///
 /// A portable body, and a backend's kernel where it is a function of its own, has the name of the
 /// method.
@@ -39,6 +40,9 @@ use crate::{
 /// [`softmax_with_lse`]: Self::softmax_with_lse
 /// [`words_of_floats`]: Self::words_of_floats
 /// [`quantize_rows`]: Self::quantize_rows
+/// [`quantize_heads`]: Self::quantize_heads
+/// [`layer_norm_quantized`]: Self::layer_norm_quantized
+/// [`silu_mul_quantized`]: Self::silu_mul_quantized
 pub trait KernelBackend: KernelDevice {
     /// `x · weightᵀ + bias`.
     ///
@@ -79,6 +83,43 @@ pub trait KernelBackend: KernelDevice {
     /// [`quantize_rows`](crate::quantize_rows). Overrides make the same bits. Not differentiable.
     fn quantize_rows(x: FloatTensor<Self>) -> (IntTensor<Self>, FloatTensor<Self>) {
         portable::quantize_rows::<Self>(x)
+    }
+
+    /// [`quantize_rows`](Self::quantize_rows) of heads `[B, H, N, D]` side by side, see
+    /// [`quantize_heads`](crate::quantize_heads).
+    fn quantize_heads(x: FloatTensor<Self>) -> (IntTensor<Self>, FloatTensor<Self>) {
+        portable::quantize_heads::<Self>(x)
+    }
+
+    /// [`quantize_rows`](Self::quantize_rows) of [`layer_norm_forward`](Self::layer_norm_forward), see
+    /// [`layer_norm_quantized`](crate::layer_norm_quantized).
+    fn layer_norm_quantized(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (IntTensor<Self>, FloatTensor<Self>) {
+        portable::layer_norm_quantized::<Self>(x, weight, bias, epsilon)
+    }
+
+    /// [`quantize_rows`](Self::quantize_rows) of [`silu_mul_forward`](Self::silu_mul_forward), see
+    /// [`silu_mul_quantized`](crate::silu_mul_quantized).
+    fn silu_mul_quantized(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+    ) -> (IntTensor<Self>, FloatTensor<Self>) {
+        portable::silu_mul_quantized::<Self>(a, b)
+    }
+
+    /// `x · Wᵀ + bias` `[rows, out]` in `dtype` for rows and a weight in e4m3, see
+    /// [`linear_quantized`](crate::linear_quantized). Not differentiable.
+    fn linear_quantized_forward(
+        x: PackedTensors<Self>,
+        weight: PackedTensors<Self>,
+        bias: Option<FloatTensor<Self>>,
+        dtype: DType,
+    ) -> FloatTensor<Self> {
+        portable::linear_quantized_forward::<Self>(x, weight, bias, dtype)
     }
 
     /// `a · bᵀ`, see [`matmul_nt`](crate::matmul_nt).

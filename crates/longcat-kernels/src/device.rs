@@ -73,6 +73,12 @@ pub trait KernelDevice: Backend {
         None
     }
 
+    /// Whether kernels of a device that write activations can round them to fp8 as well: then it pays to ask
+    /// [`layer_norm_quantized`](crate::layer_norm_quantized) and its like for them.
+    fn rounds_activations(_device: &Self::Device) -> bool {
+        false
+    }
+
     /// Bytes of the largest tensor that a device has room for in one piece; no limit but its memory by
     /// default.
     fn max_tensor_bytes(_device: &Self::Device) -> u64 {

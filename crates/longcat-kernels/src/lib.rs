@@ -73,8 +73,9 @@ pub use ops::bsa::{BsaParams, EmptySelection, bsa_attention};
 pub use ops::{
     BlockList, BlockRule, CdfRule, Conv3dOptions, LowRankPart, PackedTensors, PackedWeight,
     PatchGrid, QuantizedRows, Rotation, TransposedBlocks, add_low_rank, attention,
-    attention_with_lse, bsa, conv3d, gated_residual, layer_norm, linear, linear_packed, matmul_nt,
-    merge_heads, quantize_rows, rms_norm, silu_mul, split_heads, unpack_weight,
+    attention_with_lse, bsa, conv3d, gated_residual, layer_norm, layer_norm_quantized, linear,
+    linear_packed, linear_quantized, matmul_nt, merge_heads, quantize_heads, quantize_rows,
+    rms_norm, silu_mul, silu_mul_quantized, split_heads, unpack_weight,
 };
 pub use packed::{PackedKind, PackedLayout, Products};
 pub use ranks::{RankGroup, sum_over_ranks};

@@ -13,8 +13,8 @@ use burn::tensor::{DType, Tensor, TensorData};
 use crate::ops::scaled_rows;
 use crate::portable::{from_float, into_float};
 use crate::{
-    HostBytes, HostRow, KernelBackend, PackedLayout, PackedWeight, Products, UploadTicket, Uploads,
-    linear, linear_packed, unpack_weight,
+    HostBytes, HostRow, KernelBackend, PackedLayout, PackedWeight, Products, QuantizedRows,
+    UploadTicket, Uploads, linear, linear_packed, linear_quantized, unpack_weight,
 };
 
 /// A matrix in host memory that passes through a device, as floats or packed.
@@ -206,6 +206,18 @@ impl<B: KernelBackend> StreamedWeight<B> {
         match self.on_device() {
             Matrix::Floats(tensor) => linear(x, tensor, bias),
             Matrix::Packed(packed) => linear_packed(x, &packed, bias),
+        }
+    }
+
+    /// [`linear_quantized`] where it is packed, else [`linear`] of the numbers.
+    pub fn product_quantized<const D: usize>(
+        &self,
+        x: &QuantizedRows<B, D>,
+        bias: Option<Tensor<B, 1>>,
+    ) -> Tensor<B, D> {
+        match self.on_device() {
+            Matrix::Floats(tensor) => linear(x.numbers(), tensor, bias),
+            Matrix::Packed(packed) => linear_quantized(x, &packed, bias),
         }
     }
 

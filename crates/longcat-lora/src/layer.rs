@@ -4,7 +4,7 @@ use burn::config::Config;
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
-use longcat_kernels::{KernelBackend, add_low_rank, linear};
+use longcat_kernels::{KernelBackend, QuantizedRows, add_low_rank, linear};
 use longcat_weights::Weight;
 
 use crate::beside::LoraTerm;
@@ -135,6 +135,19 @@ impl<B: KernelBackend> LoraLinear<B> {
             }
             None => y,
         }
+    }
+
+    /// Whether [`forward_quantized`](Self::forward_quantized) is the faster one: the weight is multiplied in
+    /// fp8, and no adapter needs what is rounded to it.
+    pub fn takes_quantized(&self) -> bool {
+        let active = self.adapters.iter().any(LoraBranch::is_active);
+        !active && self.weight.takes_quantized()
+    }
+
+    /// [`forward`](Self::forward) of rows that are rounded to fp8 already, without what adapters compute beside
+    /// the weight.
+    pub fn forward_quantized<const D: usize>(&self, x: &QuantizedRows<B, D>) -> Tensor<B, D> {
+        self.weight.product_quantized(x, self.bias_with_adapters())
     }
 
     /// The bias with what enabled adapters add to it, rounded once to its type.

@@ -7,8 +7,8 @@ use burn::module::{
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{DType, Tensor};
 use longcat_kernels::{
-    HostRow, KernelBackend, PackedKind, PackedLayout, PackedWeight, Products, StreamedWeight,
-    linear, linear_packed, unpack_weight,
+    HostRow, KernelBackend, PackedKind, PackedLayout, PackedWeight, Products, QuantizedRows,
+    StreamedWeight, linear, linear_packed, linear_quantized, unpack_weight,
 };
 
 use crate::{PackingError, WeightsError, requantize};
@@ -220,6 +220,30 @@ impl<B: KernelBackend> Weight<B> {
                 }
             },
             Self::Streamed(streamed) => streamed.product(x, bias),
+        }
+    }
+
+    /// Whether it is multiplied in fp8 on a device whose kernels can round what they write, so that
+    /// [`product_quantized`](Self::product_quantized) is the faster one.
+    pub fn takes_quantized(&self) -> bool {
+        let products = match self {
+            Self::Packed(parts) if parts.len() == 1 => parts[0].products,
+            Self::Streamed(streamed) => streamed.products(),
+            Self::Packed(_) | Self::Dense(_) => Products::Dense,
+        };
+        products == Products::Fp8 && B::rounds_activations(&self.device())
+    }
+
+    /// [`product`](Self::product) of rows that are rounded already.
+    pub fn product_quantized<const D: usize>(
+        &self,
+        x: &QuantizedRows<B, D>,
+        bias: Option<Tensor<B, 1>>,
+    ) -> Tensor<B, D> {
+        match self {
+            Self::Packed(parts) if parts.len() == 1 => linear_quantized(x, &parts[0], bias),
+            Self::Streamed(streamed) => streamed.product_quantized(x, bias),
+            Self::Packed(_) | Self::Dense(_) => self.product(x.numbers(), bias),
         }
     }
 }

@@ -116,6 +116,7 @@ mod cpu {
         quantized::check_rows::<Flex>();
         quantized::check_rows::<Autodiff<Flex>>();
         quantized::check_products::<Flex>();
+        quantized::check_writers::<Flex>();
     }
 
     #[test]

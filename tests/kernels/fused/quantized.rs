@@ -1,7 +1,10 @@
 //! Rows in fp8, and products with them.
 
+use burn::tensor::Tensor;
 use longcat_kernels::{
-    KernelBackend, PackedKind, PackedLayout, PackedWeight, Products, linear_packed, quantize_rows,
+    KernelBackend, PackedKind, PackedLayout, PackedWeight, Products, layer_norm,
+    layer_norm_quantized, linear_packed, linear_quantized, merge_heads, quantize_heads,
+    quantize_rows, silu_mul, silu_mul_quantized,
 };
 
 use super::numbers::{assert_same, numbers, tensor};
@@ -52,6 +55,38 @@ pub fn check_rows<B: KernelBackend>() {
     }
 }
 
+/// What writes rows and rounds them makes what rounding makes of what it writes.
+pub fn check_writers<B: KernelBackend>() {
+    let numbers_of = |count: usize, seed: usize| numbers(count * COLUMNS, seed);
+    let table = |seed: usize| tensor::<B, 2>(&numbers_of(2, seed), [2, COLUMNS]);
+    let x = tensor::<B, 2>(&numbers_of(6, 1), [6, COLUMNS]);
+    let other = tensor::<B, 2>(&numbers_of(6, 2), [6, COLUMNS]);
+    let pairs = [
+        (
+            layer_norm_quantized(x.clone(), table(3), table(4), 1e-6),
+            quantize_rows(layer_norm(x.clone(), table(3), table(4), 1e-6)),
+        ),
+        (
+            silu_mul_quantized(x.clone(), other.clone()),
+            quantize_rows(silu_mul(x, other)),
+        ),
+    ];
+    for (found, expected) in pairs {
+        assert_eq!(found.dims, expected.dims);
+        let [found, expected] = [found, expected].map(|rows| rows.numbers());
+        assert_eq!(values(found), values(expected));
+    }
+    let heads = tensor::<B, 4>(&numbers_of(6, 8), [1, 2, 6, COLUMNS / 2]);
+    let found = quantize_heads(heads.clone());
+    assert_eq!(found.dims, [1, 6, COLUMNS]);
+    let expected = quantize_rows(merge_heads(heads));
+    assert_eq!(values(found.numbers()), values(expected.numbers()));
+}
+
+fn values<B: KernelBackend, const D: usize>(x: Tensor<B, D>) -> Vec<f32> {
+    x.into_data().to_vec().unwrap()
+}
+
 /// Products are those of the numbers of rows and weight, whatever scales the weight has.
 pub fn check_products<B: KernelBackend>() {
     let device = B::Device::default();
@@ -92,6 +127,10 @@ pub fn check_products<B: KernelBackend>() {
         );
         let found: Vec<f64> = y.into_data().iter::<f64>().collect();
         assert_same("products in fp8", &found, &expected);
+        let rows = quantize_rows(tensor::<B, 2>(&x, [ROWS, COLUMNS]));
+        let y = linear_quantized(&rows, &weight, Some(tensor(&bias, [outs])));
+        let found: Vec<f64> = y.into_data().iter::<f64>().collect();
+        assert_same("products of rounded rows", &found, &expected);
     }
     // Scales within rows, and other types, stay as they are.
     let halves = layout.with_group(COLUMNS / 2);

@@ -5,12 +5,13 @@ use burn::tensor::{DType, Tensor, TensorData};
 use burn_flex::{Flex, FlexDevice};
 use longcat_kernels::cube::launches;
 use longcat_kernels::{
-    PackedKind, PackedLayout, PackedWeight, Products, QuantizedRows, linear, linear_packed,
-    quantize_rows, unpack_weight,
+    KernelBackend, PackedKind, PackedLayout, PackedWeight, Products, QuantizedRows, layer_norm,
+    layer_norm_quantized, linear, linear_packed, linear_quantized, merge_heads, quantize_heads,
+    quantize_rows, silu_mul, silu_mul_quantized, unpack_weight,
 };
 
 use crate::random::Random;
-use crate::{Device, Gpu};
+use crate::{Device, Gpu, relative_error};
 
 /// Rows, inputs and outputs: few rows, an odd number of them, and the layers of the released width.
 const SHAPES: [[usize; 3]; 6] = [
@@ -34,6 +35,9 @@ pub fn run(device: &Device) -> bool {
         for dtype in [DType::BF16, DType::F16] {
             ok &= check([rows, inner, out], dtype, [&x, &weight, &bias], device);
         }
+    }
+    for dtype in [DType::BF16, DType::F16] {
+        ok &= check_writers(dtype, device);
     }
     let launches = launches();
     println!(
@@ -119,6 +123,70 @@ fn check(
     good
 }
 
+/// Rows that are rounded by what writes them, beside those that are rounded later.
+fn check_writers(dtype: DType, device: &Device) -> bool {
+    let mut random = Random(29);
+    let mut tensor = |rows: usize, columns: usize| {
+        let data = TensorData::new(values(rows, columns, &mut random), [rows, columns]);
+        Tensor::<Gpu, 2>::from_data(data, (device, DType::F32))
+    };
+    let mut good = true;
+    // Groups that end within what a block makes.
+    for (rows, groups, width) in [(603, 3, 4096), (5, 1, 512), (6240, 4, 4096)] {
+        let x = tensor(rows, width);
+        let (weight, bias) = (tensor(groups, width), tensor(groups, width));
+        let exact = layer_norm(
+            x.clone().cast(dtype).cast(DType::F32),
+            weight.clone(),
+            bias.clone(),
+            1e-6,
+        );
+        let x = x.cast(dtype);
+        let found = layer_norm_quantized(x.clone(), weight.clone(), bias.clone(), 1e-6);
+        let later = quantize_rows(layer_norm(x, weight, bias, 1e-6));
+        good &= compare("norm", [&found, &later], exact);
+    }
+    for (rows, width) in [(603, 11_008), (7, 1376)] {
+        let (a, b) = (
+            tensor(rows, width).cast(dtype),
+            tensor(rows, width).cast(dtype),
+        );
+        let [single_a, single_b] = [&a, &b].map(|x| x.clone().cast(DType::F32));
+        let exact = silu_mul(single_a, single_b);
+        let found = silu_mul_quantized(a.clone(), b.clone());
+        good &= compare("gate", [&found, &quantize_rows(silu_mul(a, b))], exact);
+    }
+    let heads = tensor(2 * 32 * 301, 128)
+        .cast(dtype)
+        .reshape([2, 32, 301, 128]);
+    let found = host(quantize_heads(heads.clone()));
+    let same = found == host(quantize_rows(merge_heads(heads)));
+    let (x, weight) = (tensor(301, 1040).cast(dtype), tensor(528, 1040));
+    let (bytes, scales) = host(quantize_rows(weight.cast(DType::BF16)));
+    let layout = PackedLayout::new(PackedKind::Fp8E4m3, [528, 1040]).with_group(1040);
+    let weight = PackedWeight::<Gpu>::from_bytes(&bytes, Some(&scales), layout, device);
+    let weight = weight.with_products(Products::Fp8);
+    let rounded = linear_quantized(&quantize_rows(x.clone()), &weight, None);
+    let same_product = host_row(rounded) == host_row(linear_packed(x, &weight, None));
+    println!("fp8 {dtype:?}: heads alike: {same}, products of rounded rows alike: {same_product}");
+    good && same && same_product
+}
+
+/// Whether rows that were rounded as they were written are as near to the exact numbers as others.
+fn compare(name: &str, [found, later]: [&QuantizedRows<Gpu, 2>; 2], exact: Tensor<Gpu, 2>) -> bool {
+    let exact = host_row(exact);
+    let [error, error_later] =
+        [found, later].map(|rows| relative_error(&host_row(rows.numbers()), &exact));
+    let good = error < 0.04 && error < 1.05 * error_later;
+    println!(
+        "fp8 {name} {:?} {:?}: relative L2 error {error:.3e}, rounded later {error_later:.3e}{}",
+        found.dims,
+        found.dtype,
+        if good { "" } else { " FAILED" },
+    );
+    good
+}
+
 /// Rows of e4m3 numbers with their scales.
 struct Numbers {
     values: Vec<f32>,
@@ -147,7 +215,7 @@ impl Numbers {
     }
 }
 
-fn host<B: longcat_kernels::KernelBackend>(rows: QuantizedRows<B>) -> (Vec<u8>, Vec<f32>) {
+fn host<B: KernelBackend, const D: usize>(rows: QuantizedRows<B, D>) -> (Vec<u8>, Vec<f32>) {
     let scales = rows.scales.into_data().to_vec().expect("f32 data");
     (rows.words.into_data().bytes.to_vec(), scales)
 }

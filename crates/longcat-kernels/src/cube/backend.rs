@@ -78,6 +78,11 @@ where
     }
 
     #[cfg(feature = "cuda")]
+    fn rounds_activations(device: &Self::Device) -> bool {
+        Self::has_fp8_products(device)
+    }
+
+    #[cfg(feature = "cuda")]
     fn order_transfers(device: &Self::Device) {
         if !crate::cuda::transfers::order(device) {
             // Slower, and as safe.
@@ -239,6 +244,55 @@ where
     fn quantize_rows(x: FloatTensor<Self>) -> (IntTensor<Self>, FloatTensor<Self>) {
         crate::cuda::fp8::try_quantize_rows(&x)
             .unwrap_or_else(|| portable::quantize_rows::<Self>(x))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn quantize_heads(x: FloatTensor<Self>) -> (IntTensor<Self>, FloatTensor<Self>) {
+        crate::cuda::fp8::try_quantize_heads(&x)
+            .unwrap_or_else(|| portable::quantize_heads::<Self>(x))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn layer_norm_quantized(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (IntTensor<Self>, FloatTensor<Self>) {
+        crate::cuda::fp8::try_layer_norm_quantized(&x, &weight, &bias, epsilon)
+            .unwrap_or_else(|| portable::layer_norm_quantized::<Self>(x, weight, bias, epsilon))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn silu_mul_quantized(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+    ) -> (IntTensor<Self>, FloatTensor<Self>) {
+        crate::cuda::fp8::try_silu_mul_quantized(&a, &b)
+            .unwrap_or_else(|| portable::silu_mul_quantized::<Self>(a, b))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn linear_quantized_forward(
+        x: PackedTensors<Self>,
+        weight: PackedTensors<Self>,
+        bias: Option<FloatTensor<Self>>,
+        dtype: DType,
+    ) -> FloatTensor<Self> {
+        if let (Some(x_scales), Some(scale)) = (&x.scale, &weight.scale) {
+            let y = crate::cuda::fp8::try_linear_quantized(
+                (&x.words, x_scales),
+                &x.layout,
+                (&weight.words, scale),
+                &weight.layout,
+                bias.as_ref(),
+                dtype,
+            );
+            if let Some(y) = y {
+                return y;
+            }
+        }
+        portable::linear_quantized_forward::<Self>(x, weight, bias, dtype)
     }
 
     fn attention_forward(

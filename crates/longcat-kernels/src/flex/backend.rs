@@ -46,17 +46,15 @@ impl KernelBackend for Flex {
         fn silu_mul_backward(a, b, d_out) -> (FloatTensor<Self>, FloatTensor<Self>) = elementwise;
     }
 
-    /// Products in fp8 are those of its numbers in the dtype of `x`.
     fn linear_packed_forward(
         x: FloatTensor<Self>,
         weight: PackedTensors<Self>,
         bias: Option<FloatTensor<Self>>,
     ) -> FloatTensor<Self> {
-        let x = match weight.products {
-            Products::Dense => x,
-            Products::Fp8 => portable::rounded_rows::<Self>(x),
-        };
-        portable::linear_packed_forward::<Self>(x, weight, bias)
+        match weight.products {
+            Products::Dense => portable::linear_packed_forward::<Self>(x, weight, bias),
+            Products::Fp8 => portable::linear_in_fp8::<Self>(x, weight, bias),
+        }
     }
 
     fn conv3d_patches(

@@ -30,4 +30,7 @@ pub use norm::{layer_norm, rms_norm};
 pub(crate) use packed::scaled_rows;
 pub use packed::{PackedTensors, PackedWeight, linear_packed, unpack_weight};
 pub use patch_grid::PatchGrid;
-pub use quantized::{QuantizedRows, quantize_rows};
+pub use quantized::{
+    QuantizedRows, layer_norm_quantized, linear_quantized, quantize_heads, quantize_rows,
+    silu_mul_quantized,
+};

@@ -42,7 +42,7 @@ impl<B: Backend> PackedWeight<B> {
         4 * (self.words.dims()[0] + scales)
     }
 
-    fn tensors(&self) -> PackedTensors<B> {
+    pub(super) fn tensors(&self) -> PackedTensors<B> {
         PackedTensors {
             words: self.words.clone().into_primitive(),
             scale: self.scale.clone().map(into_float),

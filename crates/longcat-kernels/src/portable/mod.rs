@@ -41,9 +41,12 @@ pub(crate) use matmul::filled;
 pub use matmul::{matmul, matmul_nt_forward};
 pub use norm::{layer_norm_forward, layer_norm_x_backward, rms_norm_backward, rms_norm_forward};
 pub use packed::{linear_packed_forward, unpack_weight_forward, words_from_bytes, words_of_floats};
-pub use quantized::quantize_rows;
 #[cfg(feature = "cpu")]
-pub(crate) use quantized::rounded_rows;
+pub(crate) use quantized::linear_in_fp8;
+pub use quantized::{
+    layer_norm_quantized, linear_quantized_forward, quantize_heads, quantize_rows,
+    silu_mul_quantized,
+};
 pub use select::select_blocks;
 pub use sums::{block_sums, column_sums, softmax_with_lse};
 pub use upload::{begin_uploads, float_from_bytes};

@@ -1,14 +1,15 @@
-//! Portable body of activations in eight bits.
+//! Portable bodies of activations in eight bits.
 
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 use burn_backend::tensor::{FloatTensor, IntTensor};
 use burn_backend::{Shape, TensorMetadata};
 use rayon::prelude::*;
 
-use super::{from_float, into_float, words_from_bytes};
-#[cfg(feature = "cpu")]
-use crate::PackedKind;
+use super::{from_float, into_float, linear_packed_forward, words_from_bytes};
 use crate::packed::{LARGEST_E4M3, to_e4m3};
+use crate::{KernelBackend, PackedTensors};
+#[cfg(feature = "cpu")]
+use crate::{PackedKind, PackedLayout, Products};
 
 /// The scale of rows whose numbers are all but zero.
 const SMALLEST_SCALE: f32 = 1e-30;
@@ -34,24 +35,65 @@ pub fn quantize_rows<B: Backend>(x: FloatTensor<B>) -> (IntTensor<B>, FloatTenso
     (words, into_float(scales))
 }
 
-/// The numbers that [`quantize_rows`] keeps of rows, in their shape and dtype.
+/// See [`KernelBackend::quantize_heads`](crate::KernelBackend::quantize_heads).
+pub fn quantize_heads<B: KernelBackend>(x: FloatTensor<B>) -> (IntTensor<B>, FloatTensor<B>) {
+    let shape = x.shape();
+    let merged = B::permute(x, &[0, 2, 1, 3]);
+    let rows = Shape::new([shape[0] * shape[2], shape[1] * shape[3]]);
+    B::quantize_rows(B::float_reshape(merged, rows))
+}
+
+/// See [`KernelBackend::layer_norm_quantized`](crate::KernelBackend::layer_norm_quantized).
+pub fn layer_norm_quantized<B: KernelBackend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    bias: FloatTensor<B>,
+    epsilon: f64,
+) -> (IntTensor<B>, FloatTensor<B>) {
+    B::quantize_rows(B::layer_norm_forward(x, weight, bias, epsilon))
+}
+
+/// See [`KernelBackend::silu_mul_quantized`](crate::KernelBackend::silu_mul_quantized).
+pub fn silu_mul_quantized<B: KernelBackend>(
+    a: FloatTensor<B>,
+    b: FloatTensor<B>,
+) -> (IntTensor<B>, FloatTensor<B>) {
+    B::quantize_rows(B::silu_mul_forward(a, b))
+}
+
+/// See [`KernelBackend::linear_quantized_forward`](crate::KernelBackend::linear_quantized_forward): the product of
+/// the numbers in `dtype`.
+pub fn linear_quantized_forward<B: KernelBackend>(
+    x: PackedTensors<B>,
+    weight: PackedTensors<B>,
+    bias: Option<FloatTensor<B>>,
+    dtype: DType,
+) -> FloatTensor<B> {
+    let x = B::unpack_weight_forward(x, dtype);
+    linear_packed_forward::<B>(x, weight, bias)
+}
+
+/// `linear_packed` in fp8 for a backend that has no such products: that of the numbers it would multiply.
 #[cfg(feature = "cpu")]
-pub(crate) fn rounded_rows<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
-    let (shape, dtype) = (x.shape(), x.dtype());
-    let columns = shape[shape.num_dims() - 1].max(1);
-    let x: Tensor<B, 1> = from_float(B::float_reshape(x, Shape::new([shape.num_elements()])));
-    let device = x.device();
-    let mut values: Vec<f32> = x.into_data().iter::<f32>().collect();
-    values.par_chunks_mut(columns).for_each(|row| {
-        let mut bytes = vec![0; row.len()];
-        let scale = quantize(row, &mut bytes);
-        PackedKind::Fp8E4m3.decode(&bytes, row);
-        row.iter_mut().for_each(|x| *x *= scale);
-    });
-    let count = values.len();
-    let data = TensorData::new(values, [count]).convert_dtype(dtype);
-    let x = Tensor::<B, 1>::from_data(data, (&device, dtype));
-    B::float_reshape(into_float(x), shape)
+pub(crate) fn linear_in_fp8<B: KernelBackend>(
+    x: FloatTensor<B>,
+    weight: PackedTensors<B>,
+    bias: Option<FloatTensor<B>>,
+) -> FloatTensor<B> {
+    let (mut shape, dtype) = (x.shape(), x.dtype());
+    let last = shape.num_dims() - 1;
+    let [out, columns] = weight.layout.shape;
+    let rows = shape.num_elements() / columns.max(1);
+    let (words, scales) = B::quantize_rows(x);
+    let x = PackedTensors {
+        words,
+        scale: Some(scales),
+        layout: PackedLayout::new(PackedKind::Fp8E4m3, [rows, columns]).with_group(columns),
+        products: Products::Fp8,
+    };
+    let y = B::linear_quantized_forward(x, weight, bias, dtype);
+    shape[last] = out;
+    B::float_reshape(y, shape)
 }
 
 /// Writes a row in e4m3 and tells its scale.

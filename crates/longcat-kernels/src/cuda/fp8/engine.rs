@@ -9,40 +9,26 @@ use cudarc::driver::{result as driver, sys};
 use crate::cuda::program;
 use crate::cuda::stream::{OrderedStream, say};
 
-/// Bytes that a thread reads at once.
-const VECTOR: usize = 8;
-/// Vectors of a row that a thread keeps in registers, where blocks have threads enough.
-const VECTORS: usize = 4;
-const WARP: usize = 32;
-const MAX_THREADS: usize = 1024;
-/// Threads of a block that scales a row.
-const SCALING_THREADS: usize = 256;
+use super::variant::{Program, Rows};
 
-/// One compilation of the source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Program {
-    /// Rows of this width to e4m3.
-    Quantize { half: bool, width: usize },
-    /// Scales and bias of a product.
-    Scale,
+/// Where heads `[B, H, tokens, D]` lie. The source's structure of the same purpose.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Heads {
+    pub(super) x: u64,
+    /// In numbers, of the first three dimensions.
+    pub(super) strides: [i64; 3],
+    pub(super) tokens: i32,
 }
 
-/// How a row is cut.
-struct Cut {
-    threads: usize,
-    vectors: usize,
-}
-
-impl Cut {
-    fn of(width: usize) -> Self {
-        let count = width / VECTOR;
-        let threads = count.div_ceil(VECTORS).next_multiple_of(WARP);
-        let threads = threads.min(MAX_THREADS);
-        Self {
-            threads,
-            vectors: count.div_ceil(threads),
-        }
-    }
+/// What rows are normalised with. Weights and biases are `[groups, width]` in f32.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Norm {
+    pub(super) x: u64,
+    pub(super) weights: u64,
+    pub(super) biases: u64,
+    pub(super) epsilon: f32,
+    pub(super) rows_per_group: usize,
 }
 
 /// The kernels on one device.
@@ -92,33 +78,60 @@ impl Engine {
         let (stream, architecture) = (&self.stream, &self.architecture);
         let kernel = self.kernels.entry(program).or_insert_with(|| {
             stream.enter().ok()?;
-            load(program, architecture).ok()
+            let options = program.options(architecture);
+            program::load(include_str!("fp8.cu"), program.name(), &options).ok()
         });
         kernel.is_some()
     }
 
-    /// Queues `rows` rows of numbers at `x` to e4m3 at `out` and their scales.
+    /// Queues `count` rows in e4m3 and their scales, read from `source` as the program does.
     ///
     /// # Safety
-    /// The device's context is current, and the addresses, multiples of 16, hold tensors of that many rows of
-    /// the program's width; the outputs overlap nothing else.
-    pub(super) unsafe fn quantize(
+    /// The device's context is current, `source` is the program's structure of this name, and the addresses in it
+    /// and those of `out` and `scales`, multiples of 16, hold what the program reads and writes; the outputs
+    /// overlap nothing else.
+    pub(super) unsafe fn quantize<S>(
         &self,
-        program: Program,
-        rows: usize,
-        [x, out, scales]: [u64; 3],
+        rows: Rows,
+        count: usize,
+        source: S,
+        [out, scales]: [u64; 2],
     ) -> Result<(), String> {
-        let Program::Quantize { width, .. } = program else {
-            return Err(format!("{program:?} quantises nothing"));
-        };
-        let (mut x, mut out, mut scales) = (x, out, scales);
+        let (mut source, mut out, mut scales) = (source, out, scales);
         let mut arguments: [*mut c_void; 3] = [
-            ptr::from_mut(&mut x).cast(),
+            ptr::from_mut(&mut source).cast(),
             ptr::from_mut(&mut out).cast(),
             ptr::from_mut(&mut scales).cast(),
         ];
-        // SAFETY: the arguments are those of the kernel; addresses by contract.
-        unsafe { self.launch(program, rows, Cut::of(width).threads, &mut arguments) }
+        // SAFETY: the arguments are those of the kernel, by contract.
+        unsafe { self.launch(Program::Rows(rows), count, &mut arguments) }
+    }
+
+    /// Queues `count` rows in e4m3 and their scales, normalised first.
+    ///
+    /// # Safety
+    /// As [`Self::quantize`].
+    pub(super) unsafe fn quantize_norm(
+        &self,
+        rows: Rows,
+        count: usize,
+        norm: Norm,
+        [out, scales]: [u64; 2],
+    ) -> Result<(), String> {
+        let (mut norm, mut out, mut scales) = (norm, out, scales);
+        let (mut count_of_rows, mut of_group) = (count as i32, norm.rows_per_group as i32);
+        let mut arguments: [*mut c_void; 8] = [
+            ptr::from_mut(&mut norm.x).cast(),
+            ptr::from_mut(&mut norm.weights).cast(),
+            ptr::from_mut(&mut norm.biases).cast(),
+            ptr::from_mut(&mut out).cast(),
+            ptr::from_mut(&mut scales).cast(),
+            ptr::from_mut(&mut norm.epsilon).cast(),
+            ptr::from_mut(&mut count_of_rows).cast(),
+            ptr::from_mut(&mut of_group).cast(),
+        ];
+        // SAFETY: the arguments are those of the kernel, by contract.
+        unsafe { self.launch(Program::Rows(rows), count, &mut arguments) }
     }
 
     /// Queues the scaling in place of `y` `[rows, width]` in bf16 by `[y, row scales, column scales, bias]`;
@@ -142,10 +155,10 @@ impl Engine {
             ptr::from_mut(&mut width).cast(),
         ];
         // SAFETY: the arguments are those of the kernel; addresses by contract.
-        unsafe { self.launch(Program::Scale, rows, SCALING_THREADS, &mut arguments) }
+        unsafe { self.launch(Program::Scale, rows, &mut arguments) }
     }
 
-    /// Queues a kernel, a block for each row, behind all work submitted to the device's context so far.
+    /// Queues a kernel for so many rows, behind all work submitted to the device's context so far.
     ///
     /// # Safety
     /// The arguments are those of the kernel and hold what it needs.
@@ -153,59 +166,17 @@ impl Engine {
         &self,
         program: Program,
         rows: usize,
-        threads: usize,
         arguments: &mut [*mut c_void],
     ) -> Result<(), String> {
         let Some(&Some(kernel)) = self.kernels.get(&program) else {
             return Err(format!("{program:?} is not compiled"));
         };
-        let (grid, block) = ((rows as u32, 1, 1), (threads as u32, 1, 1));
+        let blocks = rows.div_ceil(program.rows());
+        let (grid, block) = ((blocks as u32, 1, 1), (program.threads() as u32, 1, 1));
         // SAFETY: the kernel is never unloaded; the driver copies the arguments.
         self.stream.run(|stream| unsafe {
             driver::launch_kernel(kernel, grid, block, 0, stream, arguments)
                 .map_err(|err| format!("{err:?} for {rows} rows of {program:?}"))
         })
-    }
-}
-
-/// Compiles the program and loads it into the current context.
-fn load(program: Program, architecture: &str) -> Result<sys::CUfunction, String> {
-    let (name, macros) = match program {
-        Program::Quantize { half, width } => {
-            let Cut { threads, vectors } = Cut::of(width);
-            let half = usize::from(half);
-            let macros = vec![
-                ("HALF", half),
-                ("WIDTH", width),
-                ("THREADS", threads),
-                ("VECTORS", vectors),
-            ];
-            (c"quantize_rows", macros)
-        }
-        Program::Scale => {
-            let macros = vec![("HALF", 0), ("THREADS", SCALING_THREADS)];
-            (c"scale_product", macros)
-        }
-    };
-    let macros = macros
-        .iter()
-        .map(|(name, value)| format!("-D{name}={value}"));
-    let options = [architecture.to_string(), "--std=c++17".into()];
-    let options: Vec<String> = options.into_iter().chain(macros).collect();
-    program::load(include_str!("fp8.cu"), name, &options)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Cut;
-
-    #[test]
-    fn cuts_cover_rows() {
-        for width in [16, 512, 4096, 11_008, 65_536] {
-            let Cut { threads, vectors } = Cut::of(width);
-            assert!(threads.is_multiple_of(32) && threads <= 1024, "{width}");
-            assert!(8 * threads * vectors >= width, "{width}");
-            assert!(8 * threads * (vectors - 1) < width, "{width}");
-        }
     }
 }

@@ -1,13 +1,15 @@
 //! Linear layers in fp8 (e4m3) with sums in f32, on Ada, Hopper and later.
 //!
 //! A weight has a scale for each row, an output channel; each row of the input is given one by a kernel
-//! (`fp8.cu`, compiled by NVRTC). cuBLASLt multiplies, and where it applies such scales itself (12.9 on
+//! (`fp8.cu`, compiled by NVRTC) that reads activations in bf16 or f16, or makes them on the way: normalised
+//! rows, gated ones, heads side by side. cuBLASLt multiplies, and where it applies such scales itself (12.9 on
 //! Hopper), it does; elsewhere another kernel does after it.
 
 mod engine;
+mod products;
+mod variant;
 
 use std::any::Any;
-use std::sync::atomic::Ordering;
 
 use burn_backend::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
@@ -15,177 +17,203 @@ use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::cuda::CudaRuntime;
 
-use crate::cube::attention::{FP8_PRODUCTS, FP8_SCALED_AFTER};
 use crate::cuda::cublas;
 use crate::cuda::engines::Engines;
-use crate::{PackedKind, PackedLayout};
-use engine::{Engine, Program};
+use engine::{Engine, Heads, Norm};
+use variant::{Kind, Program, Rows};
+
+pub(crate) use products::{try_linear, try_linear_quantized};
 
 type Cuda = CubeTensor<CudaRuntime>;
+/// Words of four e4m3 numbers `[rows · width / 4]` in I32, and the scales of rows `[rows]` in f32.
+type Quantized<R> = (CubeTensor<R>, CubeTensor<R>);
 
 static ENGINES: Engines<Engine> = Engines::new("a kernel of fp8 products", "LONGCAT_NO_CUBLAS");
 
-/// Inner and outer dimension are multiples of this: the matrix units' need.
+/// Rows are of a multiple of this: the matrix units' need.
 const MULTIPLE: usize = 16;
+/// Numbers that a kernel reads at once.
+const VECTOR: usize = 8;
 
 /// Whether a device multiplies in fp8.
 pub(crate) fn is_available(index: usize) -> bool {
     cublas::is_usable() && ENGINES.is_ready(index, |_| Some(true), |_| true)
 }
 
-/// Rows `[.., C]` in bf16 or f16 to e4m3, `[rows · C / 4]` in I32, and their scales `[rows]`; `None` where the
-/// kernel does not apply. See `KernelBackend::quantize_rows`.
+/// See `KernelBackend::quantize_rows`; `None` where the kernel does not apply.
 ///
 /// # Panics
 /// If an earlier call was queued but failed on the device's thread.
-pub(crate) fn try_quantize_rows<R: CubeRuntime>(
-    x: &CubeTensor<R>,
-) -> Option<(CubeTensor<R>, CubeTensor<R>)> {
-    let x = (x as &dyn Any).downcast_ref::<Cuda>()?;
-    let program = quantizing(x)?;
-    let mut rows = Some(quantize(x, program));
-    (&mut rows as &mut dyn Any)
-        .downcast_mut::<Option<(CubeTensor<R>, CubeTensor<R>)>>()?
-        .take()
+pub(crate) fn try_quantize_rows<R: CubeRuntime>(x: &CubeTensor<R>) -> Option<Quantized<R>> {
+    of_runtime([x], |[x]| {
+        let rows = prepared(x, Kind::Plain)?;
+        Some(quantize_plain(x, rows))
+    })
 }
 
-/// `x · Wᵀ + bias` for rows of `x` in fp8, in the dtype of `x`, which is bf16 or f16, and a weight in words
-/// with a scale for each row.
-///
-/// `None` where the weight, the input or the device is not made for it.
-///
-/// # Panics
-/// As [`try_quantize_rows`].
-pub(crate) fn try_linear<R: CubeRuntime>(
-    x: &CubeTensor<R>,
-    (words, scale): (&CubeTensor<R>, &CubeTensor<R>),
-    layout: &PackedLayout,
-    bias: Option<&CubeTensor<R>>,
-) -> Option<CubeTensor<R>> {
-    let x = (x as &dyn Any).downcast_ref::<Cuda>()?;
-    let words = (words as &dyn Any).downcast_ref::<Cuda>()?;
-    let scale = (scale as &dyn Any).downcast_ref::<Cuda>()?;
-    let bias = match bias {
-        Some(bias) => Some((bias as &dyn Any).downcast_ref::<Cuda>()?),
-        None => None,
-    };
-    let mut y = Some(linear(x, words, scale, layout, bias)?);
-    (&mut y as &mut dyn Any)
-        .downcast_mut::<Option<CubeTensor<R>>>()?
-        .take()
-}
-
-fn linear(
-    x: &Cuda,
-    words: &Cuda,
-    scale: &Cuda,
-    layout: &PackedLayout,
-    bias: Option<&Cuda>,
-) -> Option<Cuda> {
-    let [out, inner] = layout.shape;
-    let (&width, leading) = x.meta.shape().split_last()?;
-    let rows = leading.iter().product::<usize>();
-    let taken = layout.kind == PackedKind::Fp8E4m3
-        && layout.group == inner
-        && width == inner
-        && inner.is_multiple_of(MULTIPLE)
-        && out.is_multiple_of(MULTIPLE)
-        && rows > 0
-        && scale.dtype == DType::F32
-        && bias.is_none_or(|bias| bias.dtype == x.dtype)
-        && [Some(words), Some(scale), bias]
-            .into_iter()
-            .flatten()
-            .all(|tensor| tensor.device == x.device);
-    if !taken {
-        return None;
-    }
-    let program = quantizing(x)?;
-    let [words, scale] = [words, scale].map(|tensor| into_contiguous(tensor.clone()));
-    let bias = bias.map(|bias| into_contiguous(bias.clone()));
-    let product = cublas::Fp8Product::plan(&words, [rows, inner, out], x.dtype, bias.is_some());
-    let product = match product {
-        Some(product) => product,
-        // What is not scaled goes beyond the range of f16.
-        None if x.dtype == DType::BF16 && is_ready(x.device.index, Program::Scale) => {
-            cublas::Fp8Product::plan_unscaled(&words, [rows, inner, out], x.dtype)?
+/// See `KernelBackend::quantize_heads`, and [`try_quantize_rows`].
+pub(crate) fn try_quantize_heads<R: CubeRuntime>(x: &CubeTensor<R>) -> Option<Quantized<R>> {
+    of_runtime([x], |[x]| {
+        let &[batch, heads, tokens, head] = &x.meta.shape()[..] else {
+            return None;
+        };
+        let strides: &[usize] = x.meta.strides();
+        let &[batches, of_heads, of_tokens, 1] = strides else {
+            return None;
+        };
+        let steps = [batches, of_heads, of_tokens];
+        let vectors = steps.iter().all(|step| step.is_multiple_of(VECTOR));
+        if !vectors || head == 0 || !head.is_multiple_of(VECTOR) || !starts_at_vector(x) {
+            return None;
         }
-        None => return None,
-    };
-    let shape: Shape = leading.iter().copied().chain([out]).collect();
-    let (x_words, x_scales) = quantize(x, program);
-    let y = empty(x, shape, x.dtype);
-    let tensors = [&x_words, &words, &y, &scale, &x_scales];
-    if product.is_scaled() {
-        product.submit(tensors, bias.as_ref());
-    } else {
-        product.submit(tensors, None);
-        scale_product(&y, [&x_scales, &scale], [rows, out], bias.as_ref());
-        FP8_SCALED_AFTER.fetch_add(1, Ordering::Relaxed);
-    }
-    FP8_PRODUCTS.fetch_add(1, Ordering::Relaxed);
-    Some(y)
+        let rows = of_width(x, heads * head, batch * tokens, Kind::Heads(head))?;
+        let strides = steps.map(|step| step as i64);
+        let (words, scales) = outputs(x, rows, batch * tokens);
+        launch(rows, batch * tokens, [x, &words, &scales], move |at| {
+            Heads {
+                x: at[0],
+                strides,
+                tokens: tokens as i32,
+            }
+        });
+        Some((words, scales))
+    })
 }
 
-/// The program that quantises rows of `x`, once it is ready.
-fn quantizing(x: &Cuda) -> Option<Program> {
+/// See `KernelBackend::silu_mul_quantized`, and [`try_quantize_rows`].
+pub(crate) fn try_silu_mul_quantized<R: CubeRuntime>(
+    a: &CubeTensor<R>,
+    b: &CubeTensor<R>,
+) -> Option<Quantized<R>> {
+    of_runtime([a, b], |[a, b]| {
+        if a.dtype != b.dtype || a.meta.shape() != b.meta.shape() {
+            return None;
+        }
+        let rows = prepared(a, Kind::Gated)?;
+        let ([a, b], count) = ([a, b].map(readable), count(a, rows));
+        let (words, scales) = outputs(&a, rows, count);
+        launch(rows, count, [&a, &b, &words, &scales], |at| [at[0], at[1]]);
+        Some((words, scales))
+    })
+}
+
+/// See `KernelBackend::layer_norm_quantized`, and [`try_quantize_rows`].
+pub(crate) fn try_layer_norm_quantized<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    weight: &CubeTensor<R>,
+    bias: &CubeTensor<R>,
+    epsilon: f64,
+) -> Option<Quantized<R>> {
+    of_runtime([x, weight, bias], |[x, weight, bias]| {
+        let rows = prepared(x, Kind::Normalised)?;
+        let count = count(x, rows);
+        let groups = weight.meta.num_elements() / rows.width;
+        let fits = |table: &Cuda| {
+            table.dtype == DType::F32 && table.meta.num_elements() == groups * rows.width
+        };
+        if groups == 0 || !count.is_multiple_of(groups) || !fits(weight) || !fits(bias) {
+            return None;
+        }
+        let [x, weight, bias] = [x, weight, bias].map(readable);
+        let (words, scales) = outputs(&x, rows, count);
+        let tensors = [&x, &weight, &bias, &words, &scales];
+        ENGINES.submit(tensors, move |engine, at| {
+            let [x, weights, biases, words, scales] = at;
+            let norm = Norm {
+                x,
+                weights,
+                biases,
+                epsilon: epsilon as f32,
+                rows_per_group: count / groups,
+            };
+            // SAFETY: the context is current, by the contract of `submit`; the tensors are as the program's
+            // rows and tables say, and the outputs are new.
+            unsafe { engine.quantize_norm(rows, count, norm, [words, scales]) }
+        });
+        Some((words, scales))
+    })
+}
+
+/// Calls `make` with the tensors where they are CUDA's.
+fn of_runtime<R: CubeRuntime, const N: usize>(
+    tensors: [&CubeTensor<R>; N],
+    make: impl FnOnce([&Cuda; N]) -> Option<Quantized<CudaRuntime>>,
+) -> Option<Quantized<R>> {
+    let tensors = tensors.iter();
+    let cuda: Option<Vec<&Cuda>> = tensors
+        .map(|&tensor| (tensor as &dyn Any).downcast_ref::<Cuda>())
+        .collect();
+    let mut made = Some(make(cuda?.try_into().ok()?)?);
+    (&mut made as &mut dyn Any)
+        .downcast_mut::<Option<Quantized<R>>>()?
+        .take()
+}
+
+/// The rows of `x` `[.., width]`, once the program for them is ready.
+fn prepared(x: &Cuda, kind: Kind) -> Option<Rows> {
+    let &width = x.meta.shape().last()?;
+    let count = x.meta.num_elements() / width.max(1);
+    of_width(x, width, count, kind)
+}
+
+/// `count` rows of `x`, once the program for them is ready.
+fn of_width(x: &Cuda, width: usize, count: usize, kind: Kind) -> Option<Rows> {
     let half = match x.dtype {
         DType::BF16 => false,
         DType::F16 => true,
         _ => return None,
     };
-    let &width = x.meta.shape().last()?;
-    let rows = x.meta.num_elements() / width.max(1);
-    let taken =
-        width > 0 && width.is_multiple_of(MULTIPLE) && rows > 0 && rows <= i32::MAX as usize;
-    let program = Program::Quantize { half, width };
-    (taken && is_ready(x.device.index, program)).then_some(program)
+    let counted = (1..=i32::MAX as usize).contains(&count);
+    let rows = Rows { half, width, kind };
+    let taken = width > 0 && width.is_multiple_of(MULTIPLE) && counted;
+    (taken && is_ready(x.device.index, Program::Rows(rows))).then_some(rows)
 }
 
-fn quantize(x: &Cuda, program: Program) -> (Cuda, Cuda) {
-    let x = with_aligned_start(into_contiguous(x.clone()));
-    let elements = x.meta.num_elements();
-    let rows = match program {
-        Program::Quantize { width, .. } => elements / width,
-        Program::Scale => unreachable!("no program that quantises"),
-    };
-    let words = empty(&x, Shape::new([elements / 4]), DType::I32);
-    let scales = empty(&x, Shape::new([rows]), DType::F32);
-    ENGINES.submit([&x, &words, &scales], move |engine, addresses| {
-        // SAFETY: the context is current, by the contract of `submit`; the program is that of the rows of
-        // `x`, and the outputs are new.
-        unsafe { engine.quantize(program, rows, addresses) }
-    });
+fn count(x: &Cuda, rows: Rows) -> usize {
+    x.meta.num_elements() / rows.width
+}
+
+/// Rows of `x` as they are.
+fn quantize_plain(x: &Cuda, rows: Rows) -> Quantized<CudaRuntime> {
+    let (x, count) = (readable(x), count(x, rows));
+    let (words, scales) = outputs(&x, rows, count);
+    launch(rows, count, [&x, &words, &scales], |at| at[0]);
     (words, scales)
 }
 
-/// Multiplies `y` by the scales of its rows and columns in place and adds the bias.
-fn scale_product(y: &Cuda, scales: [&Cuda; 2], [rows, width]: [usize; 2], bias: Option<&Cuda>) {
-    let [of_rows, of_columns] = scales;
-    let run = move |engine: &Engine, addresses| {
-        // SAFETY: the context is current, by the contract of `submit`; the tensors have these sizes, and `y`
-        // is new.
-        unsafe { engine.scale(rows, width, addresses) }
-    };
-    match bias {
-        None => ENGINES.submit([y, of_rows, of_columns], move |engine, at| {
-            let [y, of_rows, of_columns] = at;
-            run(engine, [y, of_rows, of_columns, 0])
-        }),
-        Some(bias) => {
-            let bias = with_aligned_start(bias.clone());
-            ENGINES.submit([y, of_rows, of_columns, &bias], run);
-        }
-    }
+/// Queues rows that are made of all tensors but the last two, words and scales: `source` makes the program's
+/// structure of this name of their addresses.
+fn launch<const N: usize, S: 'static>(
+    rows: Rows,
+    count: usize,
+    tensors: [&Cuda; N],
+    source: impl FnOnce(&[u64]) -> S + Send + 'static,
+) {
+    ENGINES.submit(tensors, move |engine, at| {
+        let (sources, outputs) = at.split_at(N - 2);
+        // SAFETY: the context is current, by the contract of `submit`; the program is that of these rows, and
+        // the outputs are new.
+        unsafe { engine.quantize(rows, count, source(sources), [outputs[0], outputs[1]]) }
+    });
 }
 
-/// Kernels read 16 bytes at a time; allocations start at such places, and slices of them may not.
-fn with_aligned_start(x: Cuda) -> Cuda {
-    let offset = x.handle.offset_start.unwrap_or(0);
-    match offset.is_multiple_of(16) {
+fn outputs(like: &Cuda, rows: Rows, count: usize) -> Quantized<CudaRuntime> {
+    let words = empty(like, Shape::new([count * rows.width / 4]), DType::I32);
+    (words, empty(like, Shape::new([count]), DType::F32))
+}
+
+/// One row after another, from a place where kernels can read 16 bytes at a time.
+fn readable(x: &Cuda) -> Cuda {
+    let x = into_contiguous(x.clone());
+    match starts_at_vector(&x) {
         true => x,
         false => x.copy(),
     }
+}
+
+/// Allocations start at multiples of 16 bytes; slices of them may not.
+fn starts_at_vector(x: &Cuda) -> bool {
+    x.handle.offset_start.unwrap_or(0).is_multiple_of(16)
 }
 
 fn empty(like: &Cuda, shape: Shape, dtype: DType) -> Cuda {

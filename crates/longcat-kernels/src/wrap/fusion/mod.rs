@@ -73,6 +73,10 @@ impl<B: FusionBackend + KernelBackend> KernelDevice for Fusion<B> {
         B::has_fp8_products(device)
     }
 
+    fn rounds_activations(device: &Self::Device) -> bool {
+        B::rounds_activations(device)
+    }
+
     fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
         let row = B::float_from_bytes(bytes, dtype, device);
         let (shape, dtype) = like(&row);
@@ -154,13 +158,23 @@ impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
 
         fn words_of_floats(row: Float<B>) -> (words: Int = (row.shape(), DType::I32));
 
-        fn quantize_rows(x: Float<B>) -> (
-            words: Int = (Shape::new([x.shape().num_elements() / 4]), DType::I32),
-            scales: Float = (
-                Shape::new([x.shape().num_elements() / x.shape()[x.shape().num_dims() - 1].max(1)]),
-                DType::F32,
-            ),
+        fn quantize_rows(x: Float<B>) -> (words: Int = words_of(&x), scales: Float = scales_of(&x));
+
+        fn quantize_heads(x: Float<B>) -> (
+            words: Int = words_of(&x),
+            scales: Float = (Shape::new([x.shape()[0] * x.shape()[2]]), DType::F32),
         );
+
+        fn layer_norm_quantized(x: Float<B>, weight: Float<B>, bias: Float<B>, epsilon: f64)
+            -> (words: Int = words_of(&x), scales: Float = scales_of(&x));
+
+        fn silu_mul_quantized(a: Float<B>, b: Float<B>)
+            -> (words: Int = words_of(&a), scales: Float = scales_of(&a));
+
+        fn linear_quantized_forward(
+            x: PackedTensors<Self>, weight: PackedTensors<Self>, bias: Option<Float<B>>,
+            dtype: DType,
+        ) -> (y: Float = (Shape::new([x.layout.shape[0], weight.layout.shape[0]]), dtype));
 
         fn attention_forward(
             q: Float<B>, k: Float<B>, v: Float<B>, blocks: Option<BlockList<Self>>, scale: f64,
@@ -268,6 +282,18 @@ impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
 /// The shape and dtype of `x`.
 fn like<T: TensorMetadata>(x: &T) -> (Shape, DType) {
     (x.shape(), x.dtype())
+}
+
+/// Of the words of `x` in e4m3.
+fn words_of<T: TensorMetadata>(x: &T) -> (Shape, DType) {
+    (Shape::new([x.shape().num_elements() / 4]), DType::I32)
+}
+
+/// Of a scale for each row of `x`.
+fn scales_of<T: TensorMetadata>(x: &T) -> (Shape, DType) {
+    let shape = x.shape();
+    let width = shape[shape.num_dims() - 1].max(1);
+    (Shape::new([shape.num_elements() / width]), DType::F32)
 }
 
 /// Some dimensions of fused heads `[B, T, parts, H, D]`, and their dtype.
