@@ -13,6 +13,7 @@ mod hub;
 mod library;
 mod limits;
 mod metrics;
+mod page;
 mod progress;
 mod settings;
 mod store;

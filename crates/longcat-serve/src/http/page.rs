@@ -7,27 +7,22 @@ use axum::response::{IntoResponse, Response};
 
 use super::error::ApiError;
 use super::guard::COOKIE;
+use crate::page::{INDEX, TOKEN, page_file};
 
-/// The page's other files: name, type, contents.
-const FILES: &[(&str, &str, &str)] = &[];
-const PAGE: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>longcat serve</title>\
-    <p>The API is described by <a href=\"/openapi.json\">openapi.json</a>.</p></html>\n";
-/// Asks for the token, for browsers that have none.
-const ASK: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
-    <meta name=\"viewport\" content=\"width=device-width\"><title>longcat serve</title>\
-    <form><label>Token <input name=\"token\" type=\"password\" autocomplete=\"current-password\" \
-    required autofocus></label> <button>Open</button></form></html>\n";
+/// Another version of the program has other files under the same names.
+const ALWAYS_ASK: &str = "no-cache";
 
 pub(super) async fn page() -> Response {
-    html(StatusCode::OK, PAGE)
+    html(StatusCode::OK, INDEX)
 }
 
 pub(super) async fn file(Path(name): Path<String>) -> Result<Response, ApiError> {
-    let found = FILES.iter().find(|(known, ..)| *known == name);
-    let Some((_, kind, text)) = found else {
-        return Err(ApiError::not_found("file"));
-    };
-    Ok(([(header::CONTENT_TYPE, *kind)], *text).into_response())
+    let file = page_file(&name).ok_or_else(|| ApiError::not_found("file"))?;
+    let headers = [
+        (header::CONTENT_TYPE, file.media_type),
+        (header::CACHE_CONTROL, ALWAYS_ASK),
+    ];
+    Ok((headers, file.text).into_response())
 }
 
 /// The token in the address of the page.
@@ -54,7 +49,7 @@ pub(super) fn with_cookie(token: &str) -> Response {
 }
 
 pub(super) fn ask() -> Response {
-    html(StatusCode::UNAUTHORIZED, ASK)
+    html(StatusCode::UNAUTHORIZED, TOKEN)
 }
 
 fn html(status: StatusCode, text: &'static str) -> Response {
@@ -62,5 +57,9 @@ fn html(status: StatusCode, text: &'static str) -> Response {
     *response.status_mut() = status;
     let kind = HeaderValue::from_static("text/html; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    let caching = HeaderValue::from_static(ALWAYS_ASK);
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, caching);
     response
 }
