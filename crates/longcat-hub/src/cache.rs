@@ -16,6 +16,11 @@ use crate::settings::cache_of_env;
 /// What a file is called while it is downloaded.
 pub(crate) const UNFINISHED: &str = ".incomplete";
 
+/// What <https://bford.info/cachedir/> asks for.
+const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55
+# This folder is the cache of the Hugging Face hub.
+";
+
 /// The cache of the hub in a folder.
 #[derive(Debug, Clone)]
 pub struct HubCache {
@@ -134,6 +139,15 @@ impl HubCache {
         }
         repos.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(repos)
+    }
+
+    /// Tells programs for backups that all this can be downloaded again.
+    pub(crate) fn tag(&self) {
+        let path = self.path().join("CACHEDIR.TAG");
+        if !path.exists() {
+            // A cache without it is one as well.
+            let _ = fs::write(path, TAG);
+        }
     }
 
     pub(crate) fn paths(&self, name: &RepoName) -> RepoPaths {

@@ -67,6 +67,14 @@ impl Client {
             .timeout_connect(Some(patience))
             .timeout_recv_response(Some(patience))
             .timeout_per_read(Some(patience));
+        let hosts = ["http://127.0.0.1", "http://localhost", "http://[::1]"];
+        if hosts
+            .iter()
+            .any(|host| origin(&settings.endpoint).starts_with(host))
+        {
+            // A hub on this machine, which no proxy reaches.
+            config = config.proxy(None);
+        }
         if settings.endpoint.starts_with("https:") {
             config = config.tls_config(tls()?);
         }
@@ -294,9 +302,13 @@ fn tls() -> Result<TlsConfig, HubError> {
 }
 
 pub(crate) fn connection(url: &str, error: &dyn std::fmt::Display) -> HubError {
+    let mut cause = error.to_string();
+    if cause.contains("certificate") {
+        cause += " (name the certificates of a proxy with SSL_CERT_FILE)";
+    }
     HubError::Connection {
         url: without_query(url).to_string(),
-        cause: error.to_string(),
+        cause,
     }
 }
 

@@ -21,6 +21,9 @@ const PIECE: usize = 256 * 1024;
 /// How often a wait looks whether it shall end.
 const TICK: Duration = Duration::from_millis(50);
 
+/// How long a wait for another program is not worth telling.
+const UNTOLD: Duration = Duration::from_secs(1);
+
 /// What the threads of a pull share.
 #[derive(Default)]
 pub(crate) struct Shared {
@@ -74,7 +77,7 @@ impl Download<'_> {
     pub(crate) fn file(&self, planned: &PlannedFile) -> Result<(), HubError> {
         let file = &planned.file;
         if self.paths.has(self.commit, &file.name, file.size) {
-            return Ok(());
+            return self.forget_unfinished(file);
         }
         push(&self.shared.current, &file.name);
         let mut counter = Counter {
@@ -96,7 +99,7 @@ impl Download<'_> {
         let unfinished = self.paths.unfinished(&file.blob);
         if is_whole(&blob, file.size) {
             counter.set(file.size);
-            return Ok(());
+            return remove(&unfinished);
         }
         loop {
             let resumed = fs::metadata(&unfinished).is_ok_and(|found| found.len() > 0);
@@ -106,7 +109,7 @@ impl Download<'_> {
                 return fs::rename(&unfinished, &blob).map_err(HubError::io(&blob));
             };
             drop(opened);
-            fs::remove_file(&unfinished).map_err(HubError::io(&unfinished))?;
+            remove(&unfinished)?;
             counter.set(0);
             let url = self.client.file_url(self.name, self.commit, &file.name);
             if !resumed {
@@ -121,6 +124,16 @@ impl Download<'_> {
                 "{url}: wrong after going on with what was there; from the start"
             ));
         }
+    }
+
+    /// Removes what an earlier run left of a file that another program has brought since.
+    fn forget_unfinished(&self, file: &RemoteFile) -> Result<(), HubError> {
+        let unfinished = self.paths.unfinished(&file.blob);
+        if !unfinished.exists() {
+            return Ok(());
+        }
+        let _lock = self.lock(file)?;
+        remove(&unfinished)
     }
 
     /// Downloads what lacks; gives the file and its checksum.
@@ -251,16 +264,19 @@ impl Download<'_> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false);
         let opened = options.open(&path).map_err(HubError::io(&path))?;
-        let mut waits = false;
+        share(&opened);
+        let began = Instant::now();
+        let mut told = false;
         loop {
             match opened.try_lock() {
                 Ok(()) => return Ok(Some(opened)),
                 Err(TryLockError::Error(_)) => return Ok(None),
-                Err(TryLockError::WouldBlock) if waits => {}
+                // Files with the same content wait for each other for a moment.
+                Err(TryLockError::WouldBlock) if told || began.elapsed() < UNTOLD => {}
                 Err(TryLockError::WouldBlock) => {
-                    waits = true;
+                    told = true;
                     self.note(format!(
-                        "{}: its content is downloaded already; waiting for that",
+                        "{}: another program downloads it; waiting for that",
                         file.name
                     ));
                 }
@@ -281,6 +297,24 @@ impl Download<'_> {
         push(&self.shared.notes, &text);
     }
 }
+
+fn remove(path: &Path) -> Result<(), HubError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(HubError::io(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Lets the group take a lock, too, as Python does, for caches that people share. What belongs to somebody
+/// else stays as it is.
+#[cfg(unix)]
+fn share(lock: &File) {
+    use std::os::unix::fs::PermissionsExt;
+    let _ = lock.set_permissions(fs::Permissions::from_mode(0o664));
+}
+
+#[cfg(not(unix))]
+fn share(_lock: &File) {}
 
 fn push(list: &Mutex<Vec<String>>, text: &str) {
     if let Ok(mut list) = list.lock() {

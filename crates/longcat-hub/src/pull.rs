@@ -165,6 +165,7 @@ impl Hub {
         self.check_space(plan, &paths)?;
         let blobs = paths.blob("");
         fs::create_dir_all(&blobs).map_err(HubError::io(&blobs))?;
+        self.cache.tag();
         let shared = Shared::default();
         (shared.done).store(plan.total() - plan.to_come(), Ordering::SeqCst);
         let download = Download {

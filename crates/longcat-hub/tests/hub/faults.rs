@@ -351,3 +351,15 @@ fn a_pull_waits_for_another_of_the_same_file() {
     assert_eq!(waited, 1);
     assert_eq!(snapshot.unwrap().files.len(), 4);
 }
+
+#[test]
+fn what_was_left_of_a_file_that_came_otherwise_is_removed() {
+    let content = weights(1000);
+    let server = Server::new(&files(&content), Faults::default());
+    pull(&server.hub()).unwrap();
+    fs::write(unfinished(&server, &content), "left").unwrap();
+    server.forget_requests();
+    pull(&server.hub()).unwrap();
+    assert!(!unfinished(&server, &content).exists());
+    assert!(ranges(&server).is_empty());
+}

@@ -78,6 +78,7 @@ fn a_pull_leaves_what_huggingface_hub_would() {
         };
         assert_eq!(link, Path::new(&format!("{up}blobs/{blob}")));
     }
+    assert!(server.folder.path().join("hub/CACHEDIR.TAG").is_file());
     // What git and sha256sum say of a line and of nothing.
     assert_eq!(
         git_sha1(b"{}\n"),
