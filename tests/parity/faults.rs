@@ -15,8 +15,8 @@ use longcat_runtime::{DeviceSpec, DynPipeline, RuntimeOptions, open_pipeline};
 use longcat_tests::Golden;
 use longcat_video::{
     CFG_STEP_LORA, ContinuationRequest, DeviceFault, ImageToVideoRequest, Latents,
-    LongVideoRequest, Observer, PixelFrames, RefineRequest, Sampling, SeededNoise, Silent, Stage,
-    TextToVideoRequest, VideoError, VideoSize,
+    LongVideoRequest, Observer, Pipeline, PipelineOptions, PixelFrames, Precision, RefineRequest,
+    Sampling, SeededNoise, Silent, Stage, TextToVideoRequest, VideoError, VideoSize,
 };
 
 const SIZE: VideoSize = VideoSize {
@@ -88,13 +88,23 @@ fn fails<T>(
     latents: usize,
     run: impl FnOnce(&mut dyn DynPipeline, &mut dyn Observer) -> Result<T, VideoError> + Send,
 ) {
+    fails_in(pipeline, when, (expected, latents), run);
+}
+
+/// The same in a pipeline that is opened so.
+fn fails_in<T>(
+    open: impl FnOnce() -> Box<dyn DynPipeline> + Send,
+    when: When,
+    (expected, latents): (Stage, usize),
+    run: impl FnOnce(&mut dyn DynPipeline, &mut dyn Observer) -> Result<T, VideoError> + Send,
+) {
     let run = || {
         let mut observer = Failing {
             when,
             seen: 0,
             latents: 0,
         };
-        let result = run(&mut *pipeline(), &mut observer);
+        let result = run(&mut *open(), &mut observer);
         let error = result.map(|_| ()).unwrap_err();
         let message = error.to_string();
         let VideoError::Device(error) = error else {
@@ -150,6 +160,79 @@ fn text_to_video_names_the_stage() {
             let made = pipeline.text_to_video(&request, &mut SeededNoise::new(0), observer)?;
             pipeline.decode(&made, observer)
         });
+    }
+}
+
+/// Matrices that are packed, that live in host memory, and both.
+const KEPT: [(Precision, Option<usize>); 3] = [
+    (Precision::Fp8, None),
+    (Precision::Stored, Some(0)),
+    (Precision::Int8, Some(0)),
+];
+
+/// A pipeline with so many blocks of the transformer on the device.
+fn kept((precision, resident_blocks): (Precision, Option<usize>)) -> Box<dyn DynPipeline> {
+    let options = PipelineOptions {
+        precision,
+        resident_blocks,
+        ..PipelineOptions::default()
+    };
+    Box::new(Pipeline::<Flex>::open(checkpoint(), options, &FlexDevice).unwrap())
+}
+
+#[test]
+fn packed_and_streamed_models_name_the_stage() {
+    for model in KEPT {
+        for (when, expected, latents) in [
+            (When::Stage("text", 1), Stage::LoadingTextEncoder, 0),
+            (When::Stage("transformer", 1), Stage::LoadingTransformer, 0),
+            (When::Stage("denoise", 1), step(1), 0),
+            (When::Step(0), step(2), 0),
+            (When::Step(STEPS - 1), Stage::Saving, 0),
+            (When::Stage("decode", 1), Stage::Decoding, 1),
+        ] {
+            let open = || kept(model);
+            fails_in(open, when, (expected, latents), |pipeline, observer| {
+                let request = TextToVideoRequest {
+                    size: Some(SIZE),
+                    frames: Some(5),
+                    sampling: sampling(),
+                    ..TextToVideoRequest::new("ring")
+                };
+                let made = pipeline.text_to_video(&request, &mut SeededNoise::new(0), observer)?;
+                pipeline.decode(&made, observer)
+            });
+        }
+        let caching = (Stage::CachingCondition, 0);
+        let open = || kept(model);
+        fails_in(
+            open,
+            When::Stage("denoise", 1),
+            caching,
+            |pipeline, observer| {
+                let request = ContinuationRequest {
+                    size: Some(SIZE),
+                    frames: Some(9),
+                    sampling: sampling(),
+                    ..ContinuationRequest::new(clip(5), "ring")
+                };
+                pipeline.continue_video(&request, &mut SeededNoise::new(0), observer)
+            },
+        );
+        for (when, expected, latents) in [
+            (When::Stage("transformer", 1), Stage::LoadingTransformer, 0),
+            (When::Stage("decode", 1), Stage::Decoding, 1),
+        ] {
+            let open = || kept(model);
+            fails_in(open, when, (expected, latents), |pipeline, observer| {
+                let request = RefineRequest {
+                    size: Some(SIZE),
+                    steps: 2,
+                    ..RefineRequest::new(clip(2), "ring")
+                };
+                pipeline.refine(&request, &mut SeededNoise::new(0), observer)
+            });
+        }
     }
 }
 
@@ -293,11 +376,10 @@ fn segments_before_the_failure_are_kept_and_right() {
 
 #[test]
 fn merging_names_the_stage() {
-    fails(
-        When::Step(0),
-        Stage::MergingAdapters,
-        0,
-        |pipeline, observer| {
+    let merge = |requantize: bool| {
+        move |pipeline: &mut dyn DynPipeline,
+              observer: &mut dyn Observer|
+              -> Result<(), VideoError> {
             let adapter = pipeline.checkpoint().bundled_lora(CFG_STEP_LORA)?;
             pipeline.load_lora(CFG_STEP_LORA, &adapter)?;
             pipeline.use_loras(&[(CFG_STEP_LORA, 1.0)])?;
@@ -310,7 +392,15 @@ fn merging_names_the_stage() {
             // Merging is put off until the transformer is loaded.
             pipeline.text_to_video(&request, &mut SeededNoise::new(0), &mut Silent)?;
             observer.step(0, 1, 0.0);
-            pipeline.merge_loras()
-        },
-    );
+            match requantize {
+                true => pipeline.merge_loras_requantized(),
+                false => pipeline.merge_loras(),
+            }
+        }
+    };
+    let merging = (Stage::MergingAdapters, 0);
+    fails_in(pipeline, When::Step(0), merging, merge(false));
+    for model in KEPT {
+        fails_in(|| kept(model), When::Step(0), merging, merge(true));
+    }
 }

@@ -64,13 +64,15 @@ fn files(folder: &Path) -> Vec<String> {
     names
 }
 
-/// The error of a run on a device that fails. On a thread of its own, whose CPU is not that of others.
+/// The error of a run on a device that fails.
 fn fails(shop: &Workshop, when: When) -> Stage {
-    let config = shop.config(
-        "run",
-        4,
-        "checkpoints.every = 2\nvalidation.every = 3\nvalidation.sigmas = [0.5]",
-    );
+    fails_with(shop, "", when)
+}
+
+/// The same of a run with further settings. On a thread of its own, whose CPU is not that of others.
+fn fails_with(shop: &Workshop, further: &str, when: When) -> Stage {
+    let every = "checkpoints.every = 2\nvalidation.every = 3\nvalidation.sigmas = [0.5]";
+    let config = shop.config("run", 4, &format!("{every}\n{further}"));
     let run = || {
         run::<Inner>(
             &config,
@@ -125,4 +127,36 @@ fn nothing_of_a_failed_device_is_kept() {
     assert_eq!(shop.run(&config).step, 4);
     assert_eq!(shop.losses("run"), losses);
     assert!(shop.adapter("run") == adapter, "the adapters differ");
+}
+
+#[test]
+fn nothing_is_lost_over_packed_and_streamed_weights() {
+    for further in [
+        "model.precision = 'fp8'",
+        "train.checkpointing = true\nmodel.streamed_blocks = 2",
+        "train.checkpointing = true\nmodel.streamed_blocks = 2\nmodel.precision = 'int8'",
+    ] {
+        let shop = Workshop::new();
+        let path = |name: &str| shop.path(name);
+        let fails = |when| fails_with(&shop, further, when);
+        let last = When::Cached("captions");
+        assert_eq!(fails(last), Stage::LoadingTransformer, "{further}");
+        assert_eq!(
+            fails(When::Step(1)),
+            Stage::Training { step: 2 },
+            "{further}"
+        );
+        assert_eq!(files(&path("run/checkpoints")), [""; 0]);
+        assert_eq!(fails(When::Step(3)), Stage::Validating, "{further}");
+        assert_eq!(files(&path("run/checkpoints")), ["step-000002"]);
+        let config = path("run.toml");
+        assert_eq!(shop.run(&config).step, 4);
+        let adapter = shop.adapter("run");
+        fs::remove_dir_all(path("run")).unwrap();
+        assert_eq!(shop.run(&config).step, 4);
+        assert!(
+            shop.adapter("run") == adapter,
+            "{further}: the adapters differ"
+        );
+    }
 }
