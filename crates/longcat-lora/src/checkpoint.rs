@@ -222,7 +222,8 @@ pub(crate) fn rounded(
     dtype: DType,
 ) -> Result<TensorData, LoraError> {
     let sums = TensorData::new(sums, shape.to_vec()).convert_dtype(dtype);
-    match sums.iter::<f64>().all(f64::is_finite) {
+    let finite = sums.iter::<f64>().all(f64::is_finite);
+    match finite {
         true => Ok(sums),
         false => Err(LoraError::Overflow {
             target: key.to_string(),
