@@ -470,7 +470,7 @@ impl<B: KernelBackend> Pipeline<B> {
         let refining = Choice {
             loras: self.adapters.refining.clone().unwrap_or_default(),
             bsa: true,
-            merged: self.adapters.choice.merged,
+            ..self.adapters.choice
         };
         let before = std::mem::replace(&mut self.adapters.choice, refining);
         let result = task(self);
