@@ -39,6 +39,8 @@ pub struct TransformerSizes {
     pub blocks: Parts,
     /// Matrices that were unpacked, one of each size; 0 where none is packed.
     pub unpacked: u64,
+    /// Whether activations are rounded to eight bits for products in fp8.
+    pub rounded: bool,
     /// Width of the token stream.
     pub width: usize,
     /// Width of the hidden layer of feed-forward.
@@ -237,6 +239,7 @@ impl TransformerSizes {
             fixed: embedders + last + config.depth as u64 * small,
             blocks,
             unpacked: matrices.unpacked(element),
+            rounded: false,
             width,
             hidden,
             heads: config.num_heads,

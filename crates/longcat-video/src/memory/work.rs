@@ -114,6 +114,9 @@ impl TransformerSizes {
             bytes += PIECE * piece * row;
         }
         bytes += 3 * piece * self.hidden as u64 * self.element;
+        if self.rounded {
+            bytes += piece * (self.width + self.hidden) as u64;
+        }
         // The last layer is f32: its input, and the same normalised.
         bytes += 2 * piece * self.width as u64 * 4;
         // Keys and values behind cached ones, and these before that.

@@ -1,7 +1,7 @@
 //! Models on their devices, as memory allows.
 
 use longcat_dit::LongCatTransformer;
-use longcat_kernels::{KernelBackend, Stage, guard, wait};
+use longcat_kernels::{KernelBackend, Products, Stage, guard, wait};
 use longcat_text::Umt5Config;
 use longcat_vae::Tiling;
 use longcat_weights::{Precision, WeightFiles};
@@ -228,7 +228,9 @@ impl<B: KernelBackend> Pipeline<B> {
             kept.transformer = self.checkpoint().transformer_weights().ok();
             kept.text = self.text_weights();
         }
-        ModelSizes::new((config, text.as_ref(), vae), dtypes, &kept, device)
+        let mut sizes = ModelSizes::new((config, text.as_ref(), vae), dtypes, &kept, device);
+        sizes.transformer.rounded = options.products == Products::Fp8;
+        sizes
     }
 
     /// Whether matrices of the transformer are packed on the device.
