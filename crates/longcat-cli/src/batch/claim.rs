@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, spawn};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -30,6 +30,8 @@ const BEATS: u32 = 8;
 pub struct Claims {
     folder: PathBuf,
     me: Process,
+    /// Tells this process from all others, also from those of another machine of the same name.
+    label: String,
     /// How long a holder may be silent.
     patience: Duration,
     beat: Heartbeat,
@@ -70,16 +72,10 @@ pub struct Left {
 struct Held {
     #[serde(flatten)]
     by: Process,
-    /// Tells it from what the same process wrote before.
-    number: usize,
+    /// No other lock file has it.
+    token: String,
     /// What is being made.
     request: Map<String, Value>,
-}
-
-impl Held {
-    fn is(&self, other: &Self) -> bool {
-        self.number == other.number && self.by == other.by
-    }
 }
 
 impl Claims {
@@ -87,9 +83,13 @@ impl Claims {
     pub fn new(results: &Path, patience: Duration) -> io::Result<Self> {
         let folder = results.join(FOLDER);
         fs::create_dir_all(&folder)?;
+        let me = Process::this();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map(|time| time.as_nanos()).unwrap_or_default();
         Ok(Self {
             folder,
-            me: Process::this(),
+            label: format!("{}.{}.{now}", me.host, me.pid),
+            me,
             patience,
             beat: Heartbeat::start(patience / BEATS),
             made: AtomicUsize::new(0),
@@ -132,7 +132,7 @@ impl Claims {
             };
             let held = Held {
                 by: self.me.clone(),
-                number: self.made.fetch_add(1, Ordering::Relaxed),
+                token: self.token(),
                 request: request.clone(),
             };
             file.write_all(&serde_json::to_vec(&held)?)?;
@@ -140,13 +140,13 @@ impl Claims {
             // The folder may have been another one: of a claim that began meanwhile.
             if let (Some((_, other)), Some(before)) = (&last, &before) {
                 let now = look(other)?.and_then(|(held, _)| held);
-                let same = now.is_some_and(|now| now.is(before));
+                let same = now.is_some_and(|now| now.token == before.token);
                 if !same {
                     fs::remove_file(&path)?;
                     continue;
                 }
             }
-            let gone = format!(".gone.{}.{}", self.me.label(), held.number);
+            let gone = format!(".gone.{}", held.token);
             return Ok(Taken::Mine(Claim {
                 gone: self.folder.join(gone),
                 file: path,
@@ -170,12 +170,15 @@ impl Claims {
         self.folder.join(flat)
     }
 
+    /// A word that is given once.
+    fn token(&self) -> String {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        format!("{}.{number}", self.label)
+    }
+
     /// How long ago the file system saw a file change.
     fn age(&self, changed: SystemTime) -> io::Result<Duration> {
-        let number = self.made.fetch_add(1, Ordering::Relaxed);
-        let probe = self
-            .folder
-            .join(format!(".now.{}.{number}", self.me.label()));
+        let probe = self.folder.join(format!(".now.{}", self.token()));
         let now = File::create_new(&probe).and_then(|mut file| {
             file.write_all(b".")?;
             file.sync_data()?;
@@ -251,7 +254,7 @@ fn look(path: &Path) -> io::Result<Option<(Option<Held>, SystemTime)>> {
         let mut text = Vec::new();
         file.read_to_end(&mut text)?;
         let held = serde_json::from_slice(&text).ok();
-        Ok((held, file.metadata()?.modified()?))
+        Ok::<_, io::Error>((held, file.metadata()?.modified()?))
     };
     match read() {
         Ok(found) => Ok(Some(found)),
@@ -351,7 +354,7 @@ mod tests {
         let request = serde_json::json!({"prompt": "left"});
         let held = Held {
             by,
-            number: 7,
+            token: "left".into(),
             request: request.as_object().unwrap().clone(),
         };
         fs::write(folder.join("1.json"), serde_json::to_vec(&held).unwrap()).unwrap();

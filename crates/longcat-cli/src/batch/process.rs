@@ -39,11 +39,6 @@ impl Process {
         }
     }
 
-    /// A word for names of files.
-    pub fn label(&self) -> String {
-        format!("{}.{}", self.host, self.pid)
-    }
-
     /// Whether it is of this running system and has ended. Of others nothing can be told.
     pub fn is_known_dead(&self) -> bool {
         let ours = system().is_some_and(|system| system == self.system);

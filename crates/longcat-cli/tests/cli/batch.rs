@@ -347,7 +347,7 @@ fn a_process_that_is_asked_to_end_leaves_nothing_torn() {
     assert!(message.contains(&format!("{name} is there")), "{message}");
     let lock = dir.join("out/.claims").join(name);
     fs::create_dir_all(&lock).unwrap();
-    let held = json!({"host": "gone", "pid": 1, "system": "", "began": 0, "number": 0,
+    let held = json!({"host": "gone", "pid": 1, "system": "", "began": 0, "token": "",
         "request": last["request"]});
     fs::write(lock.join("1.json"), held.to_string()).unwrap();
     std::thread::sleep(Duration::from_millis(1100));
