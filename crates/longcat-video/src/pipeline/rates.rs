@@ -13,8 +13,8 @@ impl<B: KernelBackend> Pipeline<B> {
     /// How long the stages of a request take that is done as its [`memory_plan`](Self::memory_plan) says.
     /// Nothing is loaded for this.
     ///
-    /// Devices that were measured are known by their names. On another one the first call takes up to a second:
-    /// it multiplies matrices and copies some bytes there.
+    /// Devices that were measured are known by their names. On another one the first call multiplies
+    /// matrices and copies some bytes there, for about a second, or more where products are tuned first.
     ///
     /// # Errors
     /// As [`Self::plan`]; [`VideoError::Device`] when the device fails.
@@ -69,7 +69,7 @@ fn seconds<B: KernelBackend>(device: &B::Device, work: impl Fn()) -> f64 {
 
 /// Operations in a second of the largest product that takes little time.
 fn products<B: KernelBackend>(device: &B::Device, dtype: DType) -> f64 {
-    const ENOUGH: f64 = 0.03;
+    const ENOUGH: f64 = 0.01;
     const MOST: usize = 4096;
     let mut side = 256;
     loop {
