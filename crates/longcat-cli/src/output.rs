@@ -17,25 +17,22 @@ const ANY_FPS: f64 = 15.0;
 
 /// The files of a run are known to be writable and of a known kind before any model is read.
 pub fn check_output(output: &Output) -> Result<()> {
-    check_output_file(&output.file)?;
+    check_output_file(&output.file).context("output")?;
     if output.preview {
         let path = preview_file::beside(&output.file.output);
-        check_writable(&path, output.file.overwrite)?;
         let (size, fps) = (None, ANY_FPS);
-        check_path(&path, PlannedOutput::Video { size, fps })?;
+        let planned = PlannedOutput::Video { size, fps };
+        check_beside(&path, output, planned).context("preview")?;
     }
     match &output.save_latents {
-        Some(path) => {
-            check_writable(path, output.file.overwrite)?;
-            Ok(check_path(path, PlannedOutput::File)?)
-        }
+        Some(path) => check_beside(path, output, PlannedOutput::File).context("save-latents"),
         None => Ok(()),
     }
 }
 
-fn check_file(path: &Path, overwrite: bool) -> Result<()> {
-    check_writable(path, overwrite)?;
-    Ok(check_path(path, PlannedOutput::File)?)
+fn check_beside(path: &Path, output: &Output, planned: PlannedOutput) -> Result<()> {
+    check_writable(path, output.file.overwrite)?;
+    Ok(check_path(path, planned)?)
 }
 
 pub fn check_output_file(output: &OutputFile) -> Result<()> {
