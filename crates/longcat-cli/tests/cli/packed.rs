@@ -109,3 +109,42 @@ fn adapters_are_not_merged_into_packed_weights() {
     let merged = ["--lora", text(&style), "--merge"];
     succeed(dir, &[&dense[..], &merged[..], &SHORT[..]].concat());
 }
+
+#[test]
+fn adapters_are_merged_into_packed_weights_where_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let style = bundled("cfg_step_lora");
+    succeed(dir, &["quantize", "--to", "fp8", "-o", "fp8"]);
+    let merge = ["lora", "merge", text(&style), "--model", "fp8"];
+    let told = ["--requantize", "-o", "merged", "--json"];
+    let told = succeed(dir, &[&merge[..], &told[..]].concat());
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let off = &told["requantized"];
+    assert!(off["matrices"].as_u64().unwrap() > 0, "{told}");
+    let error = off["error"].as_f64().unwrap();
+    assert!((0.005..0.1).contains(&error), "{told}");
+    let run = |name: &str, extra: &[&str]| {
+        let args = [
+            "t2v",
+            "a ring",
+            "--device",
+            "cpu",
+            "--no-metadata",
+            "-o",
+            name,
+        ];
+        succeed(dir, &[&args[..], &SHORT[..], extra].concat());
+    };
+    let adapter = ["--model", "fp8", "--lora", text(&style)];
+    run("files.safetensors", &["--model", "merged"]);
+    run("beside.safetensors", &adapter);
+    let merged = ["--merge", "--requantize"];
+    run("device.safetensors", &[&adapter[..], &merged[..]].concat());
+    // Sums in f64 and in f32 are packed to the same bits but for a few.
+    let off = difference(dir, "files.safetensors", "device.safetensors");
+    let beside = difference(dir, "beside.safetensors", "device.safetensors");
+    assert!(off < beside && beside < 0.2, "{off}, {beside}");
+    let refused = fail(dir, 2, &["t2v", "a ring", "--requantize", "-o", "v.mp4"]);
+    assert!(refused.contains("--merge"), "{refused}");
+}
