@@ -214,7 +214,6 @@ impl Session {
             keep_text_encoder: many && !low_memory,
             memory: place.memory,
             tiling: place.vae_tiling.then(Tiling::default),
-            ..RuntimeOptions::default()
         };
         let parts = place.weights.with(place.model.as_deref())?;
         let pipeline = open_pipeline(&devices, parts, &options)?;
