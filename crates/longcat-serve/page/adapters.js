@@ -72,6 +72,9 @@ function row(adapter) {
   const note = h("p", { class: "note", id: `${id}-note` }, adapter.usable ? describe(adapter) : "Cannot be used.");
   if (choice.scope) note.append(` · acts at @${choice.scope}`);
   const item = h("li", {}, head, note);
+  if (adapter.details.length > 0) {
+    item.append(h("details", {}, h("summary", {}, "Details"), h("pre", { tabindex: "0", "aria-label": `Details of ${adapter.name}` }, adapter.details.join("\n"))));
+  }
   for (const warning of adapter.warnings) item.append(h("p", { class: "note" }, warning));
   if (adapter.problems.length > 0) item.append(problems(adapter.problems));
   item.append(strength);

@@ -89,8 +89,8 @@ export async function create(request, upload, progress) {
   }
 }
 
-export const list = (after, limit = 40) =>
-  call("GET", `/v1/videos?limit=${limit}${after ? `&after=${after}` : ""}`);
+/** A page of the list, the newest first; `filter` has `limit`, `after`, `status` and `order`. */
+export const list = (filter = {}) => call("GET", `/v1/videos?${new URLSearchParams({ limit: 40, ...filter })}`);
 export const video = (id) => call("GET", `/v1/videos/${id}`);
 /** Cancels a job that is not finished, removes one that is. */
 export const remove = (id) => call("DELETE", `/v1/videos/${id}`);

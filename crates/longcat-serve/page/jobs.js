@@ -85,8 +85,9 @@ function tellEnd({ status, prompt, error }) {
 
 function render() {
   const active = store.sorted().filter(store.isActive).reverse();
-  // Those that run, then those that wait, each in the order in which they came.
-  active.sort((a, b) => (a.status === "queued") - (b.status === "queued"));
+  // Those that run, then those that wait, in the order in which they will be made.
+  const place = (video) => (video.status === "queued" ? 1 + (video.position ?? 0) : 0);
+  active.sort((a, b) => place(a) - place(b));
   const ids = new Set(active.map((video) => video.id));
   for (const [id, { item }] of rows) {
     if (ids.has(id)) continue;

@@ -33,23 +33,27 @@ export async function start() {
   await Promise.all([refresh(), refreshAdapters()]);
 }
 
-/** Asks for the newest videos again, as after a lost connection. */
+/** Asks for the newest videos again, as after a lost connection, and for what is under way however old it is. */
 export async function refresh() {
-  const page = await api.list();
+  const [page, running, waiting] = await Promise.all([
+    api.list(),
+    api.list({ status: "in_progress", limit: 100 }),
+    api.list({ status: "queued", order: "asc", limit: 100 }),
+  ]);
   const known = new Set(page.data.map((video) => video.id));
   const last = page.data.at(-1);
   for (const video of [...videos.values()]) {
     // What should be on this page of the list and is not is gone.
     if (!known.has(video.id) && (!last || video.created_at > last.created_at)) forget(video.id);
   }
-  page.data.forEach(put);
+  for (const video of [...running.data, ...waiting.data, ...page.data]) put(video);
   if (oldest === null) [oldest, hasOlder] = [page.last_id, page.has_more];
   tell("list");
 }
 
 /** Asks for the videos before those that are known. */
 export async function refreshOlder() {
-  const page = await api.list(oldest);
+  const page = await api.list({ after: oldest });
   page.data.forEach(put);
   [oldest, hasOlder] = [page.last_id ?? oldest, page.has_more];
   tell("list");
@@ -87,7 +91,8 @@ export function follow(on) {
     status: put,
     step: ({ id, ...step }) => {
       const video = videos.get(id);
-      if (video && isActive(video)) put({ ...video, ...step, status: "in_progress" });
+      if (!video) api.video(id).then(put, () => {});
+      else if (isActive(video)) put({ ...video, ...step, status: "in_progress" });
     },
     preview: ({ id, ...preview }) => {
       previews.set(id, preview);
