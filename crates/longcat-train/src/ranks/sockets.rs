@@ -18,7 +18,7 @@ use super::{Post, RankError, RankPlace};
 /// Time between signs of life.
 const BEAT: Duration = Duration::from_secs(5);
 /// Time without any after which a rank is taken to be gone.
-pub(super) const SILENCE: Duration = Duration::from_secs(40);
+pub(super) const SILENCE: Duration = Duration::from_secs(30);
 /// How long a rank that is through waits for the others to be.
 const FAREWELL: Duration = Duration::from_secs(3);
 
