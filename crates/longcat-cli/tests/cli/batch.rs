@@ -361,6 +361,27 @@ fn a_process_that_is_asked_to_end_leaves_nothing_torn() {
 }
 
 #[test]
+fn a_lost_device_ends_the_work_and_is_no_fault_of_the_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let lines: Vec<Value> = (0..5)
+        .map(|i| json!({"prompt": "a ring", "seed": i}))
+        .collect();
+    write_list(dir, &lines);
+    let args = batch(&[]);
+    let mut failing = command(dir, &args);
+    failing.env("LONGCAT_FAIL_AT", "denoising, step 1 of 1");
+    let output = failing.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("the device failed for 3 lines"), "{stderr}");
+    let told = records(dir);
+    assert!(told.len() == 3 && told.values().all(|record| record["error"].is_string()));
+    succeed(dir, &args);
+    assert_eq!(made(dir).len(), 5);
+}
+
+#[test]
 fn lines_of_one_shape_are_made_at_once_where_that_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
