@@ -130,7 +130,7 @@ fn lines_make_what_commands_make_and_are_made_once() {
             json!({"prompt": "a ring", "lora": format!("{style}=1e38"), "output": "x.mp4"}),
             json!({"prompt": "a ring", "video": "given", "cond_frames": 1, "output": "more/c.gif"}),
             json!({"command": "refine", "video": "given", "prompt": "a ring", "output": "r.mp4",
-                "frames": null, "guidance": null, "steps": 50}),
+                "steps": 50}),
             json!({"prompt": "a ring", "output": "o.mp4"}),
         ],
     );
