@@ -61,7 +61,7 @@ pub fn run(args: &Batch) -> Result<()> {
     let mut open = Vec::new();
     for line in lines {
         match standing(&line, &claims, &mut results, args.overwrite)? {
-            Standing::Made => {}
+            Standing::Made => claims.sweep(&line.name)?,
             Standing::Open => open.push(line),
             Standing::Other(reason) => problems.push(Problem {
                 line: line.number,

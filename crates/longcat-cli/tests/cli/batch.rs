@@ -281,7 +281,7 @@ fn wait_for(dir: &Path, count: usize) {
 fn processes_share_a_list_and_a_killed_one_costs_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let lines: Vec<Value> = (0..24)
+    let lines: Vec<Value> = (0..60)
         .map(|i| json!({"prompt": "a ring", "seed": i}))
         .collect();
     write_list(dir, &lines);
