@@ -90,10 +90,11 @@ fn layers_that_suffer_stay_out_of_fp8() {
     assert!(errors.len() > 4 && worst > 0.0 && worst < 0.5, "{told}");
     let kept = layers["floats"].as_array().unwrap();
     assert_eq!(kept.len(), errors.len() / 20);
-    assert!(
-        kept.iter()
-            .all(|name| errors[name.as_str().unwrap()] == worst)
-    );
+    let of = |name: &str| errors[name].as_f64().unwrap();
+    let kept: Vec<f64> = kept.iter().map(|name| of(name.as_str().unwrap())).collect();
+    let least = kept.iter().copied().fold(worst, f64::min);
+    let beyond = errors.keys().filter(|name| of(name) > least).count();
+    assert!(beyond <= kept.len().saturating_sub(1));
 
     let video = |name: &str, products: &str| {
         let run = [
