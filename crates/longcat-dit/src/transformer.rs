@@ -13,7 +13,7 @@ use longcat_weights::{
 
 use crate::embed::{CaptionEmbedder, FinalLayer, PatchEmbed, TimestepEmbedder};
 use crate::layout::official_weights;
-use crate::names::{canonical_names, fp32_islands, in_module_shapes, packable, sensitive_layers};
+use crate::names::{canonical_names, fp32_islands, in_module_shapes, sensitive_layers};
 use crate::rope::RopeCache;
 use crate::{
     Block, BlockContext, DitConfig, DitError, Fp8Layers, KvCache, RopeTables, TextCondition,
