@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         pause: Duration::from_millis(number("--pause", 100)?),
         devices: number("--devices", 1)? as usize,
         log: get("--log").map(Into::into),
+        refuses: false,
     };
     let server = Server::bind(
         ServeOptions {

@@ -14,7 +14,7 @@ use crate::library::Library;
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::studio::{About, Studio};
-use crate::worker::{Bell, work};
+use crate::worker::{Bell, finish, work};
 use crate::{Limits, ServeError};
 
 /// How often a server looks whether it shall stop.
@@ -100,7 +100,10 @@ impl Server {
         }
         let data = Data::open(&options.data)?;
         let store = Store::open(&data.database())?;
-        store.recover(|id| data.files(id))?;
+        for id in store.recover(|id| data.files(id))? {
+            // Whatever is wrong with the file shows when it is fetched.
+            let _ = finish(&data.files(&id));
+        }
         data.sweep(|id| Ok(store.get(id)?.is_some()))?;
         let listen = || {
             let listener = TcpListener::bind(asked)?;

@@ -352,8 +352,11 @@ impl Store {
     }
 
     /// What the server before this one was making when it ended: finished if its file is there, else
-    /// put back into the queue, unless it has been begun too often.
-    pub(crate) fn recover(&self, files: impl Fn(&str) -> JobFiles) -> Result<(), ServeError> {
+    /// put back into the queue, unless it has been begun too often. Gives those that were finished.
+    pub(crate) fn recover(
+        &self,
+        files: impl Fn(&str) -> JobFiles,
+    ) -> Result<Vec<String>, ServeError> {
         self.with(|connection| {
             let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let begun: Vec<(String, u32)> = {
@@ -362,12 +365,14 @@ impl Store {
                 let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
                 rows.collect::<Result<_, _>>()?
             };
+            let mut finished = Vec::new();
             for (id, attempts) in begun {
                 if files(&id).video().is_file() {
                     change.execute(
                         "UPDATE videos SET status = 'completed', completed_at = ?2 WHERE id = ?1",
                         params![id, now()],
                     )?;
+                    finished.push(id);
                 } else if attempts >= ATTEMPTS {
                     let message = format!(
                         "the server ended {attempts} times while this video was made; it is not tried again"
@@ -385,7 +390,7 @@ impl Store {
                 }
             }
             change.commit()?;
-            Ok(())
+            Ok(finished)
         })
     }
 }

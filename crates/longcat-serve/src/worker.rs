@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use longcat_media::{ReadOptions, VideoReader};
+use longcat_media::{Decoder, ReadOptions, VideoReader};
 
 use crate::app::App;
 use crate::hub::{Watch, What};
@@ -97,7 +97,7 @@ fn make(app: &Arc<App>, number: usize, maker: &mut Option<Box<dyn Maker>>, video
     });
     if !stopped {
         app.metrics.ended(&made, begun.elapsed());
-        // It has nothing to tell once there is a video, or none.
+        // Nor once there will be none.
         let _ = fs::remove_file(files.preview());
     }
     watch.end();
@@ -117,15 +117,21 @@ fn keep(app: &Arc<App>, write: impl Fn() -> Result<(), crate::ServeError>) {
 }
 
 /// What is done once a video is there.
-fn finish(files: &JobFiles) -> Result<(), MakeError> {
+pub(crate) fn finish(files: &JobFiles) -> Result<(), MakeError> {
     let failed = |error: &dyn ToString| MakeError::Failed(error.to_string());
-    let mut reader = VideoReader::open(&files.video(), &ReadOptions::default())
-        .map_err(|error| failed(&error))?;
+    let options = ReadOptions {
+        // What was written here needs no other program.
+        decoder: Decoder::Bundled,
+        ..ReadOptions::default()
+    };
+    let mut reader = VideoReader::open(&files.video(), &options).map_err(|error| failed(&error))?;
     let size = reader.size();
     let frame = reader.next_frame().map_err(|error| failed(&error))?;
     let Some(frame) = frame else {
         return Err(MakeError::Failed("the video has no frames".into()));
     };
+    // It has nothing to tell once there is a video.
+    let _ = fs::remove_file(files.preview());
     // A video without its thumbnail is still one.
     let _ = write_thumbnail(files, size.width as u32, size.height as u32, frame.pixels);
     Ok(())

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -10,6 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::error::ApiError;
+use super::linger::Lingering;
 use super::page;
 use crate::app::App;
 
@@ -32,6 +34,7 @@ const HEADERS: [(HeaderName, &str); 5] = [
 ];
 
 pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let request = request.map(|body| Body::new(Lingering::new(body)));
     let refused = check(&app, &request);
     let mut response = match refused {
         Ok(()) => next.run(request).await,

@@ -7,6 +7,7 @@ mod error;
 mod events;
 mod form;
 mod guard;
+mod linger;
 mod page;
 mod videos;
 

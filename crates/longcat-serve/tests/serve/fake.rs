@@ -23,6 +23,8 @@ pub struct Fake {
     pub devices: usize,
     /// A file that gets a line for each video that is begun and made.
     pub log: Option<PathBuf>,
+    /// Whether it accepts nothing.
+    pub refuses: bool,
 }
 
 impl Studio for Fake {
@@ -53,7 +55,7 @@ impl Studio for Fake {
 
     fn check(&self, order: &Order) -> Result<Planned, Refusal> {
         let settings = &order.settings;
-        if settings.prompts.iter().any(|prompt| prompt == "refuse") {
+        if self.refuses || settings.prompts.iter().any(|prompt| prompt == "refuse") {
             return Err(Refusal::of("prompt", "this one is refused"));
         }
         let frames = settings.frames.unwrap_or(17);
@@ -221,9 +223,9 @@ impl Maker for FakeMaker {
         for frame in frames.frames() {
             video.push(frame).map_err(failed)?;
         }
-        // What is not finished is not there: the line comes first, so that no video is missed.
+        video.finish().map_err(failed)?;
         self.log("made", order);
-        video.finish().map_err(failed)
+        Ok(())
     }
 }
 
