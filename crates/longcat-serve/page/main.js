@@ -13,7 +13,7 @@ async function start() {
     await store.start();
   } catch (error) {
     const refused = error.status === 401;
-    $("connection").textContent = refused ? "The server wants a token: open the address that it printed." : error.message;
+    $("connection").textContent = refused ? "The server wants another token: load this page again." : error.message;
     $("connection").hidden = false;
     // A server that is being started again.
     if (!refused) setTimeout(start, 3000);

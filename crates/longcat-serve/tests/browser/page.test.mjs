@@ -283,6 +283,24 @@ test("the page works by keyboard alone", async () => {
   assert.ok(await opener.evaluate((opener) => opener === document.activeElement), "the focus comes back");
 });
 
+test("a server with a token asks for it once", async () => {
+  const token = "open-sesame-open-sesame";
+  const guarded = await Server.start("--token", token);
+  try {
+    await page.goto(guarded.url);
+    for (const [given, place] of [["wrong", "/?token=wrong"], [token, "/"]]) {
+      await page.getByLabel("Token").fill(given);
+      await page.getByRole("button", { name: "Open" }).click();
+      await page.waitForURL(guarded.url + place);
+    }
+    await page.waitForSelector("body.ready #videos");
+    await page.goto(guarded.url);
+    await page.waitForSelector("body.ready #videos");
+  } finally {
+    await guarded.stop();
+  }
+});
+
 test("a server that was killed is found again with all that it had", async () => {
   const text = "a pink circle before the fall";
   await makeVideo(text);

@@ -30,8 +30,10 @@ async function freePort() {
 
 /** A server with a folder of its own. */
 export class Server {
-  static async start() {
+  /** Starts one, with further arguments for the program. */
+  static async start(...more) {
     const server = new Server();
+    server.more = more;
     server.folder = fs.mkdtempSync(path.join(os.tmpdir(), "longcat-browser-"));
     server.loras = path.join(server.folder, "loras");
     fs.mkdirSync(server.loras);
@@ -44,10 +46,8 @@ export class Server {
 
   /** Starts the program; again after [kill]. */
   async run() {
-    const args = ["serve", "--port", String(this.port), "--data", path.join(this.folder, "data"), "--loras", this.loras];
-    const more = (process.env.LONGCAT_ARGS ?? "--device cpu").split(" ").filter(Boolean);
-    const own = process.env.LONGCAT_BARE ? args.slice(1) : [...args, ...more];
-    this.program = spawn(PROGRAM, own, { stdio: ["ignore", "pipe", "pipe"] });
+    const args = ["serve", "--port", this.port, "--data", path.join(this.folder, "data"), "--lora-dir", this.loras, "--device", "cpu", ...this.more];
+    this.program = spawn(PROGRAM, args.map(String), { stdio: ["ignore", "pipe", "pipe"] });
     this.said = "";
     for (const stream of [this.program.stdout, this.program.stderr]) {
       stream.on("data", (data) => (this.said += data));
@@ -58,7 +58,7 @@ export class Server {
       if (health?.ok) return;
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
-    throw new Error(`${PROGRAM} ${own.join(" ")} did not start: ${this.said}`);
+    throw new Error(`${PROGRAM} ${args.join(" ")} did not start: ${this.said}`);
   }
 
   /** Ends the program at once, as a loss of power does. */
