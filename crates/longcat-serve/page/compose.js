@@ -231,8 +231,6 @@ async function submit(event) {
   try {
     const video = await api.create(asked, file && { kind, file }, progress);
     store.put(video);
-    // For the next one, in which the same words may make something else.
-    $("seed").value = "";
     announce(`In the queue: ${video.prompt}`);
     $("now").scrollIntoView({ block: "nearest" });
   } catch (error) {

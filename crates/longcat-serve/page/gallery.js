@@ -17,6 +17,10 @@ function screen(video) {
   const poster = video.files.thumbnail ? api.fileOf(video.id, "thumbnail") : undefined;
   const clip = h("video", { preload: "none", poster, muted: true, loop: true, playsinline: true, tabindex: "-1", "aria-hidden": "true" });
   clip.muted = true;
+  if (!poster) {
+    clip.preload = "metadata";
+    clip.src = api.fileOf(video.id, "content");
+  }
   const box = h("div", { class: "screen" }, clip);
   box.style.aspectRatio = `${width} / ${height}`;
   const play = () => {
