@@ -53,7 +53,7 @@ const setting = (name) => viewer().locator("dl div", { has: page.locator("dt", {
 /** Makes a short video. */
 async function makeVideo(text) {
   await prompt().fill(text);
-  await page.getByLabel("Frames", { exact: false }).first().fill("9");
+  await page.getByRole("spinbutton", { name: /^Frames( \d|$)/ }).fill("9");
   await make();
   await finished(text);
 }
@@ -93,7 +93,7 @@ test("a job is cancelled and says so", async () => {
   const text = "a green star that nobody waits for";
   await prompt().fill(text);
   await page.getByRole("switch", { name: /^Fast/ }).setChecked(false);
-  await page.getByLabel("Frames", { exact: false }).first().fill("49");
+  await page.getByRole("spinbutton", { name: /^Frames( \d|$)/ }).fill("49");
   await make();
   await page.getByRole("button", { name: `Cancel: ${text}` }).click();
   await card(text).getByText("Cancelled").waitFor({ timeout: LONG });
@@ -111,7 +111,7 @@ test("an adapter is switched on, set by keyboard, and off again", async () => {
   assert.equal(await slider.inputValue(), "0.5");
   await page.getByRole("switch", { name: /^Fast/ }).setChecked(false);
   await page.getByText("More settings").click();
-  await page.getByLabel("Steps").fill("4");
+  await page.getByRole("spinbutton", { name: "Steps" }).fill("4");
   await makeVideo(text);
   await open(text);
   assert.match(await setting("Adapters").textContent(), /^few-steps.* 0\.5$/);
@@ -127,7 +127,7 @@ test("an adapter is switched on, set by keyboard, and off again", async () => {
 test("two videos play side by side at the same time", async () => {
   for (const [text, seed] of [["a yellow square, first", "1"], ["a yellow square, second", "2"]]) {
     if (!(await page.locator("#more").evaluate((more) => more.open))) await page.getByText("More settings").click();
-    await page.getByLabel("Seed").fill(seed);
+    await page.getByRole("spinbutton", { name: "Seed" }).fill(seed);
     await makeVideo(text);
     await page.getByRole("checkbox", { name: `Compare: ${text}` }).check();
   }
@@ -235,7 +235,7 @@ test("prompts one after another make a long video", async () => {
   await make();
   await page.getByText("Prompt 2 is empty: say what the video shows.").waitFor();
   await page.keyboard.type("a cyan ring moves down");
-  await page.getByLabel("Frames", { exact: false }).first().fill("9");
+  await page.getByRole("spinbutton", { name: /^Frames( \d|$)/ }).fill("9");
   await page.keyboard.press("Control+Enter");
   await finished("a cyan ring moves up");
   await open("a cyan ring moves up");
@@ -248,7 +248,7 @@ test("what cannot be is refused in its place", async () => {
   await page.getByText("Say what the video shows.").waitFor();
   await page.keyboard.type("x");
   assert.equal(await prompt().getAttribute("aria-invalid"), null);
-  const frames = page.getByLabel("Frames", { exact: false }).first();
+  const frames = page.getByRole("spinbutton", { name: /^Frames( \d|$)/ });
   await frames.fill("16");
   await make();
   await page.getByText("16 will not do; 17 will.").waitFor();

@@ -41,7 +41,7 @@ try {
       await page.getByRole("textbox", { name: "Prompt" }).fill(prompt);
       await page.getByRole("switch", { name: /^Fast/ }).setChecked(false);
       await page.getByRole("switch", { name: "few-steps" }).click();
-      await page.getByLabel("Frames", { exact: false }).first().fill("33");
+      await page.getByRole("spinbutton", { name: /^Frames( \d|$)/ }).fill("33");
       await page.getByRole("button", { name: "Make video" }).click();
       await page.getByText(/step 3\d of 50/).waitFor({ timeout: LONG });
       await page.waitForFunction(() => document.querySelector("#jobs .screen.seen img")?.naturalWidth > 0, null, { timeout: LONG });
