@@ -20,6 +20,9 @@ use crate::commands::lora_lines;
 use crate::commands::plan::Task;
 use crate::session::Session;
 
+/// What an adapter is called while it is compared with the model.
+const INSPECTED: &str = "inspected";
+
 /// A checkpoint and where it runs.
 pub struct LoadedStudio {
     place: Place,
@@ -121,13 +124,23 @@ impl Studio for LoadedStudio {
     }
 
     fn inspect(&self, adapter: &Path) -> AdapterReport {
-        match LoraReport::inspect(adapter, lora_targets()) {
+        let mut report = match LoraReport::inspect(adapter, lora_targets()) {
             Ok(report) => described(&report),
             Err(error) => AdapterReport {
                 problems: vec![error.to_string()],
                 ..AdapterReport::default()
             },
+        };
+        if report.problems.is_empty() {
+            // Names alone do not tell whether it is one of this model.
+            let mut session = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+            let pipeline = &mut session.pipeline;
+            let fits = pipeline.load_lora(INSPECTED, adapter);
+            if let Err(error) = fits.and_then(|()| pipeline.unload_lora(INSPECTED)) {
+                report.problems.push(error.to_string());
+            }
         }
+        report
     }
 
     fn worker(&self, number: usize) -> Result<Box<dyn Maker>, MakeError> {
