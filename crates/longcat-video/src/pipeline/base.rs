@@ -230,16 +230,6 @@ impl<B: KernelBackend> Pipeline<B> {
         &self.scheduler
     }
 
-    /// What weights of transformer and text encoder become.
-    pub(super) fn load_as(&self, resident_blocks: usize) -> LoadAs {
-        LoadAs {
-            dtype: Some(self.options.dtype),
-            precision: self.options.precision,
-            products: self.options.products,
-            resident_blocks: Some(resident_blocks),
-        }
-    }
-
     /// Pixels that one token covers per side.
     pub(crate) fn pixel_multiple(&self) -> usize {
         self.vae_config.scale_factor_spatial * self.transformer_config.patch_size[1]
