@@ -9,7 +9,7 @@ use longcat_kernels::{KernelBackend, Products, Stage, guard};
 use longcat_lora::Requantized;
 use longcat_text::TextEncoder;
 use longcat_vae::{ChunkProgress, LatentDraw, Tiling, VaeError, VaeOptions, WanVae, WanVaeConfig};
-use longcat_weights::{ConfigError, LoadAs, Precision};
+use longcat_weights::{ConfigError, Precision};
 
 use super::observer::{Follower, StepHook};
 use super::predict::Model;

@@ -58,9 +58,9 @@ impl<B: KernelBackend> Pipeline<B> {
     /// What weights of transformer and text encoder become.
     pub(super) fn load_as(&self, resident_blocks: usize) -> LoadAs {
         LoadAs {
-            dtype: Some(self.options.dtype),
-            precision: self.options.precision,
-            products: self.options.products,
+            dtype: Some(self.options().dtype),
+            precision: self.options().precision,
+            products: self.options().products,
             resident_blocks: Some(resident_blocks),
         }
     }
