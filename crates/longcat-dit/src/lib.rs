@@ -55,7 +55,6 @@ mod names;
 mod norm;
 mod parallel;
 mod pieces;
-mod products;
 mod rope;
 mod text;
 mod transformer;
@@ -72,7 +71,6 @@ pub use names::{
 };
 pub use parallel::{ParallelTransformer, forward_samples, transfer};
 pub use pieces::TokenPieces;
-pub use products::Fp8Layers;
 pub use rope::RopeTables;
 pub use text::{TextCondition, TextTokens};
 pub use transformer::{Embedded, LongCatTransformer};

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use crate::data::Data;
 use crate::http::router;
 use crate::hub::Hub;
@@ -17,6 +19,8 @@ use crate::studio::{About, Studio};
 use crate::worker::{Bell, finish, work};
 use crate::{Limits, ServeError};
 
+/// Uploads that are decoded at once.
+const DECODING: usize = 2;
 /// How often a server looks whether it shall stop.
 const GLANCE: Duration = Duration::from_millis(100);
 /// How long requests may take to end when it stops.
@@ -66,6 +70,8 @@ pub(crate) struct App {
     pub(crate) library: Library,
     pub(crate) metrics: Metrics,
     pub(crate) bell: Bell,
+    /// Held while an upload is decoded.
+    pub(crate) decoding: Semaphore,
     pub(crate) token: Option<String>,
     note: fn(&str),
 }
@@ -126,6 +132,7 @@ impl Server {
             library,
             metrics: Metrics::default(),
             bell: Bell::default(),
+            decoding: Semaphore::new(DECODING),
             token: options.token,
             note: options.note,
         };

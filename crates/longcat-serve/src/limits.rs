@@ -23,6 +23,8 @@ pub struct Limits {
     pub video_seconds: u64,
     /// Pixels of an uploaded picture, or of a frame of an uploaded video.
     pub picture_pixels: u64,
+    /// Pixels of all frames of an uploaded video together: refining holds them, three bytes each.
+    pub video_pixels: u64,
     /// Bytes of an uploaded adapter.
     pub adapter_bytes: u64,
     /// Jobs that wait.
@@ -42,6 +44,7 @@ impl Default for Limits {
             video_bytes: 1 << 30,
             video_seconds: 600,
             picture_pixels: 64_000_000,
+            video_pixels: 1_500_000_000,
             adapter_bytes: 8 << 30,
             queue: 100,
         }

@@ -105,6 +105,12 @@ fn check_video(path: &Path, limits: &Limits) -> Result<(), String> {
         if frame.start > limits.video_seconds as f64 || frames > 120 * limits.video_seconds {
             return Err(format!("longer than {} seconds", limits.video_seconds));
         }
+        if (size.width * size.height) as u64 * frames > limits.video_pixels {
+            return Err(format!(
+                "its frames have more than {} pixels together; make it shorter or smaller",
+                limits.video_pixels
+            ));
+        }
     }
     Ok(())
 }

@@ -1,6 +1,5 @@
 //! The commands.
 
-pub mod calibrate;
 pub mod convert;
 pub mod decode;
 pub mod devices;

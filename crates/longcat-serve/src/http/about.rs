@@ -48,6 +48,7 @@ pub(super) async fn options(State(app): State<Arc<App>>) -> Response {
             "video_bytes": limits.video_bytes,
             "video_seconds": limits.video_seconds,
             "picture_pixels": limits.picture_pixels,
+            "video_pixels": limits.video_pixels,
             "adapter_bytes": limits.adapter_bytes,
             "queue": limits.queue,
             "size_multiple": about.size_multiple,

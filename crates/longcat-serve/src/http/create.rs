@@ -56,6 +56,10 @@ pub(super) async fn create(
     // Before an upload is taken in for nothing.
     blocking(&app, check_room).await?;
     let incoming = read(&app, request, key).await?;
+    let _turn = match incoming.upload {
+        Some(_) => Some(app.decoding.acquire().await.map_err(ApiError::server)?),
+        None => None,
+    };
     let accepted = move |app: &App| show(app, &accept(app, incoming)?);
     let video = blocking(&app, accepted).await?;
     app.bell.ring();

@@ -85,6 +85,13 @@ pub(super) fn find(app: &App, id: &str) -> Result<Video, ApiError> {
         .ok_or_else(|| ApiError::not_found("video"))
 }
 
+/// Whether a text looks as ids do.
+fn is_id(text: &str) -> bool {
+    let digits = text.strip_prefix("video_").unwrap_or_default();
+    let is_digit = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+    digits.len() == 24 && digits.bytes().all(is_digit)
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
@@ -106,20 +113,23 @@ pub(super) async fn list(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Answer {
     let Query(query) = query.map_err(|error| ApiError::bad(error.body_text()))?;
+    let refused = |param: &str, message: String| {
+        ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, message).with_param(param)
+    };
     let limit = query.limit.unwrap_or(LISTED.1);
     if limit == 0 || limit > LISTED.0 {
-        let error = ApiError::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            format!("1 to {} are possible", LISTED.0),
-        );
-        return Err(error.with_param("limit"));
+        let message = format!("1 to {} are possible", LISTED.0);
+        return Err(refused("limit", message));
+    }
+    if let Some(id) = query.after.as_ref().filter(|id| !is_id(id)) {
+        return Err(refused("after", format!("{id:?} is no id of a video")));
     }
     let status = match query.status.as_deref() {
         None => None,
-        Some(name) => Some(Status::parse(name).ok_or_else(|| {
-            let error = ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "there is no such status");
-            error.with_param("status")
-        })?),
+        Some(name) => {
+            let status = Status::parse(name);
+            Some(status.ok_or_else(|| refused("status", format!("there is no status {name:?}")))?)
+        }
     };
     let listing = Listing {
         limit,

@@ -335,6 +335,7 @@ fn lists_come_in_pages() {
         ("limit=x", 400),
         ("status=odd", 422),
         ("x=1", 400),
+        ("after=video_1", 422),
     ] {
         assert_eq!(
             client.get(&format!("/v1/videos?{query}")).status,

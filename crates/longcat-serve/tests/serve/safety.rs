@@ -164,6 +164,7 @@ fn uploads_beyond_the_limits_are_refused_and_not_kept() {
             video_bytes: 60_000,
             video_seconds: 2,
             picture_pixels: 100 * 100,
+            video_pixels: 64 * 64 * 4,
             adapter_bytes: 1000,
             ..Limits::default()
         };
@@ -174,6 +175,7 @@ fn uploads_beyond_the_limits_are_refused_and_not_kept() {
     let clip = mp4(32, 9);
     let long = mp4(32, 50);
     let wide = mp4(128, 3);
+    let many = mp4(64, 5);
     let cut = &small[..small.len() - 20];
     let cut_clip = &clip[..clip.len() / 2];
     // One that says that it has 60000 x 60000 pixels.
@@ -191,6 +193,7 @@ fn uploads_beyond_the_limits_are_refused_and_not_kept() {
         ("video", &small, 422),
         ("video", &long, 422),
         ("video", &wide, 422),
+        ("video", &many, 422),
         ("video", cut_clip, 422),
         ("video", &noise, 413),
         ("video", playlist, 422),
