@@ -54,8 +54,10 @@ impl H264Encoder {
             // Of pictures that refer to others the encoder drops small corrections, anew each time
             // that a video is written; a key frame every half second makes that add up to less.
             .intra_frame_period(IntraFramePeriod::from_num_frames(
-                (0.5 * fps).round().max(1.0) as u32,
+                Self::key_period(fps) as u32
             ))
+            // Key frames come where they are expected alone, see `GroupEncoder`.
+            .scene_change_detect(false)
             .vui(VuiConfig::bt709());
         let encoder = Encoder::with_api_config(OpenH264API::from_source(), config)
             .map_err(|e| e.to_string())?;
@@ -65,13 +67,26 @@ impl H264Encoder {
         })
     }
 
+    /// From one key frame to the next.
+    pub(crate) fn key_period(fps: f64) -> usize {
+        (0.5 * fps).round().max(1.0) as usize
+    }
+
     /// Parameter sets of the stream, known after the first picture.
     pub(crate) fn parameters(&self) -> Option<&ParameterSets> {
         self.parameters.as_ref()
     }
 
-    /// Encodes a frame in planes of 4:2:0, one after another. Sides are even.
-    pub(crate) fn encode(&mut self, planes: &[u8], size: VideoSize) -> Result<Picture, String> {
+    /// Encodes a frame in planes of 4:2:0, one after another, if wanted as a key frame. Sides are even.
+    pub(crate) fn encode(
+        &mut self,
+        planes: &[u8],
+        size: VideoSize,
+        key: bool,
+    ) -> Result<Picture, String> {
+        if key {
+            self.encoder.force_intra_frame();
+        }
         let VideoSize { width, height } = size;
         let (y, chroma) = planes.split_at(width * height);
         let (u, v) = chroma.split_at(chroma.len() / 2);
@@ -175,7 +190,7 @@ mod tests {
         let mut encoder = H264Encoder::new(15.0, 75).unwrap();
         let size = VideoSize::new(32, 16);
         let planes = Planar::YUV420.planes(&[128; 32 * 16 * 3], size, WRITTEN);
-        let picture = encoder.encode(&planes, size).unwrap();
+        let picture = encoder.encode(&planes, size, true).unwrap();
         assert!(picture.keyframe && has_instant_refresh(&picture.data, 4));
         let expected = Signal {
             primaries: 1,

@@ -41,6 +41,7 @@ mod format;
 mod frames;
 mod gif;
 mod h264;
+mod h264_groups;
 mod image_file;
 mod image_folder;
 mod light;

@@ -9,9 +9,9 @@ use shiguredo_mp4::boxes::{Avc1Box, AvccBox, SampleEntry, UnknownBox, VisualSamp
 use shiguredo_mp4::mux::{Mp4FileMuxer, Mp4FileMuxerOptions, Sample};
 use shiguredo_mp4::{BoxSize, BoxType, TrackKind, Uint};
 
-use crate::h264::{H264Encoder, ParameterSets, WRITTEN};
+use crate::h264::{ParameterSets, Picture};
+use crate::h264_groups::GroupEncoder;
 use crate::partial::Partial;
-use crate::planar::Planar;
 use crate::{MediaError, VideoSpec, VideoWriter, WriteOptions, mp4_tags};
 
 /// Room for the index before the pictures, so that players need not look for it at the end: enough
@@ -27,7 +27,9 @@ pub(crate) struct Mp4Writer {
     spec: VideoSpec,
     timescale: NonZeroU32,
     duration: u32,
-    encoder: H264Encoder,
+    encoder: GroupEncoder,
+    /// Whether the index has the stream's parameters.
+    described: bool,
     muxer: Mp4FileMuxer,
     /// Goes to the end of the index.
     user_data: Option<Vec<u8>>,
@@ -43,7 +45,7 @@ impl Mp4Writer {
         let user_data = options.metadata.as_deref().map(mp4_tags::user_data);
         let reserved = RESERVED_INDEX + user_data.as_ref().map_or(0, Vec::len);
         let failed = |e: String| MediaError::encode(path, e);
-        let encoder = H264Encoder::new(spec.fps, options.quality).map_err(failed)?;
+        let encoder = GroupEncoder::new(spec, options.quality).map_err(failed)?;
         let muxer = Mp4FileMuxer::with_options(Mp4FileMuxerOptions {
             reserved_moov_box_size: reserved,
             ..Default::default()
@@ -63,24 +65,26 @@ impl Mp4Writer {
             timescale,
             duration,
             encoder,
+            described: false,
             muxer,
             user_data,
         })
     }
 }
 
-impl VideoWriter for Mp4Writer {
-    fn push(&mut self, frame: &[u8]) -> Result<(), MediaError> {
-        let planes = Planar::YUV420.planes(frame, self.spec.size, WRITTEN);
-        let first = self.encoder.parameters().is_none();
-        let picture = self
-            .encoder
-            .encode(&planes, self.spec.size)
-            .map_err(|e| MediaError::encode(&self.path, e))?;
+impl Mp4Writer {
+    fn append(&mut self, pictures: Vec<Picture>) -> Result<(), MediaError> {
+        pictures
+            .into_iter()
+            .try_for_each(|picture| self.append_one(&picture))
+    }
+
+    fn append_one(&mut self, picture: &Picture) -> Result<(), MediaError> {
         let entry = match self.encoder.parameters() {
-            Some(sets) if first => Some(sample_entry(&self.spec, sets)),
+            Some(sets) if !self.described => Some(sample_entry(&self.spec, sets)),
             _ => None,
         };
+        self.described |= entry.is_some();
         self.file
             .write_all(&picture.data)
             .map_err(MediaError::io(&self.path))?;
@@ -99,8 +103,19 @@ impl VideoWriter for Mp4Writer {
             .append_sample(&sample)
             .map_err(|e| MediaError::encode(&self.path, e))
     }
+}
+
+impl VideoWriter for Mp4Writer {
+    fn push(&mut self, frame: &[u8]) -> Result<(), MediaError> {
+        let pictures = self.encoder.push(frame);
+        let pictures = pictures.map_err(|e| MediaError::encode(&self.path, e))?;
+        self.append(pictures)
+    }
 
     fn finish(mut self: Box<Self>) -> Result<(), MediaError> {
+        let pictures = self.encoder.finish();
+        let pictures = pictures.map_err(|e| MediaError::encode(&self.path, e))?;
+        self.append(pictures)?;
         let io = |e| MediaError::io(&self.path)(e);
         let boxes = self
             .muxer

@@ -1,0 +1,231 @@
+//! Pictures in groups that begin with a key frame, several of which are encoded at a time.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use crate::h264::{H264Encoder, ParameterSets, Picture, WRITTEN};
+use crate::planar::Planar;
+use crate::{VideoSize, VideoSpec};
+
+/// Frames that are worth a thread's while.
+const LEAST_FRAMES: usize = 6;
+/// Bytes of frames that may wait to be encoded.
+const MOST_WAITING: usize = 384 << 20;
+/// The number of encoders decides which pictures follow each other in one: it is the same on all machines,
+/// so that files are.
+const MOST_ENCODERS: usize = 7;
+
+/// Encodes frames of one size in groups, each in a thread of its own.
+///
+/// H.264 has it that key frames that follow each other differ in a number (`idr_pic_id`), which an encoder
+/// counts up. Encoders take the groups in turn; where a group has one key frame alone, every second encoder is
+/// one ahead, and there is an odd number of them, so that the last and the first differ, too.
+pub(crate) struct GroupEncoder {
+    spec: VideoSpec,
+    quality: u8,
+    key_period: usize,
+    group_frames: usize,
+    most_encoders: usize,
+    encoders: Vec<Worker>,
+    /// Frames of the group that is being filled.
+    frames: Vec<Vec<u8>>,
+    /// Groups so far.
+    groups: usize,
+    /// The encoders whose groups are under way, the earliest first.
+    under_way: VecDeque<usize>,
+    parameters: Option<ParameterSets>,
+}
+
+/// A thread with an encoder; it ends when its frames do.
+struct Worker {
+    frames: Sender<Vec<Vec<u8>>>,
+    groups: Receiver<Result<Group, String>>,
+}
+
+struct Group {
+    pictures: Vec<Picture>,
+    parameters: Option<ParameterSets>,
+}
+
+impl GroupEncoder {
+    /// Settings are tried at once, by an encoder that is not used.
+    pub(crate) fn new(spec: VideoSpec, quality: u8) -> Result<Self, String> {
+        H264Encoder::new(spec.fps, quality)?;
+        let key_period = H264Encoder::key_period(spec.fps);
+        let group_frames = key_period * LEAST_FRAMES.div_ceil(key_period);
+        let group_bytes = (group_frames * spec.size.width * spec.size.height * 3).max(1);
+        // One group is being filled.
+        let fit = (MOST_WAITING / group_bytes).saturating_sub(1);
+        Ok(Self {
+            spec,
+            quality,
+            key_period,
+            group_frames,
+            most_encoders: odd(fit.clamp(1, MOST_ENCODERS)),
+            encoders: Vec::new(),
+            frames: Vec::new(),
+            groups: 0,
+            under_way: VecDeque::new(),
+            parameters: None,
+        })
+    }
+
+    /// Parameter sets of the stream, known when there are pictures.
+    pub(crate) fn parameters(&self) -> Option<&ParameterSets> {
+        self.parameters.as_ref()
+    }
+
+    /// Takes a frame, `[height, width, 3]` RGB, and gives what pictures are ready, in their order.
+    pub(crate) fn push(&mut self, frame: &[u8]) -> Result<Vec<Picture>, String> {
+        self.frames.push(frame.to_vec());
+        match self.frames.len() < self.group_frames {
+            true => Ok(Vec::new()),
+            false => self.begin_group(),
+        }
+    }
+
+    /// All pictures that are left.
+    pub(crate) fn finish(&mut self) -> Result<Vec<Picture>, String> {
+        let mut pictures = match self.frames.is_empty() {
+            true => Vec::new(),
+            false => self.begin_group()?,
+        };
+        while let Some(encoder) = self.under_way.pop_front() {
+            pictures.extend(self.take_group(encoder)?);
+        }
+        Ok(pictures)
+    }
+
+    fn begin_group(&mut self) -> Result<Vec<Picture>, String> {
+        let encoder = self.groups % self.most_encoders;
+        let mut pictures = Vec::new();
+        if encoder == self.encoders.len() {
+            self.encoders.push(self.start(encoder)?);
+        } else if self.under_way.front() == Some(&encoder) {
+            self.under_way.pop_front();
+            pictures = self.take_group(encoder)?;
+        }
+        let frames = mem::take(&mut self.frames);
+        let sent = self.encoders[encoder].frames.send(frames);
+        sent.map_err(|_| ended())?;
+        self.groups += 1;
+        self.under_way.push_back(encoder);
+        Ok(pictures)
+    }
+
+    fn take_group(&mut self, encoder: usize) -> Result<Vec<Picture>, String> {
+        let group = self.encoders[encoder].groups.recv();
+        let Group {
+            pictures,
+            parameters,
+        } = group.map_err(|_| ended())??;
+        // The container holds them once, for all of the stream.
+        if self.parameters.is_some() && self.parameters != parameters {
+            return Err("encoders have different parameters".into());
+        }
+        self.parameters = parameters;
+        Ok(pictures)
+    }
+
+    fn start(&self, index: usize) -> Result<Worker, String> {
+        let (frames, to_encode) = channel::<Vec<Vec<u8>>>();
+        let (encoded, groups) = channel();
+        let (size, key_period) = (self.spec.size, self.key_period);
+        let mut encoder = H264Encoder::new(self.spec.fps, self.quality)?;
+        let one_ahead = self.group_frames == key_period && index % 2 == 1;
+        let work = move || {
+            if one_ahead && let Err(error) = encoder.encode(&grey(size), size, true) {
+                // Nobody listens when the video was given up.
+                encoded.send(Err(error)).unwrap_or_default();
+                return;
+            }
+            for frames in to_encode {
+                let pictures = frames.iter().enumerate().map(|(index, frame)| {
+                    let planes = Planar::YUV420.planes(frame, size, WRITTEN);
+                    encoder.encode(&planes, size, index % key_period == 0)
+                });
+                let pictures = pictures.collect::<Result<Vec<_>, _>>();
+                let group = pictures.map(|pictures| Group {
+                    pictures,
+                    parameters: encoder.parameters().cloned(),
+                });
+                if encoded.send(group).is_err() {
+                    return;
+                }
+            }
+        };
+        thread::Builder::new()
+            .name("h264".into())
+            .spawn(work)
+            .map_err(|error| format!("starting a thread: {error}"))?;
+        Ok(Worker { frames, groups })
+    }
+}
+
+fn odd(count: usize) -> usize {
+    count - (count + 1) % 2
+}
+
+fn ended() -> String {
+    "an encoder ended before its time".into()
+}
+
+/// Planes of 4:2:0.
+fn grey(size: VideoSize) -> Vec<u8> {
+    vec![128; size.width * size.height * 3 / 2]
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn frames(size: VideoSize, count: usize) -> Vec<Vec<u8>> {
+        let bytes = size.width * size.height * 3;
+        let pixel =
+            |frame: usize, i: usize| (frame * 7 + i / 3 * (frame % 5 + 1) + i % 3 * 40) as u8;
+        let frame = |frame| (0..bytes).map(|i| pixel(frame, i)).collect();
+        (0..count).map(frame).collect()
+    }
+
+    #[test]
+    fn every_period_begins_with_a_key_frame() {
+        let size = VideoSize::new(32, 16);
+        // Groups of one, one and three periods.
+        for (fps, period) in [(15.0, 8), (30.0, 15), (4.0, 2)] {
+            let spec = VideoSpec { size, fps };
+            let mut encoder = GroupEncoder::new(spec, 75).unwrap();
+            let count = 20 * period + 3;
+            let mut pictures = Vec::new();
+            for frame in frames(size, count) {
+                pictures.extend(encoder.push(&frame).unwrap());
+            }
+            pictures.extend(encoder.finish().unwrap());
+            assert_eq!(pictures.len(), count);
+            let keys = pictures
+                .iter()
+                .enumerate()
+                .filter(|(_, picture)| picture.keyframe);
+            let keys: Vec<usize> = keys.map(|(index, _)| index).collect();
+            let expected: Vec<usize> = (0..count).step_by(period).collect();
+            assert_eq!(keys, expected, "{fps} frames per second");
+        }
+    }
+
+    #[test]
+    fn encoders_are_an_odd_number_that_memory_allows() {
+        let encoders = |width, height, fps| {
+            let spec = VideoSpec {
+                size: VideoSize::new(width, height),
+                fps,
+            };
+            GroupEncoder::new(spec, 75).unwrap().most_encoders
+        };
+        assert_eq!([1, 2, 3, 4, 7].map(odd), [1, 1, 3, 3, 7]);
+        assert_eq!(encoders(832, 480, 15.0), 7);
+        assert_eq!(encoders(1280, 704, 30.0), 7);
+        assert_eq!(encoders(3840, 2160, 30.0), 1);
+    }
+}
