@@ -3,9 +3,9 @@
 
     xtask/bench/batch_thousand.py target/release/longcat [LINES]
 
-The list is made once by one process that nobody disturbs, and once by two processes at the same time, three
-times one of which is killed (SIGKILL) after a random time and started again. Then every video has to be the
-same file as the undisturbed one, and to be in results.jsonl once. Prints the seconds of both.
+The list is made once by one process that nobody disturbs, and once by two processes at the same time, of which
+one is killed (SIGKILL) three times, at random, and started again. Then every video has to be the same file as the
+undisturbed one, some the same as that of `longcat t2v`, and each to be in results.jsonl once. Prints the seconds.
 """
 
 import collections
@@ -24,26 +24,34 @@ COLOURS = ["red", "green", "blue", "yellow", "white"]
 SIZES = ["16x16", "32x16", "16x32"]
 
 
-def write_list(path, count):
-    with open(path, "w") as file:
-        for i in range(count):
-            shape, colour = SHAPES[i % 5], COLOURS[i // 5 % 5]
-            line = {"prompt": f"a {colour} {shape} moves right", "seed": i, "size": SIZES[i % 3]}
-            if i % 50 == 0:
-                line["distill"] = True
-            file.write(json.dumps(line) + "\n")
+SETTINGS = {"frames": 5, "steps": 2, "guidance": 1}
+
+
+def request(i):
+    shape, colour = SHAPES[i % 5], COLOURS[i // 5 % 5]
+    keys = {"prompt": f"a {colour} {shape} moves right", "seed": i, "size": SIZES[i % 3]}
+    # Adapters are switched between lines.
+    return keys | ({"distill": True} if i % 50 == 0 else {})
 
 
 def start(program, folder, output, log):
-    settings = ["frames=5", "steps=2", "guidance=1"]
     command = [program, "batch", "list.jsonl", "-o", output, "--device", "cpu", "--claim=30"]
-    for setting in settings:
-        command += ["--set", setting]
+    for key, value in SETTINGS.items():
+        command += ["--set", f"{key}={value}"]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=log)
 
 
 def videos(folder):
     return sorted(path.name for path in folder.glob("*.mp4"))
+
+
+def single(program, folder, number):
+    options = SETTINGS | request(number - 1)
+    command = [program, "t2v", options.pop("prompt"), "-o", "single.mp4", "-y", "--device", "cpu"]
+    for key, value in options.items():
+        command += [f"--{key}"] if value is True else [f"--{key}={value}"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return folder / "single.mp4"
 
 
 def main():
@@ -54,7 +62,7 @@ def main():
     print(f"kills are those of seed {seed}")
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        write_list(folder / "list.jsonl", count)
+        (folder / "list.jsonl").write_text("".join(json.dumps(request(i)) + "\n" for i in range(count)))
         with open(folder / "log", "w") as log:
             began = time.monotonic()
             alone = start(program, folder, "alone", log)
@@ -64,15 +72,15 @@ def main():
 
             began = time.monotonic()
             running = [start(program, folder, "shared", log) for _ in range(2)]
-            for kill in range(3):
-                # Within the time that what is left takes.
-                time.sleep(draw.uniform(0.05, 0.25) * whole)
+            for at in sorted(draw.sample(range(count // 20, count * 9 // 10), 3)):
+                while len(videos(folder / "shared")) < at:
+                    time.sleep(0.005)
+                # Within a video, between it and its record, or between two.
+                time.sleep(draw.uniform(0, 0.2))
                 index = draw.randrange(2)
-                ended = running[index].poll()
-                there = len(videos(folder / "shared"))
                 running[index].send_signal(signal.SIGKILL)
                 running[index].wait()
-                print(f"kill {kill + 1}: of process {index}, at {there} videos{'' if ended is None else ', ended'}")
+                print(f"killed process {index} at {len(videos(folder / 'shared'))} videos")
                 running[index] = start(program, folder, "shared", log)
             codes = [process.wait() for process in running]
             shared = time.monotonic() - began
@@ -83,6 +91,9 @@ def main():
         assert videos(folder / "shared") == names
         same, other, missing = filecmp.cmpfiles(folder / "alone", folder / "shared", names, shallow=False)
         assert not other and not missing, (other, missing)
+        for number in draw.sample(range(1, count + 1), 5):
+            made = folder / "shared" / names[number - 1]
+            assert filecmp.cmp(single(program, folder, number), made, shallow=False), made
         told, torn = collections.Counter(), 0
         for line in (folder / "shared/results.jsonl").read_text().splitlines():
             try:

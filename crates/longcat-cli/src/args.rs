@@ -17,7 +17,7 @@ use crate::weights_arg::Weights;
 
 pub use batch::{Batch, Setting};
 pub use hub::{Models, Pull};
-pub use precision::{Kept, Multiplied, Quantize};
+pub use precision::{Calibrate, Kept, Multiplied, Quantize};
 pub use serve::Serve;
 
 pub use lora::{
@@ -83,6 +83,8 @@ pub enum Command {
     Convert(Convert),
     /// Write a checkpoint whose large matrices are packed: fp8, int8, q8_0 or q4_k.
     Quantize(Quantize),
+    /// Find the layers that suffer most from --products fp8, and write beside the weights that they stay out.
+    Calibrate(Calibrate),
     /// Download a model from the Hugging Face hub into its cache, where --model finds it by its name. Goes
     /// on where it was stopped.
     Pull(Pull),

@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::path::{Component, Path};
 
 use anyhow::Result;
+use clap::Args;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -85,13 +86,33 @@ impl Request {
             folders,
             output,
         };
-        Ok(match read.command()? {
+        Ok(match command_of(object)? {
             "t2v" => Self::T2v(Box::new(read.arguments()?)),
             "i2v" => Self::I2v(Box::new(read.arguments()?)),
             "continue" => Self::Continue(Box::new(read.arguments()?)),
             "long" => Self::Long(Box::new(read.arguments()?)),
             _ => Self::Refine(Box::new(read.arguments()?)),
         })
+    }
+
+    /// Checks that a key is one of some command.
+    ///
+    /// # Errors
+    /// [`RequestError`] names what is near.
+    pub fn check_key(key: &str) -> Result<(), RequestError> {
+        let takes =
+            |command: &&str| key == "command" || keys_of(command).find(key, command).is_ok();
+        match COMMANDS.iter().any(takes) {
+            true => Ok(()),
+            false => keys_of("t2v").find(key, "a request").map(|_| ()),
+        }
+    }
+
+    /// Whether the command of an object takes a key.
+    pub fn takes(object: &Map<String, Value>, key: &str) -> bool {
+        // What is wrong with the command is told when the object is read.
+        let command = command_of(object).unwrap_or("t2v");
+        key == "command" || keys_of(command).find(key, command).is_ok()
     }
 
     /// Looks at its files and carries it out: sees whether it can be made, or makes it.
@@ -144,6 +165,36 @@ impl Request {
     }
 }
 
+/// The command that an object names, or that its keys do.
+fn command_of(object: &Map<String, Value>) -> Result<&'static str, RequestError> {
+    let has = |key: &str| object.get(key).is_some_and(|value| !value.is_null());
+    let Some(value) = object.get("command").filter(|value| !value.is_null()) else {
+        return Ok(match (has("image"), has("video"), has("prompts")) {
+            (true, ..) => "i2v",
+            (_, true, _) => "continue",
+            (.., true) => "long",
+            _ => "t2v",
+        });
+    };
+    let named = COMMANDS.into_iter().find(|command| value == *command);
+    named.ok_or_else(|| {
+        let all = COMMANDS.join(", ");
+        RequestError::new("command", format!("{value} is none of {all}"))
+    })
+}
+
+/// The keys of a command.
+fn keys_of(command: &str) -> Keys {
+    let empty = clap::Command::new("request");
+    Keys::of(&match command {
+        "i2v" => ImageToVideo::augment_args(empty),
+        "continue" => Continue::augment_args(empty),
+        "long" => Long::augment_args(empty),
+        "refine" => Refine::augment_args(empty),
+        _ => TextToVideo::augment_args(empty),
+    })
+}
+
 /// An object that is read.
 struct Reading<'a> {
     object: &'a Map<String, Value>,
@@ -153,23 +204,6 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    fn command(&self) -> Result<&'static str, RequestError> {
-        let has = |key: &str| self.object.get(key).is_some_and(|value| !value.is_null());
-        let Some(value) = self.object.get("command").filter(|value| !value.is_null()) else {
-            return Ok(match (has("image"), has("video"), has("prompts")) {
-                (true, ..) => "i2v",
-                (_, true, _) => "continue",
-                (.., true) => "long",
-                _ => "t2v",
-            });
-        };
-        let named = COMMANDS.into_iter().find(|command| value == *command);
-        named.ok_or_else(|| {
-            let all = COMMANDS.join(", ");
-            RequestError::new("command", format!("{value} is none of {all}"))
-        })
-    }
-
     /// The arguments of a command.
     fn arguments<A: Arguments>(&self) -> Result<A, RequestError> {
         let command = A::augment_args(clap::Command::new(A::COMMAND).no_binary_name(true));

@@ -17,7 +17,7 @@ use crate::{device_or_best, interrupt, launch, note, say};
 
 /// How long this process may take to end by itself when another rank has failed: a device that waits for
 /// that one may do so for ever.
-const GRACE: Duration = Duration::from_secs(30);
+const GRACE: Duration = Duration::from_secs(20);
 
 /// Arguments of `longcat train-lora` and `cargo xtask train-lora`.
 #[derive(Debug, Args)]

@@ -55,6 +55,7 @@ mod names;
 mod norm;
 mod parallel;
 mod pieces;
+mod products;
 mod rope;
 mod text;
 mod transformer;
@@ -71,6 +72,7 @@ pub use names::{
 };
 pub use parallel::{ParallelTransformer, forward_samples, transfer};
 pub use pieces::TokenPieces;
+pub use products::Fp8Layers;
 pub use rope::RopeTables;
 pub use text::{TextCondition, TextTokens};
 pub use transformer::{Embedded, LongCatTransformer};

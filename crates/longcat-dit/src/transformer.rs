@@ -7,18 +7,17 @@ use burn::module::Module;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
 use longcat_kernels::{BsaParams, KernelBackend, Products};
-use longcat_lora::LoraHost;
 use longcat_weights::{
     LoadAs, LoadOptions, LoadReport, WeightFiles, cast_module, check_module, load_host,
 };
 
 use crate::embed::{CaptionEmbedder, FinalLayer, PatchEmbed, TimestepEmbedder};
 use crate::layout::official_weights;
-use crate::names::{canonical_names, fp32_islands, in_module_shapes, packable, sensitive_layers};
+use crate::names::{canonical_names, fp32_islands, in_module_shapes, sensitive_layers};
 use crate::rope::RopeCache;
 use crate::{
-    Block, BlockContext, DitConfig, DitError, KvCache, RopeTables, TextCondition, TextTokens,
-    TokenPieces,
+    Block, BlockContext, DitConfig, DitError, Fp8Layers, KvCache, RopeTables, TextCondition,
+    TextTokens, TokenPieces,
 };
 
 /// The LongCat-Video diffusion transformer.
@@ -98,18 +97,6 @@ impl<B: Backend> LongCatTransformer<B> {
         self.pieces = pieces;
     }
 
-    /// Lets the matrices that [`packable`](crate::packable) names be multiplied in other numbers where they
-    /// are packed so that they can be, and tells how many are.
-    pub fn set_products(&mut self, products: Products) -> usize {
-        let (packable, mut count) = (packable(&self.config), 0);
-        self.visit_lora_mut(&mut |name, layer| {
-            if packable(&format!("{name}.weight")) {
-                count += usize::from(layer.weight.set_products(products));
-            }
-        });
-        count
-    }
-
     /// Switches block-sparse attention on or off.
     ///
     /// # Errors
@@ -129,7 +116,8 @@ impl<B: KernelBackend> LongCatTransformer<B> {
     /// one the config is that of the shapes ([`DitConfig::of_weights`]).
     ///
     /// Weights become what `load_as` says; the fp32 islands stay fp32, and matrices that are packed while
-    /// they load, or multiplied in other numbers, are those of [`packable`](crate::packable).
+    /// they load, or multiplied in other numbers, are those of [`packable`](crate::packable); of the latter those
+    /// that [`Fp8Layers::beside`] them names stay out.
     ///
     /// # Errors
     /// [`DitError`] names the file and key.
@@ -165,7 +153,10 @@ impl<B: KernelBackend> LongCatTransformer<B> {
         };
         let files = in_module_shapes(files);
         let report = load_host(&mut model, &files, &canonical_names(), &options)?;
-        model.set_products(load_as.products);
+        if load_as.products != Products::Dense {
+            let kept = Fp8Layers::beside(files.path())?.floats;
+            model.set_products(load_as.products, &|layer| !kept.contains(layer));
+        }
         Ok((model, report))
     }
 

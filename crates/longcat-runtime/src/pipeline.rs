@@ -1,5 +1,6 @@
 //! Pipelines without their backend in the type.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::DType;
@@ -130,6 +131,17 @@ pub trait DynPipeline: Send {
         noise: &mut dyn NoiseSource,
         observer: &mut dyn Observer,
     ) -> Result<Latents, VideoError>;
+
+    /// How far the prediction is off with one layer in fp8, by their names ([`Pipeline::fp8_errors`]).
+    ///
+    /// # Errors
+    /// As there.
+    fn fp8_errors(
+        &mut self,
+        request: &TextToVideoRequest,
+        noise: &mut dyn NoiseSource,
+        observer: &mut dyn Observer,
+    ) -> Result<BTreeMap<String, f64>, VideoError>;
 
     /// Makes videos that begin with a picture.
     ///
@@ -312,6 +324,15 @@ impl<B: KernelBackend> DynPipeline for Pipeline<B> {
     ) -> Result<Latents, VideoError> {
         let made = Pipeline::text_to_video(self, request, noise, observer)?;
         self.read_latents(made.latents)
+    }
+
+    fn fp8_errors(
+        &mut self,
+        request: &TextToVideoRequest,
+        noise: &mut dyn NoiseSource,
+        observer: &mut dyn Observer,
+    ) -> Result<BTreeMap<String, f64>, VideoError> {
+        Pipeline::fp8_errors(self, request, noise, observer)
     }
 
     fn image_to_video(

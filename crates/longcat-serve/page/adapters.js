@@ -47,10 +47,10 @@ function row(adapter) {
     input: () => {
       choice.strength = Number(slider.value);
       output.textContent = number(choice.strength);
-      slider.style.setProperty("--at", `${50 * choice.strength}%`);
+      slider.style.setProperty("--at", choice.strength / 2);
     },
   });
-  slider.style.setProperty("--at", `${50 * choice.strength}%`);
+  slider.style.setProperty("--at", choice.strength / 2);
   const strength = h("div", { class: "strength" }, slider, output);
   const toggle = h("input", {
     type: "checkbox", role: "switch", id, "aria-describedby": `${id}-note`,

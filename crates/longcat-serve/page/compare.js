@@ -121,7 +121,7 @@ function open() {
   const pair = new Pair(clips, (at) => {
     scrub.max = String(pair.seconds);
     scrub.value = String(at);
-    scrub.style.setProperty("--at", `${(100 * at) / (pair.seconds || 1)}%`);
+    scrub.style.setProperty("--at", at / (pair.seconds || 1));
     scrub.setAttribute("aria-valuetext", `${number(at)} of ${number(pair.seconds)} seconds`);
     time.textContent = `${at.toFixed(1)} / ${pair.seconds.toFixed(1)} s`;
   });

@@ -3,10 +3,13 @@
 import * as api from "./api.js";
 import * as store from "./store.js";
 import { $, announce, h, show } from "./dom.js";
-import { doing, duration, summary } from "./words.js";
+import { doing, left, summary } from "./words.js";
 
 /** The rows, by id. */
 const rows = new Map();
+/** Waiting jobs that are shown before somebody asks for all. */
+const FEW = 3;
+let showsAll = false;
 /** What part of each job was last announced, in quarters. */
 const quarters = new Map();
 
@@ -17,7 +20,7 @@ function makeRow(video) {
   const about = h("p", { class: "quiet" }, summary(video, store.adapters));
   const bar = h("progress", { max: "100", "aria-label": "Progress" });
   const stage = h("p", { class: "stage" });
-  const left = h("p", { class: "left" });
+  const time = h("p", { class: "left" });
   const error = h("p", { class: "error", role: "alert", hidden: true });
   const cancel = h("button", { type: "button", class: "plain", "aria-label": `Cancel: ${video.prompt}` }, "Cancel");
   cancel.addEventListener("click", async () => {
@@ -31,9 +34,9 @@ function makeRow(video) {
       show(error, problem.message);
     }
   });
-  const text = h("div", { class: "told" }, prompt, about, bar, h("div", { class: "line" }, stage, left), error, cancel);
+  const text = h("div", { class: "told" }, prompt, about, bar, h("div", { class: "line" }, stage, time), error, cancel);
   const item = h("li", { class: "job", "data-id": video.id }, frame, text);
-  return { item, frame, picture, bar, stage, left };
+  return { item, frame, picture, bar, stage, time };
 }
 
 /** Shows the last preview, once it is there: no flicker between two. */
@@ -53,7 +56,7 @@ function preview(row, { url, width, height }) {
   next.src = url;
 }
 
-function update(row, video) {
+function update(row, video, before) {
   const waiting = video.status === "queued";
   row.item.classList.toggle("waiting", waiting);
   const [width, height] = video.size.split("x").map(Number);
@@ -61,8 +64,8 @@ function update(row, video) {
   if (waiting) row.bar.removeAttribute("value");
   else row.bar.value = video.progress;
   row.bar.hidden = waiting;
-  row.stage.textContent = doing(video);
-  row.left.textContent = video.eta === null || waiting ? "" : `about ${duration(video.eta)} left`;
+  row.stage.textContent = doing(video, before);
+  row.time.textContent = waiting ? "" : left(video);
   const seen = store.previews.get(video.id);
   if (seen) preview(row, seen);
   tellQuarter(video);
@@ -73,8 +76,8 @@ function tellQuarter(video) {
   const before = quarters.get(video.id);
   quarters.set(video.id, quarter);
   if (before === undefined || quarter <= before || quarter > 3) return;
-  const left = video.eta === null ? "" : `, about ${duration(video.eta)} left`;
-  announce(`${25 * quarter} per cent${left}: ${video.prompt}`);
+  const told = [`${25 * quarter} per cent`, left(video)].filter(Boolean).join(", ");
+  announce(`${told}: ${video.prompt}`);
 }
 
 /** Says how a job has ended. */
@@ -100,11 +103,17 @@ function render() {
   active.forEach((video, i) => {
     if (!rows.has(video.id)) rows.set(video.id, makeRow(video));
     const row = rows.get(video.id);
-    update(row, video);
+    row.item.hidden = false;
+    update(row, video, i);
     // Moving an element takes the focus away, so only those that are not in their place.
     const there = $("jobs").children[i];
     if (there !== row.item) $("jobs").insertBefore(row.item, there ?? null);
   });
+  const waiting = active.filter((video) => video.status === "queued");
+  const few = showsAll || waiting.length <= FEW + 1 ? waiting.length : FEW;
+  waiting.forEach((video, i) => (rows.get(video.id).item.hidden = i >= few));
+  $("waiting").hidden = few === waiting.length;
+  $("waiting").textContent = `Show ${waiting.length - few} more that wait`;
   $("now").hidden = active.length === 0;
   const running = active.find((video) => video.status === "in_progress");
   document.title = running ? `${Math.round(running.progress)} % · LongCat` : "LongCat";
@@ -117,5 +126,11 @@ export function start() {
   });
   store.subscribe("removed", render);
   store.subscribe("list", render);
+  $("waiting").addEventListener("click", () => {
+    showsAll = true;
+    const first = $("jobs").querySelector(":scope > [hidden] button");
+    render();
+    first?.focus();
+  });
   render();
 }

@@ -11,6 +11,12 @@ export function duration(seconds) {
   return `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min`;
 }
 
+/** How long a job will still take, where that is known. */
+export function left({ eta }) {
+  if (eta === null) return "";
+  return eta < 1.5 ? "almost done" : `about ${duration(eta)} left`;
+}
+
 /** Bytes, roughly. */
 export function bytes(count) {
   const units = ["B", "KB", "MB", "GB"];
@@ -39,10 +45,9 @@ const STAGES = {
   write: "Writing the file",
 };
 
-/** What a job is doing. */
-export function doing(video) {
+/** What a job is doing, with so many others before it. */
+export function doing(video, before) {
   if (video.status === "queued") {
-    const before = video.position;
     return before ? `Waiting for ${before} other${before === 1 ? "" : "s"}` : "Waiting";
   }
   const [, refining, stage] = /^(refine: )?(.*)$/.exec(video.stage ?? "");

@@ -35,15 +35,16 @@ impl FromStr for Setting {
 pub struct Batch {
     /// Requests, one in each line, as objects of JSON: {"prompt": "a red circle", "seed": 3}.
     ///
-    /// Keys are the options of t2v, i2v, continue and refine, with _ for -, and their arguments: prompt, and
-    /// image or video, which make it i2v or continue; "command": "refine" refines a video. "output" names
-    /// the result in the folder of results. Paths begin at the folder of the list. docs/scaling.md has the
-    /// whole.
+    /// Keys are the options of t2v, i2v, continue, long and refine, with _ for -, and their arguments: prompt,
+    /// and image or video, which make it i2v or continue, or prompts, which make it long; "command": "refine"
+    /// refines a video. "output" names the result in the folder of results. Paths begin at the folder of the
+    /// list. docs/scaling.md has the whole.
     pub list: PathBuf,
     /// Folder of the results: videos, and results.jsonl, which says what was made of each line.
     #[arg(short, long, value_name = "DIR")]
     pub output: PathBuf,
-    /// A key for all lines that do not have it; may be repeated. The value is JSON, or else a text.
+    /// A key for all lines that do not have it and whose command takes it; may be repeated. The value is JSON,
+    /// or else a text.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<Setting>,
     /// Make part I of N, counted from 0; N alone takes the number from the environment. Without it what

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
-use longcat_video::{Precision, Products};
+use longcat_runtime::DeviceList;
+use longcat_video::{Precision, Products, VideoSize};
 
 use crate::weights_arg::Weights;
 
@@ -82,6 +83,44 @@ impl From<PackedAs> for Precision {
     fn from(packed: PackedAs) -> Self {
         packed.0.into()
     }
+}
+
+#[derive(Debug, Args)]
+pub struct Calibrate {
+    /// What the video shows whose latents the layers are tried on: a text, @FILE, or - for standard input.
+    pub prompt: String,
+    /// Checkpoint directory, or a folder of single files; by default the small built-in checkpoint.
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub weights: Weights,
+    /// Where to run; by default the best device there is.
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<DeviceList>,
+    /// Size in pixels; by default the checkpoint's.
+    #[arg(long, value_name = "WxH")]
+    pub size: Option<VideoSize>,
+    /// Number of frames, 4n + 1.
+    #[arg(long, value_name = "N", default_value_t = 13)]
+    pub frames: usize,
+    /// Denoising steps of the video, without guidance.
+    #[arg(long, value_name = "N", default_value_t = 25)]
+    pub steps: usize,
+    /// Seed of the noise.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Layers that stay out of fp8, those that suffer most; by default one of twenty.
+    #[arg(long, value_name = "N")]
+    pub floats: Option<usize>,
+    /// Where to write; by default fp8_layers.json beside the weights, where --products fp8 reads it.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Replace a file that exists.
+    #[arg(short = 'y', long)]
+    pub overwrite: bool,
+    /// Print all layers with their errors as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

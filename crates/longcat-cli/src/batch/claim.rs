@@ -157,6 +157,14 @@ impl Claims {
         }
     }
 
+    /// Ends what a process that is gone left of its claim to a line that is done.
+    pub fn sweep(&self, name: &str) -> io::Result<()> {
+        if self.folder_of(name).exists() {
+            drop(self.take(name, &Map::new())?);
+        }
+        Ok(())
+    }
+
     /// What a process is or was at that has or had a line, where it did not end the claim.
     pub fn request_of(&self, name: &str) -> Option<Map<String, Value>> {
         let (_, path) = last_of(&self.folder_of(name)).ok()??;

@@ -31,6 +31,9 @@ pub struct Problem {
 
 /// The lines of a list that are requests, and what is wrong with the others.
 pub fn read(list: &Path, results: &Path, set: &[Setting]) -> Result<(Vec<Line>, Vec<Problem>)> {
+    for Setting { key, .. } in set {
+        Request::check_key(key).context("--set")?;
+    }
     let bytes = std::fs::read(list).with_context(|| list.display().to_string())?;
     let text = String::from_utf8(bytes)
         .ok()
@@ -65,7 +68,9 @@ fn line(number: usize, text: &str, folders: Folders<'_>, set: &[Setting]) -> Res
         return Err(r#"expected an object, as {"prompt": "a red circle"}"#.into());
     };
     for Setting { key, value } in set {
-        object.entry(key.clone()).or_insert_with(|| value.clone());
+        if Request::takes(&object, key) {
+            object.entry(key.clone()).or_insert_with(|| value.clone());
+        }
     }
     let default = format!("{number:05}.mp4");
     let told = |error: RequestError| error.to_string();
@@ -122,8 +127,15 @@ mod tests {
                     {\"prompt\": }\n[]\n{\"promt\": \"c\"}\n{\"prompt\": \"d\", \"output\": \"00001.mp4\"}\n\
                     {\"prompt\": \"e\", \"save_latents\": \"x/b.gif\"}\n";
         std::fs::write(&list, text).unwrap();
-        let set: Setting = "steps=2".parse().unwrap();
-        let (lines, problems) = read(&list, Path::new("out"), &[set]).unwrap();
+        // Of no use to `t2v`, and no fault of its.
+        let set = ["steps=2", "threshold=0.3"].map(|text| text.parse::<Setting>().unwrap());
+        let (lines, problems) = read(&list, Path::new("out"), &set).unwrap();
+        let unknown: Setting = "stepps=2".parse().unwrap();
+        let error = read(&list, Path::new("out"), &[unknown]).err().unwrap();
+        assert!(
+            format!("{error:#}").contains("did you mean `steps`"),
+            "{error:#}"
+        );
         let found = lines.iter().map(|line| (line.number, line.name.as_str()));
         let expected = [
             (1, "00001.mp4"),

@@ -61,7 +61,7 @@ pub fn run(args: &Batch) -> Result<()> {
     let mut open = Vec::new();
     for line in lines {
         match standing(&line, &claims, &mut results, args.overwrite)? {
-            Standing::Made => {}
+            Standing::Made => claims.sweep(&line.name)?,
             Standing::Open => open.push(line),
             Standing::Other(reason) => problems.push(Problem {
                 line: line.number,
@@ -174,8 +174,8 @@ fn check(
         session.bar.begin_request(format!("checking {}", line.name));
         let output = line.request.output();
         let files = [Some(&output.file.output), output.save_latents.as_ref()];
-        let folders = files.into_iter().flatten().filter_map(|path| path.parent());
-        let made = folders.map(fs::create_dir_all).collect::<Result<(), _>>();
+        let mut folders = files.into_iter().flatten().filter_map(|path| path.parent());
+        let made = folders.try_for_each(fs::create_dir_all);
         let checked = made
             .context("output")
             .and_then(|()| line.request.run(session, Task::Check));

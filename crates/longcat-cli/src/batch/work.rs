@@ -133,6 +133,7 @@ impl<'a> Work<'a> {
     fn take(&mut self, line: Line) -> Result<Step> {
         self.results.refresh()?;
         if self.is_settled(&line) {
+            self.claims.sweep(&line.name)?;
             return Ok(Step::Nothing);
         }
         let taken = self.claims.take(&line.name, &line.object);

@@ -1,5 +1,6 @@
 //! The commands.
 
+pub mod calibrate;
 pub mod convert;
 pub mod decode;
 pub mod devices;

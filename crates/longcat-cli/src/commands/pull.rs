@@ -1,11 +1,12 @@
 //! `longcat pull`: a model from the Hugging Face hub.
 
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
-use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
+use indicatif::{BinaryBytes, HumanDuration, ProgressBar, ProgressStyle};
 use longcat_cli::{note, printable, say};
 use longcat_hub::{
     Hub, HubSettings, Progress, PullOptions, PullPlan, RepoName, Selection, Snapshot,
@@ -100,9 +101,14 @@ fn show(plan: &PullPlan, as_json: bool) {
     say!("{total:>12}  in all, of which {to_come} are still to come");
 }
 
+/// Parts of the whole after each of which a line is written where there is no terminal.
+const LINES: u64 = 20;
+
 /// Progress, speed and time left on standard error, and Ctrl-C.
 struct PullBar {
     bar: ProgressBar,
+    /// Parts that were told of.
+    told: Cell<u64>,
     interrupt: Arc<AtomicBool>,
 }
 
@@ -113,10 +119,12 @@ impl PullBar {
             ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::new(plan.total()).with_style(style);
         // What is there already says nothing of the speed.
-        bar.set_position(plan.total() - plan.to_come());
+        let present = plan.total() - plan.to_come();
+        bar.set_position(present);
         bar.reset_eta();
         Ok(Self {
             bar,
+            told: Cell::new(parts(present, plan.total())),
             interrupt: longcat_cli::interrupt()?,
         })
     }
@@ -133,9 +141,22 @@ impl PullBar {
         };
         self.bar.set_message(current);
         self.bar.set_position(progress.done);
+        let parts = parts(progress.done, progress.total);
+        if self.bar.is_hidden() && parts > self.told.replace(parts) {
+            note!(
+                "{} of {}, {} left",
+                BinaryBytes(progress.done),
+                BinaryBytes(progress.total),
+                HumanDuration(self.bar.eta())
+            );
+        }
         match self.interrupt.load(Ordering::SeqCst) {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         }
     }
+}
+
+fn parts(done: u64, total: u64) -> u64 {
+    done * LINES / total.max(1)
 }

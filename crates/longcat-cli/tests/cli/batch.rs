@@ -130,7 +130,7 @@ fn lines_make_what_commands_make_and_are_made_once() {
             json!({"prompt": "a ring", "lora": format!("{style}=1e38"), "output": "x.mp4"}),
             json!({"prompt": "a ring", "video": "given", "cond_frames": 1, "output": "more/c.gif"}),
             json!({"command": "refine", "video": "given", "prompt": "a ring", "output": "r.mp4",
-                "frames": null, "guidance": null, "steps": 50}),
+                "steps": 50}),
             json!({"prompt": "a ring", "output": "o.mp4"}),
         ],
     );
@@ -281,7 +281,7 @@ fn wait_for(dir: &Path, count: usize) {
 fn processes_share_a_list_and_a_killed_one_costs_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let lines: Vec<Value> = (0..24)
+    let lines: Vec<Value> = (0..60)
         .map(|i| json!({"prompt": "a ring", "seed": i}))
         .collect();
     write_list(dir, &lines);
@@ -358,6 +358,27 @@ fn a_process_that_is_asked_to_end_leaves_nothing_torn() {
     );
     assert_eq!(made(dir), names);
     assert_eq!(records(dir).len(), names.len());
+}
+
+#[test]
+fn a_lost_device_ends_the_work_and_is_no_fault_of_the_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let lines: Vec<Value> = (0..5)
+        .map(|i| json!({"prompt": "a ring", "seed": i}))
+        .collect();
+    write_list(dir, &lines);
+    let args = batch(&[]);
+    let mut failing = command(dir, &args);
+    failing.env("LONGCAT_FAIL_AT", "denoising, step 1 of 1");
+    let output = failing.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("the device failed for 3 lines"), "{stderr}");
+    let told = records(dir);
+    assert!(told.len() == 3 && told.values().all(|record| record["error"].is_string()));
+    succeed(dir, &args);
+    assert_eq!(made(dir).len(), 5);
 }
 
 #[test]

@@ -74,6 +74,75 @@ fn products_in_fp8_are_asked_for_and_told() {
 }
 
 #[test]
+fn layers_that_suffer_stay_out_of_fp8() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let refused = fail(dir, 1, &["calibrate", "a ring", "--device", "cpu"]);
+    assert!(refused.contains("--output"), "{refused}");
+    succeed(dir, &["quantize", "--to", "fp8", "-o", "model"]);
+    let calibrate = ["calibrate", "a ring", "--device", "cpu", "--model", "model"];
+    let short = ["--frames", "5", "--steps", "1", "--json"];
+    let told = succeed(dir, &[&calibrate[..], &short[..]].concat());
+    let mut layers: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let errors = layers["errors"].as_object().unwrap().clone();
+    let worst = errors.values().map(|e| e.as_f64().unwrap());
+    let worst = worst.fold(0.0, f64::max);
+    assert!(errors.len() > 4 && worst > 0.0 && worst < 0.5, "{told}");
+    let kept = layers["floats"].as_array().unwrap();
+    assert_eq!(kept.len(), errors.len() / 20);
+    let of = |name: &str| errors[name].as_f64().unwrap();
+    let kept: Vec<f64> = kept.iter().map(|name| of(name.as_str().unwrap())).collect();
+    let least = kept.iter().copied().fold(worst, f64::min);
+    let beyond = errors.keys().filter(|name| of(name) > least).count();
+    assert!(beyond <= kept.len().saturating_sub(1));
+
+    let video = |name: &str, products: &str| {
+        let run = [
+            "t2v",
+            "a ring",
+            "--device",
+            "cpu",
+            "--no-metadata",
+            "-y",
+            "-o",
+            name,
+        ];
+        let with = ["--model", "model", "--products", products];
+        succeed(dir, &[&run[..], &with[..], &SHORT[..]].concat());
+        fs::read(dir.join(name)).unwrap()
+    };
+    let (dense, fp8) = (
+        video("a.safetensors", "dense"),
+        video("b.safetensors", "fp8"),
+    );
+    assert!(dense != fp8);
+    let file = dir.join("model/dit/fp8_layers.json");
+    assert!(file.exists());
+    // With all layers out of it, nothing is multiplied in fp8.
+    layers["floats"] = errors.keys().cloned().collect::<Vec<_>>().into();
+    fs::write(&file, layers.to_string()).unwrap();
+    assert!(video("c.safetensors", "fp8") == dense);
+    fs::write(&file, "{}").unwrap();
+    let told = fail(
+        dir,
+        1,
+        &[
+            "t2v",
+            "a ring",
+            "--device",
+            "cpu",
+            "-o",
+            "d.mp4",
+            "--model",
+            "model",
+            "--products",
+            "fp8",
+        ],
+    );
+    assert!(told.contains("fp8_layers.json"), "{told}");
+}
+
+#[test]
 fn adapters_are_not_merged_into_packed_weights() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

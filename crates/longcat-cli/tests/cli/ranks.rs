@@ -39,6 +39,7 @@ fn started(dir: &Path, name: &str) -> Child {
     let config = config(dir, name, 100_000);
     let child = command(dir, &["train-lora", "--devices", "cpu,cpu", "--config"])
         .arg(config)
+        .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();

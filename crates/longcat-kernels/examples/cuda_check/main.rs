@@ -3,7 +3,8 @@
 //! `cuda_check attention` compares with f32 references, `fuzz [count [seed]]` with the portable body
 //! on random shapes, `linear` with f64 sums, `conv` with f32 convolutions, `layout` with the portable
 //! body, `upload` with what was sent, `packed` with what the host unpacks, bit by bit, `fp8` with f64 sums of
-//! the rounded numbers; `small` runs each attention kernel once (for compute-sanitizer).
+//! the rounded numbers, `ranks` sums over all visible GPUs through NCCL; `small` runs each attention kernel
+//! once (for compute-sanitizer).
 //! Exits with code 1 where a comparison fails.
 
 mod attention;
@@ -14,6 +15,7 @@ mod layout;
 mod linear;
 mod packed;
 mod random;
+mod ranks;
 mod upload;
 
 use burn::tensor::{Tensor, TensorPrimitive};
@@ -77,11 +79,12 @@ fn main() {
         Some("upload") => upload::run(&device),
         Some("packed") => packed::run(&device),
         Some("fp8") => fp8::run(&device),
+        Some("ranks") => ranks::run(),
         Some("small") => fuzz::small(&device),
         _ => {
             eprintln!(
                 "usage: cuda_check attention | fuzz [count [seed]] | linear | conv | layout | \
-                 upload | packed | fp8 | small"
+                 upload | packed | fp8 | ranks | small"
             );
             std::process::exit(2);
         }

@@ -15,6 +15,7 @@ use cudarc::nccl::sys;
 
 use crate::cuda::engines::Engines;
 use crate::cuda::stream::{OrderedStream, device_thread, say};
+use crate::cuda::transfers::nccl_problem;
 use crate::ranks::{Group, RankGroup};
 
 static ENGINES: Engines<OrderedStream> = Engines::required("summing gradients through NCCL");
@@ -43,14 +44,21 @@ impl Drop for Communicator {
     }
 }
 
+/// cudarc panics at the first call into a library that is not there.
+fn opened() -> Result<(), String> {
+    nccl_problem().map_or(Ok(()), Err)
+}
+
 /// See [`RankGroup::new_id`].
 pub(crate) fn new_id() -> Result<Vec<u8>, String> {
+    opened()?;
     let id = nccl::get_uniqueid().map_err(|err| words("ncclGetUniqueId", &err))?;
     Ok(id.internal.map(|byte| byte as u8).to_vec())
 }
 
 /// See [`RankGroup::join`].
 pub(crate) fn join(index: usize, id: &[u8], rank: usize, size: usize) -> Result<RankGroup, String> {
+    opened()?;
     let Ok(id) = <[u8; 128]>::try_from(id) else {
         return Err(format!("{} bytes are no id of NCCL", id.len()));
     };

@@ -122,8 +122,8 @@ pub enum Products {
     /// In those of the input, which the weight is unpacked to.
     #[default]
     Dense,
-    /// In fp8 (e4m3) with sums in f32: rows of the input are rounded to it, each with a scale of its own. For
-    /// weights in e4m3 on CUDA devices that have such products. The CPU computes with the same numbers, no
+    /// In fp8 (e4m3): rows of the input are rounded to it, each with a scale of its own. Sums are those of the
+    /// matrix units. For weights in e4m3 on CUDA devices that have such products. The CPU computes with the same numbers, no
     /// faster; elsewhere the weight is unpacked.
     Fp8,
 }

@@ -2,8 +2,9 @@
 
 use burn::tensor::{Distribution, Tensor};
 use longcat_kernels::{
-    KernelBackend, PackedKind, PackedLayout, PackedWeight, Products, linear, linear_packed,
-    quantize_rows, unpack_weight,
+    KernelBackend, PackedKind, PackedLayout, PackedWeight, Products, layer_norm,
+    layer_norm_quantized, linear, linear_packed, merge_heads, quantize_heads, quantize_rows,
+    silu_mul, silu_mul_quantized, unpack_weight,
 };
 use serde_json::json;
 
@@ -12,6 +13,9 @@ use super::{Bench, BenchError, Report, measure, packing};
 
 /// Fused qkv; attention output; feed-forward in and out.
 const SHAPES: [(usize, usize); 4] = [(4096, 12288), (4096, 4096), (4096, 11008), (11008, 4096)];
+
+/// Heads of the released transformer.
+const HEADS: usize = 32;
 
 /// Packed weights that are timed beside dense ones.
 const PACKED: [PackedKind; 4] = [
@@ -82,7 +86,10 @@ impl Bench for Linear {
                 self.measure_packed(&x, packed::<B>(kind, [out, inner], &device), report)?;
             }
         }
-        Ok(())
+        match self.fp8 {
+            true => self.measure_writers::<B>(&device, report),
+            false => Ok(()),
+        }
     }
 }
 
@@ -127,6 +134,64 @@ impl Linear {
             "product_tflops": operations / (whole - rounding) / 1e9,
             "relative_error": error,
         }));
+        Ok(())
+    }
+
+    /// What writes the input of linear layers, in floats and rounded to fp8 at once.
+    fn measure_writers<B: KernelBackend>(
+        &self,
+        device: &B::Device,
+        report: Report<'_>,
+    ) -> Result<(), BenchError> {
+        let dtype = self.timing.dtype();
+        let uniform = Distribution::Uniform(-1.0, 1.0);
+        let tensor = |rows, width| Tensor::<B, 2>::random([rows, width], uniform, device);
+        let [width, hidden] = [SHAPES[3].1, SHAPES[3].0];
+        let x = tensor(self.rows, width).cast(dtype);
+        let (weight, bias) = (tensor(1, width), tensor(1, width));
+        let (a, b) = (
+            tensor(self.rows, hidden).cast(dtype),
+            tensor(self.rows, hidden).cast(dtype),
+        );
+        let heads = x.clone().reshape([1, HEADS, self.rows, width / HEADS]);
+        let each = |run: &mut dyn FnMut()| -> Result<f64, BenchError> {
+            let times = self.timing.time::<B>(device, || {
+                (0..self.calls).for_each(|_| run());
+                Ok(())
+            })?;
+            Ok(times.median / self.calls as f64)
+        };
+        let norm = || (x.clone(), weight.clone(), bias.clone());
+        let floats = [
+            each(&mut || {
+                let (x, weight, bias) = norm();
+                layer_norm(x, weight, bias, 1e-6);
+            })?,
+            each(&mut || drop(silu_mul(a.clone(), b.clone())))?,
+            each(&mut || drop(merge_heads(heads.clone())))?,
+        ];
+        let rounded = [
+            each(&mut || {
+                let (x, weight, bias) = norm();
+                layer_norm_quantized(x, weight, bias, 1e-6);
+            })?,
+            each(&mut || drop(silu_mul_quantized(a.clone(), b.clone())))?,
+            each(&mut || drop(quantize_heads(heads.clone())))?,
+        ];
+        // Numbers that each reads for one that it writes.
+        let kinds = [("norm", width, 1), ("gate", hidden, 2), ("heads", width, 1)];
+        for ((kind, width, reads), (floats, rounded)) in
+            kinds.into_iter().zip(floats.into_iter().zip(rounded))
+        {
+            let numbers = (self.rows * width) as f64;
+            let moved = numbers * (reads * dtype.size() + 1) as f64;
+            report(json!({
+                "operation": "writer", "device": self.timing.device.to_string(),
+                "rows": self.rows, "width": width, "kind": kind,
+                "floats_milliseconds": floats, "fp8_milliseconds": rounded,
+                "fp8_gb_per_s": moved / rounded / 1e6,
+            }));
+        }
         Ok(())
     }
 

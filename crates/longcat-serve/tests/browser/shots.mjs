@@ -37,13 +37,15 @@ try {
       await page.waitForTimeout(500);
       await shot("page");
 
-      const prompt = "a blue heart moves up and to the left";
+      const prompt = "a large red circle moves to the right";
       await page.getByRole("textbox", { name: "Prompt" }).fill(prompt);
       await page.getByRole("switch", { name: /^Fast/ }).setChecked(false);
       await page.getByRole("switch", { name: "few-steps" }).click();
+      await page.getByRole("slider").focus();
+      for (let presses = 0; presses < 15; presses += 1) await page.keyboard.press("ArrowLeft");
       await page.getByRole("spinbutton", { name: /^Frames( \d|$)/ }).fill("33");
       await page.getByRole("button", { name: "Make video" }).click();
-      await page.getByText(/step 3\d of 50/).waitFor({ timeout: LONG });
+      await page.getByText(/step 4\d of 50/).waitFor({ timeout: LONG });
       await page.waitForFunction(() => document.querySelector("#jobs .screen.seen img")?.naturalWidth > 0, null, { timeout: LONG });
       await page.waitForTimeout(450);
       await shot("running");

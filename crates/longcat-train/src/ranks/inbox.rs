@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::RankError;
 
@@ -91,6 +92,17 @@ impl Inbox {
     /// The first failure.
     pub(super) fn failure(&self) -> Option<RankError> {
         self.state().failure.clone()
+    }
+
+    /// Waits until these ranks have ended as they should, or something failed, but not for long.
+    pub(super) fn await_end(&self, ranks: &[usize], patience: Duration) {
+        let waits = |state: &mut State| {
+            state.failure.is_none() && !ranks.iter().all(|rank| state.left[*rank])
+        };
+        let waited = self
+            .changed
+            .wait_timeout_while(self.state(), patience, waits);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Waits for the next message of a rank.

@@ -16,6 +16,7 @@ mod threads;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::thread;
 
 use burn::tensor::{DType, Tensor, TensorData};
 use longcat_kernels::{KernelBackend, RankGroup, sum_over_ranks};
@@ -126,6 +127,12 @@ impl Ranks {
     /// The first failure of another rank, or of the way to it.
     pub fn failure(&self) -> Option<RankError> {
         self.others.as_ref()?.1.failure()
+    }
+
+    /// The first failure of another rank, as an error. Sums that devices were waiting for then are of no
+    /// use.
+    pub(crate) fn check(&self) -> Result<(), RankError> {
+        self.failure().map_or(Ok(()), Err)
     }
 
     /// Runs `hook` when another rank fails, on a thread that must not be held up.
@@ -303,8 +310,10 @@ impl Ranks {
         let group = RankGroup::join(device, &id, rank, self.size)
             .map_err(|reason| RankError::Failed { rank, reason })?;
         let left = group.clone();
-        // A device waits for ever for one that is gone.
-        self.when_failed(move |_| left.leave());
+        // A device waits for ever for one that is gone. Leaving may itself take a while.
+        self.when_failed(move |_| {
+            thread::spawn(move || left.leave());
+        });
         self.group = Some(group);
         Ok(())
     }
@@ -345,7 +354,7 @@ impl Drop for Ranks {
         let Some((post, inbox)) = &self.others else {
             return;
         };
-        if std::thread::panicking() && inbox.failure().is_none() {
+        if thread::panicking() && inbox.failure().is_none() {
             post.fail(&RankError::Failed {
                 rank: self.rank,
                 reason: "it panicked".into(),

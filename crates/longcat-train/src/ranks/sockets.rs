@@ -18,7 +18,10 @@ use super::{Post, RankError, RankPlace};
 /// Time between signs of life.
 const BEAT: Duration = Duration::from_secs(5);
 /// Time without any after which a rank is taken to be gone.
-pub(super) const SILENCE: Duration = Duration::from_secs(40);
+pub(super) const SILENCE: Duration = Duration::from_secs(30);
+/// How long a rank that is through waits for the others to be.
+const FAREWELL: Duration = Duration::from_secs(3);
+
 /// A connection to another rank.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -180,5 +183,8 @@ impl Post for Connected {
             // What was sent still arrives.
             let _ = stream.shutdown(Shutdown::Write);
         }
+        // A connection that is closed before it was read to its end takes what was sent with it.
+        let others: Vec<usize> = self.0.peers.iter().map(|peer| peer.rank).collect();
+        self.0.inbox.await_end(&others, FAREWELL);
     }
 }

@@ -2,9 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
 use longcat_kernels::{Stage, guard, wait};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::Task;
 use super::run::Trainer;
@@ -24,7 +25,7 @@ pub(super) struct Found<B: TrainBackend> {
 struct Share {
     /// Its part of the mean loss; `None` where it was interrupted.
     loss: Option<f64>,
-    /// Names and lengths of its gradients.
+    /// A hash of names and lengths of its gradients.
     layout: String,
 }
 
@@ -57,9 +58,12 @@ impl<B: TrainBackend, T: Task<B>> Trainer<'_, B, T> {
                 return Ok(None);
             };
             gradients.change(|part| self.ranks.sum_tensor(part))?;
+            let norm = gradients.norm();
+            // Of a sum that a rank did not live to give, nothing is used.
+            self.ranks.check()?;
             Ok(Some(Found {
                 loss,
-                norm: gradients.norm()?,
+                norm: norm?,
                 values,
                 gradients,
             }))
@@ -145,15 +149,15 @@ impl<B: TrainBackend, T: Task<B>> Trainer<'_, B, T> {
     }
 }
 
-fn layout<B: burn::tensor::backend::Backend>(packed: &Packed<B>) -> String {
-    let mut text = String::new();
+fn layout<B: Backend>(packed: &Packed<B>) -> String {
+    let mut hash = Sha256::new();
     for (pack, values) in packed.parts() {
-        let values: &Tensor<B, 1> = values;
-        text += &format!("{} {:?} ", values.dims()[0], values.dtype());
+        hash.update(format!("{:?} {:?}", values.dims(), values.dtype()));
         for name in pack.names() {
-            text += name;
-            text.push(' ');
+            hash.update(name);
+            hash.update(" ");
         }
     }
-    text
+    let digest = hash.finalize();
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

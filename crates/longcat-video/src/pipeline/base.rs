@@ -9,7 +9,7 @@ use longcat_kernels::{KernelBackend, Products, Stage, guard};
 use longcat_lora::Requantized;
 use longcat_text::TextEncoder;
 use longcat_vae::{ChunkProgress, LatentDraw, Tiling, VaeError, VaeOptions, WanVae, WanVaeConfig};
-use longcat_weights::{ConfigError, LoadAs, Precision};
+use longcat_weights::{ConfigError, Precision};
 
 use super::observer::{Follower, StepHook};
 use super::predict::Model;
@@ -228,16 +228,6 @@ impl<B: KernelBackend> Pipeline<B> {
     /// The scheduler.
     pub(crate) fn scheduler(&self) -> &FlowMatchScheduler {
         &self.scheduler
-    }
-
-    /// What weights of transformer and text encoder become.
-    pub(super) fn load_as(&self, resident_blocks: usize) -> LoadAs {
-        LoadAs {
-            dtype: Some(self.options.dtype),
-            precision: self.options.precision,
-            products: self.options.products,
-            resident_blocks: Some(resident_blocks),
-        }
     }
 
     /// Pixels that one token covers per side.

@@ -1,12 +1,19 @@
-//! Whether products can be computed in the numbers that are asked for.
+//! In which numbers weights are multiplied: whether that can be, and what it changes layer by layer.
 
-use longcat_dit::DitConfig;
-use longcat_kernels::{KernelBackend, Products};
-use longcat_weights::{Precision, StoredType};
+use std::collections::BTreeMap;
 
-use super::PipelineOptions;
+use burn::tensor::{DType, Tensor};
+use longcat_dit::{DitConfig, LongCatTransformer, TextCondition};
+use longcat_kernels::{KernelBackend, Products, Stage};
+use longcat_weights::{LoadAs, Precision, StoredType};
+
+use super::{Observer, Pipeline, PipelineOptions, Sampling, TextToVideoRequest};
 use crate::VideoError;
 use crate::checkpoint::Checkpoint;
+use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
+
+/// Shares of noise that layers are looked at with.
+const NOISE: [f32; 3] = [0.9, 0.5, 0.1];
 
 /// Whether a device multiplies so, and the weights are such that it can.
 ///
@@ -45,4 +52,107 @@ pub(super) fn check_products<B: KernelBackend>(
              --precision fp8",
         )),
     }
+}
+
+impl<B: KernelBackend> Pipeline<B> {
+    /// What weights of transformer and text encoder become.
+    pub(super) fn load_as(&self, resident_blocks: usize) -> LoadAs {
+        LoadAs {
+            dtype: Some(self.options().dtype),
+            precision: self.options().precision,
+            products: self.options().products,
+            resident_blocks: Some(resident_blocks),
+        }
+    }
+
+    /// How far the prediction is off with one layer multiplied in fp8 and all others as floats, by the official
+    /// names of the layers that can be: root mean squares over three noise levels of the video that the
+    /// request makes without guidance.
+    ///
+    /// # Errors
+    /// [`VideoError::Invalid`] for a pipeline that is not opened with [`Products::Fp8`]; else as
+    /// [`Self::text_to_video`].
+    pub fn fp8_errors(
+        &mut self,
+        request: &TextToVideoRequest,
+        noise: &mut dyn NoiseSource,
+        observer: &mut dyn Observer,
+    ) -> Result<BTreeMap<String, f64>, VideoError> {
+        if self.options().products != Products::Fp8 {
+            let reason = "errors of fp8 products are those of a model opened with --products fp8";
+            return Err(VideoError::invalid("products", reason));
+        }
+        let request = TextToVideoRequest {
+            sampling: Sampling {
+                guidance: 1.0,
+                cache: None,
+                ..request.sampling.clone()
+            },
+            ..request.clone()
+        };
+        let made = self.text_to_video(&request, noise, observer)?;
+        let (clean, text) = (made.latents, made.text);
+        let noise = noise_tensor(noise, NoisePurpose::Refine, clean.dims(), self.device());
+        let [samples, _, frames, _, _] = clean.dims();
+        let device = self.device().clone();
+        let inputs = NOISE.map(|share| {
+            let latents = clean.clone() * (1.0 - share) + noise.clone() * share;
+            let timesteps = Tensor::full([samples, frames], 1000.0 * share, (&device, DType::F32));
+            (latents, timesteps)
+        });
+        observer.stage("layers");
+        let stage = Stage::Denoising { step: 1, total: 1 };
+        let errors = self.guarded(stage, |pipeline| {
+            let model = &mut pipeline.transformers()?[0];
+            errors(model, &inputs, &text, observer)
+        });
+        // The layers are not as they were loaded.
+        self.drop_transformers();
+        errors
+    }
+}
+
+type Input<B> = (Tensor<B, 5>, Tensor<B, 2>);
+
+fn errors<B: KernelBackend>(
+    model: &mut LongCatTransformer<B>,
+    inputs: &[Input<B>],
+    text: &TextCondition<B>,
+    observer: &mut dyn Observer,
+) -> Result<BTreeMap<String, f64>, VideoError> {
+    model.set_products(Products::Dense, &|_| true);
+    let exact = predictions(model, inputs, text)?;
+    let names = model.fp8_layers();
+    let mut errors = BTreeMap::new();
+    for (index, name) in names.iter().enumerate() {
+        if observer.cancelled() {
+            return Err(VideoError::Cancelled);
+        }
+        model.set_products(Products::Fp8, &|layer| layer == name);
+        let found = predictions(model, inputs, text)?;
+        model.set_products(Products::Dense, &|layer| layer == name);
+        let pairs = found.into_iter().zip(&exact);
+        let squares: f64 = pairs
+            .map(|(found, exact)| square(found - exact.clone()) / square(exact.clone()))
+            .sum();
+        errors.insert(name.clone(), (squares / inputs.len() as f64).sqrt());
+        observer.progress(index + 1, names.len());
+    }
+    Ok(errors)
+}
+
+fn predictions<B: KernelBackend>(
+    model: &LongCatTransformer<B>,
+    inputs: &[Input<B>],
+    text: &TextCondition<B>,
+) -> Result<Vec<Tensor<B, 5>>, VideoError> {
+    let inputs = inputs.iter().cloned();
+    let each = inputs.map(|(latents, timesteps)| model.forward(latents, timesteps, text, 0));
+    Ok(each.collect::<Result<_, _>>()?)
+}
+
+/// The sum of the squares.
+fn square<B: KernelBackend>(x: Tensor<B, 5>) -> f64 {
+    let sum = (x.clone() * x).sum().into_data();
+    sum.iter::<f64>().sum()
 }

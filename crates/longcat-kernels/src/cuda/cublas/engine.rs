@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::ptr;
+use std::sync::LazyLock;
 
 use cudarc::cublaslt::{result as lt, sys as lt_sys};
 use cudarc::driver::{result as driver, sys as driver_sys};
@@ -16,6 +17,11 @@ const WORKSPACE_BYTES: usize = 32 << 20;
 
 /// Sums over partial products are taken in f32, never in the output's type.
 const REDUCTION_IN_F32: u32 = 1 | 2;
+
+/// Whether sums of fp8 products are moved to f32 every few products, instead of at the end. The matrix units
+/// of Hopper lose 0.2 to 0.3 % in sums over 4,096 to 11,008 products, beside 2.5 % that rounding to fp8 does.
+static EXACT_SUMS: LazyLock<bool> =
+    LazyLock::new(|| std::env::var_os("LONGCAT_FP8_EXACT_SUMS").is_some());
 
 /// `CUBLASLT_MATMUL_DESC_A_SCALE_MODE` and the one of B, which bindings of CUDA before 12.8 do not have.
 const SCALE_MODES: [u32; 2] = [31, 32];
@@ -376,7 +382,7 @@ unsafe fn describe_fp8(
 ) -> Result<(), lt::CublasError> {
     use lt_sys::cublasLtMatmulDescAttributes_t as Desc;
 
-    let fast = i8::from(std::env::var_os("LONGCAT_FP8_FAST").is_some());
+    let fast = i8::from(!*EXACT_SUMS);
     // SAFETY: by contract; the attribute is 8 bits wide.
     unsafe {
         lt::set_matmul_desc_attribute(

@@ -1,4 +1,4 @@
-//! Products of fp8 numbers (e4m3) with sums in f32.
+//! Products of fp8 numbers (e4m3).
 
 use std::sync::LazyLock;
 

@@ -1,4 +1,4 @@
-//! Linear layers in fp8 (e4m3) with sums in f32, on Ada, Hopper and later.
+//! Linear layers in fp8 (e4m3), on Ada, Hopper and later.
 //!
 //! A weight has a scale for each row, an output channel; each row of the input is given one by a kernel
 //! (`fp8.cu`, compiled by NVRTC) that reads activations in bf16 or f16, or makes them on the way: normalised
