@@ -15,6 +15,7 @@ mod ranks;
 mod rates;
 mod requests;
 mod scopes;
+mod serve;
 
 use std::fs;
 use std::path::{Path, PathBuf};
