@@ -84,7 +84,7 @@ impl<'a> Work<'a> {
         let mut queue = VecDeque::from(lines);
         let mut told = 0;
         loop {
-            let mut held = Vec::new();
+            let (before, mut held) = (queue.len(), Vec::new());
             while let Some(line) = queue.pop_front() {
                 self.go_on()?;
                 match self.take(line)? {
@@ -102,12 +102,16 @@ impl<'a> Work<'a> {
                 return Ok(());
             };
             let count = held.len();
-            if told != count {
-                told = count;
-                let bar = &self.session.bar;
-                bar.aside(|| note!("waiting for lines that others make ({count}; {by} has one)"));
+            // Else there was something to do meanwhile, and some of them are done by now.
+            if count == before {
+                if told != count {
+                    told = count;
+                    let text =
+                        format!("waiting for lines that others make ({count}; {by} has one)");
+                    self.session.bar.aside(|| note!("{text}"));
+                }
+                self.sleep(LOOK.min(patience / 4))?;
             }
-            self.sleep(LOOK.min(patience / 4))?;
             queue.extend(held.into_iter().map(|(line, _)| line));
         }
     }
