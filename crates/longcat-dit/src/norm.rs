@@ -3,7 +3,7 @@
 use burn::module::{Initializer, Module};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
-use longcat_kernels::{KernelBackend, layer_norm, layer_norm_quantized};
+use longcat_kernels::{KernelBackend, layer_norm};
 use longcat_lora::{LoraLinear, LoraVector};
 
 use crate::input::Input;
@@ -21,22 +21,14 @@ pub(crate) fn norm_modulate<B: KernelBackend>(
     layer_norm(x, table(scale + 1.0), table(shift), EPSILON)
 }
 
-/// [`norm_modulate`], rounded further where all of the layers take that.
+/// [`norm_modulate`] for some layers.
 pub(crate) fn modulated_for<B: KernelBackend>(
     layers: &[&LoraLinear<B>],
     x: Tensor<B, 3>,
     shift: Tensor<B, 3>,
     scale: Tensor<B, 3>,
 ) -> Input<B> {
-    match layers.iter().all(|layer| layer.takes_quantized()) {
-        true => Input::Quantized(layer_norm_quantized(
-            x,
-            table(scale + 1.0),
-            table(shift),
-            EPSILON,
-        )),
-        false => Input::Floats(norm_modulate(x, shift, scale)),
-    }
+    Input::normed(x, [table(scale + 1.0), table(shift)], EPSILON, layers)
 }
 
 /// `x + gate · y` in fp32, back in the dtype of `x`. `gate` is `[B, T, C]` in fp32.
@@ -70,13 +62,9 @@ impl<B: KernelBackend> AffineNorm<B> {
         layer_norm(x, gamma, beta, EPSILON)
     }
 
-    /// The same, rounded further where the layer takes that.
+    /// The same for a layer.
     pub(crate) fn forward_for(&self, layer: &LoraLinear<B>, x: Tensor<B, 3>) -> Input<B> {
-        if !layer.takes_quantized() {
-            return Input::Floats(self.forward(x));
-        }
-        let [gamma, beta] = self.tables();
-        Input::Quantized(layer_norm_quantized(x, gamma, beta, EPSILON))
+        Input::normed(x, self.tables(), EPSILON, &[layer])
     }
 
     fn tables(&self) -> [Tensor<B, 2>; 2] {

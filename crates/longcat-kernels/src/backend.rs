@@ -7,7 +7,7 @@ use burn_backend::tensor::{FloatTensor, IntTensor};
 
 use crate::{
     BlockList, BlockRule, Conv3dOptions, KernelDevice, LowRankPart, PackedTensors, PatchGrid,
-    portable,
+    WithQuantized, portable,
 };
 
 /// A backend that runs the models' heavy operations.
@@ -26,7 +26,8 @@ use crate::{
 /// - A step that bodies of these are made of has a name without such an ending: [`conv3d_matrix`],
 ///   [`conv3d_patches`], [`select_blocks`], [`permute`], [`block_sums`], [`column_sums`],
 ///   [`softmax_with_lse`], [`words_of_floats`], [`quantize_rows`],
-///   [`quantize_heads`], [`layer_norm_quantized`], [`silu_mul_quantized`].
+///   [`quantize_heads`], [`layer_norm_quantized`], [`silu_mul_quantized`], [`layer_norm_with_quantized`],
+///   [`silu_mul_with_quantized`], [`merge_heads_with_quantized`].
 ///
 /// A portable body, and a backend's kernel where it is a function of its own, has the name of the
 /// method.
@@ -43,6 +44,9 @@ use crate::{
 /// [`quantize_heads`]: Self::quantize_heads
 /// [`layer_norm_quantized`]: Self::layer_norm_quantized
 /// [`silu_mul_quantized`]: Self::silu_mul_quantized
+/// [`layer_norm_with_quantized`]: Self::layer_norm_with_quantized
+/// [`silu_mul_with_quantized`]: Self::silu_mul_with_quantized
+/// [`merge_heads_with_quantized`]: Self::merge_heads_with_quantized
 pub trait KernelBackend: KernelDevice {
     /// `x · weightᵀ + bias`.
     ///
@@ -109,6 +113,26 @@ pub trait KernelBackend: KernelDevice {
         b: FloatTensor<Self>,
     ) -> (IntTensor<Self>, FloatTensor<Self>) {
         portable::silu_mul_quantized::<Self>(a, b)
+    }
+
+    /// [`layer_norm_forward`](Self::layer_norm_forward) and [`quantize_rows`](Self::quantize_rows) of it.
+    fn layer_norm_with_quantized(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> WithQuantized<Self> {
+        portable::layer_norm_with_quantized::<Self>(x, weight, bias, epsilon)
+    }
+
+    /// [`silu_mul_forward`](Self::silu_mul_forward) and [`quantize_rows`](Self::quantize_rows) of it.
+    fn silu_mul_with_quantized(a: FloatTensor<Self>, b: FloatTensor<Self>) -> WithQuantized<Self> {
+        portable::silu_mul_with_quantized::<Self>(a, b)
+    }
+
+    /// [`merge_heads`](crate::merge_heads), and [`quantize_rows`](Self::quantize_rows) of it.
+    fn merge_heads_with_quantized(x: FloatTensor<Self>) -> WithQuantized<Self> {
+        portable::merge_heads_with_quantized::<Self>(x)
     }
 
     /// `x · Wᵀ + bias` `[rows, out]` in `dtype` for rows and a weight in e4m3, see

@@ -72,10 +72,11 @@ pub use host::{HostBytes, HostMemory, HostRow, UploadTicket, Uploads};
 pub use ops::bsa::{BsaParams, EmptySelection, bsa_attention};
 pub use ops::{
     BlockList, BlockRule, CdfRule, Conv3dOptions, LowRankPart, PackedTensors, PackedWeight,
-    PatchGrid, QuantizedRows, Rotation, TransposedBlocks, add_low_rank, attention,
-    attention_with_lse, bsa, conv3d, gated_residual, layer_norm, layer_norm_quantized, linear,
-    linear_packed, linear_quantized, matmul_nt, merge_heads, quantize_heads, quantize_rows,
-    rms_norm, silu_mul, silu_mul_quantized, split_heads, unpack_weight,
+    PatchGrid, QuantizedRows, Rotation, TransposedBlocks, WithQuantized, add_low_rank, attention,
+    attention_with_lse, bsa, conv3d, gated_residual, layer_norm, layer_norm_quantized,
+    layer_norm_with_quantized, linear, linear_packed, linear_quantized, matmul_nt, merge_heads,
+    merge_heads_with_quantized, quantize_heads, quantize_rows, rms_norm, silu_mul,
+    silu_mul_quantized, silu_mul_with_quantized, split_heads, unpack_weight,
 };
 pub use packed::{PackedKind, PackedLayout, Products};
 pub use ranks::{RankGroup, sum_over_ranks};

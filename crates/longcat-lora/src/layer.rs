@@ -113,19 +113,54 @@ impl<B: KernelBackend> LoraLinear<B> {
     ///
     /// Factors of another type are cast to that of `x`.
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
+        let product = |bias| self.weight.product(x.clone(), bias);
+        self.with_adapters(product, || x.clone())
+    }
+
+    /// Whether [`forward_quantized`](Self::forward_quantized) is the faster one: the weight is multiplied in
+    /// fp8, and the device has kernels that round what they write.
+    pub fn takes_quantized(&self) -> bool {
+        self.weight.takes_quantized()
+    }
+
+    /// Whether adapters compute something beside the weight, for which they need floats.
+    pub fn needs_floats(&self) -> bool {
+        self.adapters.iter().any(LoraBranch::is_active)
+    }
+
+    /// [`forward`](Self::forward) of rows that are rounded to fp8 already. `floats` are the same before that, which
+    /// adapters take; without them they take the rounded ones.
+    pub fn forward_quantized<const D: usize>(
+        &self,
+        x: &QuantizedRows<B, D>,
+        floats: Option<Tensor<B, D>>,
+    ) -> Tensor<B, D> {
+        let product = |bias| self.weight.product_quantized(x, bias);
+        self.with_adapters(product, || floats.unwrap_or_else(|| x.numbers()))
+    }
+
+    /// The product with the weight, given a bias, and what adapters make of `x` beside it.
+    fn with_adapters<const D: usize>(
+        &self,
+        product: impl FnOnce(Option<Tensor<B, 1>>) -> Tensor<B, D>,
+        x: impl FnOnce() -> Tensor<B, D>,
+    ) -> Tensor<B, D> {
         let active: Vec<_> = self.adapters.iter().filter(|b| b.is_active()).collect();
         let bias = self.bias_with_adapters();
+        if active.is_empty() {
+            return product(bias);
+        }
+        let x = x();
         if !active
             .iter()
             .any(|b| b.terms.iter().any(LoraTerm::needs_base))
         {
-            let base = self.weight.product(x.clone(), bias);
             return active
                 .iter()
-                .fold(base, |y, b| b.add_to(y, x.clone(), None));
+                .fold(product(bias), |y, b| b.add_to(y, x.clone(), None));
         }
         // Some adapter rescales the product without the bias.
-        let base = self.weight.product(x.clone(), None);
+        let base = product(None);
         let add = |y, b: &&LoraBranch<B>| b.add_to(y, x.clone(), Some(&base));
         let y = active.iter().fold(base.clone(), add);
         match bias {
@@ -135,19 +170,6 @@ impl<B: KernelBackend> LoraLinear<B> {
             }
             None => y,
         }
-    }
-
-    /// Whether [`forward_quantized`](Self::forward_quantized) is the faster one: the weight is multiplied in
-    /// fp8, and no adapter needs what is rounded to it.
-    pub fn takes_quantized(&self) -> bool {
-        let active = self.adapters.iter().any(LoraBranch::is_active);
-        !active && self.weight.takes_quantized()
-    }
-
-    /// [`forward`](Self::forward) of rows that are rounded to fp8 already, without what adapters compute beside
-    /// the weight.
-    pub fn forward_quantized<const D: usize>(&self, x: &QuantizedRows<B, D>) -> Tensor<B, D> {
-        self.weight.product_quantized(x, self.bias_with_adapters())
     }
 
     /// The bias with what enabled adapters add to it, rounded once to its type.

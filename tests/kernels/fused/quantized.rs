@@ -3,8 +3,9 @@
 use burn::tensor::Tensor;
 use longcat_kernels::{
     KernelBackend, PackedKind, PackedLayout, PackedWeight, Products, layer_norm,
-    layer_norm_quantized, linear_packed, linear_quantized, merge_heads, quantize_heads,
-    quantize_rows, silu_mul, silu_mul_quantized,
+    layer_norm_quantized, layer_norm_with_quantized, linear_packed, linear_quantized, merge_heads,
+    merge_heads_with_quantized, quantize_heads, quantize_rows, silu_mul, silu_mul_quantized,
+    silu_mul_with_quantized,
 };
 
 use super::numbers::{assert_same, numbers, tensor};
@@ -68,9 +69,20 @@ pub fn check_writers<B: KernelBackend>() {
         ),
         (
             silu_mul_quantized(x.clone(), other.clone()),
-            quantize_rows(silu_mul(x, other)),
+            quantize_rows(silu_mul(x.clone(), other.clone())),
         ),
     ];
+    let twice = [
+        layer_norm_with_quantized(x.clone(), table(3), table(4), 1e-6),
+        silu_mul_with_quantized(x.clone(), other.clone()),
+    ];
+    for ((floats, rows), (found, _)) in twice.into_iter().zip(&pairs) {
+        assert_eq!(values(rows.numbers()), values(found.numbers()));
+        assert_eq!(
+            values(quantize_rows(floats).numbers()),
+            values(found.numbers())
+        );
+    }
     for (found, expected) in pairs {
         assert_eq!(found.dims, expected.dims);
         let [found, expected] = [found, expected].map(|rows| rows.numbers());
@@ -79,6 +91,9 @@ pub fn check_writers<B: KernelBackend>() {
     let heads = tensor::<B, 4>(&numbers_of(6, 8), [1, 2, 6, COLUMNS / 2]);
     let found = quantize_heads(heads.clone());
     assert_eq!(found.dims, [1, 6, COLUMNS]);
+    let (floats, rows) = merge_heads_with_quantized(heads.clone());
+    assert_eq!(values(rows.numbers()), values(found.numbers()));
+    assert_eq!(values(floats), values(merge_heads(heads.clone())));
     let expected = quantize_rows(merge_heads(heads));
     assert_eq!(values(found.numbers()), values(expected.numbers()));
 }

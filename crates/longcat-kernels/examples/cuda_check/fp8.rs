@@ -6,8 +6,9 @@ use burn_flex::{Flex, FlexDevice};
 use longcat_kernels::cube::launches;
 use longcat_kernels::{
     KernelBackend, PackedKind, PackedLayout, PackedWeight, Products, QuantizedRows, layer_norm,
-    layer_norm_quantized, linear, linear_packed, linear_quantized, merge_heads, quantize_heads,
-    quantize_rows, silu_mul, silu_mul_quantized, unpack_weight,
+    layer_norm_quantized, layer_norm_with_quantized, linear, linear_packed, linear_quantized,
+    merge_heads, merge_heads_with_quantized, quantize_heads, quantize_rows, silu_mul,
+    silu_mul_quantized, silu_mul_with_quantized, unpack_weight,
 };
 
 use crate::random::Random;
@@ -143,7 +144,9 @@ fn check_writers(dtype: DType, device: &Device) -> bool {
         );
         let x = x.cast(dtype);
         let found = layer_norm_quantized(x.clone(), weight.clone(), bias.clone(), 1e-6);
-        let later = quantize_rows(layer_norm(x, weight, bias, 1e-6));
+        let later = quantize_rows(layer_norm(x.clone(), weight.clone(), bias.clone(), 1e-6));
+        let (floats, rows) = layer_norm_with_quantized(x, weight, bias, 1e-6);
+        good &= same_rows("norm", (floats, &rows), &found, &exact);
         good &= compare("norm", [&found, &later], exact);
     }
     for (rows, width) in [(603, 11_008), (7, 1376)] {
@@ -154,13 +157,18 @@ fn check_writers(dtype: DType, device: &Device) -> bool {
         let [single_a, single_b] = [&a, &b].map(|x| x.clone().cast(DType::F32));
         let exact = silu_mul(single_a, single_b);
         let found = silu_mul_quantized(a.clone(), b.clone());
+        let (floats, rows) = silu_mul_with_quantized(a.clone(), b.clone());
+        good &= same_rows("gate", (floats, &rows), &found, &exact);
         good &= compare("gate", [&found, &quantize_rows(silu_mul(a, b))], exact);
     }
     let heads = tensor(2 * 32 * 301, 128)
         .cast(dtype)
         .reshape([2, 32, 301, 128]);
     let found = host(quantize_heads(heads.clone()));
-    let same = found == host(quantize_rows(merge_heads(heads)));
+    let merged = merge_heads(heads.clone());
+    let (floats, rows) = merge_heads_with_quantized(heads);
+    let same = found == host(rows) && host_row(floats) == host_row(merged.clone());
+    let same = same && found == host(quantize_rows(merged));
     let (x, weight) = (tensor(301, 1040).cast(dtype), tensor(528, 1040));
     let (bytes, scales) = host(quantize_rows(weight.cast(DType::BF16)));
     let layout = PackedLayout::new(PackedKind::Fp8E4m3, [528, 1040]).with_group(1040);
@@ -170,6 +178,22 @@ fn check_writers(dtype: DType, device: &Device) -> bool {
     let same_product = host_row(rounded) == host_row(linear_packed(x, &weight, None));
     println!("fp8 {dtype:?}: heads alike: {same}, products of rounded rows alike: {same_product}");
     good && same && same_product
+}
+
+/// Whether rows that are written in both ways are those that are rounded alone, and right before that.
+fn same_rows(
+    name: &str,
+    (floats, rows): (Tensor<Gpu, 2>, &QuantizedRows<Gpu, 2>),
+    alone: &QuantizedRows<Gpu, 2>,
+    exact: &Tensor<Gpu, 2>,
+) -> bool {
+    let same = host(rows.clone()) == host(alone.clone());
+    let error = relative_error(&host_row(floats), &host_row(exact.clone()));
+    let good = same && error < TOLERANCE;
+    if !good {
+        println!("fp8 {name} in both ways: alike: {same}, floats off by {error:.2e} FAILED");
+    }
+    good
 }
 
 /// Whether rows that were rounded as they were written are as near to the exact numbers as others.

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use burn::tensor::DType;
 use burn_backend::tensor::{FloatTensor, IntTensor};
+#[cfg(feature = "cuda")]
+use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 use cubecl::device::Device;
 
@@ -74,7 +76,7 @@ where
     #[cfg(feature = "cuda")]
     fn has_fp8_products(device: &Self::Device) -> bool {
         let device = (device as &dyn std::any::Any).downcast_ref::<cubecl::cuda::CudaDevice>();
-        device.is_some_and(|device| crate::cuda::fp8::is_available(device.index))
+        device.is_some_and(|device| fp8::is_available(device.index))
     }
 
     #[cfg(feature = "cuda")]
@@ -230,7 +232,7 @@ where
         #[cfg(feature = "cuda")]
         if let (Products::Fp8, Some(scale)) = (weight.products, &weight.scale) {
             let parts = (&weight.words, scale);
-            let y = crate::cuda::fp8::try_linear(&x, parts, &weight.layout, bias.as_ref());
+            let y = fp8::try_linear(&x, parts, &weight.layout, bias.as_ref());
             if let Some(y) = y {
                 return y;
             }
@@ -242,14 +244,26 @@ where
 
     #[cfg(feature = "cuda")]
     fn quantize_rows(x: FloatTensor<Self>) -> (IntTensor<Self>, FloatTensor<Self>) {
-        crate::cuda::fp8::try_quantize_rows(&x)
-            .unwrap_or_else(|| portable::quantize_rows::<Self>(x))
+        match fp8::try_quantize_rows(&x) {
+            Some(rows) => (rows.words, rows.scales),
+            None => portable::quantize_rows::<Self>(x),
+        }
     }
 
     #[cfg(feature = "cuda")]
     fn quantize_heads(x: FloatTensor<Self>) -> (IntTensor<Self>, FloatTensor<Self>) {
-        crate::cuda::fp8::try_quantize_heads(&x)
-            .unwrap_or_else(|| portable::quantize_heads::<Self>(x))
+        match fp8::try_quantize_heads(&x, false) {
+            Some(rows) => (rows.words, rows.scales),
+            None => portable::quantize_heads::<Self>(x),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn merge_heads_with_quantized(x: FloatTensor<Self>) -> WithQuantized<Self> {
+        match fp8::try_quantize_heads(&x, true).and_then(with_floats) {
+            Some(written) => written,
+            None => portable::merge_heads_with_quantized::<Self>(x),
+        }
     }
 
     #[cfg(feature = "cuda")]
@@ -259,8 +273,24 @@ where
         bias: FloatTensor<Self>,
         epsilon: f64,
     ) -> (IntTensor<Self>, FloatTensor<Self>) {
-        crate::cuda::fp8::try_layer_norm_quantized(&x, &weight, &bias, epsilon)
-            .unwrap_or_else(|| portable::layer_norm_quantized::<Self>(x, weight, bias, epsilon))
+        match fp8::try_layer_norm_quantized(&x, (&weight, &bias), epsilon, false) {
+            Some(rows) => (rows.words, rows.scales),
+            None => portable::layer_norm_quantized::<Self>(x, weight, bias, epsilon),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn layer_norm_with_quantized(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> WithQuantized<Self> {
+        let rows = fp8::try_layer_norm_quantized(&x, (&weight, &bias), epsilon, true);
+        match rows.and_then(with_floats) {
+            Some(written) => written,
+            None => portable::layer_norm_with_quantized::<Self>(x, weight, bias, epsilon),
+        }
     }
 
     #[cfg(feature = "cuda")]
@@ -268,8 +298,18 @@ where
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
     ) -> (IntTensor<Self>, FloatTensor<Self>) {
-        crate::cuda::fp8::try_silu_mul_quantized(&a, &b)
-            .unwrap_or_else(|| portable::silu_mul_quantized::<Self>(a, b))
+        match fp8::try_silu_mul_quantized(&a, &b, false) {
+            Some(rows) => (rows.words, rows.scales),
+            None => portable::silu_mul_quantized::<Self>(a, b),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn silu_mul_with_quantized(a: FloatTensor<Self>, b: FloatTensor<Self>) -> WithQuantized<Self> {
+        match fp8::try_silu_mul_quantized(&a, &b, true).and_then(with_floats) {
+            Some(written) => written,
+            None => portable::silu_mul_with_quantized::<Self>(a, b),
+        }
     }
 
     #[cfg(feature = "cuda")]
@@ -280,7 +320,7 @@ where
         dtype: DType,
     ) -> FloatTensor<Self> {
         if let (Some(x_scales), Some(scale)) = (&x.scale, &weight.scale) {
-            let y = crate::cuda::fp8::try_linear_quantized(
+            let y = fp8::try_linear_quantized(
                 (&x.words, x_scales),
                 &x.layout,
                 (&weight.words, scale),
@@ -406,4 +446,12 @@ where
         }
         portable::matmul_nt_forward::<Self>(q, k)
     }
+}
+
+/// Rows as they are, words and scales.
+#[cfg(feature = "cuda")]
+fn with_floats<R: CubeRuntime>(
+    written: Written<R>,
+) -> Option<(CubeTensor<R>, CubeTensor<R>, CubeTensor<R>)> {
+    Some((written.floats?, written.words, written.scales))
 }

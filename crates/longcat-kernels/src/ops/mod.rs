@@ -31,6 +31,7 @@ pub(crate) use packed::scaled_rows;
 pub use packed::{PackedTensors, PackedWeight, linear_packed, unpack_weight};
 pub use patch_grid::PatchGrid;
 pub use quantized::{
-    QuantizedRows, layer_norm_quantized, linear_quantized, quantize_heads, quantize_rows,
-    silu_mul_quantized,
+    QuantizedRows, WithQuantized, layer_norm_quantized, layer_norm_with_quantized,
+    linear_quantized, merge_heads_with_quantized, quantize_heads, quantize_rows,
+    silu_mul_quantized, silu_mul_with_quantized,
 };

@@ -21,6 +21,9 @@ pub struct QuantizedRows<B: Backend, const D: usize> {
     pub dtype: DType,
 }
 
+/// Numbers, and the words and scales of their rows, as backends see them.
+pub type WithQuantized<B> = (FloatTensor<B>, IntTensor<B>, FloatTensor<B>);
+
 impl<B: Backend, const D: usize> QuantizedRows<B, D> {
     fn new(
         (words, scales): (IntTensor<B>, FloatTensor<B>),
@@ -109,6 +112,62 @@ pub fn silu_mul_quantized<B: KernelBackend, const D: usize>(
     assert_words("silu_mul_quantized", dims[D - 1]);
     let rows = B::silu_mul_quantized(into_float(a), into_float(b));
     QuantizedRows::new(rows, dims, dtype)
+}
+
+/// [`layer_norm`](crate::layer_norm) and [`layer_norm_quantized`] in one.
+///
+/// # Panics
+/// As these.
+pub fn layer_norm_with_quantized<B: KernelBackend, const D: usize>(
+    x: Tensor<B, D>,
+    weight: Tensor<B, 2>,
+    bias: Tensor<B, 2>,
+    epsilon: f64,
+) -> (Tensor<B, D>, QuantizedRows<B, D>) {
+    let (dims, dtype) = (x.dims(), x.dtype());
+    assert_groups("layer_norm_with_quantized", dims, weight.dims());
+    assert_groups("layer_norm_with_quantized", dims, bias.dims());
+    assert_words("layer_norm_with_quantized", dims[D - 1]);
+    let tables = (into_float(weight), into_float(bias));
+    let written = B::layer_norm_with_quantized(into_float(x), tables.0, tables.1, epsilon);
+    both(written, dims, dtype)
+}
+
+/// [`silu_mul`](crate::silu_mul) and [`silu_mul_quantized`] in one.
+///
+/// # Panics
+/// As these.
+pub fn silu_mul_with_quantized<B: KernelBackend, const D: usize>(
+    a: Tensor<B, D>,
+    b: Tensor<B, D>,
+) -> (Tensor<B, D>, QuantizedRows<B, D>) {
+    let (dims, dtype) = (a.dims(), a.dtype());
+    assert_eq!(dims, b.dims(), "silu_mul_with_quantized: shapes of a and b");
+    assert_words("silu_mul_with_quantized", dims[D - 1]);
+    let written = B::silu_mul_with_quantized(into_float(a), into_float(b));
+    both(written, dims, dtype)
+}
+
+/// [`merge_heads`](crate::merge_heads) and [`quantize_heads`] in one.
+///
+/// # Panics
+/// As these.
+pub fn merge_heads_with_quantized<B: KernelBackend>(
+    x: Tensor<B, 4>,
+) -> (Tensor<B, 3>, QuantizedRows<B, 3>) {
+    let ([b, heads, n, d], dtype) = (x.dims(), x.dtype());
+    assert_words("merge_heads_with_quantized", heads * d);
+    let written = B::merge_heads_with_quantized(into_float(x));
+    both(written, [b, n, heads * d], dtype)
+}
+
+fn both<B: Backend, const D: usize>(
+    (floats, words, scales): WithQuantized<B>,
+    dims: [usize; D],
+    dtype: DType,
+) -> (Tensor<B, D>, QuantizedRows<B, D>) {
+    let rows = QuantizedRows::new((words, scales), dims, dtype);
+    (from_float(floats), rows)
 }
 
 /// [`linear_packed`](crate::linear_packed) for rows that are rounded already. Not differentiable.

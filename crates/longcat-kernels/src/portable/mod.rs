@@ -44,8 +44,9 @@ pub use packed::{linear_packed_forward, unpack_weight_forward, words_from_bytes,
 #[cfg(feature = "cpu")]
 pub(crate) use quantized::linear_in_fp8;
 pub use quantized::{
-    layer_norm_quantized, linear_quantized_forward, quantize_heads, quantize_rows,
-    silu_mul_quantized,
+    layer_norm_quantized, layer_norm_with_quantized, linear_quantized_forward,
+    merge_heads_with_quantized, quantize_heads, quantize_rows, silu_mul_quantized,
+    silu_mul_with_quantized,
 };
 pub use select::select_blocks;
 pub use sums::{block_sums, column_sums, softmax_with_lse};

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::{from_float, into_float, linear_packed_forward, words_from_bytes};
 use crate::packed::{LARGEST_E4M3, to_e4m3};
-use crate::{KernelBackend, PackedTensors};
+use crate::{KernelBackend, PackedTensors, WithQuantized};
 #[cfg(feature = "cpu")]
 use crate::{PackedKind, PackedLayout, Products};
 
@@ -59,6 +59,37 @@ pub fn silu_mul_quantized<B: KernelBackend>(
     b: FloatTensor<B>,
 ) -> (IntTensor<B>, FloatTensor<B>) {
     B::quantize_rows(B::silu_mul_forward(a, b))
+}
+
+/// See [`KernelBackend::layer_norm_with_quantized`](crate::KernelBackend::layer_norm_with_quantized).
+pub fn layer_norm_with_quantized<B: KernelBackend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    bias: FloatTensor<B>,
+    epsilon: f64,
+) -> WithQuantized<B> {
+    with_quantized::<B>(B::layer_norm_forward(x, weight, bias, epsilon))
+}
+
+/// See [`KernelBackend::silu_mul_with_quantized`](crate::KernelBackend::silu_mul_with_quantized).
+pub fn silu_mul_with_quantized<B: KernelBackend>(
+    a: FloatTensor<B>,
+    b: FloatTensor<B>,
+) -> WithQuantized<B> {
+    with_quantized::<B>(B::silu_mul_forward(a, b))
+}
+
+/// See [`KernelBackend::merge_heads_with_quantized`](crate::KernelBackend::merge_heads_with_quantized).
+pub fn merge_heads_with_quantized<B: KernelBackend>(x: FloatTensor<B>) -> WithQuantized<B> {
+    let shape = x.shape();
+    let merged = B::permute(x, &[0, 2, 1, 3]);
+    let rows = Shape::new([shape[0], shape[2], shape[1] * shape[3]]);
+    with_quantized::<B>(B::float_reshape(merged, rows))
+}
+
+fn with_quantized<B: KernelBackend>(y: FloatTensor<B>) -> WithQuantized<B> {
+    let (words, scales) = B::quantize_rows(y.clone());
+    (y, words, scales)
 }
 
 /// See [`KernelBackend::linear_quantized_forward`](crate::KernelBackend::linear_quantized_forward): the product of

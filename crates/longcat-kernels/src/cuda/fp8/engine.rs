@@ -21,6 +21,16 @@ pub(super) struct Heads {
     pub(super) tokens: i32,
 }
 
+/// Where rows go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outputs {
+    /// In e4m3.
+    pub(super) words: u64,
+    pub(super) scales: u64,
+    /// In their own type, where the program writes that.
+    pub(super) floats: u64,
+}
+
 /// What rows are normalised with. Weights and biases are `[groups, width]` in f32.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Norm {
@@ -84,30 +94,30 @@ impl Engine {
         kernel.is_some()
     }
 
-    /// Queues `count` rows in e4m3 and their scales, read from `source` as the program does.
+    /// Queues `count` rows, read from `source` as the program does.
     ///
     /// # Safety
     /// The device's context is current, `source` is the program's structure of this name, and the addresses in it
-    /// and those of `out` and `scales`, multiples of 16, hold what the program reads and writes; the outputs
-    /// overlap nothing else.
+    /// and in `to`, multiples of 16, hold what the program reads and writes; the outputs overlap nothing else.
     pub(super) unsafe fn quantize<S>(
         &self,
         rows: Rows,
         count: usize,
         source: S,
-        [out, scales]: [u64; 2],
+        to: Outputs,
     ) -> Result<(), String> {
-        let (mut source, mut out, mut scales) = (source, out, scales);
-        let mut arguments: [*mut c_void; 3] = [
+        let (mut source, mut to) = (source, to);
+        let mut arguments: [*mut c_void; 4] = [
             ptr::from_mut(&mut source).cast(),
-            ptr::from_mut(&mut out).cast(),
-            ptr::from_mut(&mut scales).cast(),
+            ptr::from_mut(&mut to.words).cast(),
+            ptr::from_mut(&mut to.scales).cast(),
+            ptr::from_mut(&mut to.floats).cast(),
         ];
         // SAFETY: the arguments are those of the kernel, by contract.
         unsafe { self.launch(Program::Rows(rows), count, &mut arguments) }
     }
 
-    /// Queues `count` rows in e4m3 and their scales, normalised first.
+    /// Queues `count` rows, normalised first.
     ///
     /// # Safety
     /// As [`Self::quantize`].
@@ -116,16 +126,17 @@ impl Engine {
         rows: Rows,
         count: usize,
         norm: Norm,
-        [out, scales]: [u64; 2],
+        to: Outputs,
     ) -> Result<(), String> {
-        let (mut norm, mut out, mut scales) = (norm, out, scales);
+        let (mut norm, mut to) = (norm, to);
         let (mut count_of_rows, mut of_group) = (count as i32, norm.rows_per_group as i32);
-        let mut arguments: [*mut c_void; 8] = [
+        let mut arguments: [*mut c_void; 9] = [
             ptr::from_mut(&mut norm.x).cast(),
             ptr::from_mut(&mut norm.weights).cast(),
             ptr::from_mut(&mut norm.biases).cast(),
-            ptr::from_mut(&mut out).cast(),
-            ptr::from_mut(&mut scales).cast(),
+            ptr::from_mut(&mut to.words).cast(),
+            ptr::from_mut(&mut to.scales).cast(),
+            ptr::from_mut(&mut to.floats).cast(),
             ptr::from_mut(&mut norm.epsilon).cast(),
             ptr::from_mut(&mut count_of_rows).cast(),
             ptr::from_mut(&mut of_group).cast(),

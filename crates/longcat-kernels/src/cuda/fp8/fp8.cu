@@ -9,6 +9,7 @@
 // and for those that make rows:
 //   WIDTH    numbers of a row, a multiple of 16
 //   VECTORS  of eight numbers that a thread keeps in registers
+//   FLOATS   1: the numbers are written as they are, too
 //   SEGMENT  numbers of a head (of 2), a multiple of 8 that divides WIDTH
 //   ROWS     of a block (of 4)
 
@@ -62,6 +63,11 @@ struct alignas(16) Vector {
 INLINE Vector unpacked(uint4 v) {
     return {low_half(v.x), high_half(v.x), low_half(v.y), high_half(v.y),
             low_half(v.z), high_half(v.z), low_half(v.w), high_half(v.w)};
+}
+
+INLINE uint4 packed(const Vector &v) {
+    return make_uint4(pair_of(v.x[0], v.x[1]), pair_of(v.x[2], v.x[3]), pair_of(v.x[4], v.x[5]),
+                      pair_of(v.x[6], v.x[7]));
 }
 
 // Two numbers in e4m3, each rounded to the nearest, beyond the largest that.
@@ -136,10 +142,10 @@ INLINE float scale_of(float most) {
 
 // Rows [rows, WIDTH] normalised to mean 0 and variance 1, then times the weights of their group and the biases
 // added, both [groups, WIDTH]; a group is rows_per_group rows. A block makes ROWS of them, with the tables in
-// registers.
+// registers. The numbers themselves go to floats, if FLOATS.
 extern "C" __global__ void __launch_bounds__(THREADS)
     quantize_norm(const uint4 *x, const float4 *weights, const float4 *biases, uint2 *out,
-                  float *scales, float epsilon, int rows, int rows_per_group) {
+                  float *scales, uint4 *floats, float epsilon, int rows, int rows_per_group) {
     __shared__ float shared[3][WARPS];
     constexpr float SHARE = 1.0f / WIDTH;
     Vector weight[VECTORS], bias[VECTORS];
@@ -217,6 +223,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             const int at = threadIdx.x + i * THREADS;
             if (at < COUNT) {
                 out[(long long)row * COUNT + at] = quantized(values[i], inverse);
+#if FLOATS
+                floats[(long long)row * COUNT + at] = packed(values[i]);
+#endif
             }
         }
         if (threadIdx.x == 0) {
@@ -272,14 +281,14 @@ INLINE uint4 read(const Source &from, int row, int at) {
     for (int i = 0; i < 8; i++) {
         y.x[i] = __fdividef(a.x[i], 1.0f + __expf(-a.x[i])) * b.x[i];
     }
-    return make_uint4(pair_of(y.x[0], y.x[1]), pair_of(y.x[2], y.x[3]), pair_of(y.x[4], y.x[5]),
-                      pair_of(y.x[6], y.x[7]));
+    return packed(y);
 }
 
 #endif
 
+// The numbers themselves go to floats, if FLOATS.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    quantize_rows(const __grid_constant__ Source from, uint2 *out, float *scales) {
+    quantize_rows(const __grid_constant__ Source from, uint2 *out, float *scales, uint4 *floats) {
     __shared__ float shared[WARPS];
     uint4 values[VECTORS];
 #pragma unroll
@@ -303,6 +312,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const int at = threadIdx.x + i * THREADS;
         if (at < COUNT) {
             to[at] = quantized(unpacked(values[i]), inverse);
+#if FLOATS
+            floats[(long long)blockIdx.x * COUNT + at] = values[i];
+#endif
         }
     }
     if (threadIdx.x == 0) {

@@ -34,12 +34,12 @@ pub(crate) fn try_linear<R: CubeRuntime>(
     }
     let weight = Weight::of(words, scale, layout)?;
     let bias = of_cuda(bias)?;
-    let rows = prepared(x, Kind::Plain)?;
+    let rows = prepared(x, Kind::Plain, false)?;
     let count = leading.iter().product();
     let planned = weight.plan(count, x.dtype, bias)?;
-    let (x_words, x_scales) = quantize_plain(x, rows);
+    let x = quantize_plain(x, rows);
     let shape = leading.iter().copied().chain([layout.shape[0]]);
-    of_runtime(planned.multiply([&x_words, &x_scales], shape.collect()))
+    of_runtime(planned.multiply([&x.words, &x.scales], shape.collect()))
 }
 
 /// The same for rows that are in fp8 already: words and scales of `x` `[rows, in]`, to `[rows, out]` in

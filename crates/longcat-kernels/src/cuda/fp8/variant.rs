@@ -27,6 +27,8 @@ pub(super) struct Rows {
     pub(super) half: bool,
     pub(super) width: usize,
     pub(super) kind: Kind,
+    /// Whether they are written as they are, too.
+    pub(super) floats: bool,
 }
 
 /// What rows are made of.
@@ -103,6 +105,7 @@ impl Rows {
             ("WIDTH", self.width),
             ("THREADS", threads),
             ("VECTORS", vectors),
+            ("FLOATS", usize::from(self.floats)),
         ];
         macros.extend(match self.kind {
             Kind::Plain => vec![("KERNEL", 1)],
@@ -122,8 +125,13 @@ mod tests {
     fn cuts_cover_rows() {
         for kind in [Kind::Plain, Kind::Normalised] {
             for width in [16, 512, 4096, 11_008, 65_536] {
-                let half = false;
-                let (threads, vectors) = Rows { half, width, kind }.cut();
+                let rows = Rows {
+                    half: false,
+                    width,
+                    kind,
+                    floats: false,
+                };
+                let (threads, vectors) = rows.cut();
                 assert!(threads.is_multiple_of(32) && threads <= 1024, "{width}");
                 assert!(8 * threads * vectors >= width, "{width}");
                 assert!(8 * threads * (vectors - 1) < width, "{width}");

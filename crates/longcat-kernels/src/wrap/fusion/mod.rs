@@ -171,6 +171,21 @@ impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
         fn silu_mul_quantized(a: Float<B>, b: Float<B>)
             -> (words: Int = words_of(&a), scales: Float = scales_of(&a));
 
+        fn layer_norm_with_quantized(x: Float<B>, weight: Float<B>, bias: Float<B>, epsilon: f64)
+            -> (y: Float = like(&x), words: Int = words_of(&x), scales: Float = scales_of(&x));
+
+        fn silu_mul_with_quantized(a: Float<B>, b: Float<B>)
+            -> (y: Float = like(&a), words: Int = words_of(&a), scales: Float = scales_of(&a));
+
+        fn merge_heads_with_quantized(x: Float<B>) -> (
+            y: Float = (
+                Shape::new([x.shape()[0], x.shape()[2], x.shape()[1] * x.shape()[3]]),
+                x.dtype(),
+            ),
+            words: Int = words_of(&x),
+            scales: Float = (Shape::new([x.shape()[0] * x.shape()[2]]), DType::F32),
+        );
+
         fn linear_quantized_forward(
             x: PackedTensors<Self>, weight: PackedTensors<Self>, bias: Option<Float<B>>,
             dtype: DType,
