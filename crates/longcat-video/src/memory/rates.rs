@@ -5,6 +5,8 @@
 pub struct DeviceRates {
     /// Operations of linear layers, with the time of what lies between them in a block.
     pub products: f64,
+    /// The same where matrices are multiplied in fp8.
+    pub fp8_products: f64,
     /// Operations of the two small products of an adapter beside a layer.
     pub low_rank: f64,
     /// Operations of attention to all keys.
@@ -37,6 +39,8 @@ pub enum RatesSource {
 const HOPPER: DeviceRates = DeviceRates {
     // A block: 17.7 of its 40.8 TFLOP, in what attention leaves of 64.7 ms ("Memory", twelve blocks).
     products: 587e12,
+    // The matrices of a block take 14.3 ms instead of 26.0 ("Products in fp8"), what lies between them the same.
+    fp8_products: 961e12,
     // Rank 128 on seven kinds of layers is 0.98 TFLOP and 3.7 ms ("A transformer block").
     low_rank: 265e12,
     // "Attention, dense".
@@ -75,12 +79,22 @@ impl DeviceRates {
         found.map(|(_, rates)| *rates)
     }
 
+    /// The same where matrices are multiplied in fp8 (`--products fp8`).
+    pub fn in_fp8(self) -> Self {
+        Self {
+            products: self.fp8_products,
+            ..self
+        }
+    }
+
     /// Rates of a device that does so many operations of products in a second, and copies so many bytes from
     /// host memory: all else is taken to be slower than on a known device by as much as the products.
     pub fn from_measured(products: f64, copies: f64) -> Self {
         let by = products / HOPPER_PRODUCTS;
         Self {
             products: HOPPER.products * by,
+            // Whether it is faster in fp8 is not known.
+            fp8_products: HOPPER.products * by,
             low_rank: HOPPER.low_rank * by,
             attention: HOPPER.attention * by,
             sparse_attention: HOPPER.sparse_attention * by,

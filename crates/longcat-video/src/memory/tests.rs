@@ -290,6 +290,11 @@ fn times_of_a_known_device_are_those_that_were_measured() {
     is(found.text, 0.0258);
     is(found.decode, 1.477);
     assert_eq!(found.encode, None);
+    // 11.7 ms less a block in fp8.
+    let plan = MemoryPlan::choose(&models, &request, None).unwrap();
+    let in_fp8 = ExpectedTimes::new(&models, &request, &plan, &rates.in_fp8());
+    let off = in_fp8.denoise / (16.0 * 48.0 * (0.0647 - 0.0117)) - 1.0;
+    assert!(off.abs() < 0.01, "{off}");
     // Copies hide behind the work.
     let streamed = times(request, Some(16 * GIB));
     assert_eq!(streamed.denoise, found.denoise);
@@ -315,6 +320,7 @@ fn times_follow_from_work_or_from_copies() {
     const EVER: f64 = f64::INFINITY;
     let mut rates = DeviceRates {
         products: EVER,
+        fp8_products: EVER,
         low_rank: EVER,
         attention: EVER,
         sparse_attention: EVER,

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use burn::tensor::{DType, Distribution, Tensor};
-use longcat_kernels::{HostRow, KernelBackend, Stage, Uploads, guard, linear, wait};
+use longcat_kernels::{HostRow, KernelBackend, Products, Stage, Uploads, guard, linear, wait};
 
 use super::{Pipeline, VideoRequest};
 use crate::VideoError;
@@ -24,7 +24,10 @@ impl<B: KernelBackend> Pipeline<B> {
         plan: &MemoryPlan,
     ) -> Result<ExpectedTimes, VideoError> {
         let request = self.request_sizes(request)?;
-        let rates = self.device_rates()?;
+        let rates = match self.options().products {
+            Products::Dense => self.device_rates()?,
+            Products::Fp8 => self.device_rates()?.in_fp8(),
+        };
         let models = self.model_sizes();
         Ok(ExpectedTimes::new(&models, &request, plan, &rates))
     }
