@@ -42,7 +42,9 @@ impl Process {
     /// Whether it is of this running system and has ended. Of others nothing can be told.
     pub fn is_known_dead(&self) -> bool {
         let ours = system().is_some_and(|system| system == self.system);
-        ours && began(self.pid) != Some(self.began)
+        // Where processes of other users are hidden, the first one is as well.
+        let shown = began(1).is_some();
+        ours && shown && began(self.pid) != Some(self.began)
     }
 
     /// A process of this system that has ended.
