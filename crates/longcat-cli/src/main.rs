@@ -7,6 +7,7 @@ mod batch;
 mod byte_bar;
 mod commands;
 mod finished;
+mod left_latents;
 mod lora_arg;
 mod lora_list;
 mod merged;

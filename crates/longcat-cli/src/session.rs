@@ -28,7 +28,7 @@ pub struct Session {
     pub pipeline: Box<dyn DynPipeline>,
     pub bar: StageBar,
     pub output: OutputFile,
-    save_latents: Option<PathBuf>,
+    pub save_latents: Option<PathBuf>,
     /// What is known of the result before the request.
     base: Settings,
     /// The adapters that were put on last, with what asked for them.
@@ -67,6 +67,8 @@ pub struct Job {
     pub settings: Settings,
     /// The same for the latents of the first pass.
     pub latents: Settings,
+    /// The same for those of refining what that makes.
+    pub refined: Option<Settings>,
 }
 
 /// The request of a command, as its result will tell of it.
@@ -315,16 +317,21 @@ impl Session {
         };
         let first = of(&asked.plan, asked.fps);
         let job = match &asked.refined {
-            Some(plan) => Job {
-                settings: of(plan, 2.0 * asked.fps),
-                latents: Settings {
-                    refinement: None,
-                    ..first
-                },
-            },
+            Some(plan) => {
+                let refined = of(plan, 2.0 * asked.fps);
+                Job {
+                    settings: refined.clone(),
+                    latents: Settings {
+                        refinement: None,
+                        ..first
+                    },
+                    refined: Some(refined),
+                }
+            }
             None => Job {
                 settings: first.clone(),
                 latents: first,
+                refined: None,
             },
         };
         let job = Job {
@@ -351,27 +358,6 @@ impl Session {
     /// What all results have in common.
     pub fn base(&self) -> &Settings {
         &self.base
-    }
-
-    /// The latents of a job, if an earlier run of it has finished them and they are to be taken up.
-    pub fn left_latents(&mut self, job: &Job) -> Option<Latents> {
-        let path = self.save_latents.as_ref().filter(|_| self.resumes)?;
-        let settings = Latents::read_settings(path).ok()??;
-        // Passes that were left out are counted while latents are made; another device may go on.
-        let request = |settings: &Settings| {
-            let mut settings = settings.clone();
-            settings.device.clear();
-            let stages = [&mut settings.generation, &mut settings.refinement];
-            for stage in stages.into_iter().flatten() {
-                stage.cache = None;
-            }
-            settings
-        };
-        let same = request(&settings) == request(&job.latents);
-        let latents = same.then(|| Latents::read(path).ok()).flatten()?;
-        // They stay in their file: those of a further pass are others.
-        self.bar.keep_latents(None, None);
-        Some(latents)
     }
 
     /// Settings, unless files shall not have them.

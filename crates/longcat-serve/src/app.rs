@@ -57,6 +57,21 @@ impl ServeOptions {
             note: |_| {},
         }
     }
+
+    /// Whether a server may work so, before anything is loaded for it; [`Server::bind`] asks, too.
+    ///
+    /// # Errors
+    /// [`ServeError::NoToken`] and [`ServeError::Token`].
+    pub fn check(&self) -> Result<(), ServeError> {
+        if !self.host.is_loopback() && self.token.is_none() {
+            let address = SocketAddr::new(self.host, self.port);
+            return Err(ServeError::NoToken(address.to_string()));
+        }
+        match self.token.as_deref().is_none_or(is_token) {
+            true => Ok(()),
+            false => Err(ServeError::Token),
+        }
+    }
 }
 
 /// What requests and workers share.
@@ -97,13 +112,8 @@ impl Server {
     /// [`ServeError`]: a folder that cannot be used or is used by another server, an address that cannot
     /// be listened on, or one that others reach without a token.
     pub fn bind(options: ServeOptions, studio: Arc<dyn Studio>) -> Result<Self, ServeError> {
+        options.check()?;
         let asked = SocketAddr::new(options.host, options.port);
-        if !options.host.is_loopback() && options.token.is_none() {
-            return Err(ServeError::NoToken(asked.to_string()));
-        }
-        if !options.token.as_deref().is_none_or(is_token) {
-            return Err(ServeError::Token);
-        }
         let data = Data::open(&options.data)?;
         let store = Store::open(&data.database())?;
         for id in store.recover(|id| data.files(id))? {

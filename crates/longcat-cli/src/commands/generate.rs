@@ -370,7 +370,10 @@ impl Run<'_> {
             return session.write_latents(latents, job);
         }
         let refined;
-        let (latents, range) = if self.sampler.refine {
+        let (latents, range) = if let Some(left) = session.left_refined(job) {
+            refined = left;
+            (&refined.0, refined.1)
+        } else if self.sampler.refine {
             let frames = session.decode(latents)?;
             session.bar.times.pass("refine: ");
             let request = RefineRequest {
@@ -385,6 +388,7 @@ impl Run<'_> {
             refined = session
                 .or_keep(made)
                 .with_context(|| format!("refining with {REFINEMENT_LORA}"))?;
+            session.keep_refined(&refined.0, job)?;
             (&refined.0, refined.1)
         } else {
             (latents, FrameRange::ALL)

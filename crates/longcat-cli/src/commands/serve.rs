@@ -40,6 +40,7 @@ pub fn run(args: &Serve) -> Result<()> {
         note: |message| note!("warning: {}", printable(message)),
         ..ServeOptions::new(absolute(data)?)
     };
+    options.check()?;
     let token = options.token.is_some();
     let stop = interrupt()?;
     let studio = LoadedStudio::open(args)?;

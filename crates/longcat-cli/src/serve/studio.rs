@@ -18,6 +18,7 @@ use super::order::{make_error, refusal, request};
 use crate::args::{Place, Serve};
 use crate::commands::lora_lines;
 use crate::commands::plan::Task;
+use crate::left_latents::refined_beside;
 use crate::session::Session;
 
 /// What an adapter is called while it is compared with the model.
@@ -185,6 +186,9 @@ impl Maker for SessionMaker {
         let made = request.run(session, Task::Make);
         // Its file tells the same.
         session.take_result();
-        made.map_err(|error| make_error(&error, order))
+        made.map_err(|error| make_error(&error, order))?;
+        // They served to go on, had the server ended before the video was there.
+        let _ = std::fs::remove_file(refined_beside(&order.files.latents()));
+        Ok(())
     }
 }
