@@ -11,12 +11,14 @@ use cubecl::device::Device;
 
 use super::attention::{self, Backward};
 use super::{conv, norm, packed, permute, watch};
+#[cfg(feature = "cuda")]
+use crate::cuda::fp8::{self, Written};
 use crate::{
     BlockList, BlockRule, DeviceFault, DeviceMemory, KernelBackend, KernelDevice, LowRankPart,
     PackedTensors, PatchGrid, portable,
 };
 #[cfg(feature = "cuda")]
-use crate::{Conv3dOptions, HostRow, Products, RankGroup, UploadTicket, Uploads};
+use crate::{Conv3dOptions, HostRow, Products, RankGroup, UploadTicket, Uploads, WithQuantized};
 
 impl<R, F, I, BT> KernelDevice for CubeBackend<R, F, I, BT>
 where
