@@ -198,7 +198,7 @@ impl<'a> Plan<'a> {
                     let packed = layout.and_then(|layout| requantize(&values, &layout));
                     let kind = self.tensors[index].kind;
                     let (packed, off) = packed.ok_or_else(|| refused(key, kind))?;
-                    requantized.add(key, off);
+                    requantized.add(key.strip_suffix(".weight").unwrap_or(key), off);
                     scale = packed.scale.unwrap_or_default();
                     packed.bytes
                 }
