@@ -14,7 +14,7 @@ use longcat_runtime::DeviceSpec;
 /// Set in the processes that [`start`] starts.
 const STARTED: &str = "LONGCAT_STARTED_RANK";
 /// How long the others may take to end by themselves when one has failed.
-const GRACE: Duration = Duration::from_secs(30);
+const GRACE: Duration = Duration::from_secs(25);
 /// Time between two looks at the processes.
 const LOOK: Duration = Duration::from_millis(50);
 
