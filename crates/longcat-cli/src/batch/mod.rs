@@ -170,7 +170,6 @@ fn check(
         if session.bar.cancelled() {
             return Err(VideoError::Cancelled.into());
         }
-        session.bar.done(1);
         session.bar.begin_request(format!("checking {}", line.name));
         let output = line.request.output();
         let files = [Some(&output.file.output), output.save_latents.as_ref()];
@@ -183,14 +182,14 @@ fn check(
             // Another process may have made it meanwhile: what is there is then no obstacle.
             let there = output.file.output.exists()
                 && !matches!(standing(line, claims, results, false)?, Standing::Other(_));
-            if there {
-                continue;
+            if !there {
+                problems.push(Problem {
+                    line: line.number,
+                    reason: format!("{error:#}"),
+                });
             }
-            problems.push(Problem {
-                line: line.number,
-                reason: format!("{error:#}"),
-            });
         }
+        session.bar.done(1);
     }
     session.bar.end();
     problems.sort_by_key(|problem| problem.line);
