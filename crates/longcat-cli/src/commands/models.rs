@@ -116,11 +116,11 @@ struct Part {
 /// The snapshots of a repository that hold something for us.
 fn models_of(repo: &CachedRepo) -> Vec<Model> {
     let snapshots = repo.snapshots.iter();
-    snapshots.filter_map(|s| Model::of(&repo.name, s)).collect()
+    snapshots.filter_map(|s| Model::of(repo, s)).collect()
 }
 
 impl Model {
-    fn of(repo: &str, snapshot: &Snapshot) -> Option<Self> {
+    fn of(repo: &CachedRepo, snapshot: &Snapshot) -> Option<Self> {
         let mut parts = parts(snapshot);
         let transformer = parts
             .iter()
@@ -145,18 +145,25 @@ impl Model {
             parts.retain(|part| part.kind == Kind::Adapter);
         }
         let revision = match snapshot.refs.as_slice() {
+            // A first pull that is not finished has noted no branch.
+            _ if repo.snapshots.len() == 1 => String::new(),
             refs if refs.iter().any(|r| r == "main") => String::new(),
             [one, ..] => format!("@{one}"),
             [] => format!("@{}", snapshot.commit),
         };
+        let unfinished = match kind {
+            Kind::Incomplete => repo.unfinished,
+            _ => 0,
+        };
+        let bytes: u64 = snapshot.files.iter().map(|file| file.bytes).sum();
         Some(Self {
-            repo: repo.to_string(),
-            name: format!("{repo}{revision}"),
+            repo: repo.name.clone(),
+            name: format!("{}{revision}", repo.name),
             commit: snapshot.commit.clone(),
             path: snapshot.path.clone(),
             kind,
             dtype,
-            bytes: snapshot.files.iter().map(|file| file.bytes).sum(),
+            bytes: bytes + unfinished,
             missing: snapshot.missing.clone(),
             parts,
         })
