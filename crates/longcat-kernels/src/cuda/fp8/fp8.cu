@@ -12,6 +12,7 @@
 //   FLOATS   1: the numbers are written as they are, too
 //   SEGMENT  numbers of a head (of 2), a multiple of 8 that divides WIDTH
 //   ROWS     of a block (of 4)
+//   BLOCKS   on a multiprocessor at least (of 4)
 
 using uint = unsigned int;
 
@@ -143,7 +144,7 @@ INLINE float scale_of(float most) {
 // Rows [rows, WIDTH] normalised to mean 0 and variance 1, then times the weights of their group and the biases
 // added, both [groups, WIDTH]; a group is rows_per_group rows. A block makes ROWS of them, with the tables in
 // registers. The numbers themselves go to floats, if FLOATS.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     quantize_norm(const uint4 *x, const float4 *weights, const float4 *biases, uint2 *out,
                   float *scales, uint4 *floats, float epsilon, int rows, int rows_per_group) {
     __shared__ float shared[3][WARPS];

@@ -8,6 +8,9 @@ const WARP: usize = 32;
 const MAX_THREADS: usize = 1024;
 /// Threads of a block that scales a row.
 const SCALING_THREADS: usize = 256;
+/// Threads of a multiprocessor that normalise rows: as many as have registers for it, since a thread waits for two
+/// vectors only.
+const NORM_THREADS: usize = 768;
 /// Rows that a block normalises, for which it reads weights and biases once.
 const NORM_ROWS: usize = 8;
 
@@ -111,7 +114,11 @@ impl Rows {
             Kind::Plain => vec![("KERNEL", 1)],
             Kind::Heads(width) => vec![("KERNEL", 2), ("SEGMENT", width)],
             Kind::Gated => vec![("KERNEL", 3)],
-            Kind::Normalised => vec![("KERNEL", 4), ("ROWS", NORM_ROWS)],
+            Kind::Normalised => vec![
+                ("KERNEL", 4),
+                ("ROWS", NORM_ROWS),
+                ("BLOCKS", (NORM_THREADS / threads).max(1)),
+            ],
         });
         macros
     }
