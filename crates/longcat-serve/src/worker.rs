@@ -59,6 +59,7 @@ fn make(app: &Arc<App>, number: usize, maker: &mut Option<Box<dyn Maker>>, video
     let files = app.data.files(&video.id);
     let watch = Watch::new(&video.id, files.clone(), app.hub.clone());
     app.hub.tell(&video.id, What::Status);
+    remove_partial(&files);
     let begun = Instant::now();
     let made = catch_unwind(AssertUnwindSafe(|| {
         let adapters = app.library.order(&video.settings.adapters);
@@ -102,6 +103,19 @@ fn make(app: &Arc<App>, number: usize, maker: &mut Option<Box<dyn Maker>>, video
     }
     watch.end();
     app.hub.tell(&video.id, What::Status);
+}
+
+/// Removes what an earlier run of the job was writing when its server ended.
+fn remove_partial(files: &JobFiles) {
+    let entries = fs::read_dir(files.folder()).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && name.ends_with(".partial") {
+            // Where it stays, it only takes room.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Writes down how a job ended, however long that takes: a full disk can be emptied.

@@ -144,8 +144,13 @@ fn video_error(error: &anyhow::Error) -> Option<&VideoError> {
 
 /// What the command line would say; where the files lie is nobody's business.
 fn words(error: &anyhow::Error, order: &Order) -> String {
-    let folder = format!("{}/", order.files.folder().display());
-    printable(&format!("{error:#}").replace(&folder, "")).to_string()
+    let adapters = order.adapters.iter();
+    let adapters = adapters.filter_map(|adapter| adapter.path.parent());
+    let folders = adapters.chain([order.files.folder()]);
+    let words = folders.fold(format!("{error:#}"), |words, folder| {
+        words.replace(&format!("{}/", folder.display()), "")
+    });
+    printable(&words).to_string()
 }
 
 /// What clients call a setting.

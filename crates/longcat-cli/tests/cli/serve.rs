@@ -231,6 +231,11 @@ fn videos_of_the_server_are_those_of_the_command() {
             "adapters[0].scope",
             "9-1",
         ),
+        (
+            json!({"adapters": [{"id": "step.safetensors", "scope": "steps.5"}]}),
+            "adapters",
+            "act in none of the 1 steps",
+        ),
         (json!({"cache": "easy=x"}), "cache", "easy"),
         (json!({"size": "8x8"}), "size", "multiples of 16"),
     ] {
