@@ -230,7 +230,8 @@ async function submit(event) {
   const progress = file && ((done) => (button.textContent = done < 1 ? `Uploading ${Math.round(100 * done)} %` : "Checking…"));
   try {
     const video = await api.create(asked, file && { kind, file }, progress);
-    store.put(video);
+    // Events may have told more of it by now.
+    store.add(video);
     announce(`In the queue: ${video.prompt}`);
     $("now").scrollIntoView({ block: "nearest" });
   } catch (error) {

@@ -15,6 +15,8 @@ export let options = null;
 /** Whether there are older videos on the server. */
 export let hasOlder = false;
 let oldest = null;
+/** Jobs that events told of since the list was last asked for: what an answer says of them may be older. */
+const heard = new Set();
 
 /** Calls `listener` with what changed: `video`, `removed`, `adapters` or `list`. */
 export function subscribe(kind, listener) {
@@ -35,18 +37,23 @@ export async function start() {
 
 /** Asks for the newest videos again, as after a lost connection, and for what is under way however old it is. */
 export async function refresh() {
+  heard.clear();
   const [page, running, waiting] = await Promise.all([
     api.list(),
     api.list({ status: "in_progress", limit: 100 }),
     api.list({ status: "queued", order: "asc", limit: 100 }),
   ]);
-  const known = new Set(page.data.map((video) => video.id));
+  const told = new Map([...running.data, ...waiting.data, ...page.data].map((video) => [video.id, video]));
   const last = page.data.at(-1);
   for (const video of [...videos.values()]) {
-    // What should be on this page of the list and is not is gone.
-    if (!known.has(video.id) && (!last || video.created_at > last.created_at)) forget(video.id);
+    if (heard.has(video.id) || told.has(video.id)) continue;
+    // What should be on this page of the list and is not is gone; what was under way has ended.
+    if (!last || video.created_at > last.created_at) forget(video.id);
+    else if (isActive(video)) api.video(video.id).then(put, () => forget(video.id));
   }
-  for (const video of [...running.data, ...waiting.data, ...page.data]) put(video);
+  for (const video of told.values()) {
+    if (!heard.has(video.id)) put(video);
+  }
   if (oldest === null) [oldest, hasOlder] = [page.last_id, page.has_more];
   tell("list");
 }
@@ -54,7 +61,7 @@ export async function refresh() {
 /** Asks for the videos before those that are known. */
 export async function refreshOlder() {
   const page = await api.list({ after: oldest });
-  page.data.forEach(put);
+  page.data.forEach(add);
   [oldest, hasOlder] = [page.last_id ?? oldest, page.has_more];
   tell("list");
 }
@@ -66,8 +73,13 @@ export async function refreshAdapters() {
   tell("adapters");
 }
 
-/** Takes up what the server says of a video. */
-export function put(video) {
+/** Takes up a video, unless more is known of it already. */
+export function add(video) {
+  heard.add(video.id);
+  if (!videos.has(video.id)) put(video);
+}
+
+function put(video) {
   const before = videos.get(video.id);
   videos.set(video.id, video);
   if (!isActive(video)) previews.delete(video.id);
@@ -86,12 +98,15 @@ export function forget(id) {
 
 /** Follows the server; `on` has `open` and `lost`. */
 export function follow(on) {
-  let lost = false;
   api.follow({
-    status: put,
+    status: (video) => {
+      heard.add(video.id);
+      put(video);
+    },
     step: ({ id, ...step }) => {
+      heard.add(id);
       const video = videos.get(id);
-      if (!video) api.video(id).then(put, () => {});
+      if (!video) api.video(id).then(add, () => {});
       else if (isActive(video)) put({ ...video, ...step, status: "in_progress" });
     },
     preview: ({ id, ...preview }) => {
@@ -102,12 +117,9 @@ export function follow(on) {
     removed: ({ id }) => forget(id),
     open: () => {
       on.open();
-      if (lost) refresh().catch(() => {});
-      lost = false;
+      // What happened until now was told to nobody.
+      refresh().catch(() => {});
     },
-    lost: () => {
-      lost = true;
-      on.lost();
-    },
+    lost: on.lost,
   });
 }
