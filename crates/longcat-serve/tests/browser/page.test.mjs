@@ -229,6 +229,26 @@ test("a picture that is dropped begins the video", async () => {
   assert.ok((await file(again)).equals(await file(first)), "the same settings make the same file");
 });
 
+test("an answer that comes after its events undoes nothing", async () => {
+  const text = "an orange star, told of late";
+  let answered = false;
+  await page.route("**/v1/videos", async (route) => {
+    if (route.request().method() !== "POST") return route.continue();
+    const response = await route.fetch();
+    const { id } = await response.json();
+    for (let status = ""; status !== "completed"; ({ status } = await server.api(`/v1/videos/${id}`))) {
+      await page.waitForTimeout(100);
+    }
+    await route.fulfill({ response });
+    answered = true;
+  });
+  await makeVideo(text);
+  while (!answered) await page.waitForTimeout(100);
+  await page.waitForTimeout(300);
+  assert.equal(await job(text).count(), 0);
+  assert.equal(await card(text).count(), 1);
+});
+
 test("prompts one after another make a long video", async () => {
   await prompt().fill("a cyan ring moves up");
   await page.getByRole("button", { name: "Add a prompt" }).click();
