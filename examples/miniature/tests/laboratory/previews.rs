@@ -4,9 +4,15 @@ use burn_flex::{Flex, FlexDevice};
 use longcat_builtin::builtin_checkpoint;
 use longcat_miniature::{DatasetOptions, Raster, ShapesDataset, Split};
 use longcat_video::{
-    LatentColours, Latents, Pipeline, PipelineOptions, PixelFrames, VideoSize, fit_latent_colours,
+    LatentColours, Latents, Observer, Pipeline, PipelineOptions, PixelFrames, Sampling,
+    SeededNoise, Silent, TextToVideoRequest, VideoError, VideoSize, fit_latent_colours,
     mean_colours,
 };
+
+fn pipeline() -> Pipeline<Flex> {
+    let checkpoint = builtin_checkpoint().unwrap();
+    Pipeline::open(checkpoint, PipelineOptions::default(), &FlexDevice).unwrap()
+}
 
 /// Clips as the VAE decodes them, with their latents.
 fn decoded(
@@ -47,9 +53,7 @@ fn values(frames: &[PixelFrames]) -> impl Iterator<Item = f64> {
 
 #[test]
 fn colours_of_the_built_in_vae_are_fitted_to_it() {
-    let checkpoint = builtin_checkpoint().unwrap();
-    let options = PipelineOptions::default();
-    let mut pipeline = Pipeline::open(checkpoint, options, &FlexDevice).unwrap();
+    let mut pipeline = pipeline();
     let kept = pipeline.vae_config().latent_colours().unwrap();
     let fitted = fit_latent_colours(&decoded(&mut pipeline, Split::Train, 24)).unwrap();
 
@@ -74,4 +78,57 @@ fn colours_of_the_built_in_vae_are_fitted_to_it() {
     });
     let near = psnr(values(&kept).zip(expected.map(|value| (value + 1.0) / 2.0)));
     assert!(near >= 15.0, "{near:.1} dB from decoded frames");
+}
+
+/// Keeps what it is shown.
+#[derive(Default)]
+struct Seen {
+    previews: Vec<Latents>,
+    finished: Option<Latents>,
+}
+
+impl Observer for Seen {
+    fn wants_previews(&self) -> bool {
+        true
+    }
+
+    fn preview(&mut self, step: usize, total: usize, latents: &Latents) {
+        assert_eq!((step, total), (self.previews.len(), 4));
+        self.previews.push(latents.clone());
+    }
+
+    fn latents(&mut self, latents: &Latents) -> Result<(), VideoError> {
+        self.finished = Some(latents.clone());
+        Ok(())
+    }
+}
+
+#[test]
+fn previews_come_nearer_to_the_video_and_do_not_change_it() {
+    let mut pipeline = pipeline();
+    let request = TextToVideoRequest {
+        frames: Some(9),
+        sampling: Sampling {
+            steps: 4,
+            ..Sampling::standard()
+        },
+        ..TextToVideoRequest::new("a red circle moves right")
+    };
+    let mut seen = Seen::default();
+    let noise = || SeededNoise::new(1);
+    pipeline
+        .text_to_video(&request, &mut noise(), &mut seen)
+        .unwrap();
+    let plain = pipeline.text_to_video(&request, &mut noise(), &mut Silent);
+    let plain = pipeline.read_latents(plain.unwrap().latents).unwrap();
+    assert_eq!(seen.finished.as_ref(), Some(&plain));
+
+    let away = |preview: &Latents| {
+        let pairs = preview.values().iter().zip(plain.values());
+        pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    };
+    let away: Vec<f32> = seen.previews.iter().map(away).collect();
+    assert_eq!(away.len(), 4);
+    assert!(away.is_sorted_by(|a, b| a > b), "{away:?}");
+    assert!(away[3] < 1e-5, "{away:?}");
 }
