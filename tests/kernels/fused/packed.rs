@@ -123,14 +123,13 @@ pub fn check_few_rows<B: KernelBackend>(dtypes: &[DType]) {
     let mut counts = [1, 2, 5, 16, 17].into_iter().cycle();
     for kind in PackedKind::ALL {
         let (bytes, values) = golden.of(kind);
-        // The longest rows, since each case compiles a kernel.
-        let shape = *shapes(kind, values.len()).last().unwrap();
-        let [d_out, d_in] = shape;
+        // One shape, since each case compiles a kernel; of several rows, as those of fp8 with NaN tell nothing.
+        let d_in = kind.elements().max(64);
+        let d_out = values.len() / d_in;
+        let shape = [d_out, d_in];
         for (group, rows) in groups(kind, shape).into_iter().zip(&mut counts) {
             let layout = PackedLayout::new(kind, shape);
             let layout = group.map_or(layout, |group| layout.with_group(group));
-            // The bytes of the golden file are all there are of a kind: NaN among them, and numbers near
-            // the largest.
             let scale = group.map(|_| numbers(layout.scales(), 3));
             let weight = PackedWeight::<B>::from_bytes(&bytes, scale.as_deref(), layout, &device);
             let (x, bias) = (numbers(rows * d_in, 10), numbers(d_out, 11));
