@@ -27,6 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         devices: number("--devices", 1)? as usize,
         log: get("--log").map(Into::into),
         refuses: false,
+        outlives_faults: true,
     };
     let server = Server::bind(
         ServeOptions {

@@ -32,6 +32,8 @@ pub struct ServeOptions {
     pub host: IpAddr,
     /// The port; 0 for any that is free.
     pub port: u16,
+    /// What a server before this one has listened with, in the place of host and port.
+    pub listener: Option<TcpListener>,
     /// The folder of its jobs and uploads.
     pub data: PathBuf,
     /// The folder of adapters that can be used.
@@ -50,6 +52,7 @@ impl ServeOptions {
         Self {
             host: Ipv4Addr::LOCALHOST.into(),
             port: 8188,
+            listener: None,
             data: data.into(),
             loras: None,
             token: None,
@@ -88,13 +91,30 @@ pub(crate) struct App {
     /// Held while an upload is decoded.
     pub(crate) decoding: Semaphore,
     pub(crate) token: Option<String>,
+    /// Whether no more jobs are begun: a worker broke, and this process makes no other.
+    pub(crate) broken: AtomicBool,
     note: fn(&str),
 }
 
 impl App {
+    /// Whether workers take no more jobs.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.hub.is_stopping() || self.broken.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn note(&self, message: &str) {
         (self.note)(message);
     }
+}
+
+/// Why a server has ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// It was stopped.
+    Stopped,
+    /// A worker broke, and this process makes no other ([`Studio::outlives_faults`]). Who connects meanwhile is
+    /// answered by the server that [goes on](ServeOptions::listener) with this.
+    Broken(TcpListener),
 }
 
 /// A server that listens already.
@@ -122,7 +142,10 @@ impl Server {
         }
         data.sweep(|id| Ok(store.get(id)?.is_some()))?;
         let listen = || {
-            let listener = TcpListener::bind(asked)?;
+            let listener = match options.listener {
+                Some(listener) => listener,
+                None => TcpListener::bind(asked)?,
+            };
             listener.set_nonblocking(true)?;
             let address = listener.local_addr()?;
             Ok((listener, address))
@@ -144,6 +167,7 @@ impl Server {
             bell: Bell::default(),
             decoding: Semaphore::new(DECODING),
             token: options.token,
+            broken: AtomicBool::new(false),
             note: options.note,
         };
         Ok(Self {
@@ -163,13 +187,14 @@ impl Server {
     ///
     /// # Errors
     /// [`ServeError::Io`] when the system gives no threads.
-    pub fn run(self, stop: &AtomicBool) -> Result<(), ServeError> {
+    pub fn run(self, stop: &AtomicBool) -> Result<Ended, ServeError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .worker_threads(2)
             .build()
             .map_err(ServeError::io("threads"))?;
         let Self { app, listener, .. } = self;
+        let kept = listener.try_clone().map_err(ServeError::io("network"))?;
         let workers: Vec<_> = (0..app.about.devices.len().max(1))
             .map(|number| {
                 let app = app.clone();
@@ -191,7 +216,8 @@ impl Server {
                 })
                 .into_future();
             let serve = tokio::spawn(serve);
-            while !stop.load(Ordering::SeqCst) && !serve.is_finished() {
+            let working = || !workers.iter().all(thread::JoinHandle::is_finished);
+            while !stop.load(Ordering::SeqCst) && !serve.is_finished() && working() {
                 tokio::time::sleep(GLANCE).await;
             }
             hub.stop();
@@ -206,7 +232,12 @@ impl Server {
             let _ = worker.join();
         }
         runtime.shutdown_timeout(GLANCE);
-        served.map_err(ServeError::io("network"))
+        served.map_err(ServeError::io("network"))?;
+        let broken = app.broken.load(Ordering::SeqCst) && !stop.load(Ordering::SeqCst);
+        Ok(match broken {
+            true => Ended::Broken(kept),
+            false => Ended::Stopped,
+        })
     }
 }
 

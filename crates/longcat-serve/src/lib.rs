@@ -21,7 +21,7 @@ mod studio;
 mod upload;
 mod worker;
 
-pub use app::{ServeOptions, Server};
+pub use app::{Ended, ServeOptions, Server};
 pub use error::ServeError;
 pub use hub::Watch;
 pub use limits::Limits;

@@ -31,6 +31,13 @@ pub trait Studio: Send + Sync {
     /// # Errors
     /// [`MakeError`]: the job fails with it.
     fn worker(&self, number: usize) -> Result<Box<dyn Maker>, MakeError>;
+
+    /// Whether a worker can be made anew in this process after a job [broke](MakeError::breaks) one. Where it
+    /// cannot, the server ends when all workers have ended their jobs, for a process that follows
+    /// ([`Ended::Broken`](crate::Ended::Broken)).
+    fn outlives_faults(&self) -> bool {
+        true
+    }
 }
 
 /// A worker, which makes one video after the other.

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -41,7 +42,7 @@ impl Bell {
 /// Works until the server stops.
 pub(crate) fn work(app: &Arc<App>, number: usize) {
     let mut maker = None;
-    while !app.hub.is_stopping() {
+    while !app.is_ending() {
         match app.store.begin() {
             Ok(Some(video)) => make(app, number, &mut maker, &video),
             Ok(None) => app.bell.wait(),
@@ -83,6 +84,7 @@ fn make(app: &Arc<App>, number: usize, maker: &mut Option<Box<dyn Maker>>, video
     if broken {
         let _ = catch_unwind(AssertUnwindSafe(|| drop(maker.take())));
     }
+    let fault = matches!(&made, Ok(Err(error)) if error.breaks());
     let stopped = matches!(made, Ok(Err(MakeError::Cancelled))) && !watch.is_unwanted();
     keep(app, || match &made {
         Ok(_) if stopped => app.store.put_back(&video.id),
@@ -102,6 +104,13 @@ fn make(app: &Arc<App>, number: usize, maker: &mut Option<Box<dyn Maker>>, video
         let _ = fs::remove_file(files.preview());
     }
     watch.end();
+    if fault && !app.studio.outlives_faults() {
+        app.note(
+            "a device failed: this process ends when its jobs have ended, and another goes on",
+        );
+        app.broken.store(true, Ordering::SeqCst);
+        app.bell.ring();
+    }
     app.hub.tell(&video.id, What::Status);
 }
 

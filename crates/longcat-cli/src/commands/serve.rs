@@ -1,11 +1,12 @@
 //! `longcat serve`.
 
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use longcat_cli::{interrupt, note, printable, say};
-use longcat_serve::{Limits, ServeOptions, Server};
+use longcat_serve::{Ended, Limits, ServeOptions, Server};
 
 use crate::args::Serve;
 use crate::serve::LoadedStudio;
@@ -31,6 +32,7 @@ pub fn run(args: &Serve) -> Result<()> {
     let options = ServeOptions {
         host: args.host,
         port: args.port,
+        listener: successor::listener()?,
         loras: args.lora_dir.clone().map(absolute).transpose()?,
         token: args.token.clone().or_else(variable),
         limits: Limits {
@@ -41,15 +43,66 @@ pub fn run(args: &Serve) -> Result<()> {
         ..ServeOptions::new(absolute(data)?)
     };
     options.check()?;
-    let token = options.token.is_some();
+    let (token, follows) = (options.token.is_some(), options.listener.is_some());
     let stop = interrupt()?;
     let studio = LoadedStudio::open(args)?;
     let server = Server::bind(options, Arc::new(studio))?;
-    say!("http://{}/", server.address());
-    match token {
-        true => note!("open the page once with ?token=TOKEN; Ctrl-C stops"),
-        false => note!("open the page in a browser; Ctrl-C stops"),
+    if !follows {
+        say!("http://{}/", server.address());
+        match token {
+            true => note!("open the page once with ?token=TOKEN; Ctrl-C stops"),
+            false => note!("open the page in a browser; Ctrl-C stops"),
+        }
     }
-    server.run(&stop)?;
-    Ok(())
+    match server.run(&stop)? {
+        Ended::Stopped => Ok(()),
+        Ended::Broken(listener) => successor::start(listener),
+    }
+}
+
+/// A process that takes the place of this one, whose device has failed, with the same arguments and
+/// connections: who connects meanwhile waits for it.
+#[cfg(unix)]
+mod successor {
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    use super::*;
+
+    /// Says that standard input is what a server has listened with.
+    const LISTENER: &str = "LONGCAT_SERVE_LISTENER";
+
+    /// What the process before this one has listened with, if there was one.
+    pub fn listener() -> Result<Option<TcpListener>> {
+        if std::env::var_os(LISTENER).is_none_or(|value| value != "stdin") {
+            return Ok(None);
+        }
+        let input = std::io::stdin().as_fd().try_clone_to_owned();
+        Ok(Some(input.context("taking over connections")?.into()))
+    }
+
+    /// Becomes that process.
+    pub fn start(listener: TcpListener) -> Result<()> {
+        let program = std::env::current_exe().context("finding this program")?;
+        let failed = Command::new(program)
+            .args(std::env::args_os().skip(1))
+            .env(LISTENER, "stdin")
+            .stdin(OwnedFd::from(listener))
+            .exec();
+        Err(failed).context("starting anew after the device failed")
+    }
+}
+
+#[cfg(not(unix))]
+mod successor {
+    use super::*;
+
+    pub fn listener() -> Result<Option<TcpListener>> {
+        Ok(None)
+    }
+
+    pub fn start(_listener: TcpListener) -> Result<()> {
+        bail!("the device failed; start the server again, its jobs wait");
+    }
 }

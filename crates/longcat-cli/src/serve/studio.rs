@@ -144,6 +144,11 @@ impl Studio for LoadedStudio {
         report
     }
 
+    /// What a device holds after a fault is of no use to the process that it belongs to.
+    fn outlives_faults(&self) -> bool {
+        false
+    }
+
     fn worker(&self, number: usize) -> Result<Box<dyn Maker>, MakeError> {
         let place = Place {
             device: self.devices.get(number).cloned(),

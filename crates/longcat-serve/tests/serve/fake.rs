@@ -25,6 +25,8 @@ pub struct Fake {
     pub log: Option<PathBuf>,
     /// Whether it accepts nothing.
     pub refuses: bool,
+    /// Whether it goes on after a failure of its device.
+    pub outlives_faults: bool,
 }
 
 impl Studio for Fake {
@@ -113,6 +115,10 @@ impl Studio for Fake {
             details: vec![format!("parameters {}", bytes.len())],
             ..AdapterReport::default()
         }
+    }
+
+    fn outlives_faults(&self) -> bool {
+        self.outlives_faults
     }
 
     fn worker(&self, number: usize) -> Result<Box<dyn Maker>, MakeError> {

@@ -1,11 +1,13 @@
 //! Jobs side by side: waiting, cancelled, failing, on several devices.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use longcat_serve::Limits;
+use longcat_serve::{Ended, Limits, ServeOptions, Server};
 use serde_json::{Value, json};
 
-use crate::client::Client;
+use crate::client::{Client, PATIENCE};
 use crate::fake::Fake;
 use crate::server::{Local, quick};
 
@@ -184,4 +186,63 @@ fn all_jobs_can_be_followed_at_once() {
         removed
     });
     assert_eq!(events.last().unwrap().1["id"], blocker);
+}
+
+#[test]
+fn a_device_that_needs_another_process_gets_one_when_all_jobs_have_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let fake = Fake {
+        devices: 2,
+        outlives_faults: false,
+        log: Some(log.clone()),
+        ..quick()
+    };
+    let bind = |listener| {
+        let options = ServeOptions {
+            port: 0,
+            listener,
+            ..ServeOptions::new(folder.path().join("data"))
+        };
+        Server::bind(options, Arc::new(fake.clone())).unwrap()
+    };
+    let mut server = bind(None);
+    let address = server.address();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let servers = scope.spawn(|| {
+            for number in 1.. {
+                server = match server.run(&stop).unwrap() {
+                    Ended::Stopped => return number,
+                    Ended::Broken(listener) => bind(Some(listener)),
+                };
+            }
+            unreachable!("numbers do not end");
+        });
+        let mut client = Client::new(address);
+        let slow = client.create(&json!({"prompt": "slow", "steps": 10}));
+        let bad = client.create(&json!({"prompt": "out of memory"}));
+        client.wait(&bad, &["failed"]);
+        let next = client.create(&json!({"prompt": "next"}));
+        // Connections that the first server had are closed when it ends; none is refused.
+        let ended = |id: &str| {
+            let path = format!("/v1/videos/{id}");
+            let reply = Client::new(address).raw("GET", &path, &[], b"");
+            reply.is_ok_and(|reply| reply.json()["status"] == "completed")
+        };
+        let begun = Instant::now();
+        while !ended(&slow) || !ended(&next) {
+            assert!(begun.elapsed() < PATIENCE);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        stop.store(true, Ordering::SeqCst);
+        assert_eq!(servers.join().unwrap(), 2);
+        let log = std::fs::read_to_string(log).unwrap();
+        let begun = |id: &str| {
+            log.lines()
+                .filter(|line| *line == format!("begin {id}"))
+                .count()
+        };
+        assert_eq!([&slow, &bad, &next].map(|id| begun(id)), [1, 1, 1]);
+    });
 }

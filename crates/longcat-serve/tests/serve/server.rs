@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, sleep, spawn};
 use std::time::{Duration, Instant};
 
-use longcat_serve::{Limits, ServeError, ServeOptions, Server};
+use longcat_serve::{Ended, Limits, ServeError, ServeOptions, Server};
 use tempfile::TempDir;
 
 use crate::client::{Client, PATIENCE};
@@ -22,6 +22,7 @@ pub fn quick() -> Fake {
         devices: 1,
         log: None,
         refuses: false,
+        outlives_faults: true,
     }
 }
 
@@ -30,7 +31,7 @@ pub struct Local {
     pub address: SocketAddr,
     pub folder: Arc<TempDir>,
     stop: Arc<AtomicBool>,
-    running: Option<JoinHandle<Result<(), ServeError>>>,
+    running: Option<JoinHandle<Result<Ended, ServeError>>>,
 }
 
 impl Local {
@@ -82,7 +83,7 @@ impl Local {
         if let Some(running) = self.running.take() {
             let ended = running.join();
             assert!(
-                matches!(ended, Ok(Ok(()))) || std::thread::panicking(),
+                matches!(ended, Ok(Ok(Ended::Stopped))) || std::thread::panicking(),
                 "{ended:?}"
             );
         }
