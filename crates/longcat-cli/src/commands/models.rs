@@ -42,7 +42,7 @@ pub fn run(args: &Models) -> Result<()> {
         model.print(width);
     }
     if others > 0 {
-        note!("{cache}: {others} other repositories");
+        note!("other repositories in {cache}: {others}");
     }
     Ok(())
 }
@@ -88,7 +88,7 @@ struct Model {
     commit: String,
     path: PathBuf,
     kind: Kind,
-    /// The type that most bytes of the transformer have.
+    /// The type of the transformer's packed weights, or that most of its bytes have.
     dtype: Option<String>,
     bytes: u64,
     /// What lacks.
@@ -269,7 +269,7 @@ fn is_adapter(path: &Path) -> bool {
     Adapter::read_layers(path, lora_targets(), &mut |_| false).is_ok()
 }
 
-/// The type that most bytes have.
+/// The type that most bytes have, of packed weights if there are any: of small models more bytes stay floats.
 fn main_type(files: &WeightFiles) -> Option<StoredType> {
     let mut types: Vec<(StoredType, usize)> = Vec::new();
     for key in files.keys() {
@@ -282,6 +282,9 @@ fn main_type(files: &WeightFiles) -> Option<StoredType> {
             None => types.push((info.dtype, bytes)),
         }
     }
-    let main = types.into_iter().max_by_key(|(_, bytes)| *bytes);
+    let packed = |dtype: &StoredType| dtype.packed().is_some();
+    let main = types
+        .into_iter()
+        .max_by_key(|(dtype, bytes)| (packed(dtype), *bytes));
     main.map(|(dtype, _)| dtype)
 }

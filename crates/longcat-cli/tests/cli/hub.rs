@@ -146,6 +146,20 @@ fn a_model_is_pulled_found_by_its_name_and_listed() {
         "{shown}"
     );
 
+    // Where links are not allowed, a snapshot has the files themselves.
+    let packed = dir
+        .join("hf/hub/models--owner--packed/snapshots")
+        .join(COMMIT);
+    fs::create_dir_all(packed.parent().unwrap()).unwrap();
+    let packed = packed.to_str().unwrap();
+    let quantize = ["quantize", "--model", "owner/tiny", "--to", "q8_0", "-o"];
+    let (ok, _, message) = run("1", &[&quantize, &[packed][..]].concat());
+    assert!(ok, "{message}");
+    let listed: Value = serde_json::from_str(&models(&["--json"])).unwrap();
+    let model = &listed["models"][0];
+    let expected = (&json!("owner/packed"), &json!("quantised"));
+    assert_eq!((&model["name"], &model["kind"]), expected, "{listed}");
+
     let shard = "dit/diffusion_pytorch_model-00002-of-00002.safetensors";
     fs::remove_file(path.join(shard)).unwrap();
     let shown = models(&[]);
