@@ -35,7 +35,7 @@ fn memory_is_level_over_five_hundred_jobs() {
         resident.push(metric(&mut client, "longcat_resident_memory_bytes") / f64::from(1 << 20));
     }
     println!("MiB after every hundred jobs: {resident:.1?}");
-    // Threads take memory of their own when they first work.
+    // Threads take memory when they first work.
     let grown = resident[4] - resident[1];
     assert!(grown < 6.0, "{resident:?}");
 }
