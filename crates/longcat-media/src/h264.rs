@@ -18,6 +18,11 @@ const IDR: u8 = 5;
 const SPS: u8 = 7;
 const PPS: u8 = 8;
 
+/// Frames from key frame to key frame. Between them the encoder rounds a coefficient down that lacks a
+/// sixth of a step, which rounding to whole samples alone can make of one that is exact: each time that a
+/// video is written some are lost anew, and with them what later frames take from these.
+pub(crate) const KEY_FRAME_PERIOD: usize = 3;
+
 /// One encoded picture.
 pub(crate) struct Picture {
     /// Slices and supplemental data, each with its length in four bytes before it.
@@ -41,7 +46,9 @@ pub(crate) struct H264Encoder {
 
 impl H264Encoder {
     pub(crate) fn new(fps: f64, quality: u8) -> Result<Self, String> {
-        let quantiser = 44 - (u32::from(quality.min(100)) * 36 / 100) as u8;
+        // From 15 down, which is quality 75, the deblocking filter changes nothing, so that what was read
+        // from such a stream can come out of the encoder as it was.
+        let quantiser = 42 - (u32::from(quality.min(100)) * 36 / 100) as u8;
         let config = EncoderConfig::new()
             .profile(Profile::Baseline)
             .max_frame_rate(FrameRate::from_hz(fps as f32))
@@ -51,11 +58,7 @@ impl H264Encoder {
             .skip_frames(false)
             .adaptive_quantization(false)
             .background_detection(false)
-            // Of pictures that refer to others the encoder drops small corrections, anew each time
-            // that a video is written; a key frame every half second makes that add up to less.
-            .intra_frame_period(IntraFramePeriod::from_num_frames(
-                Self::key_period(fps) as u32
-            ))
+            .intra_frame_period(IntraFramePeriod::from_num_frames(KEY_FRAME_PERIOD as u32))
             // Key frames come where they are expected alone, see `GroupEncoder`.
             .scene_change_detect(false)
             .vui(VuiConfig::bt709());
@@ -65,11 +68,6 @@ impl H264Encoder {
             encoder,
             parameters: None,
         })
-    }
-
-    /// From one key frame to the next.
-    pub(crate) fn key_period(fps: f64) -> usize {
-        (0.5 * fps).round().max(1.0) as usize
     }
 
     /// Parameter sets of the stream, known after the first picture.

@@ -5,12 +5,12 @@ use std::mem;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use crate::h264::{H264Encoder, ParameterSets, Picture, WRITTEN};
+use crate::VideoSpec;
+use crate::h264::{H264Encoder, KEY_FRAME_PERIOD, ParameterSets, Picture, WRITTEN};
 use crate::planar::Planar;
-use crate::{VideoSize, VideoSpec};
 
-/// Frames that are worth a thread's while.
-const LEAST_FRAMES: usize = 6;
+/// Frames of a group: enough that they are worth a thread's while, and an even number of key frames.
+const GROUP_FRAMES: usize = 2 * KEY_FRAME_PERIOD;
 /// Bytes of frames that may wait to be encoded.
 const MOST_WAITING: usize = 384 << 20;
 /// The number of encoders decides which pictures follow each other in one: it is the same on all machines,
@@ -20,13 +20,11 @@ const MOST_ENCODERS: usize = 7;
 /// Encodes frames of one size in groups, each in a thread of its own.
 ///
 /// H.264 has it that key frames that follow each other differ in a number (`idr_pic_id`), which an encoder
-/// counts up. Encoders take the groups in turn; where a group has one key frame alone, every second encoder is
-/// one ahead, and there is an odd number of them, so that the last and the first differ, too.
+/// counts up. Encoders take the groups in turn; as a group has two key frames, all begin with an even number and
+/// end with an odd one.
 pub(crate) struct GroupEncoder {
     spec: VideoSpec,
     quality: u8,
-    key_period: usize,
-    group_frames: usize,
     most_encoders: usize,
     encoders: Vec<Worker>,
     /// Frames of the group that is being filled.
@@ -53,17 +51,13 @@ impl GroupEncoder {
     /// Settings are tried at once, by an encoder that is not used.
     pub(crate) fn new(spec: VideoSpec, quality: u8) -> Result<Self, String> {
         H264Encoder::new(spec.fps, quality)?;
-        let key_period = H264Encoder::key_period(spec.fps);
-        let group_frames = key_period * LEAST_FRAMES.div_ceil(key_period);
-        let group_bytes = (group_frames * spec.size.width * spec.size.height * 3).max(1);
+        let group_bytes = (GROUP_FRAMES * spec.size.width * spec.size.height * 3).max(1);
         // One group is being filled.
         let fit = (MOST_WAITING / group_bytes).saturating_sub(1);
         Ok(Self {
             spec,
             quality,
-            key_period,
-            group_frames,
-            most_encoders: odd(fit.clamp(1, MOST_ENCODERS)),
+            most_encoders: fit.clamp(1, MOST_ENCODERS),
             encoders: Vec::new(),
             frames: Vec::new(),
             groups: 0,
@@ -80,7 +74,7 @@ impl GroupEncoder {
     /// Takes a frame, `[height, width, 3]` RGB, and gives what pictures are ready, in their order.
     pub(crate) fn push(&mut self, frame: &[u8]) -> Result<Vec<Picture>, String> {
         self.frames.push(frame.to_vec());
-        match self.frames.len() < self.group_frames {
+        match self.frames.len() < GROUP_FRAMES {
             true => Ok(Vec::new()),
             false => self.begin_group(),
         }
@@ -102,7 +96,7 @@ impl GroupEncoder {
         let encoder = self.groups % self.most_encoders;
         let mut pictures = Vec::new();
         if encoder == self.encoders.len() {
-            self.encoders.push(self.start(encoder)?);
+            self.encoders.push(self.start()?);
         } else if self.under_way.front() == Some(&encoder) {
             self.under_way.pop_front();
             pictures = self.take_group(encoder)?;
@@ -129,22 +123,16 @@ impl GroupEncoder {
         Ok(pictures)
     }
 
-    fn start(&self, index: usize) -> Result<Worker, String> {
+    fn start(&self) -> Result<Worker, String> {
         let (frames, to_encode) = channel::<Vec<Vec<u8>>>();
         let (encoded, groups) = channel();
-        let (size, key_period) = (self.spec.size, self.key_period);
+        let size = self.spec.size;
         let mut encoder = H264Encoder::new(self.spec.fps, self.quality)?;
-        let one_ahead = self.group_frames == key_period && index % 2 == 1;
         let work = move || {
-            if one_ahead && let Err(error) = encoder.encode(&grey(size), size, true) {
-                // Nobody listens when the video was given up.
-                encoded.send(Err(error)).unwrap_or_default();
-                return;
-            }
             for frames in to_encode {
                 let pictures = frames.iter().enumerate().map(|(index, frame)| {
                     let planes = Planar::YUV420.planes(frame, size, WRITTEN);
-                    encoder.encode(&planes, size, index % key_period == 0)
+                    encoder.encode(&planes, size, index % KEY_FRAME_PERIOD == 0)
                 });
                 let pictures = pictures.collect::<Result<Vec<_>, _>>();
                 let group = pictures.map(|pictures| Group {
@@ -164,23 +152,15 @@ impl GroupEncoder {
     }
 }
 
-fn odd(count: usize) -> usize {
-    count - (count + 1) % 2
-}
-
 fn ended() -> String {
     "an encoder ended before its time".into()
-}
-
-/// Planes of 4:2:0.
-fn grey(size: VideoSize) -> Vec<u8> {
-    vec![128; size.width * size.height * 3 / 2]
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::VideoSize;
 
     fn frames(size: VideoSize, count: usize) -> Vec<Vec<u8>> {
         let bytes = size.width * size.height * 3;
@@ -193,39 +173,35 @@ mod tests {
     #[test]
     fn every_period_begins_with_a_key_frame() {
         let size = VideoSize::new(32, 16);
-        // Groups of one, one and three periods.
-        for (fps, period) in [(15.0, 8), (30.0, 15), (4.0, 2)] {
-            let spec = VideoSpec { size, fps };
-            let mut encoder = GroupEncoder::new(spec, 75).unwrap();
-            let count = 20 * period + 3;
-            let mut pictures = Vec::new();
-            for frame in frames(size, count) {
-                pictures.extend(encoder.push(&frame).unwrap());
-            }
-            pictures.extend(encoder.finish().unwrap());
-            assert_eq!(pictures.len(), count);
-            let keys = pictures
-                .iter()
-                .enumerate()
-                .filter(|(_, picture)| picture.keyframe);
-            let keys: Vec<usize> = keys.map(|(index, _)| index).collect();
-            let expected: Vec<usize> = (0..count).step_by(period).collect();
-            assert_eq!(keys, expected, "{fps} frames per second");
+        let mut encoder = GroupEncoder::new(VideoSpec { size, fps: 15.0 }, 75).unwrap();
+        // More groups than encoders, and one that is not full.
+        let count = 20 * GROUP_FRAMES + 4;
+        let mut pictures = Vec::new();
+        for frame in frames(size, count) {
+            pictures.extend(encoder.push(&frame).unwrap());
         }
+        pictures.extend(encoder.finish().unwrap());
+        assert_eq!(pictures.len(), count);
+        let keys = pictures
+            .iter()
+            .enumerate()
+            .filter(|(_, picture)| picture.keyframe);
+        let keys: Vec<usize> = keys.map(|(index, _)| index).collect();
+        let expected: Vec<usize> = (0..count).step_by(KEY_FRAME_PERIOD).collect();
+        assert_eq!(keys, expected);
     }
 
     #[test]
-    fn encoders_are_an_odd_number_that_memory_allows() {
-        let encoders = |width, height, fps| {
+    fn encoders_are_as_many_as_memory_allows() {
+        let encoders = |width, height| {
             let spec = VideoSpec {
                 size: VideoSize::new(width, height),
-                fps,
+                fps: 30.0,
             };
             GroupEncoder::new(spec, 75).unwrap().most_encoders
         };
-        assert_eq!([1, 2, 3, 4, 7].map(odd), [1, 1, 3, 3, 7]);
-        assert_eq!(encoders(832, 480, 15.0), 7);
-        assert_eq!(encoders(1280, 704, 30.0), 7);
-        assert_eq!(encoders(3840, 2160, 30.0), 1);
+        assert_eq!(encoders(832, 480), 7);
+        assert_eq!(encoders(1280, 704), 7);
+        assert_eq!(encoders(3840, 2160), 1);
     }
 }

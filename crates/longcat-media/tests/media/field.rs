@@ -4,35 +4,8 @@ use std::process::Command;
 
 use longcat_media::{VideoReader, frames_to_the_last, is_picture, read_last};
 
+use super::rounds::blobs;
 use super::*;
-
-/// Smooth blobs of colour that move, 96x64 at 15 frames per second.
-fn blobs(frames: u32) -> VideoFrames {
-    let blobs = |t: f64| {
-        [
-            (30.0 + t, 30.0, [220.0, 60.0, 50.0]),
-            (66.0 - t, 36.0, [40.0, 90.0, 230.0]),
-            (48.0, 14.0 + t / 2.0, [60.0, 220.0, 80.0]),
-        ]
-    };
-    let mut data = Vec::new();
-    for t in 0..frames {
-        for y in 0..64 {
-            for x in 0..96 {
-                let mut pixel = [120.0f64; 3];
-                for (cx, cy, colour) in blobs(f64::from(t)) {
-                    let square = (f64::from(x) - cx).powi(2) + (f64::from(y) - cy).powi(2);
-                    let share = (-square / 98.0).exp();
-                    for (value, colour) in pixel.iter_mut().zip(colour) {
-                        *value += share * (colour - *value);
-                    }
-                }
-                data.extend(pixel.map(|value| value.round() as u8));
-            }
-        }
-    }
-    VideoFrames::new(VideoSize::new(96, 64), 15.0, data).unwrap()
-}
 
 /// Frames that tell their number: frame `i` is grey of level `4 * i + 16`.
 fn numbered(frames: u8, fps: f64) -> VideoFrames {
@@ -188,24 +161,6 @@ fn colour_of_420_video_is_that_of_its_source() {
             .max();
         assert!(worst <= Some(2), "{pixel:?}, {:?}", options.decoder);
     }
-}
-
-#[test]
-fn twenty_rounds_of_writing_and_reading_lose_little_more_than_the_first() {
-    let dir = tempfile::tempdir().unwrap();
-    let video = blobs(9);
-    let mut last = video.clone();
-    let mut first = 0.0;
-    for round in 0..20 {
-        last = read_video(&write(dir.path(), "round.mp4", &last), &bundled()).unwrap();
-        if round == 0 {
-            first = psnr(&video, &last);
-        }
-    }
-    let end = psnr(&video, &last);
-    println!("{first:.2} dB, after twenty rounds {end:.2} dB");
-    // What the encoder decides anew each time; colour that blurs a little would lose 15 dB.
-    assert!(end > first - 1.2, "{first} dB becomes {end} dB");
 }
 
 #[test]

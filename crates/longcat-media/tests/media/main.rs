@@ -4,6 +4,7 @@
 mod field;
 mod memory;
 mod output;
+mod rounds;
 
 use std::fs;
 use std::path::{Path, PathBuf};
