@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use longcat_lora::Format;
 use longcat_video::media::{
     MediaError, PlannedOutput, VideoSpec, VideoWriter, WriteOptions, check_output as check_path,
     create_video,
@@ -22,16 +23,16 @@ pub fn check_output(output: &Output) -> Result<()> {
         let path = preview_file::beside(&output.file.output);
         let (size, fps) = (None, ANY_FPS);
         let planned = PlannedOutput::Video { size, fps };
-        check_beside(&path, output, planned).context("preview")?;
+        check_planned(&path, output.file.overwrite, planned).context("preview")?;
     }
     match &output.save_latents {
-        Some(path) => check_beside(path, output, PlannedOutput::File).context("save-latents"),
+        Some(path) => check_file(path, output.file.overwrite).context("save-latents"),
         None => Ok(()),
     }
 }
 
-fn check_beside(path: &Path, output: &Output, planned: PlannedOutput) -> Result<()> {
-    check_writable(path, output.file.overwrite)?;
+fn check_planned(path: &Path, overwrite: bool, planned: PlannedOutput) -> Result<()> {
+    check_writable(path, overwrite)?;
     Ok(check_path(path, planned)?)
 }
 
@@ -59,7 +60,7 @@ pub fn check_video(output: &OutputFile, size: Option<VideoSize>, fps: f64) -> Re
     Ok(check_path(&output.output, planned)?)
 }
 
-pub fn check_writable(path: &Path, overwrite: bool) -> Result<()> {
+fn check_writable(path: &Path, overwrite: bool) -> Result<()> {
     if path.exists() && !overwrite {
         bail!(
             "{} exists; name another file or add --overwrite (-y)",
@@ -74,6 +75,37 @@ pub fn check_writable(path: &Path, overwrite: bool) -> Result<()> {
         bail!("{} is not a folder; make it first", parent.display());
     }
     Ok(())
+}
+
+/// Whether a file that is no video can be written, found out by trying.
+pub fn check_file(path: &Path, overwrite: bool) -> Result<()> {
+    check_planned(path, overwrite, PlannedOutput::File)
+}
+
+/// Whether a folder that is not there yet can be made.
+pub fn check_new_folder(path: &Path) -> Result<()> {
+    if path.exists() {
+        bail!("{} exists; name another folder", path.display());
+    }
+    check_planned(path, false, PlannedOutput::Folder)
+}
+
+/// Whether an adapter can be written: for PEFT a folder, in which files are replaced.
+pub fn check_adapter(path: &Path, format: Format, overwrite: bool) -> Result<()> {
+    if format != Format::Peft {
+        return check_file(path, overwrite);
+    }
+    check_writable(path, overwrite)?;
+    check_folder(path)
+}
+
+/// Whether files can be made in a folder, which is made with those that it lies in where it is not
+/// there.
+pub fn check_folder(path: &Path) -> Result<()> {
+    let nearest = path.ancestors().find(|folder| folder.exists());
+    let file = nearest.unwrap_or(Path::new(".")).join("longcat.partial");
+    check_path(&file, PlannedOutput::File)
+        .with_context(|| format!("{}: no file can be made there", path.display()))
 }
 
 /// Whether the run ends at latents.

@@ -8,7 +8,7 @@ use longcat_video::{
 };
 
 use crate::args::Calibrate;
-use crate::output::check_writable;
+use crate::output::check_file;
 use crate::prompt::prompt;
 use crate::stage_bar::StageBar;
 use crate::stage_times::StageTimes;
@@ -21,6 +21,9 @@ const ONE_OF: usize = 20;
 pub fn run(args: &Calibrate) -> Result<()> {
     if args.model.is_none() && args.weights.dit.is_none() && args.output.is_none() {
         bail!("the built-in checkpoint is not written to: name a file with --output");
+    }
+    if let Some(output) = &args.output {
+        check_file(output, args.overwrite)?;
     }
     let request = TextToVideoRequest {
         size: args.size,
@@ -43,7 +46,7 @@ pub fn run(args: &Calibrate) -> Result<()> {
     pipeline.plan(VideoRequest::TextToVideo(&request))?;
     let beside = || Fp8Layers::path(pipeline.checkpoint().transformer_dir());
     let output = args.output.clone().unwrap_or_else(beside);
-    check_writable(&output, args.overwrite)?;
+    check_file(&output, args.overwrite)?;
     let mut bar = StageBar::new(longcat_cli::interrupt()?, StageTimes::new());
     let noise = &mut SeededNoise::new(args.seed);
     let errors = pipeline.fp8_errors(&request, noise, &mut bar)?;

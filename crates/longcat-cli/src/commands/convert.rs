@@ -7,10 +7,13 @@ use serde_json::json;
 
 use crate::args::{Convert, Layout};
 use crate::byte_bar::ByteBar;
-use crate::output::check_writable;
+use crate::output::{check_file, check_new_folder};
 
 pub fn run(args: &Convert) -> Result<()> {
-    check_writable(&args.output, args.overwrite)?;
+    match args.to {
+        Layout::Official => check_new_folder(&args.output)?,
+        Layout::Comfyui => check_file(&args.output, args.overwrite)?,
+    }
     let checkpoint = Checkpoint::open(args.weights.with(args.model.as_deref())?)?;
     let bar = ByteBar::new()?;
     let mut progress = |done: u64, total: u64| bar.wrote(done, total);

@@ -7,7 +7,7 @@ use longcat_video::{LongVideoRequest, VideoRequest};
 
 use crate::args::Long;
 use crate::commands::plan::{self, Task};
-use crate::output::{check_output, latents_only};
+use crate::output::{check_folder, check_output, latents_only};
 use crate::prompt::prompts;
 use crate::session::{Asked, Session, sampling};
 
@@ -42,6 +42,7 @@ pub fn within(args: &Long, session: &mut Session, task: Task) -> Result<()> {
 fn check(args: &Long, task: Task) -> Result<Vec<String>> {
     if task != Task::Plan {
         check_output(&args.output)?;
+        check_folder(&work_dir(args))?;
     }
     if latents_only(&args.output.file) {
         bail!("a long video cannot be written as latents; name a video file");

@@ -17,7 +17,7 @@ use crate::byte_bar::ByteBar;
 use crate::lora_arg::LoraArg;
 use crate::lora_list::expand;
 use crate::merged::{Staged, requantized_in_words};
-use crate::output::check_writable;
+use crate::output::{check_adapter, check_new_folder};
 use crate::session::checkpoint_dir;
 
 pub fn run(command: Lora) -> Result<()> {
@@ -79,7 +79,7 @@ fn weighted(adapters: &[(Adapter, f64)]) -> Vec<(&Adapter, f64)> {
 
 fn convert(args: &LoraConvert) -> Result<()> {
     let format: Format = args.to.parse().map_err(anyhow::Error::msg)?;
-    check_writable(&args.output, args.overwrite)?;
+    check_adapter(&args.output, format, args.overwrite)?;
     let adapter = read(&args.file)?;
     let options = WriteOptions {
         format,
@@ -90,7 +90,7 @@ fn convert(args: &LoraConvert) -> Result<()> {
 
 fn combine(args: &LoraCombine) -> Result<()> {
     let format: Format = args.to.parse().map_err(anyhow::Error::msg)?;
-    check_writable(&args.output, args.overwrite)?;
+    check_adapter(&args.output, format, args.overwrite)?;
     let files = timeless(&args.files)?;
     let adapters = read_all(&files)?;
     let mut combined = Adapter::combine(&weighted(&adapters))?;
@@ -122,13 +122,7 @@ fn write(adapter: &Adapter, output: &Path, options: WriteOptions, as_json: bool)
 }
 
 fn merge(args: &LoraMerge) -> Result<()> {
-    if args.output.exists() {
-        bail!(
-            "{} already exists; choose a new directory",
-            args.output.display()
-        );
-    }
-    check_writable(&args.output, false)?;
+    check_new_folder(&args.output)?;
     let adapters = read_all(&timeless(&args.files)?)?;
     let root = checkpoint_dir(args.model.as_deref())?;
     let checkpoint = longcat_video::Checkpoint::open(&root)?;

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::lora::read;
 use crate::args::{LoraExtract, LoraResize, LoraWritten};
-use crate::output::check_writable;
+use crate::output::check_adapter;
 
 pub fn resize(args: &LoraResize) -> Result<()> {
     let format = format(&args.written)?;
@@ -50,8 +50,9 @@ fn transformer(path: &Path) -> PathBuf {
 }
 
 fn format(written: &LoraWritten) -> Result<Format> {
-    check_writable(&written.output, written.overwrite)?;
-    written.to.parse().map_err(anyhow::Error::msg)
+    let format: Format = written.to.parse().map_err(anyhow::Error::msg)?;
+    check_adapter(&written.output, format, written.overwrite)?;
+    Ok(format)
 }
 
 fn bar() -> ProgressBar {

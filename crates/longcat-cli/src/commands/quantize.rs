@@ -7,11 +7,10 @@ use serde_json::json;
 
 use crate::args::Quantize;
 use crate::byte_bar::ByteBar;
-use crate::output::check_writable;
+use crate::output::check_new_folder;
 
 pub fn run(args: &Quantize) -> Result<()> {
-    // What exists is refused there.
-    check_writable(&args.output, true)?;
+    check_new_folder(&args.output)?;
     let checkpoint = Checkpoint::open(args.weights.with(args.model.as_deref())?)?;
     let bar = ByteBar::new()?;
     let mut progress = |done: u64, total: u64| bar.wrote(done, total);

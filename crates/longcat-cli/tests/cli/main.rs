@@ -8,6 +8,7 @@ mod hub;
 mod long;
 mod lora;
 mod memory;
+mod outputs;
 mod packed;
 mod pipes;
 mod previews;

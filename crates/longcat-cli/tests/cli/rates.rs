@@ -1,10 +1,11 @@
-//! Given videos of other frame rates than the model's.
+//! Given videos of other frame rates and lengths than the model's, and pictures of every kind.
 
 use std::path::Path;
 
+use image::RgbImage;
 use longcat_video::media::{VideoFrames, VideoSize, WriteOptions, write_video};
 
-use crate::{succeed, video};
+use crate::{fail, succeed, video};
 
 /// A video whose frames are grey, each 7 levels brighter than the one before.
 fn clip(path: &Path, fps: f64, count: u8) {
@@ -60,4 +61,52 @@ fn refining_keeps_the_length_of_a_video_of_any_rate() {
         let made = video(&dir.join(output));
         assert_eq!((made.len(), made.fps().round()), (10, 30.0), "{output}");
     }
+}
+
+#[test]
+fn a_clip_shorter_than_the_condition_frames_is_continued_from_what_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    // The built-in model takes five by default, and one or five of what is shorter than nine.
+    for (name, count) in [("one.mp4", 1), ("four.mp4", 4)] {
+        clip(&dir.join(name), 15.0, count);
+        let args = format!("continue {name} ring -o c.mp4 -y --frames 9 --steps 1 --guidance 1");
+        let args: Vec<&str> = args.split(' ').collect();
+        let json = succeed(dir, &[&args[..], &["--json"]].concat());
+        let result: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(result["frames"], 9, "{name}");
+        let made = video(&dir.join("c.mp4"));
+        assert_eq!((made.len(), made.size()), (9, VideoSize::new(64, 64)));
+        let message = fail(dir, 2, &[&args[..], &["--cond-frames", "5"]].concat());
+        let told = format!("5 are asked for and the video has {count}");
+        assert!(message.contains(&told), "{message}");
+    }
+}
+
+#[test]
+fn a_webp_picture_is_a_picture_and_of_an_animation_the_first_frame_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let grey = |level: u8| RgbImage::from_pixel(64, 64, image::Rgb([level; 3]));
+    grey(80).save(dir.join("still.webp")).unwrap();
+    grey(80).save(dir.join("still.png")).unwrap();
+    clip(&dir.join("moving.webp"), 15.0, 3);
+    clip(&dir.join("first/"), 15.0, 1);
+    let run = |args: &str, output: &str| {
+        let base = format!("{args} -o {output}/ --no-metadata");
+        succeed(dir, &base.split(' ').collect::<Vec<_>>());
+        video(&dir.join(output))
+    };
+    let made = |image: &str, output: &str| {
+        let steps = "--frames 5 --steps 1 --guidance 1";
+        run(&format!("i2v {image} ring {steps}"), output)
+    };
+    assert_eq!(made("still.webp", "a"), made("still.png", "b"));
+    let first = "first/frame_00000.png";
+    assert_eq!(made("moving.webp", "c"), made(first, "d"));
+    let refined = |condition: &str, output: &str| {
+        let condition = format!("--condition {condition} --cond-frames 1");
+        run(&format!("refine a ring {condition}"), output)
+    };
+    assert_eq!(refined("still.webp", "e"), refined("still.png", "f"));
 }

@@ -9,6 +9,7 @@ use burn_flex::FlexDevice;
 use longcat_train::{
     DataSummary, Metric, OutputFolder, Quiet, TrainObserver, read_config, read_metrics, run,
 };
+use longcat_video::media::{VideoFrames, VideoSize, WriteOptions, write_video};
 use longcat_weights::{NamedTensor, WeightFiles, write_safetensors};
 
 use crate::golden::Inner;
@@ -290,4 +291,49 @@ fn validation_and_samples_are_interrupted_and_made_when_the_run_goes_on() {
         Metric::Step { .. } => None,
     });
     assert_eq!(validated.collect::<Vec<_>>(), [0, 1, 2]);
+}
+
+#[test]
+fn webp_files_are_pictures_or_videos_by_what_they_hold() {
+    let shop = Workshop::new();
+    let still = image::RgbImage::from_pixel(48, 32, image::Rgb([90, 60, 30]));
+    still.save(shop.path("clips/still.webp")).unwrap();
+    let pixels = (0..5).flat_map(|i| vec![40 * i; 48 * 32 * 3]).collect();
+    let moving = VideoFrames::new(VideoSize::new(48, 32), 15.0, pixels).unwrap();
+    let path = shop.path("clips/moving.webp");
+    write_video(&path, &moving, &WriteOptions::default()).unwrap();
+    for name in ["still", "moving"] {
+        fs::write(shop.path(&format!("clips/{name}.txt")), name).unwrap();
+    }
+    let config = shop.config("run", 2, "");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("frames = [1]", "frames = [1, 5]")).unwrap();
+    let summary = shop.heard(&config).summary.unwrap();
+    let buckets = summary.buckets.iter();
+    let mut clips: Vec<_> = buckets.map(|b| (b.bucket.as_str(), b.clips)).collect();
+    clips.sort_unstable();
+    assert_eq!(clips, [("48x32x1", 3), ("48x32x5", 1)]);
+    assert!(summary.ignored.is_empty() && summary.skipped.is_empty());
+    assert_eq!(shop.losses("run").len(), 2);
+}
+
+#[test]
+fn folders_that_cannot_be_written_are_told_of_before_anything_is_encoded() {
+    let shop = Workshop::new();
+    // A file where a folder is to be; and where no one, not even root, makes files.
+    let mut places = vec![shop.path("clips/a.png")];
+    places.extend(Path::new("/proc/self").is_dir().then(|| "/proc".into()));
+    for place in places {
+        let place = place.to_str().unwrap();
+        for key in ["output = 'run'", "cache.path = 'cache'"] {
+            let config = shop.config("run", 1, "");
+            let text = fs::read_to_string(&config).unwrap();
+            let (name, _) = key.split_once(' ').unwrap();
+            let other = text.replace(key, &format!("{name} = '{place}/made'"));
+            fs::write(&config, other).unwrap();
+            let error = shop.error(&config);
+            assert!(error.contains(place), "{key}: {error}");
+            assert_eq!(shop.cached("latents"), 0, "{key}");
+        }
+    }
 }
