@@ -81,6 +81,18 @@ impl PackedKind {
         }
     }
 
+    /// Where in a block its factors lie, each an f16: where they are finite, all of its values are.
+    pub fn factors(self) -> &'static [usize] {
+        match self {
+            Self::Fp8E4m3 | Self::Fp8E5m2 | Self::Int8 => &[],
+            Self::Q4_0 | Self::Q5_0 | Self::Q8_0 => &[0],
+            Self::Q4_1 | Self::Q5_1 | Self::Q4_K | Self::Q5_K => &[0, 2],
+            Self::Q2_K => &[80, 82],
+            Self::Q3_K => &[108],
+            Self::Q6_K => &[208],
+        }
+    }
+
     /// Whole blocks to their values in f32, without scales of the tensor. What is left over of `bytes` or
     /// of `values` stays as it is.
     pub fn decode(self, bytes: &[u8], values: &mut [f32]) {

@@ -3,6 +3,7 @@
 use burn::tensor::DType;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
+use longcat_kernels::PackedKind;
 use longcat_kernels::packed::round_into;
 use rayon::prelude::*;
 use safetensors::Dtype;
@@ -11,6 +12,9 @@ use super::{StoredPart, StoredTensor, StoredType};
 
 /// Values that are unpacked at a time: whole blocks, and few enough to stay in the nearest cache.
 const RUN: usize = 4096;
+
+/// No packed kind has greater values before scales of the tensor: those of Q6_K come to 2.7e8.
+const MOST_UNSCALED: f32 = 1e9;
 
 impl StoredTensor<'_> {
     /// The values as little-endian numbers of `dtype` (F64, F32, F16 or BF16), each computed in f32
@@ -71,6 +75,10 @@ impl StoredTensor<'_> {
     pub(crate) fn check_finite(&self) -> Result<(), usize> {
         let mut done = 0;
         for part in &self.parts {
+            if part.is_surely_finite() {
+                done += part.elements;
+                continue;
+            }
             let bad = (0..part.elements.div_ceil(RUN))
                 .into_par_iter()
                 .filter_map(|run| {
@@ -89,6 +97,38 @@ impl StoredTensor<'_> {
 }
 
 impl StoredPart<'_> {
+    /// Whether all values are finite, by what decides it: bytes that are no numbers, factors of blocks, scales.
+    /// Reads a fraction of what computing the values takes. Where it says no, they are to be computed.
+    fn is_surely_finite(&self) -> bool {
+        let Some(kind) = self.kind.packed() else {
+            return false;
+        };
+        let scales = self.scale.iter().flat_map(|scale| scale.values.iter());
+        let mut scales = scales.map(|scale| (scale * MOST_UNSCALED).is_finite());
+        if !scales.all(|finite| finite) {
+            return false;
+        }
+        // Without stopping inside of a run, so that the loop is one of vector instructions.
+        let bytes = |is_number: fn(u8) -> bool| {
+            let mut runs = self.bytes.par_chunks(16 * RUN);
+            runs.all(|run| run.iter().fold(true, |all, byte| all & is_number(*byte)))
+        };
+        match kind {
+            PackedKind::Int8 => true,
+            PackedKind::Fp8E4m3 => bytes(|byte| byte & 0x7f != 0x7f),
+            PackedKind::Fp8E5m2 => bytes(|byte| byte & 0x7f < 0x7c),
+            blocks => {
+                let (size, factors) = (blocks.bytes(), blocks.factors());
+                let finite = |block: &[u8], at: usize| block[at + 1] & 0x7c != 0x7c;
+                let mut runs = self.bytes.par_chunks(size * RUN);
+                runs.all(|run| {
+                    let mut blocks = run.chunks_exact(size);
+                    blocks.all(|block| factors.iter().all(|at| finite(block, *at)))
+                })
+            }
+        }
+    }
+
     /// The values from `start` on that fill `out`. Gives the number of the first that is not finite.
     fn unpack_run(&self, start: usize, out: &mut [u8], dtype: DType) -> Option<usize> {
         let mut values = [0.0; RUN];
@@ -150,4 +190,61 @@ fn each<const N: usize, T>(bytes: &[u8], values: &mut [T], value: impl Fn([u8; N
         .iter_mut()
         .zip(elements)
         .for_each(|(v, x)| *v = value(*x));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stored::Scale;
+
+    fn part(kind: PackedKind, bytes: &[u8], scale: Option<f32>) -> StoredPart<'_> {
+        let elements = bytes.len() / kind.bytes() * kind.elements();
+        StoredPart {
+            kind: kind.into(),
+            bytes,
+            elements,
+            scale: scale.map(|scale| Scale {
+                values: [scale].into(),
+                group: elements,
+            }),
+        }
+    }
+
+    /// By computing every value.
+    fn is_finite(part: &StoredPart<'_>) -> bool {
+        let mut values = vec![0.0; part.elements];
+        part.values_run(0, &mut values).is_none()
+    }
+
+    #[test]
+    fn factors_and_scales_tell_what_values_tell() {
+        for kind in PackedKind::ALL {
+            // All bits but those of factors are set: the greatest numbers.
+            let mut block = vec![if kind.elements() == 1 { 0x77 } else { 0xff }; kind.bytes()];
+            for at in kind.factors() {
+                block[*at..at + 2].copy_from_slice(&0x7bff_u16.to_le_bytes());
+            }
+            let blocks = block.repeat(3);
+            for (scale, expected) in [(None, true), (Some(1e-3), true), (Some(f32::NAN), false)] {
+                let part = part(kind, &blocks, scale);
+                assert!(is_finite(&part) == expected, "{kind:?} {scale:?}");
+                assert_eq!(part.is_surely_finite(), expected, "{kind:?} {scale:?}");
+            }
+            for at in kind.factors() {
+                for bad in [0x7c00_u16, 0xfe00] {
+                    let mut blocks = blocks.clone();
+                    blocks[kind.bytes() + at..][..2].copy_from_slice(&bad.to_le_bytes());
+                    let part = part(kind, &blocks, None);
+                    assert!(!is_finite(&part) && !part.is_surely_finite(), "{kind:?}");
+                }
+            }
+        }
+        for byte in 0..=255 {
+            for kind in [PackedKind::Fp8E4m3, PackedKind::Fp8E5m2, PackedKind::Int8] {
+                let bytes = [0, byte];
+                let part = part(kind, &bytes, None);
+                assert_eq!(part.is_surely_finite(), is_finite(&part), "{kind:?} {byte}");
+            }
+        }
+    }
 }
