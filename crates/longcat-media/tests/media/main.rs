@@ -4,6 +4,7 @@
 mod field;
 mod memory;
 mod output;
+mod pictures;
 mod rounds;
 
 use std::fs;
