@@ -110,7 +110,7 @@ impl StoredPart<'_> {
         }
         // Without stopping inside of a run, so that the loop is one of vector instructions.
         let bytes = |is_number: fn(u8) -> bool| {
-            let mut runs = self.bytes.par_chunks(16 * RUN);
+            let runs = self.bytes.par_chunks(16 * RUN);
             runs.all(|run| run.iter().fold(true, |all, byte| all & is_number(*byte)))
         };
         match kind {
@@ -120,7 +120,7 @@ impl StoredPart<'_> {
             blocks => {
                 let (size, factors) = (blocks.bytes(), blocks.factors());
                 let finite = |block: &[u8], at: usize| block[at + 1] & 0x7c != 0x7c;
-                let mut runs = self.bytes.par_chunks(size * RUN);
+                let runs = self.bytes.par_chunks(size * RUN);
                 runs.all(|run| {
                     let mut blocks = run.chunks_exact(size);
                     blocks.all(|block| factors.iter().all(|at| finite(block, *at)))
