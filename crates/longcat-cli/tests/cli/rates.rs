@@ -61,6 +61,12 @@ fn refining_keeps_the_length_of_a_video_of_any_rate() {
         let made = video(&dir.join(output));
         assert_eq!((made.len(), made.fps().round()), (10, 30.0), "{output}");
     }
+    // Known only when the video is open: it is told before the model works, and nothing is left.
+    clip(&dir.join("fast.mp4"), 60.0, 10);
+    let args = "refine fast.mp4 ring -o fast.gif --spatial-only --save-latents l.safetensors";
+    let message = fail(dir, 1, &args.split(' ').collect::<Vec<_>>());
+    assert!(message.contains("60 frames per second"), "{message}");
+    assert!(!dir.join("fast.gif").exists() && !dir.join("l.safetensors").exists());
 }
 
 #[test]
