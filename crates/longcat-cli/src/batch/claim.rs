@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 use super::process::Process;
 
 /// The folder of claims among the results.
-const FOLDER: &str = ".claims";
+pub const FOLDER: &str = ".claims";
 /// Signs of life within the time after which a holder counts as gone.
 const BEATS: u32 = 8;
 

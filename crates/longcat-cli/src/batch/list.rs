@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 
+use super::{claim, results};
 use crate::args::Setting;
 use crate::request::{Folders, Request, RequestError};
 
@@ -85,21 +86,43 @@ fn line(number: usize, text: &str, folders: Folders<'_>, set: &[Setting]) -> Res
     })
 }
 
-/// The name of a file in the folder of results.
+/// The name of a file in the folder of results, the same however its path is written.
 fn name_of(path: &Path, results: &Path) -> String {
     let name = path.strip_prefix(results).unwrap_or(path);
-    name.to_string_lossy().into_owned()
+    let parts = name
+        .components()
+        .map(|part| part.as_os_str().to_string_lossy());
+    parts.collect::<Vec<_>>().join("/")
 }
 
-/// Lines whose files are those of a line before them.
+/// Whether this is the name of something that the batch itself keeps among the results.
+fn is_own(name: &str) -> bool {
+    let first = name.split('/').next().unwrap_or_default();
+    [results::FILE, claim::FOLDER].contains(&first)
+}
+
+/// Lines whose files are those of a line before them, or of the batch itself.
 fn of_one_name(lines: &[Line], results: &Path) -> Vec<Problem> {
     let mut first: HashMap<String, (usize, &str)> = HashMap::new();
     let mut problems = Vec::new();
     for line in lines {
-        let output = line.request.output();
-        let latents = output.save_latents.as_deref();
-        let latents = latents.map(|path| ("save_latents", name_of(path, results)));
-        for (key, name) in [("output", line.name.clone())].into_iter().chain(latents) {
+        let latents = line.request.output().save_latents.as_deref();
+        let segments = match &line.request {
+            Request::Long(args) => args.work_dir.as_deref(),
+            _ => None,
+        };
+        let others = [("save_latents", latents), ("work_dir", segments)];
+        let others = others
+            .into_iter()
+            .filter_map(|(key, path)| Some((key, name_of(path?, results))));
+        for (key, name) in [("output", line.name.clone())].into_iter().chain(others) {
+            if is_own(&name) {
+                problems.push(Problem {
+                    line: line.number,
+                    reason: format!("{key}: {name} is kept by the batch itself; give another name"),
+                });
+                continue;
+            }
             match first.get(&name) {
                 Some((number, other)) => problems.push(Problem {
                     line: line.number,
@@ -125,7 +148,10 @@ mod tests {
         let list = dir.path().join("list.jsonl");
         let text = "\u{feff}{\"prompt\": \"a\", \"steps\": 4}\r\n\n{\"prompt\": \"b\", \"output\": \"x/b.gif\"}\n\
                     {\"prompt\": }\n[]\n{\"promt\": \"c\"}\n{\"prompt\": \"d\", \"output\": \"00001.mp4\"}\n\
-                    {\"prompt\": \"e\", \"save_latents\": \"x/b.gif\"}\n";
+                    {\"prompt\": \"e\", \"save_latents\": \"x/./b.gif\"}\n\
+                    {\"prompts\": [\"f\"], \"work_dir\": \"x//b.gif\"}\n\
+                    {\"prompt\": \"g\", \"save_latents\": \"results.jsonl\"}\n\
+                    {\"prompt\": \"h\", \"output\": \".claims/h/\"}\n";
         std::fs::write(&list, text).unwrap();
         // Of no use to `t2v`, and no fault of its.
         let set = ["steps=2", "threshold=0.3"].map(|text| text.parse::<Setting>().unwrap());
@@ -142,16 +168,22 @@ mod tests {
             (3, "x/b.gif"),
             (7, "00001.mp4"),
             (8, "00008.mp4"),
+            (9, "00009.mp4"),
+            (10, "00010.mp4"),
+            (11, ".claims/h"),
         ];
         assert!(found.eq(expected));
         let steps = lines.iter().map(|line| line.object["steps"].as_u64());
-        assert!(steps.eq([4, 2, 2, 2].map(Some)));
+        assert!(steps.eq([4, 2, 2, 2, 2, 2, 2].map(Some)));
         let expected = [
             (4, "no JSON"),
             (5, "an object"),
             (6, "`prompt`"),
             (7, "00001.mp4 is the output of line 1"),
-            (8, "x/b.gif is the output of line 3"),
+            (8, "save_latents: x/b.gif is the output of line 3"),
+            (9, "work_dir: x/b.gif is the output of line 3"),
+            (10, "save_latents: results.jsonl is kept by the batch"),
+            (11, "output: .claims/h is kept by the batch"),
         ];
         assert_eq!(problems.len(), expected.len(), "{problems:?}");
         for (problem, (line, words)) in problems.iter().zip(expected) {
