@@ -113,8 +113,13 @@ impl Claims {
                     };
                     let held = before.as_ref();
                     let dead = held.is_some_and(|held| held.by.is_known_dead());
-                    let silent = || Ok::<_, io::Error>(self.age(changed)? > self.patience);
-                    if !dead && !silent()? {
+                    let gone = dead
+                        || match self.age(changed) {
+                            // The line is done, and with it the folder of all claims.
+                            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                            age => age? > self.patience,
+                        };
+                    if !gone {
                         let by = held.map_or_else(Process::unknown, |held| held.by.clone());
                         return Ok(Taken::Held(by));
                     }
@@ -142,8 +147,11 @@ impl Claims {
                 let now = look(other)?.and_then(|(held, _)| held);
                 let same = now.is_some_and(|now| now.token == before.token);
                 if !same {
-                    fs::remove_file(&path)?;
-                    continue;
+                    match fs::remove_file(&path) {
+                        // That one is done as well.
+                        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                        _ => continue,
+                    }
                 }
             }
             let gone = format!(".gone.{}", held.token);
@@ -175,7 +183,11 @@ impl Claims {
     fn folder_of(&self, name: &str) -> PathBuf {
         // One folder for names with folders of their own.
         let flat = name.replace('%', "%25").replace(['/', '\\'], "%2F");
-        self.folder.join(flat)
+        // What begins with a dot is swept away by whoever ends.
+        self.folder.join(match flat.strip_prefix('.') {
+            Some(rest) => format!("%2E{rest}"),
+            None => flat,
+        })
     }
 
     /// A word that is given once.
@@ -233,9 +245,15 @@ impl Drop for Claim {
 
 /// The folder is there afterwards, as is the one of all claims, which the last process removes.
 fn create_folder(folder: &Path) -> io::Result<()> {
-    match fs::create_dir_all(folder) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
+    /// Each is lost only to a process that ends between the making of the outer folder and the inner one.
+    const TRIES: usize = 100;
+    let mut tries = 0..TRIES;
+    loop {
+        match fs::create_dir_all(folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound && tries.next().is_some() => {}
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            _ => return Ok(()),
+        }
     }
 }
 
@@ -396,6 +414,25 @@ mod tests {
             assert!(mine(&claims[3], "a/b.mp4").is_none());
         }
         drop(claims);
+        assert!(!dir.path().join(FOLDER).exists());
+    }
+
+    #[test]
+    fn claims_outlive_processes_that_come_and_go() {
+        let dir = tempfile::tempdir().unwrap();
+        scope(|scope| {
+            for thread in 0..4 {
+                let folder = dir.path();
+                scope.spawn(move || {
+                    for _ in 0..25 {
+                        let claims = Claims::new(folder, LONG).unwrap();
+                        let one = mine(&claims, &format!(".{thread}.mp4")).unwrap();
+                        drop(mine(&claims, "all.mp4"));
+                        assert!(one.is_still_mine());
+                    }
+                });
+            }
+        });
         assert!(!dir.path().join(FOLDER).exists());
     }
 
