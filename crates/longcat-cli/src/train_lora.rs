@@ -50,7 +50,9 @@ impl TrainLora {
     /// Names the key, file, clip or rank that is at fault.
     pub fn run(&self) -> Result<()> {
         let stop = interrupt()?;
-        let Some(place) = RankPlace::from_env()? else {
+        // One rank by itself, as the shell of an interactive Slurm step is, may start ranks of its own.
+        let place = RankPlace::from_env()?;
+        let Some(place) = place.filter(|place| place.size > 1 || self.devices.len() < 2) else {
             if !self.devices.is_empty() {
                 return launch::start(&self.devices, &stop);
             }
