@@ -26,7 +26,7 @@ pub struct TrainLora {
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
     /// Where to run: cpu, wgpu, wgpu:1, cuda or cuda:1. The best device there is without it. Under
-    /// torchrun, srun or mpirun, cuda is the GPU of each rank's local number.
+    /// torchrun, srun or mpirun, cuda is the GPU of each rank's local number; cuda:1 is that one for all.
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<DeviceSpec>,
     /// Train on several devices of this host, a process each: cuda:0,cuda:1. Under torchrun, srun or

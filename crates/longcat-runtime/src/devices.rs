@@ -44,11 +44,12 @@ pub fn best_device() -> DeviceSpec {
 }
 
 /// The device that a rank takes of the kind asked for, or of the best one: of several GPUs the one of its
-/// number among the ranks of this host. A rank that sees one GPU takes that.
+/// number among the ranks of this host. A rank that sees one GPU takes that. `cuda:1` and those after it are
+/// taken as they are.
 pub fn device_of_rank(asked: Option<DeviceSpec>, local_rank: usize) -> DeviceSpec {
     let device = asked.unwrap_or_else(best_device);
     #[cfg(feature = "cuda")]
-    if let DeviceSpec::Cuda(_) = device {
+    if let DeviceSpec::Cuda(0) = device {
         let several = longcat_kernels::cuda_device_count() > 1;
         return DeviceSpec::Cuda(if several { local_rank } else { 0 });
     }
@@ -119,4 +120,22 @@ fn host_memory() -> Option<u64> {
     let line = text.lines().find(|l| l.starts_with("MemTotal:"))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rank_takes_the_device_that_is_named() {
+        for device in [
+            DeviceSpec::Cuda(1),
+            DeviceSpec::Wgpu(Some(2)),
+            DeviceSpec::Cpu,
+        ] {
+            for local_rank in [0, 3] {
+                assert_eq!(device_of_rank(Some(device), local_rank), device);
+            }
+        }
+    }
 }
