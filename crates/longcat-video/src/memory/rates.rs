@@ -57,26 +57,21 @@ const HOPPER: DeviceRates = DeviceRates {
     source: RatesSource::Known("NVIDIA H200"),
 };
 
-/// Parts of names of devices that were measured. The cards of that name for PCIe slots are slower.
-const KNOWN: [(&str, DeviceRates); 2] = [
-    ("H200", HOPPER),
-    (
-        "H100 80GB HBM3",
-        DeviceRates {
-            source: RatesSource::Known("NVIDIA H100 80GB HBM3"),
-            ..HOPPER
-        },
-    ),
-];
+/// The H100 that was measured.
+const H100: DeviceRates = DeviceRates {
+    source: RatesSource::Known("NVIDIA H100 80GB HBM3"),
+    ..HOPPER
+};
 
 /// What a Hopper card does in a second of large products alone, in bf16 ("Linear layers", without bias).
 const HOPPER_PRODUCTS: f64 = 705e12;
 
 impl DeviceRates {
-    /// Rates of a device of this name, if one was measured.
+    /// Rates of a device of this name, if one was measured. The whole name counts: cards for PCIe slots
+    /// (`NVIDIA H200 NVL`) and parts of a GPU (`NVIDIA H200 MIG 1g.18gb`) are slower.
     pub fn of_model(name: &str) -> Option<Self> {
-        let found = KNOWN.iter().find(|(part, _)| name.contains(part));
-        found.map(|(_, rates)| *rates)
+        let mut known = [HOPPER, H100].into_iter();
+        known.find(|rates| matches!(rates.source, RatesSource::Known(known) if known == name))
     }
 
     /// The same where matrices are multiplied in fp8 (`--products fp8`).

@@ -312,7 +312,23 @@ fn times_of_a_known_device_are_those_that_were_measured() {
     };
     is(times(guided, None).denoise, 6.0 * found.denoise);
     is(times(guided, None).decode, 3.0 * found.decode);
-    assert_eq!(DeviceRates::of_model("NVIDIA H100 PCIe"), None);
+}
+
+#[test]
+fn only_whole_devices_that_were_measured_are_known() {
+    for name in ["NVIDIA H200", "NVIDIA H100 80GB HBM3"] {
+        let source = DeviceRates::of_model(name).unwrap().source;
+        assert_eq!(source, RatesSource::Known(name));
+    }
+    for name in [
+        "NVIDIA H100 PCIe",
+        "NVIDIA H200 NVL",
+        "NVIDIA GH200 480GB",
+        "NVIDIA H200 MIG 1g.18gb",
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+    ] {
+        assert_eq!(DeviceRates::of_model(name), None, "{name}");
+    }
 }
 
 #[test]
