@@ -4,7 +4,6 @@ use std::any::Any;
 use std::sync::atomic::Ordering;
 
 use burn_backend::{DType, Shape};
-use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 
 use super::engine::Engine;
@@ -56,12 +55,14 @@ pub(crate) fn try_linear_quantized<R: CubeRuntime>(
     let weight = Weight::of(words, scale, layout)?;
     let [rows, inner] = x_layout.shape;
     let halves = matches!(dtype, DType::BF16 | DType::F16);
-    if inner != layout.shape[1] || !halves || x.words.device != weight.words.device {
+    // What cuBLASLt is asked for is memory of its own.
+    let own = x.words.handle.offset_start.unwrap_or(0) == 0;
+    if inner != layout.shape[1] || !halves || !own || x.words.device != weight.words.device {
         return None;
     }
     let planned = weight.plan(rows, dtype, of_cuda(bias)?)?;
     let shape = Shape::new([rows, layout.shape[0]]);
-    of_runtime(planned.multiply([&readable(&x.words), &x.scale], shape))
+    of_runtime(planned.multiply([&x.words, &x.scale], shape))
 }
 
 /// A matrix in e4m3 with a scale for each row.
@@ -85,9 +86,12 @@ impl Weight {
             && rows > 0
             && columns > 0
             && columns.is_multiple_of(MULTIPLE)
+            && words.dtype == DType::I32
+            && words.meta.num_elements() >= layout.words()
             && scale.dtype == DType::F32
+            && scale.meta.num_elements() >= layout.scales()
             && scale.device == words.device;
-        let [words, scale] = [words, scale].map(|tensor| into_contiguous(tensor.clone()));
+        let [words, scale] = [words, scale].map(readable);
         taken.then_some(Self {
             words,
             scale,
