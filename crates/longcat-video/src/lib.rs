@@ -7,7 +7,8 @@
 //! - adapters are loaded, switched and merged with [`Pipeline::load_lora`], [`Pipeline::use_loras`]
 //!   and [`Pipeline::merge_loras`];
 //! - [`Pipeline::plan`] checks a request and says what it comes to, before any model is loaded;
-//! - [`Observer`] follows a run, sees previews of it ([`Latents::preview`]) and can stop it; [`NoiseSource`] is where randomness comes from;
+//! - [`Observer`] follows a run, sees previews of it ([`Latents::preview`]) and can stop it; [`NoiseSource`] is
+//!   where randomness comes from;
 //! - [`PixelFrames`] and [`Latents`] are videos and latents on the host, [`media`] their files, and
 //!   [`Settings`] what they were made with.
 //!

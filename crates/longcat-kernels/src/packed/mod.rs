@@ -135,8 +135,8 @@ pub enum Products {
     #[default]
     Dense,
     /// In fp8 (e4m3): rows of the input are rounded to it, each with a scale of its own. Sums are those of the
-    /// matrix units. For weights in e4m3 on CUDA devices that have such products. The CPU computes with the same numbers, no
-    /// faster; elsewhere the weight is unpacked.
+    /// matrix units. For weights in e4m3 on CUDA devices that have such products. The CPU computes with the same
+    /// numbers, no faster; elsewhere the weight is unpacked.
     Fp8,
 }
 
