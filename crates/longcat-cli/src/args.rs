@@ -66,8 +66,8 @@ pub enum Command {
     Batch(Batch),
     /// Serve a page and an HTTP API that make videos with one loaded model, from a queue.
     Serve(Serve),
-    /// Say what a command with these arguments would take of the device's memory, and what it would do to
-    /// fit, before anything is loaded. Times are left out: they depend on the device.
+    /// Say what a command with these arguments would take of the device's memory and of time, and what it
+    /// would do to fit, before anything is loaded.
     #[command(subcommand)]
     Plan(Plan),
     /// Turn latents of --save-latents into a video.

@@ -89,8 +89,10 @@ impl From<PackedAs> for Precision {
 pub struct Calibrate {
     /// What the video shows whose latents the layers are tried on: a text, @FILE, or - for standard input.
     pub prompt: String,
-    /// Checkpoint directory, or a folder of single files; by default the small built-in checkpoint.
-    #[arg(long, value_name = "DIR")]
+    /// Checkpoint directory, a folder of single files, or the name of a repository that `longcat pull` or
+    /// another program brought, as in meituan-longcat/LongCat-Video; by default the small built-in
+    /// checkpoint.
+    #[arg(long, value_name = "DIR|NAME")]
     pub model: Option<PathBuf>,
     #[command(flatten)]
     pub weights: Weights,
