@@ -207,7 +207,8 @@ impl<'a> Work<'a> {
         };
         let found: Vec<usize> = (0..queue.len()).filter(|i| alike(&queue[*i])).collect();
         let most = found.len().min(self.args.together - 1);
-        let most = together::fitting(self.session, first, 1 + most)?;
+        // What is wrong with it is told when it is made.
+        let most = together::fitting(self.session, first, 1 + most).unwrap_or(1);
         // From behind, so that indices stay.
         let others: Vec<Line> = found[..most - 1]
             .iter()
