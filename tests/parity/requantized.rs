@@ -155,16 +155,20 @@ impl Observer for Told {
 
 #[test]
 fn a_pipeline_merges_into_packed_weights_where_it_is_asked_to() {
-    let options = PipelineOptions {
-        precision: Precision::Fp8,
-        keep_text_encoder: true,
-        ..PipelineOptions::default()
+    let open = |precision| {
+        let options = PipelineOptions {
+            precision,
+            keep_text_encoder: true,
+            ..PipelineOptions::default()
+        };
+        let root = builtin_checkpoint().unwrap();
+        let mut pipeline = Pipeline::<Flex>::open(&root, options, &FlexDevice).unwrap();
+        let file = pipeline.checkpoint().bundled_lora(CFG_STEP_LORA).unwrap();
+        pipeline.load_lora("fast", &file).unwrap();
+        pipeline.use_loras(&[("fast", 1.0)]).unwrap();
+        pipeline
     };
-    let root = builtin_checkpoint().unwrap();
-    let mut pipeline = Pipeline::<Flex>::open(&root, options, &FlexDevice).unwrap();
-    let file = pipeline.checkpoint().bundled_lora(CFG_STEP_LORA).unwrap();
-    pipeline.load_lora("fast", &file).unwrap();
-    pipeline.use_loras(&[("fast", 1.0)]).unwrap();
+    let mut pipeline = open(Precision::Fp8);
     let request = TextToVideoRequest {
         sampling: Sampling {
             steps: 2,
@@ -195,4 +199,10 @@ fn a_pipeline_merges_into_packed_weights_where_it_is_asked_to() {
     assert_eq!(told.0.len(), 1);
     pipeline.unmerge_loras().unwrap();
     assert_eq!(run(&mut pipeline, &mut told), beside);
+
+    // Of floats nothing is packed, and nothing told.
+    let mut floats = open(Precision::Stored);
+    floats.merge_loras_requantized().unwrap();
+    run(&mut floats, &mut told);
+    assert_eq!(told.0.len(), 1);
 }

@@ -237,7 +237,7 @@ impl Adapters {
     }
 
     /// Brings a transformer to what is chosen now. After an error it holds some of it. Says what packing
-    /// merged matrices again changed.
+    /// merged matrices again changed, where some are packed.
     pub(crate) fn put_on<B: KernelBackend>(
         &self,
         model: &mut LongCatTransformer<B>,
@@ -266,7 +266,10 @@ impl Adapters {
         let chosen = choice.loras.iter().map(|(n, s)| (n.as_str(), *s));
         model.use_adapters(&chosen.collect::<Vec<_>>())?;
         Ok(match choice.merged && !choice.loras.is_empty() {
-            true if choice.requantize => Some(model.merge_adapters_requantized()?),
+            true if choice.requantize => {
+                let off = model.merge_adapters_requantized()?;
+                (off.matrices > 0).then_some(off)
+            }
             true => {
                 model.merge_adapters()?;
                 None
