@@ -53,6 +53,10 @@ pub(crate) fn start(devices: &[DeviceSpec], stop: &AtomicBool) -> Result<()> {
     result?;
     match failed {
         None => Ok(()),
+        // It has said why.
+        Some((number, device, status)) if status.code().is_some() => {
+            bail!("rank {number} on {device} ended with {status}, and all others with it")
+        }
         Some((number, device, status)) => bail!(
             "rank {number} on {device} ended with {status}, and all others with it; the same command \
              goes on from the newest checkpoint"

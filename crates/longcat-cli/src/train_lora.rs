@@ -65,7 +65,7 @@ impl TrainLora {
             Err(RankError::Interrupted { .. }) => return Ok(()),
             ranks => ranks?,
         };
-        if ranks.is_first() && !self.json {
+        if ranks.is_first() && ranks.size() > 1 && !self.json {
             note!("{} ranks; rank 0 runs on {device}", place.size);
         }
         ranks.when_failed(|failure| {

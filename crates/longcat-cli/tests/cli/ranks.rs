@@ -107,6 +107,9 @@ fn two_processes_train_as_one_does() {
     let words = String::from_utf8_lossy(&uneven.stderr);
     assert_eq!(uneven.status.code(), Some(1), "{words}");
     assert!(words.contains("train.global_batch"), "{words}");
+    // And not that the same command goes on: it would fail again.
+    let end = "and all others with it";
+    assert!(words.trim_end().ends_with(end), "{words}");
 }
 
 #[cfg(unix)]
