@@ -1,5 +1,5 @@
 //! The server without a model, to work on its page: `cargo run -p longcat-serve --example fake -- --port 8188
-//! --data DIR [--loras DIR] [--token TOKEN] [--pause MILLISECONDS] [--devices N] [--queue N] [--log FILE]`.
+//! --data DIR [--loras DIR] [--pulled DIR] [--token TOKEN] [--pause MILLISECONDS] [--devices N] [--queue N] [--log FILE]`.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 #[path = "../tests/serve/fake.rs"]
@@ -28,6 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         log: get("--log").map(Into::into),
         refuses: false,
         outlives_faults: true,
+        pulled: get("--pulled").map(Into::into),
     };
     let server = Server::bind(
         ServeOptions {

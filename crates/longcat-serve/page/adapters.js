@@ -36,6 +36,11 @@ function describe(adapter) {
   return [...parts.filter(Boolean), bytes(adapter.bytes)].join(" · ");
 }
 
+function origin({ source }) {
+  if (source === "pulled") return "pulled";
+  return source === "upload" ? "uploaded" : "from the server's folder";
+}
+
 function row(adapter) {
   const id = `adapter-${(made += 1)}`;
   const choice = chosen.get(adapter.id) ?? { on: false, strength: 1 };
@@ -69,7 +74,7 @@ function row(adapter) {
     const remove = h("button", { type: "button", class: "plain", "aria-label": `Remove ${adapter.name}`, click: () => removeAdapter(adapter) }, "Remove");
     head.append(remove);
   }
-  const note = h("p", { class: "note", id: `${id}-note` }, adapter.usable ? describe(adapter) : "Cannot be used.");
+  const note = h("p", { class: "note", id: `${id}-note` }, `${adapter.usable ? describe(adapter) : "Cannot be used"} · ${origin(adapter)}`);
   if (choice.scope) note.append(` · acts at @${choice.scope}`);
   const item = h("li", {}, head, note);
   if (adapter.details.length > 0) {

@@ -28,7 +28,7 @@ pub use limits::Limits;
 pub use settings::{AdapterUse, Mode, Settings};
 pub use studio::{
     About, AdapterReport, Defaults, InputKind, JobFiles, MakeError, Maker, Order, OrderedAdapter,
-    Planned, Refusal, Studio,
+    Planned, PulledAdapter, Refusal, Studio,
 };
 
 /// The description of the API, as it is served at `/openapi.json`.

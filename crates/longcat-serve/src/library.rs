@@ -1,4 +1,4 @@
-//! Adapters that can be used: those of one folder, and uploaded ones.
+//! Adapters that can be used: those of one folder, uploaded ones, and what was pulled from a hub.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,12 +9,16 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use crate::settings::AdapterUse;
-use crate::studio::{AdapterReport, OrderedAdapter, Refusal, Studio};
+use crate::studio::{AdapterReport, OrderedAdapter, PulledAdapter, Refusal, Studio};
 
 /// Endings of files that may be adapters.
 const ENDINGS: &[&str] = &["safetensors", "pt", "pth", "bin", "ckpt"];
 /// What makes a folder an adapter, as PEFT writes it.
 const PEFT: &str = "adapter_config.json";
+/// Stands for `/` in ids of pulled adapters: ids are one part of an address. Names of uploads have none.
+const SLASH: &str = "~";
+/// The longest id.
+const ID_BYTES: usize = 200;
 
 /// The adapters. Requests name them by ids, which are looked up in the list of what is there: no name
 /// becomes a path.
@@ -37,8 +41,19 @@ struct Stamp {
 pub(crate) struct Found {
     pub(crate) id: String,
     pub(crate) path: PathBuf,
-    pub(crate) uploaded: bool,
+    pub(crate) source: Source,
+    /// What people call it.
+    name: String,
     stamp: Stamp,
+}
+
+/// Where an adapter comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    Folder,
+    Upload,
+    /// From this repository of a hub.
+    Pulled(String),
 }
 
 impl Library {
@@ -51,18 +66,21 @@ impl Library {
         }
     }
 
-    /// All of them, by name; an uploaded one gives way to one of the folder with the same name.
+    /// All of them, by source and name; one gives way to one of an earlier source with the same id.
     pub(crate) fn list(&self) -> Vec<Found> {
-        let mut all = Vec::new();
-        let folders = self.folder.iter().map(|folder| (folder, false));
-        for (folder, uploaded) in folders.chain([(&self.uploads, true)]) {
-            // A folder that cannot be read has no adapters.
-            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-            let mut found: Vec<Found> = entries
-                .filter_map(|entry| found(&entry.path(), uploaded))
-                .filter(|one| !all.iter().any(|other: &Found| other.id == one.id))
-                .collect();
+        let folder = self.folder.iter();
+        let of_folder = folder.flat_map(|folder| in_folder(folder, &Source::Folder));
+        let pulled = self.studio.pulled();
+        let sources: [Vec<Found>; 3] = [
+            of_folder.collect(),
+            in_folder(&self.uploads, &Source::Upload),
+            pulled.into_iter().filter_map(Found::pulled).collect(),
+        ];
+        let mut all: Vec<Found> = Vec::new();
+        for mut found in sources {
             found.sort_by(|a, b| a.id.cmp(&b.id));
+            found.dedup_by(|a, b| a.id == b.id);
+            found.retain(|one| !all.iter().any(|other| other.id == one.id));
             all.extend(found);
         }
         all
@@ -113,8 +131,16 @@ impl Library {
         json!({
             "id": found.id,
             "object": "adapter",
-            "name": found.id.rsplit_once('.').map_or(found.id.as_str(), |(stem, _)| stem),
-            "source": if found.uploaded { "upload" } else { "folder" },
+            "name": found.name,
+            "source": match found.source {
+                Source::Folder => "folder",
+                Source::Upload => "upload",
+                Source::Pulled(_) => "pulled",
+            },
+            "repository": match &found.source {
+                Source::Pulled(repository) => Some(repository),
+                Source::Folder | Source::Upload => None,
+            },
             "bytes": found.stamp.bytes,
             "usable": report.problems.is_empty(),
             "format": report.format,
@@ -190,7 +216,7 @@ impl Library {
                 continue;
             }
             fs::rename(path, &target)?;
-            return match found(&target, true) {
+            return match Found::file(&target, Source::Upload) {
                 Some(found) => Ok(Ok(found)),
                 None => Err(std::io::Error::other("the file is gone")),
             };
@@ -207,29 +233,69 @@ impl Library {
     }
 }
 
-fn found(path: &Path, uploaded: bool) -> Option<Found> {
-    let id = path.file_name()?.to_str()?.to_string();
-    let about = fs::metadata(path).ok()?;
-    let adapter = match about.is_dir() {
-        true => path.join(PEFT).is_file(),
-        false => {
-            let ending = path.extension()?.to_str()?.to_lowercase();
-            ENDINGS.contains(&ending.as_str())
-        }
-    };
-    let hidden = id.starts_with('.');
-    (adapter && !hidden && id.len() <= 200).then(|| Found {
-        path: path.to_path_buf(),
-        uploaded,
-        stamp: Stamp {
+impl Found {
+    /// A file, or a folder as PEFT writes it.
+    fn file(path: &Path, source: Source) -> Option<Self> {
+        let id = path.file_name()?.to_str()?.to_string();
+        let about = fs::metadata(path).ok()?;
+        let adapter = match about.is_dir() {
+            true => path.join(PEFT).is_file(),
+            false => {
+                let ending = path.extension()?.to_str()?.to_lowercase();
+                ENDINGS.contains(&ending.as_str())
+            }
+        };
+        let hidden = id.starts_with('.');
+        (adapter && !hidden && id.len() <= ID_BYTES).then(|| Self {
+            name: without_ending(&id).to_string(),
+            path: path.to_path_buf(),
+            source,
+            stamp: Stamp::of(path, &about),
+            id,
+        })
+    }
+
+    fn pulled(adapter: PulledAdapter) -> Option<Self> {
+        let PulledAdapter {
+            repository,
+            file,
+            path,
+        } = adapter;
+        let about = fs::metadata(&path).ok()?;
+        let mut stamp = Stamp::of(&path, &about);
+        // A configuration beside it may come later.
+        let folder = path.parent().and_then(|folder| fs::metadata(folder).ok());
+        let changed = folder.and_then(|folder| folder.modified().ok());
+        stamp.modified = stamp.modified.max(changed);
+        let id = format!("{repository}/{file}").replace('/', SLASH);
+        (id.len() <= ID_BYTES).then(|| Self {
+            id,
+            name: format!("{repository}/{}", without_ending(&file)),
+            path,
+            source: Source::Pulled(repository),
+            stamp,
+        })
+    }
+}
+
+impl Stamp {
+    fn of(path: &Path, about: &fs::Metadata) -> Self {
+        Self {
             modified: about.modified().ok(),
             bytes: match about.is_dir() {
                 true => bytes_in(path),
                 false => about.len(),
             },
-        },
-        id,
-    })
+        }
+    }
+}
+
+/// The adapters in a folder; one that cannot be read has none.
+fn in_folder(folder: &Path, source: &Source) -> Vec<Found> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| Found::file(&entry.path(), source.clone()))
+        .collect()
 }
 
 fn bytes_in(folder: &Path) -> u64 {
@@ -243,7 +309,10 @@ fn bytes_in(folder: &Path) -> u64 {
 
 /// The last part of what a client calls a file, without its ending.
 fn stem_of(name: &str) -> &str {
-    let name = name.rsplit(['/', '\\']).next().unwrap_or_default();
+    without_ending(name.rsplit(['/', '\\']).next().unwrap_or_default())
+}
+
+fn without_ending(name: &str) -> &str {
     name.rsplit_once('.').map_or(name, |(stem, _)| stem)
 }
 

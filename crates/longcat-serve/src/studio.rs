@@ -25,6 +25,12 @@ pub trait Studio: Send + Sync {
     /// Looks at an adapter, as `longcat lora inspect` does.
     fn inspect(&self, adapter: &Path) -> AdapterReport;
 
+    /// Adapters on this machine that clients may use beside those of the server's folder. Asked whenever adapters
+    /// are looked up, so that it should cost little; each is [inspected](Self::inspect) before it is used.
+    fn pulled(&self) -> Vec<PulledAdapter> {
+        Vec::new()
+    }
+
     /// A worker of its own thread, on the device of this number; called when it has its first job, and
     /// again after a job that [broke](MakeError::breaks) it or panicked.
     ///
@@ -207,6 +213,17 @@ pub struct AdapterReport {
     pub problems: Vec<String>,
     /// A longer description, line by line.
     pub details: Vec<String>,
+}
+
+/// An adapter that was downloaded from a hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PulledAdapter {
+    /// The repository, `OWNER/NAME` or `OWNER/NAME@REVISION`.
+    pub repository: String,
+    /// Its path in the repository, with `/` between folders.
+    pub file: String,
+    /// Where it lies, which clients are not told.
+    pub path: PathBuf,
 }
 
 /// The folder of a job, and the names of its files.

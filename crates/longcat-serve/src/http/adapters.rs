@@ -12,7 +12,7 @@ use super::error::ApiError;
 use super::form::{Folder, part_error, save};
 use super::{TEXT_BYTES, blocking, json_response, ok};
 use crate::app::App;
-use crate::library::Found;
+use crate::library::{Found, Source};
 
 type Answer = Result<Response, ApiError>;
 
@@ -33,8 +33,13 @@ pub(super) async fn get(State(app): State<Arc<App>>, Path(id): Path<String>) -> 
 pub(super) async fn delete(State(app): State<Arc<App>>, Path(id): Path<String>) -> Answer {
     let delete = move |app: &App| {
         let found = find(app, &id)?;
-        if !found.uploaded {
-            let message = "it is one of the server's own folder, and not removed from here";
+        let whose = match &found.source {
+            Source::Upload => None,
+            Source::Folder => Some("is one of the server's own folder".to_string()),
+            Source::Pulled(repository) => Some(format!("was pulled from {repository}")),
+        };
+        if let Some(whose) = whose {
+            let message = format!("it {whose}, and not removed from here");
             return Err(ApiError::new(StatusCode::CONFLICT, message));
         }
         app.library.remove(&found).map_err(ApiError::server)?;

@@ -1,9 +1,10 @@
-//! Adapters of the folder and uploaded ones.
+//! Adapters of the folder, uploaded ones and pulled ones.
 
 use std::fs;
 
 use serde_json::{Value, json};
 
+use crate::fake::Fake;
 use crate::server::{Local, quick};
 
 const GOOD: &[u8] = b"fake adapter with some weights";
@@ -123,6 +124,84 @@ fn adapters_are_listed_uploaded_used_and_removed() {
     assert_eq!(client.delete("/v1/adapters/m").json()["deleted"], true);
     assert_eq!(client.delete("/v1/adapters/m").status, 404);
     assert!(peft.is_dir());
+}
+
+#[test]
+fn adapters_that_were_pulled_are_found_anew_used_and_kept() {
+    let cache = tempfile::tempdir().unwrap();
+    let put = |place: &str, bytes: &[u8]| {
+        let path = cache.path().join(place);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let fake = Fake {
+        pulled: Some(cache.path().to_path_buf()),
+        ..quick()
+    };
+    let server = Local::start(fake);
+    let mut client = server.client();
+    assert_eq!(client.get("/v1/adapters").json()["data"], json!([]));
+
+    let kept = put("owner/styles/lora/ink.safetensors", GOOD);
+    put("owner/styles/broken.safetensors", b"what is this");
+    client.post_form("/v1/adapters", &[("file", Some("own.safetensors"), GOOD)]);
+    let list = client.get("/v1/adapters").json();
+    let shown: Vec<[&Value; 5]> = list["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|a| ["id", "name", "source", "repository", "usable"].map(|member| &a[member]))
+        .collect();
+    let id = "owner~styles~lora~ink.safetensors";
+    let expected = json!([
+        ["own.safetensors", "own", "upload", null, true],
+        [
+            "owner~styles~broken.safetensors",
+            "owner/styles/broken",
+            "pulled",
+            "owner/styles",
+            false
+        ],
+        [id, "owner/styles/lora/ink", "pulled", "owner/styles", true],
+    ]);
+    assert_eq!(json!(shown), expected);
+    // Where it lies is not told.
+    let problem = "broken.safetensors: not a safetensors file";
+    assert_eq!(list["data"][1]["problems"][0], problem);
+
+    let uses = |id: &str| json!({"prompt": "a", "adapters": [{"id": id}]});
+    let video = client.make(&uses(id));
+    assert_eq!(video["settings"]["adapters"][0]["id"], id);
+    for id in [
+        "owner~styles~broken.safetensors",
+        "owner/styles/lora/ink.safetensors",
+        "owner~styles~..~styles~lora~ink.safetensors",
+    ] {
+        let reply = client.post("/v1/videos", &uses(id));
+        let told = (reply.status, reply.param());
+        assert_eq!(told, (422, "adapters[0].id".into()), "{id}");
+    }
+    let address = format!("/v1/adapters/{id}");
+    assert_eq!(client.get(&address).json()["layers"], 24);
+    let refused = client.delete(&address);
+    assert_eq!(refused.status, 409);
+    assert!(
+        refused.message().contains("pulled from owner/styles"),
+        "{}",
+        refused.message()
+    );
+    assert!(kept.is_file());
+
+    // Another file of the same name is looked at again, and one that is gone is no longer offered.
+    put(
+        "owner/styles/broken.safetensors",
+        b"fake adapter, whole now",
+    );
+    let address = "/v1/adapters/owner~styles~broken.safetensors";
+    assert_eq!(client.get(address).json()["usable"], true);
+    fs::remove_file(kept).unwrap();
+    assert_eq!(client.post("/v1/videos", &uses(id)).status, 422);
 }
 
 #[test]

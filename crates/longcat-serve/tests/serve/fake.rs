@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use longcat_media::{VideoFrames, VideoSize, VideoSpec, WriteOptions, create_video};
 use longcat_serve::{
-    About, AdapterReport, Defaults, InputKind, MakeError, Maker, Mode, Order, Planned, Refusal,
-    Studio, Watch,
+    About, AdapterReport, Defaults, InputKind, MakeError, Maker, Mode, Order, Planned,
+    PulledAdapter, Refusal, Studio, Watch,
 };
 
 /// What it takes to make videos.
@@ -27,6 +27,20 @@ pub struct Fake {
     pub refuses: bool,
     /// Whether it goes on after a failure of its device.
     pub outlives_faults: bool,
+    /// A folder of what was pulled, `OWNER/NAME/FILE`.
+    pub pulled: Option<PathBuf>,
+}
+
+/// The files in a folder and in those in it.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(folder).into_iter().flatten().flatten();
+    let paths = paths.map(|entry| entry.path());
+    paths
+        .flat_map(|path| match path.is_dir() {
+            true => files(&path),
+            false => vec![path],
+        })
+        .collect()
 }
 
 impl Studio for Fake {
@@ -115,6 +129,22 @@ impl Studio for Fake {
             details: vec![format!("parameters {}", bytes.len())],
             ..AdapterReport::default()
         }
+    }
+
+    fn pulled(&self) -> Vec<PulledAdapter> {
+        let Some(folder) = &self.pulled else {
+            return Vec::new();
+        };
+        let pulled = |path: PathBuf| {
+            let place = path.strip_prefix(folder).ok()?.to_str()?.to_string();
+            let name = place.match_indices('/').nth(1)?.0;
+            Some(PulledAdapter {
+                repository: place[..name].to_string(),
+                file: place[name + 1..].to_string(),
+                path,
+            })
+        };
+        files(folder).into_iter().filter_map(pulled).collect()
     }
 
     fn outlives_faults(&self) -> bool {

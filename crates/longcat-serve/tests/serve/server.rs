@@ -23,6 +23,7 @@ pub fn quick() -> Fake {
         log: None,
         refuses: false,
         outlives_faults: true,
+        pulled: None,
     }
 }
 
