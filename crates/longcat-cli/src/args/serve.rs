@@ -23,7 +23,8 @@ pub struct Serve {
     /// Folder of the jobs, their videos and uploads; by default longcat/serve in the user's data folder.
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Folder of adapters that clients may use, beside those that they upload.
+    /// Folder of adapters that clients may use, beside those that they upload and those that `longcat pull`
+    /// brought into the Hugging Face cache.
     #[arg(long, value_name = "DIR")]
     pub lora_dir: Option<PathBuf>,
     /// Jobs that may wait; more are refused until there is room.

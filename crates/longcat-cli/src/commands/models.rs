@@ -1,15 +1,18 @@
 //! `longcat models`: what the Hugging Face cache has for us.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::Result;
 use indicatif::BinaryBytes;
 use longcat_cli::{note, printable, say};
 use longcat_dit::lora_targets;
-use longcat_hub::{CachedRepo, HubCache, Snapshot, is_weights};
+use longcat_hub::{CachedRepo, HubCache, HubError, Snapshot, is_weights};
 use longcat_lora::Adapter;
+use longcat_serve::PulledAdapter;
 use longcat_video::{Checkpoint, Component};
 use longcat_weights::{StoredType, WeightFiles};
 use serde::Serialize;
@@ -20,7 +23,9 @@ use crate::args::Models;
 pub fn run(args: &Models) -> Result<()> {
     let cache = HubCache::from_env()?;
     let repos = cache.repos()?;
-    let models: Vec<Model> = repos.iter().flat_map(models_of).collect();
+    let mut seen = Seen::default();
+    let models = repos.iter().flat_map(|repo| models_of(repo, &mut seen));
+    let models: Vec<Model> = models.collect();
     let ours: BTreeSet<&str> = models.iter().map(|model| model.repo.as_str()).collect();
     let others = repos.len() - ours.len();
     if args.json {
@@ -45,6 +50,59 @@ pub fn run(args: &Models) -> Result<()> {
         note!("other repositories in {cache}: {others}");
     }
     Ok(())
+}
+
+/// The adapters in the cache, each file once.
+///
+/// # Errors
+/// [`HubError`] if the cache cannot be read.
+pub fn adapters(seen: &mut Seen) -> Result<Vec<PulledAdapter>, HubError> {
+    let mut adapters = Vec::new();
+    for repo in HubCache::from_env()?.repos()? {
+        let mut snapshots: Vec<&Snapshot> = repo.snapshots.iter().collect();
+        snapshots.sort_by_key(|snapshot| !snapshot.refs.iter().any(|r| r == "main"));
+        // Commits share the files in which they do not differ.
+        let mut blobs = BTreeSet::new();
+        for snapshot in snapshots {
+            let parts = parts(snapshot, seen).into_iter();
+            for part in parts.filter(|part| part.kind == Kind::Adapter) {
+                let blob = fs::canonicalize(&part.path).unwrap_or_else(|_| part.path.clone());
+                if blobs.insert(blob) {
+                    adapters.push(PulledAdapter {
+                        repository: name_of(&repo, snapshot),
+                        file: part.name,
+                        path: part.path,
+                    });
+                }
+            }
+        }
+    }
+    Ok(adapters)
+}
+
+/// What files and folders of the cache were when they were last looked at.
+#[derive(Debug, Default)]
+pub struct Seen(HashMap<PathBuf, (Stamp, Option<Part>)>);
+
+/// When a file and the folder that it is in were last changed, and its bytes.
+type Stamp = (Option<SystemTime>, Option<SystemTime>, u64);
+
+impl Seen {
+    /// What a file or folder of a snapshot is; it is opened again when it has changed, or when something has come
+    /// beside it, such as the configuration of an adapter.
+    fn part(&mut self, snapshot: &Snapshot, name: &str, bytes: u64) -> Option<Part> {
+        let path = snapshot.path.join(name);
+        let changed = |path: &Path| fs::metadata(path).and_then(|about| about.modified()).ok();
+        let stamp = (changed(&path), path.parent().and_then(changed), bytes);
+        if let Some((seen, part)) = self.0.get(&path)
+            && *seen == stamp
+        {
+            return part.clone();
+        }
+        let part = Part::of(snapshot, name, bytes);
+        self.0.insert(path, (stamp, part.clone()));
+        part
+    }
 }
 
 /// What can be done with something.
@@ -98,7 +156,7 @@ struct Model {
 }
 
 /// A file, or a folder of shards.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 struct Part {
     name: String,
     path: PathBuf,
@@ -114,14 +172,28 @@ struct Part {
 }
 
 /// The snapshots of a repository that hold something for us.
-fn models_of(repo: &CachedRepo) -> Vec<Model> {
+fn models_of(repo: &CachedRepo, seen: &mut Seen) -> Vec<Model> {
     let snapshots = repo.snapshots.iter();
-    snapshots.filter_map(|s| Model::of(repo, s)).collect()
+    snapshots
+        .filter_map(|snapshot| Model::of(repo, snapshot, seen))
+        .collect()
+}
+
+/// What `--model` finds a snapshot by.
+fn name_of(repo: &CachedRepo, snapshot: &Snapshot) -> String {
+    let revision = match snapshot.refs.as_slice() {
+        // A first pull that is not finished has noted no branch.
+        _ if repo.snapshots.len() == 1 => String::new(),
+        refs if refs.iter().any(|r| r == "main") => String::new(),
+        [one, ..] => format!("@{one}"),
+        [] => format!("@{}", snapshot.commit),
+    };
+    format!("{}{revision}", repo.name)
 }
 
 impl Model {
-    fn of(repo: &CachedRepo, snapshot: &Snapshot) -> Option<Self> {
-        let mut parts = parts(snapshot);
+    fn of(repo: &CachedRepo, snapshot: &Snapshot, seen: &mut Seen) -> Option<Self> {
+        let mut parts = parts(snapshot, seen);
         let transformer = parts
             .iter()
             .find(|part| matches!(part.component, Some(Component::Transformer(_))));
@@ -144,13 +216,6 @@ impl Model {
         if kind != Kind::Files {
             parts.retain(|part| part.kind == Kind::Adapter);
         }
-        let revision = match snapshot.refs.as_slice() {
-            // A first pull that is not finished has noted no branch.
-            _ if repo.snapshots.len() == 1 => String::new(),
-            refs if refs.iter().any(|r| r == "main") => String::new(),
-            [one, ..] => format!("@{one}"),
-            [] => format!("@{}", snapshot.commit),
-        };
         let unfinished = match kind {
             Kind::Incomplete => repo.unfinished,
             _ => 0,
@@ -158,7 +223,7 @@ impl Model {
         let bytes: u64 = snapshot.files.iter().map(|file| file.bytes).sum();
         Some(Self {
             repo: repo.name.clone(),
-            name: format!("{}{revision}", repo.name),
+            name: name_of(repo, snapshot),
             commit: snapshot.commit.clone(),
             path: snapshot.path.clone(),
             kind,
@@ -204,7 +269,7 @@ fn is_checkpoint(snapshot: &Snapshot) -> bool {
 }
 
 /// The files of weights, and folders of shards, that are ours.
-fn parts(snapshot: &Snapshot) -> Vec<Part> {
+fn parts(snapshot: &Snapshot, seen: &mut Seen) -> Vec<Part> {
     let mut folders: BTreeMap<&str, Vec<(&str, u64)>> = BTreeMap::new();
     let mut sharded = BTreeSet::new();
     for file in &snapshot.files {
@@ -223,17 +288,17 @@ fn parts(snapshot: &Snapshot) -> Vec<Part> {
     for (folder, files) in folders {
         if sharded.contains(folder) {
             let bytes = files.iter().map(|(_, bytes)| bytes).sum();
-            let whole = Part::of(snapshot, folder, bytes);
+            let whole = seen.part(snapshot, folder, bytes);
             // Of a folder in which shards lack, those that are there tell what it is.
             let tell = || {
                 files
                     .iter()
-                    .find_map(|(file, _)| Part::of(snapshot, file, bytes))
+                    .find_map(|(file, _)| seen.part(snapshot, file, bytes))
             };
             parts.extend(whole.or_else(tell));
         } else {
             let files = files.iter();
-            parts.extend(files.filter_map(|(name, bytes)| Part::of(snapshot, name, *bytes)));
+            parts.extend(files.filter_map(|(name, bytes)| seen.part(snapshot, name, *bytes)));
         }
     }
     parts

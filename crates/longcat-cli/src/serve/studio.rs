@@ -9,7 +9,8 @@ use longcat_dit::lora_targets;
 use longcat_lora::AdapterReport as LoraReport;
 use longcat_runtime::{DeviceList, DeviceSpec};
 use longcat_serve::{
-    About, AdapterReport, Defaults, MakeError, Maker, Order, Planned, Refusal, Studio, Watch,
+    About, AdapterReport, Defaults, MakeError, Maker, Order, Planned, PulledAdapter, Refusal,
+    Studio, Watch,
 };
 use longcat_video::{CFG_STEP_LORA, MemoryLimit, REFINEMENT_LORA, Sampling};
 
@@ -17,6 +18,7 @@ use super::follower::Follower;
 use super::order::{make_error, refusal, request};
 use crate::args::{Place, Serve};
 use crate::commands::lora_lines;
+use crate::commands::models::{Seen, adapters};
 use crate::commands::plan::Task;
 use crate::left_latents::refined_beside;
 use crate::session::Session;
@@ -34,6 +36,8 @@ pub struct LoadedStudio {
     /// Sees whether requests can be made. It loads no weights, so that what is free on the device says
     /// nothing to it.
     checks: Mutex<Session>,
+    /// Of the Hugging Face cache.
+    seen: Mutex<Seen>,
 }
 
 impl LoadedStudio {
@@ -63,6 +67,7 @@ impl LoadedStudio {
             about: about(&session, &devices)?,
             low_memory: args.low_memory,
             checks: Mutex::new(session),
+            seen: Mutex::default(),
             place,
             devices,
         })
@@ -142,6 +147,12 @@ impl Studio for LoadedStudio {
             }
         }
         report
+    }
+
+    fn pulled(&self) -> Vec<PulledAdapter> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        // A cache that cannot be read has none, as a folder has.
+        adapters(&mut seen).unwrap_or_default()
     }
 
     /// What a device holds after a fault is of no use to the process that it belongs to.

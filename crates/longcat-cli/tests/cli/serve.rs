@@ -260,6 +260,68 @@ fn videos_of_the_server_are_those_of_the_command() {
     assert_eq!(before["total"], after["total"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn adapters_that_were_pulled_can_be_used() {
+    use std::os::unix::fs::symlink;
+
+    let dir = folder();
+    let home = dir.path().join("hf");
+    let repo = home.join("hub/models--owner--styles");
+    let environment = [
+        ("HF_HOME", home.to_str().unwrap()),
+        ("HF_HUB_CACHE", ""),
+        ("HUGGINGFACE_HUB_CACHE", ""),
+    ];
+    let server = Server::start(dir.path(), &environment);
+    let pulled = || {
+        let (_, list) = server.json("GET", "/v1/adapters", &Value::Null);
+        let mut list = list["data"].as_array().unwrap().clone();
+        list.retain(|adapter| adapter["source"] == "pulled");
+        list
+    };
+    assert_eq!(pulled(), Vec::<Value>::new());
+
+    // What pulls beside the running server leave: two commits that share one file.
+    let (old, new) = ("0".repeat(40), "1".repeat(40));
+    let file =
+        |commit: &str, name: &str| repo.join("snapshots").join(commit).join("lora").join(name);
+    for (blob, from) in [("few", "cfg_step_lora"), ("more", "refinement_lora")] {
+        fs::create_dir_all(repo.join("blobs")).unwrap();
+        fs::copy(bundled(from), repo.join("blobs").join(blob)).unwrap();
+    }
+    for commit in [&old, &new] {
+        fs::create_dir_all(file(commit, "")).unwrap();
+        fs::write(file(commit, "other.safetensors"), b"what is this?").unwrap();
+        symlink("../../../blobs/few", file(commit, "few.safetensors")).unwrap();
+    }
+    symlink("../../../blobs/more", file(&old, "more.safetensors")).unwrap();
+    fs::create_dir(repo.join("refs")).unwrap();
+    fs::write(repo.join("refs/main"), &new).unwrap();
+    let found = pulled();
+    let shown: Vec<[&Value; 3]> = found
+        .iter()
+        .map(|adapter| ["id", "repository", "usable"].map(|member| &adapter[member]))
+        .collect();
+    let id = "owner~styles~lora~few.safetensors";
+    let other = format!("owner~styles@{old}~lora~more.safetensors");
+    let expected = json!([
+        [other, format!("owner/styles@{old}"), true],
+        [id, "owner/styles", true],
+    ]);
+    assert_eq!(json!(shown), expected);
+    let text = json!(found).to_string();
+    assert!(!text.contains(dir.path().to_str().unwrap()), "{text}");
+
+    let made = server.make(&json!({
+        "prompt": "a ring", "frames": 5, "steps": 1, "guidance": 1, "seed": 0, "adapters": [{"id": id}],
+    }));
+    assert_eq!(made["settings"]["adapters"][0]["id"], id);
+    let (status, _) = server.ask("DELETE", &format!("/v1/adapters/{id}"), "");
+    assert_eq!(status, 409);
+    assert!(file(&new, "few.safetensors").is_file());
+}
+
 #[test]
 fn a_device_that_fails_while_decoding_leaves_latents_and_the_server() {
     let dir = folder();
