@@ -45,7 +45,11 @@ pub fn run(args: &Batch) -> Result<()> {
     if let Some((shard, from)) = part {
         let all = lines.len();
         lines.retain(|line| shard.has(line.index));
-        note!("part {shard} (from {from}): {} of {all} lines", lines.len());
+        note!(
+            "part {shard} (from {from}): {} of {}",
+            lines.len(),
+            in_words(all)
+        );
     }
     for line in &mut lines {
         let output = line.request.output_mut();
@@ -79,7 +83,7 @@ pub fn run(args: &Batch) -> Result<()> {
         let problems = check(&open, &mut session, &claims, &mut results)?;
         refuse(&args.list, &problems)?;
         if args.check {
-            say!("{} lines can be made", open.len());
+            say!("{} can be made", in_words(open.len()));
             return Ok(());
         }
         session.bar.over(open.len());
@@ -95,8 +99,8 @@ pub fn run(args: &Batch) -> Result<()> {
             Some(VideoError::Cancelled)
         ) {
             bail!(
-                "stopped after {} lines; the same command goes on",
-                made.made
+                "stopped after {}; the same command goes on",
+                in_words(made.made)
             );
         }
         done?;
@@ -106,11 +110,12 @@ pub fn run(args: &Batch) -> Result<()> {
         there,
         failed,
     } = count;
-    note!("{made} made, {there} there already, {failed} failed, of {all} lines");
+    let all = in_words(all);
+    note!("{made} made, {there} there already, {failed} failed, of {all}");
     match failed {
         0 => Ok(()),
         failed => bail!(
-            "{failed} of {all} lines failed; {} says why, and the same command tries them again",
+            "{failed} of {all} failed; {} says why, and the same command tries them again",
             results.path().display()
         ),
     }
@@ -210,13 +215,19 @@ fn refuse(list: &Path, problems: &[Problem]) -> Result<()> {
     if problems.len() > SHOWN {
         note!("and {} more", problems.len() - SHOWN);
     }
-    let count = match problems.len() {
-        1 => "1 line is".to_string(),
-        n => format!("{n} lines are"),
-    };
+    let count = problems.len();
+    let are = if count == 1 { "is" } else { "are" };
     Err(VideoError::Invalid {
         what: "batch",
-        reason: format!("{count} at fault; nothing was begun"),
+        reason: format!("{} {are} at fault; nothing was begun", in_words(count)),
     }
     .into())
+}
+
+/// A number of lines.
+fn in_words(count: usize) -> String {
+    match count {
+        1 => "1 line".into(),
+        count => format!("{count} lines"),
+    }
 }

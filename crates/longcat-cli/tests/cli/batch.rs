@@ -107,7 +107,7 @@ fn all_lines_are_checked_before_the_first_is_made() {
 
     write_list(dir, &[json!({"prompt": "a ring"})]);
     let said = succeed(dir, &batch(&["--check"]));
-    assert!(said.contains("1 lines can be made"), "{said}");
+    assert!(said.contains("1 line can be made"), "{said}");
     assert_eq!(made(dir), [""; 0]);
 }
 
