@@ -9,7 +9,7 @@ use ureq::http::{HeaderMap, Response};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body, BodyReader};
 
-use crate::listing::{Listing, RemoteFile};
+use crate::listing::{Listing, RemoteFile, is_blob};
 use crate::name::RepoName;
 use crate::settings::Token;
 use crate::{HubError, HubSettings};
@@ -120,6 +120,13 @@ impl Client {
             .linked_size
             .or_else(|| number(headers, "content-length"));
         let blob = answer.linked_etag.or_else(|| etag(headers, "etag"));
+        // It becomes the name of a file.
+        if let Some(blob) = blob.as_ref().filter(|blob| !is_blob(blob)) {
+            return Err(HubError::Answer {
+                url: answer.url,
+                reason: format!("the blob {blob:?}"),
+            });
+        }
         match (size, blob) {
             (Some(size), Some(blob)) => Ok(RemoteFile {
                 name: file.to_string(),

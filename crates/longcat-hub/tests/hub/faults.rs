@@ -331,6 +331,21 @@ fn names_that_lead_out_of_the_cache_are_refused() {
 }
 
 #[test]
+fn blobs_that_lead_out_of_the_cache_are_refused() {
+    for etag in ["../../../evil", "/tmp/evil", "a\\evil", ""] {
+        let faults = Faults {
+            plain_list: true,
+            etag: Some(etag.into()),
+            ..Faults::default()
+        };
+        let server = Server::new(&[("a.safetensors", b"a"), ("b.json", b"b")], faults);
+        let error = pull(&server.hub()).unwrap_err();
+        assert!(matches!(error, HubError::Answer { .. }), "{etag}: {error}");
+        assert!(!folder(&server).exists());
+    }
+}
+
+#[test]
 fn a_pull_waits_for_another_of_the_same_file() {
     let content = weights(1000);
     let server = Server::new(&files(&content), Faults::default());
