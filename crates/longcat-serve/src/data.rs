@@ -1,10 +1,17 @@
 //! The folder of a server.
 
 use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use tempfile::TempDir;
+
 use crate::ServeError;
+use crate::id::is_id;
 use crate::studio::JobFiles;
+
+/// What the folders of requests that are not accepted yet begin with.
+const INCOMING: &str = "request-";
 
 /// `longcat.sqlite3`, `videos/ID/`, `adapters/`, and `incoming/` for what is not accepted yet.
 pub(crate) struct Data {
@@ -16,7 +23,7 @@ pub(crate) struct Data {
 impl Data {
     /// Makes the folder where it is missing, for this process alone. What was not accepted before is gone.
     pub(crate) fn open(root: &Path) -> Result<Self, ServeError> {
-        for folder in ["videos", "adapters"] {
+        for folder in ["videos", "adapters", "incoming"] {
             let path = root.join(folder);
             fs::create_dir_all(&path).map_err(ServeError::io(path))?;
         }
@@ -31,11 +38,8 @@ impl Data {
             root: root.to_path_buf(),
             _lock: lock,
         };
-        let incoming = data.incoming();
-        if incoming.exists() {
-            fs::remove_dir_all(&incoming).map_err(ServeError::io(&incoming))?;
-        }
-        fs::create_dir(&incoming).map_err(ServeError::io(&incoming))?;
+        let is_request = |name: &str| Ok(name.starts_with(INCOMING));
+        remove_folders(&root.join("incoming"), is_request)?;
         Ok(data)
     }
 
@@ -43,8 +47,12 @@ impl Data {
         self.root.join("longcat.sqlite3")
     }
 
-    pub(crate) fn incoming(&self) -> PathBuf {
-        self.root.join("incoming")
+    /// A folder for a request that is not accepted yet; it goes when it is dropped.
+    pub(crate) fn new_incoming(&self) -> io::Result<TempDir> {
+        let mut folder = tempfile::Builder::new();
+        folder
+            .prefix(INCOMING)
+            .tempdir_in(self.root.join("incoming"))
     }
 
     pub(crate) fn adapters(&self) -> PathBuf {
@@ -61,15 +69,22 @@ impl Data {
         &self,
         known: impl Fn(&str) -> Result<bool, ServeError>,
     ) -> Result<(), ServeError> {
-        let videos = self.root.join("videos");
-        for entry in fs::read_dir(&videos).map_err(ServeError::io(&videos))? {
-            let entry = entry.map_err(ServeError::io(&videos))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if !known(&name)? {
-                let path = entry.path();
-                fs::remove_dir_all(&path).map_err(ServeError::io(&path))?;
-            }
-        }
-        Ok(())
+        let is_lost = |name: &str| Ok(is_id(name) && !known(name)?);
+        remove_folders(&self.root.join("videos"), is_lost)
     }
+}
+
+/// Removes folders in `parent` by their names. What others have put there has other names, and stays.
+fn remove_folders(
+    parent: &Path,
+    goes: impl Fn(&str) -> Result<bool, ServeError>,
+) -> Result<(), ServeError> {
+    for entry in fs::read_dir(parent).map_err(ServeError::io(parent))? {
+        let path = entry.map_err(ServeError::io(parent))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_dir() && goes(&name)? {
+            fs::remove_dir_all(&path).map_err(ServeError::io(&path))?;
+        }
+    }
+    Ok(())
 }

@@ -10,6 +10,7 @@ mod data;
 mod error;
 mod http;
 mod hub;
+mod id;
 mod library;
 mod limits;
 mod metrics;

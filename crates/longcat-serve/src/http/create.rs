@@ -16,6 +16,7 @@ use super::videos::{find, show};
 use super::{TEXT_BYTES, blocking, ok};
 use crate::app::App;
 use crate::hub::What;
+use crate::id::new_id;
 use crate::settings::{CreateVideo, Given};
 use crate::store::{Added, NewVideo, Status, Video};
 use crate::studio::{InputKind, JobFiles, Order};
@@ -264,7 +265,7 @@ fn accept(app: &App, incoming: Incoming) -> Result<Video, ApiError> {
         settings,
     };
     let planned = app.studio.check(&order)?;
-    let id = format!("video_{:024x}", rand::random::<u128>() >> 32);
+    let id = new_id();
     let files = app.data.files(&id);
     let from = folder.keep();
     let undo = |error: ApiError| {

@@ -15,7 +15,7 @@ pub(super) struct Folder(TempDir);
 
 impl Folder {
     pub(super) fn new(app: &Arc<App>) -> Result<Self, ApiError> {
-        let folder = tempfile::tempdir_in(app.data.incoming());
+        let folder = app.data.new_incoming();
         Ok(Self(folder.map_err(ApiError::server)?))
     }
 

@@ -17,6 +17,7 @@ use super::error::ApiError;
 use super::{blocking, ok};
 use crate::app::App;
 use crate::hub::What;
+use crate::id::is_id;
 use crate::store::{Listing, Removed, Status, Video};
 
 /// Videos that are listed at once at most, and where nothing is said.
@@ -83,13 +84,6 @@ pub(super) fn find(app: &App, id: &str) -> Result<Video, ApiError> {
     app.store
         .get(id)?
         .ok_or_else(|| ApiError::not_found("video"))
-}
-
-/// Whether a text looks as ids do.
-fn is_id(text: &str) -> bool {
-    let digits = text.strip_prefix("video_").unwrap_or_default();
-    let is_digit = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
-    digits.len() == 24 && digits.bytes().all(is_digit)
 }
 
 #[derive(Deserialize)]

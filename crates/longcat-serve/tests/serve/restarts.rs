@@ -213,3 +213,32 @@ fn a_server_that_is_stopped_keeps_its_jobs_for_the_next_one() {
     client.delete(&format!("/v1/videos/{}", slow["id"].as_str().unwrap()));
     client.wait(&waiting, &["completed"]);
 }
+
+#[test]
+fn what_others_put_into_the_folder_stays() {
+    let server = Local::start(quick());
+    let data = server.data();
+    let folder = server.stop();
+    let theirs = [
+        "videos/holiday/beach.mp4",
+        "videos/.DS_Store",
+        "incoming/letters/one.txt",
+        "incoming/two.txt",
+    ];
+    let ours = [
+        "videos/video_0123456789abcdef01234567/video.mp4",
+        "incoming/request-a1b2c3/upload",
+    ];
+    for name in theirs.iter().chain(&ours) {
+        let path = data.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, name).unwrap();
+    }
+    let _server = Local::again(folder, quick(), |_| {});
+    for name in theirs {
+        assert!(data.join(name).is_file(), "{name}");
+    }
+    for name in ours {
+        assert!(!data.join(name).parent().unwrap().exists(), "{name}");
+    }
+}
