@@ -24,6 +24,8 @@ use crate::upload;
 
 /// Seconds after which to try again, where nothing tells how long a video takes.
 const UNKNOWN: f64 = 30.0;
+/// Bytes that a part of a form counts for, beside its name and text.
+const PART_BYTES: usize = 64;
 /// Where an upload is before it is known what it is.
 const UPLOAD: &str = "upload";
 
@@ -176,6 +178,12 @@ async fn read_form(
             "prompt" | "prompts" | "prompts[]" => prompts.push(value),
             _ if members.contains_key(&name) => {
                 return Err(ApiError::bad("the part comes twice").with_param(name));
+        // Parts without text are not free either.
+        room = room.saturating_sub(name.len() + PART_BYTES);
+        if room == 0 {
+            let message = format!("more than {TEXT_BYTES} bytes beside the upload");
+            return Err(ApiError::too_large(message));
+        }
             }
             _ => {
                 members.insert(name.clone(), member(&name, value));

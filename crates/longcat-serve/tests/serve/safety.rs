@@ -287,3 +287,15 @@ fn no_path_of_a_client_reaches_the_file_system() {
     }
     assert_eq!(client.video(&made)["status"], "completed");
 }
+
+#[test]
+fn forms_of_ever_more_parts_are_refused() {
+    let server = Local::start(quick());
+    let names: Vec<String> = (0..20_000).map(|number| format!("p{number}")).collect();
+    let parts: Vec<_> = names
+        .iter()
+        .map(|name| (name.as_str(), None, &b""[..]))
+        .collect();
+    let reply = server.client().post_form("/v1/videos", &parts);
+    assert_eq!(reply.status, 413, "{}", reply.json());
+}
