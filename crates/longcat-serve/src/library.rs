@@ -27,6 +27,8 @@ pub(crate) struct Library {
     folder: Option<PathBuf>,
     uploads: PathBuf,
     seen: Mutex<HashMap<PathBuf, (Stamp, AdapterReport)>>,
+    /// Held while an uploaded adapter gets a name that no other has.
+    naming: Mutex<()>,
 }
 
 /// Tells a file from what was there before.
@@ -63,6 +65,7 @@ impl Library {
             folder,
             uploads,
             seen: Mutex::default(),
+            naming: Mutex::default(),
         }
     }
 
@@ -210,6 +213,7 @@ impl Library {
             1 => format!("{stem}{ending}"),
             number => format!("{stem}-{number}{ending}"),
         });
+        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         for id in names {
             let target = self.uploads.join(&id);
             if self.find(&id).is_some() || target.exists() {

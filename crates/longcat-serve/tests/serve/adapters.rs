@@ -1,6 +1,8 @@
 //! Adapters of the folder, uploaded ones and pulled ones.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::thread::scope;
 
 use serde_json::{Value, json};
 
@@ -220,6 +222,24 @@ fn an_adapter_that_is_gone_fails_the_job_and_says_so() {
     let message = failed["error"]["message"].as_str().unwrap();
     assert!(message.contains("a.safetensors"), "{message}");
     assert_eq!(client.wait(&blocker, &["completed"])["error"], Value::Null);
+}
+
+#[test]
+fn adapters_of_one_name_that_come_at_once_are_all_kept() {
+    let server = Local::start(quick());
+    let ids: BTreeSet<String> = scope(|scope| {
+        let upload = || {
+            let parts = [("file", Some("style.safetensors"), GOOD)];
+            let adapter = server.client().post_form("/v1/adapters", &parts).json();
+            adapter["id"].as_str().unwrap().to_string()
+        };
+        let uploads: Vec<_> = (0..16).map(|_| scope.spawn(upload)).collect();
+        uploads
+            .into_iter()
+            .map(|upload| upload.join().unwrap())
+            .collect()
+    });
+    assert_eq!(ids.len(), 16, "{ids:?}");
 }
 
 #[test]
