@@ -266,16 +266,29 @@ impl Store {
         })
     }
 
-    /// Takes the next job out of the queue.
-    pub(crate) fn begin(&self) -> Result<Option<Video>, ServeError> {
+    /// Takes the next job out of the queue. `follow` is called before anybody can learn that it was begun,
+    /// so that nobody asks to cancel it and is not heard.
+    pub(crate) fn begin<T>(
+        &self,
+        follow: impl FnOnce(&str) -> T,
+    ) -> Result<Option<(Video, T)>, ServeError> {
         self.with(|connection| {
-            let mut query = connection.prepare(
-                "UPDATE videos SET status = 'in_progress', started_at = ?1, attempts = attempts + 1 \
-                 WHERE seq = (SELECT seq FROM videos WHERE status = 'queued' ORDER BY seq LIMIT 1) \
-                 RETURNING *",
-            )?;
-            let found = query.query_row(params![now()], |row| Ok(read(row)));
-            found.optional()?.transpose()
+            let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let found = change
+                .prepare(
+                    "UPDATE videos SET status = 'in_progress', started_at = ?1, attempts = attempts + 1 \
+                     WHERE seq = (SELECT seq FROM videos WHERE status = 'queued' ORDER BY seq LIMIT 1) \
+                     RETURNING *",
+                )?
+                .query_row(params![now()], |row| Ok(read(row)))
+                .optional()?;
+            // A job that cannot be read does not keep the others from being made.
+            change.commit()?;
+            let begun = found.transpose()?;
+            Ok(begun.map(|video| {
+                let followed = follow(&video.id);
+                (video, followed)
+            }))
         })
     }
 
@@ -421,4 +434,44 @@ fn read(row: &Row<'_>) -> Result<Video, ServeError> {
         completed_at: row.get("completed_at")?,
         error: code.zip(message),
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn nobody_learns_of_a_job_that_was_begun_before_it_is_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("jobs.sqlite3")).unwrap();
+        let settings = serde_json::json!({
+            "mode": "text", "prompts": ["a"], "negative_prompt": "", "seed": 1, "distill": false, "refine": false,
+            "spatial_only": false, "adapters": [],
+        });
+        let planned = serde_json::json!({"width": 16, "height": 16, "frames": 1, "fps": 15.0, "warnings": []});
+        let new = NewVideo {
+            id: "a",
+            settings: &serde_json::from_value(settings).unwrap(),
+            planned: &serde_json::from_value(planned).unwrap(),
+            key: None,
+        };
+        assert_eq!(store.add(&new, 1).unwrap(), Added::New);
+        let followed = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let begun = store.begin(|_| {
+                scope.spawn(|| {
+                    assert_eq!(store.remove("a").unwrap(), Removed::Running);
+                    assert!(followed.load(Ordering::SeqCst));
+                });
+                thread::sleep(Duration::from_millis(50));
+                followed.store(true, Ordering::SeqCst);
+            });
+            assert!(begun.unwrap().is_some());
+        });
+    }
 }

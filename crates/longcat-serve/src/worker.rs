@@ -43,8 +43,9 @@ impl Bell {
 pub(crate) fn work(app: &Arc<App>, number: usize) {
     let mut maker = None;
     while !app.is_ending() {
-        match app.store.begin() {
-            Ok(Some(video)) => make(app, number, &mut maker, &video),
+        let follow = |id: &str| Watch::new(id, app.data.files(id), app.hub.clone());
+        match app.store.begin(follow) {
+            Ok(Some((video, watch))) => make(app, number, &mut maker, &video, &watch),
             Ok(None) => app.bell.wait(),
             Err(error) => {
                 app.note(&error.to_string());
@@ -56,9 +57,14 @@ pub(crate) fn work(app: &Arc<App>, number: usize) {
     let _ = catch_unwind(AssertUnwindSafe(|| drop(maker)));
 }
 
-fn make(app: &Arc<App>, number: usize, maker: &mut Option<Box<dyn Maker>>, video: &Video) {
+fn make(
+    app: &Arc<App>,
+    number: usize,
+    maker: &mut Option<Box<dyn Maker>>,
+    video: &Video,
+    watch: &Watch,
+) {
     let files = app.data.files(&video.id);
-    let watch = Watch::new(&video.id, files.clone(), app.hub.clone());
     app.hub.tell(&video.id, What::Status);
     remove_partial(&files);
     let begun = Instant::now();
@@ -73,7 +79,7 @@ fn make(app: &Arc<App>, number: usize, maker: &mut Option<Box<dyn Maker>>, video
             Some(maker) => maker,
             none => none.insert(app.studio.worker(number)?),
         };
-        maker.make(&order, &watch)?;
+        maker.make(&order, watch)?;
         finish(&files)
     }));
     let broken = match &made {
