@@ -89,7 +89,7 @@ pub(crate) struct App {
     pub(crate) metrics: Metrics,
     pub(crate) bell: Bell,
     /// Held while an upload is decoded.
-    pub(crate) decoding: Semaphore,
+    pub(crate) decoding: Arc<Semaphore>,
     pub(crate) token: Option<String>,
     /// Whether no more jobs are begun: a worker broke, and this process makes no other.
     pub(crate) broken: AtomicBool,
@@ -165,7 +165,7 @@ impl Server {
             library,
             metrics: Metrics::default(),
             bell: Bell::default(),
-            decoding: Semaphore::new(DECODING),
+            decoding: Arc::new(Semaphore::new(DECODING)),
             token: options.token,
             broken: AtomicBool::new(false),
             note: options.note,

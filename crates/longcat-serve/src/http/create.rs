@@ -59,11 +59,18 @@ pub(super) async fn create(
     // Before an upload is taken in for nothing.
     blocking(&app, check_room).await?;
     let incoming = read(&app, request, key).await?;
-    let _turn = match incoming.upload {
-        Some(_) => Some(app.decoding.acquire().await.map_err(ApiError::server)?),
+    let turn = match incoming.upload {
+        Some(_) => {
+            let turn = app.decoding.clone().acquire_owned().await;
+            Some(turn.map_err(ApiError::server)?)
+        }
         None => None,
     };
-    let accepted = move |app: &App| show(app, &accept(app, incoming)?);
+    let accepted = move |app: &App| {
+        // Goes on, with its turn, when the client leaves.
+        let _turn = turn;
+        show(app, &accept(app, incoming)?)
+    };
     let video = blocking(&app, accepted).await?;
     app.bell.ring();
     Ok(ok(&video))
@@ -171,6 +178,12 @@ async fn read_form(
             upload = Some(name);
             continue;
         }
+        // Parts without text are not free either.
+        room = room.saturating_sub(name.len() + PART_BYTES);
+        if room == 0 {
+            let message = format!("more than {TEXT_BYTES} bytes beside the upload");
+            return Err(ApiError::too_large(message));
+        }
         let value = text(&mut part, room).await?;
         room -= value.len();
         match name.as_str() {
@@ -178,12 +191,6 @@ async fn read_form(
             "prompt" | "prompts" | "prompts[]" => prompts.push(value),
             _ if members.contains_key(&name) => {
                 return Err(ApiError::bad("the part comes twice").with_param(name));
-        // Parts without text are not free either.
-        room = room.saturating_sub(name.len() + PART_BYTES);
-        if room == 0 {
-            let message = format!("more than {TEXT_BYTES} bytes beside the upload");
-            return Err(ApiError::too_large(message));
-        }
             }
             _ => {
                 members.insert(name.clone(), member(&name, value));
@@ -276,12 +283,15 @@ fn accept(app: &App, incoming: Incoming) -> Result<Video, ApiError> {
     let id = new_id();
     let files = app.data.files(&id);
     let from = folder.keep();
-    let undo = |error: ApiError| {
+    // What stays behind is swept at the next start.
+    let undo = || {
         let _ = fs::remove_dir_all(&from);
         let _ = fs::remove_dir_all(files.folder());
-        error
     };
-    fs::rename(&from, files.folder()).map_err(|error| undo(ApiError::server(error)))?;
+    fs::rename(&from, files.folder()).map_err(|error| {
+        undo();
+        ApiError::server(error)
+    })?;
     let new = NewVideo {
         id: &id,
         settings: &order.settings,
@@ -289,14 +299,16 @@ fn accept(app: &App, incoming: Incoming) -> Result<Video, ApiError> {
         key: key.as_deref(),
     };
     let added = app.store.add(&new, app.limits.queue);
-    match added.map_err(|error| undo(error.into()))? {
+    if !matches!(added, Ok(Added::New)) {
+        undo();
+    }
+    match added? {
         Added::New => {
             app.hub.tell(&id, What::Status);
             find(app, &id)
         }
-        Added::Full => Err(undo(full(app))),
+        Added::Full => Err(full(app)),
         Added::Before => {
-            let _ = undo(ApiError::stopping());
             let before = app.store.of_request(key.as_deref().unwrap_or_default())?;
             before.ok_or_else(|| ApiError::not_found("video"))
         }

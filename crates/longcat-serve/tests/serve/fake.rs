@@ -1,6 +1,7 @@
 //! A studio without a model: it checks as the real one does, and makes videos of coloured noise in no time.
 //!
-//! Prompts say what goes wrong: `panic`, `out of memory`, `refuse`, and `slow` takes seconds.
+//! Prompts say what goes wrong: `panic`, `out of memory`, `refuse`, and `slow` and `long check` take
+//! seconds.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -73,6 +74,9 @@ impl Studio for Fake {
         let settings = &order.settings;
         if self.refuses || settings.prompts.iter().any(|prompt| prompt == "refuse") {
             return Err(Refusal::of("prompt", "this one is refused"));
+        }
+        if settings.prompts.iter().any(|prompt| prompt == "long check") {
+            sleep(Duration::from_secs(1));
         }
         let frames = settings.frames.unwrap_or(17);
         if frames % 4 != 1 {

@@ -12,4 +12,5 @@ mod queue;
 mod restarts;
 mod safety;
 mod server;
+mod slow;
 mod steady;
