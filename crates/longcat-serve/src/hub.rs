@@ -12,7 +12,8 @@ use tokio::sync::{broadcast, watch};
 use crate::progress::Progress;
 use crate::studio::JobFiles;
 
-/// Events that a slow listener may lag behind; it is told the state of its jobs anew after that.
+/// Events that a slow listener may lag behind; after that it is told the state of its job anew, or, if it
+/// follows all jobs, has to connect again.
 const EVENTS: usize = 1024;
 /// Parts of a stage are told no more often than this.
 const PAUSE: Duration = Duration::from_millis(250);

@@ -84,11 +84,10 @@ impl Listener {
             };
             match happened {
                 Ok(event) => self.take(event).await,
-                // What was missed shows in the state.
+                // What was missed shows in the state. Who follows all jobs asks for that after connecting again.
                 Err(RecvError::Lagged(_)) => {
-                    if let Some(id) = self.id.clone() {
-                        self.send_status(&id).await;
-                    }
+                    let id = self.id.clone()?;
+                    self.send_status(&id).await;
                 }
                 Err(RecvError::Closed) => return None,
             }
@@ -103,10 +102,7 @@ impl Listener {
             What::Status => self.send_status(&event.id).await,
             What::Step(data) => self.send("step", &data),
             What::Preview(data) => self.send("preview", &data),
-            What::Removed => {
-                self.send("removed", &json!({"id": &*event.id}).to_string());
-                self.ended = self.id.is_some();
-            }
+            What::Removed => self.send_removed(&event.id),
         }
     }
 
@@ -115,16 +111,25 @@ impl Listener {
             .push_back(SentEvent::default().event(name).data(data));
     }
 
+    fn send_removed(&mut self, id: &str) {
+        self.send("removed", &json!({"id": id}).to_string());
+        self.ended = self.id.is_some();
+    }
+
     async fn send_status(&mut self, id: &str) {
-        let id = id.to_string();
-        let state = blocking(&self.app, move |app| {
-            let video = find(app, &id)?;
-            Ok((show(app, &video)?, video.status.is_final()))
+        let asked = id.to_string();
+        let state = blocking(&self.app, move |app| match app.store.get(&asked)? {
+            Some(video) => Ok(Some((show(app, &video)?, video.status.is_final()))),
+            None => Ok(None),
         });
-        // A job that is gone by now is told of by an event of its own.
-        if let Ok((video, is_final)) = state.await {
-            self.send("status", &video.to_string());
-            self.ended |= is_final && self.id.is_some();
+        match state.await {
+            Ok(Some((video, is_final))) => {
+                self.send("status", &video.to_string());
+                self.ended |= is_final && self.id.is_some();
+            }
+            // The event that tells so may be among those that were missed.
+            Ok(None) if self.id.is_some() => self.send_removed(id),
+            Ok(None) | Err(_) => {}
         }
     }
 }
