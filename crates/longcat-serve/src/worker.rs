@@ -92,6 +92,10 @@ fn make(
     }
     let fault = matches!(&made, Ok(Err(error)) if error.breaks());
     let stopped = matches!(made, Ok(Err(MakeError::Cancelled))) && !watch.is_unwanted();
+    if !stopped {
+        // Who learns that it has ended finds it counted.
+        app.metrics.ended(&made, begun.elapsed());
+    }
     keep(app, || match &made {
         Ok(_) if stopped => app.store.put_back(&video.id),
         Ok(result) => app.store.end(&video.id, result),
@@ -105,8 +109,7 @@ fn make(
         }
     });
     if !stopped {
-        app.metrics.ended(&made, begun.elapsed());
-        // Nor once there will be none.
+        // It tells nothing of a job that has ended.
         let _ = fs::remove_file(files.preview());
     }
     watch.end();
