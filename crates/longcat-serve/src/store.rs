@@ -302,7 +302,7 @@ impl Store {
         self.finish(id, status, error.as_ref().map(|(c, m)| (*c, m.as_str())))
     }
 
-    /// Ends a job that a panic ended.
+    /// Ends a job that was begun, in this state.
     pub(crate) fn finish(
         &self,
         id: &str,
