@@ -60,7 +60,7 @@ export async function refresh() {
 
 /** Asks for the videos before those that are known. */
 export async function refreshOlder() {
-  const page = await api.list({ after: oldest });
+  const page = await api.list(oldest ? { after: oldest } : {});
   page.data.forEach(add);
   [oldest, hasOlder] = [page.last_id ?? oldest, page.has_more];
   tell("list");
@@ -91,6 +91,11 @@ function put(video) {
 }
 
 export function forget(id) {
+  if (id === oldest) {
+    // The server goes on after a video that it has.
+    const all = sorted();
+    oldest = all[all.findIndex((video) => video.id === id) - 1]?.id ?? null;
+  }
   if (!videos.delete(id)) return;
   previews.delete(id);
   tell("removed", id);
