@@ -293,7 +293,8 @@ impl Session {
             true => asked.negative.to_string(),
             false => String::new(),
         };
-        if !guided && !asked.negative.is_empty() {
+        let printed = matches!(self.results, Results::Printed);
+        if !guided && !asked.negative.is_empty() && printed {
             note!("warning: --negative has no effect without guidance above 1");
         }
         let base = Settings {

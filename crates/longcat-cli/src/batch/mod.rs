@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use longcat_cli::{note, printable, say};
 use longcat_video::{Observer, VideoError};
+use serde_json::Value;
 
 use crate::args::Batch;
 use crate::commands::plan::Task;
@@ -193,12 +194,24 @@ fn check(
                     reason: format!("{error:#}"),
                 });
             }
+        } else if is_negative_unused(line, session) {
+            let text = "negative has no effect without guidance above 1";
+            let aside = || note!("warning: line {}: {text}", line.number);
+            session.bar.aside(aside);
         }
         session.bar.done(1);
     }
     session.bar.end();
     problems.sort_by_key(|problem| problem.line);
     Ok(problems)
+}
+
+/// Whether the line that a session began last has a negative prompt that does nothing.
+fn is_negative_unused(line: &Line, session: &Session) -> bool {
+    let given = line.object.get("negative").and_then(Value::as_str);
+    let given = given.is_some_and(|text| !text.is_empty());
+    let made = session.begun();
+    given && made.is_some_and(|made| made.negative_prompt.is_empty())
 }
 
 /// Prints what is wrong with lines and ends the command, if something is.

@@ -109,6 +109,14 @@ fn all_lines_are_checked_before_the_first_is_made() {
     let said = succeed(dir, &batch(&["--check"]));
     assert!(said.contains("1 line can be made"), "{said}");
     assert_eq!(made(dir), [""; 0]);
+
+    // Told once, though the line is checked and made.
+    write_list(dir, &[json!({"prompt": "a ring", "negative": "blue"})]);
+    let output = longcat(dir, &batch(&[]));
+    let words = String::from_utf8(output.stderr).unwrap();
+    let told = words.matches("negative has no effect").count();
+    assert!(output.status.success() && told == 1, "{words}");
+    assert!(words.contains("line 1: "), "{words}");
 }
 
 #[test]
