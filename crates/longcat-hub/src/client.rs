@@ -75,9 +75,8 @@ impl Client {
             // A hub on this machine, which no proxy reaches.
             config = config.proxy(None);
         }
-        if settings.endpoint.starts_with("https:") {
-            config = config.tls_config(tls()?);
-        }
+        let tls = tls(settings.endpoint.starts_with("https:"))?;
+        config = config.tls_config(tls);
         Ok(Self {
             agent: config.build().new_agent(),
             endpoint: settings.endpoint.clone(),
@@ -292,10 +291,11 @@ impl Client {
     }
 }
 
-/// The certificates of the system, or those of SSL_CERT_FILE and SSL_CERT_DIR.
-fn tls() -> Result<TlsConfig, HubError> {
+/// The certificates of the system, or those of SSL_CERT_FILE and SSL_CERT_DIR. A hub without TLS may lead to
+/// servers with it; where it does not, none are needed.
+fn tls(needed: bool) -> Result<TlsConfig, HubError> {
     let found = rustls_native_certs::load_native_certs();
-    if found.certs.is_empty() {
+    if needed && found.certs.is_empty() {
         let reasons: Vec<String> = found.errors.iter().map(|e| format!(" ({e})")).collect();
         return Err(HubError::NoCertificates(reasons.concat()));
     }

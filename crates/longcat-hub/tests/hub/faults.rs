@@ -316,6 +316,18 @@ fn a_silent_server_does_not_hold_a_pull_for_ever() {
 }
 
 #[test]
+fn a_hub_without_tls_may_lead_to_a_server_with_it() {
+    let faults = Faults {
+        claims_tls: true,
+        ..Faults::default()
+    };
+    let server = Server::new(&[("a.safetensors", b"a")], faults);
+    let error = pull(&server.hub()).unwrap_err();
+    // TLS was tried.
+    assert!(matches!(error, HubError::Connection { .. }), "{error}");
+}
+
+#[test]
 fn names_that_lead_out_of_the_cache_are_refused() {
     for name in [
         "../../evil.json",

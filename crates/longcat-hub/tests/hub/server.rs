@@ -27,6 +27,8 @@ pub struct Faults {
     pub plain_list: bool,
     /// Calls the content of all small files so.
     pub etag: Option<String>,
+    /// Says that the server of large files speaks TLS, which it does not.
+    pub claims_tls: bool,
     /// The status of all answers to requests without this token.
     pub token: Option<(String, u16)>,
     /// The status of so many requests for files.
@@ -220,11 +222,15 @@ fn respond(stream: &mut TcpStream, state: &mut State, request: &Request) -> bool
         }
         let commit = format!("x-repo-commit: {COMMIT}\r\n");
         if state.large.contains(&name) {
+            let storage = match state.faults.claims_tls {
+                true => state.storage.replace("http:", "https:"),
+                false => state.storage.clone(),
+            };
             let headers = format!(
                 "{commit}x-linked-etag: \"{}\"\r\nx-linked-size: {}\r\nlocation: {}/{}?Signature=secret\r\n",
                 sha256(&content),
                 content.len(),
-                state.storage,
+                storage,
                 name.replace(' ', "%20"),
             );
             return send(stream, 302, &headers, b"", !request.head);
