@@ -62,8 +62,8 @@ pub struct Batch {
         value_parser = clap::value_parser!(u64).range(1..)
     )]
     pub claim: Option<u64>,
-    /// Make up to so many t2v lines of one size, length and sampling at once, as far as memory allows without
-    /// other means. The videos are then not the same to the last bit as those of single lines.
+    /// Make up to so many t2v lines of one size, length and sampling at once, as many as fit with no more
+    /// weights streamed than for one. The videos are then not the same to the last bit as those of single lines.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = at_least_one)]
     pub together: usize,
     /// Only check all lines that are not made yet.

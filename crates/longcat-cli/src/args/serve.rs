@@ -17,7 +17,7 @@ pub struct Serve {
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_name = "ADDRESS")]
     pub host: IpAddr,
     /// What clients must know: Authorization: Bearer TOKEN, or the page opened once with ?token=TOKEN. The
-    /// variable LONGCAT_TOKEN sets it where others can see command lines.
+    /// variable LONGCAT_TOKEN sets it too, and is not seen by others who list processes.
     #[arg(long, value_name = "TOKEN")]
     pub token: Option<String>,
     /// Folder of the jobs, their videos and uploads; by default longcat/serve in the user's data folder.
