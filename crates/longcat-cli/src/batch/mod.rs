@@ -75,6 +75,8 @@ pub fn run(args: &Batch) -> Result<()> {
         }
     }
     refuse(&args.list, &problems)?;
+    // A device that fails again for the same lines ends the work: the others have had their turn by then.
+    open.sort_by_key(|line| results.failed_before(&line.name));
     let mut count = Count {
         there: all - open.len(),
         ..Count::default()

@@ -1,6 +1,6 @@
 //! `results.jsonl`: what was made of each line, by all processes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -20,6 +20,8 @@ pub struct Results {
     made: HashMap<String, Map<String, Value>>,
     /// Requests that failed since this was opened, by the name of their output.
     failed: HashMap<String, Failure>,
+    /// The outputs whose requests failed in earlier runs.
+    failed_before: HashSet<String>,
 }
 
 /// A request that failed.
@@ -37,9 +39,10 @@ impl Results {
             read: 0,
             made: HashMap::new(),
             failed: HashMap::new(),
+            failed_before: HashSet::new(),
         };
         results.refresh()?;
-        results.failed.clear();
+        results.failed_before = std::mem::take(&mut results.failed).into_keys().collect();
         Ok(results)
     }
 
@@ -55,6 +58,11 @@ impl Results {
     /// How an output failed in this run, perhaps in another process.
     pub fn failed(&self, name: &str) -> Option<&Failure> {
         self.failed.get(name)
+    }
+
+    /// Whether an output failed when it was tried last, before this run.
+    pub fn failed_before(&self, name: &str) -> bool {
+        self.failed_before.contains(name)
     }
 
     /// Reads what was added.

@@ -385,6 +385,14 @@ fn a_lost_device_ends_the_work_and_is_no_fault_of_the_lines() {
     assert!(stderr.contains("the device failed for 3 lines"), "{stderr}");
     let told = records(dir);
     assert!(told.len() == 3 && told.values().all(|record| record["error"].is_string()));
+    // Those that failed come last, so that all have their turn.
+    assert_eq!(failing.output().unwrap().status.code(), Some(1));
+    let text = fs::read_to_string(dir.join("out/results.jsonl")).unwrap();
+    let lines = text.lines().map(|line| {
+        let record: Value = serde_json::from_str(line).unwrap();
+        record["line"].as_u64().unwrap()
+    });
+    assert_eq!(lines.collect::<Vec<_>>(), [1, 2, 3, 4, 5, 1]);
     succeed(dir, &args);
     assert_eq!(made(dir).len(), 5);
 }
