@@ -143,8 +143,9 @@ mod wgpu {
     #[test]
     fn packed_weights_on_wgpu() {
         packed::check_numbers::<burn_wgpu::Wgpu>(&[DType::F32, DType::F16]);
-        packed::check_products::<burn_wgpu::Wgpu>();
-        packed::check_few_rows::<burn_wgpu::Wgpu>(&[DType::F32, DType::F16]);
+        // In one dtype, and without gradients, which autodiff makes of the same calls on every backend: where
+        // planes have no fixed size, products are Burn's, and software Vulkan compiles one for 5 to 10 seconds.
+        packed::check_few_rows::<burn_wgpu::Wgpu>(&[DType::F32]);
     }
 
     #[test]
