@@ -38,6 +38,11 @@ pub enum ShardError {
     )]
     NoCount,
     #[error(
+        "RANK says which part this process is to make, and WORLD_SIZE, which is to say of how many, is not \
+         set: set it, or add --shard N, or --claim"
+    )]
+    NoWorldSize,
+    #[error(
         "--shard {0} says how many parts there are; which one this is neither SLURM_ARRAY_TASK_ID nor \
          RANK nor JOB_COMPLETION_INDEX say: give I/{0}"
     )]
@@ -105,10 +110,10 @@ impl Shard {
         };
         let ranks = match rank {
             None => None,
-            Some(rank) => match number("WORLD_SIZE")?.or(of) {
-                None => None,
-                Some(count) => Some(Self::new(rank, count)?),
-            },
+            Some(rank) => {
+                let count = number("WORLD_SIZE")?.or(of);
+                Some(Self::new(rank, count.ok_or(ShardError::NoWorldSize)?)?)
+            }
         };
         Ok(match (array, ranks, completion) {
             // Every task of the array starts as many ranks.
@@ -211,6 +216,7 @@ mod tests {
             ("4", &[], "I/4"),
             ("", &[("JOB_COMPLETION_INDEX", "4")], "--shard N"),
             ("", &[("RANK", "x"), ("WORLD_SIZE", "2")], "RANK=x"),
+            ("", &[("RANK", "1")], "WORLD_SIZE"),
             (
                 "",
                 &[
