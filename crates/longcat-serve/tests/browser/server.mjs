@@ -47,7 +47,9 @@ export class Server {
   /** Starts the program; again after [kill]. */
   async run() {
     const args = ["serve", "--port", this.port, "--data", path.join(this.folder, "data"), "--lora-dir", this.loras, "--device", "cpu", ...this.more];
-    this.program = spawn(PROGRAM, args.map(String), { stdio: ["ignore", "pipe", "pipe"] });
+    // What the user has pulled is not offered.
+    const env = { ...process.env, HF_HOME: path.join(this.folder, "hf"), HF_HUB_CACHE: "", HUGGINGFACE_HUB_CACHE: "" };
+    this.program = spawn(PROGRAM, args.map(String), { stdio: ["ignore", "pipe", "pipe"], env });
     this.said = "";
     for (const stream of [this.program.stdout, this.program.stderr]) {
       stream.on("data", (data) => (this.said += data));
