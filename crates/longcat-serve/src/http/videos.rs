@@ -334,6 +334,10 @@ async fn send(path: PathBuf, name: &str, save: bool, request: Request) -> Answer
     }
     let sent = ServeFile::new(path).try_call(request).await;
     let mut response = sent.map_err(ApiError::server)?.map(Body::new);
+    if response.status() == StatusCode::NOT_FOUND {
+        // A moment ago it was there: the preview of a job that has ended, a video that was removed.
+        return Err(ApiError::new(StatusCode::CONFLICT, "the file is gone"));
+    }
     if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
         let range = response.headers().get(header::CONTENT_RANGE).cloned();
         let error = ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, "there is no such part");
@@ -360,4 +364,22 @@ fn attachment(name: &str) -> Result<HeaderValue, ApiError> {
     let text = format!("attachment; filename=\"{name}\"");
     // Only an id that is none has signs that a header cannot hold.
     HeaderValue::from_str(&text).map_err(|_| ApiError::not_found("video"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use axum::response::IntoResponse;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_goes_meanwhile_is_told_of_as_one_that_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("preview.webp");
+        let sent = send(path, "preview.webp", false, Request::new(Body::empty()));
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let error = runtime.block_on(sent).unwrap_err();
+        assert_eq!(error.into_response().status(), StatusCode::CONFLICT);
+    }
 }
