@@ -64,6 +64,17 @@ impl Data {
         JobFiles::new(self.root.join("videos").join(id))
     }
 
+    /// Makes the folder of a request that of its job, also for a loss of power where the system can see to that.
+    pub(crate) fn accept(&self, request: &Path, id: &str) -> io::Result<()> {
+        let files = self.files(id);
+        fs::rename(request, files.folder())?;
+        for folder in [files.folder(), &self.root.join("videos")] {
+            // Not every system opens folders, nor every file system syncs them.
+            let _ = File::open(folder).and_then(|folder| folder.sync_all());
+        }
+        Ok(())
+    }
+
     /// Removes folders of jobs that are not known: of such as were not accepted, or removed in part.
     pub(crate) fn sweep(
         &self,

@@ -288,7 +288,7 @@ fn accept(app: &App, incoming: Incoming) -> Result<Video, ApiError> {
         let _ = fs::remove_dir_all(&from);
         let _ = fs::remove_dir_all(files.folder());
     };
-    fs::rename(&from, files.folder()).map_err(|error| {
+    app.data.accept(&from, &id).map_err(|error| {
         undo();
         ApiError::server(error)
     })?;
