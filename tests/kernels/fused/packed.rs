@@ -115,8 +115,8 @@ fn weight<B: KernelBackend>(kind: PackedKind) -> PackedWeight<B> {
     PackedWeight::from_bytes(&bytes, Some(&scale), layout, &device)
 }
 
-/// Products are those of the numbers that unpacking gives in the same dtype. One kind of each size of blocks, since each case compiles a kernel and what
-/// decodes a kind is shared with unpacking, which [`check_numbers`] tries on all.
+/// Products are those of the numbers that unpacking gives in the same dtype. One kind of each size of blocks,
+/// since each case compiles a kernel; [`check_numbers`] tries all kinds.
 pub fn check_values<B: KernelBackend>(dtypes: &[DType]) {
     let golden = Golden::read();
     let device = B::Device::default();
