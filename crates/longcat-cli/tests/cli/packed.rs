@@ -39,7 +39,7 @@ fn a_quantized_checkpoint_makes_the_video_of_its_precision() {
         assert!(inspected.contains(kind), "{inspected}");
     }
     let refused = fail(dir, 1, &["quantize", "--to", "fp8", "-o", "fp8"]);
-    assert!(refused.contains("it exists"), "{refused}");
+    assert!(refused.contains("fp8 exists"), "{refused}");
 }
 
 #[test]
