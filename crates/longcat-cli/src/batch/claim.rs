@@ -82,7 +82,7 @@ impl Claims {
     /// Claims on the results of a folder; holders that are silent for `patience` count as gone.
     pub fn new(results: &Path, patience: Duration) -> io::Result<Self> {
         let folder = results.join(FOLDER);
-        fs::create_dir_all(&folder)?;
+        create_folder(&folder)?;
         let me = Process::this();
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.map(|time| time.as_nanos()).unwrap_or_default();
@@ -250,9 +250,12 @@ fn create_folder(folder: &Path) -> io::Result<()> {
     let mut tries = 0..TRIES;
     loop {
         match fs::create_dir_all(folder) {
-            Err(error) if error.kind() == ErrorKind::NotFound && tries.next().is_some() => {}
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
-            _ => return Ok(()),
+            // The outer one went, or this one was there and went.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists)
+                    && !folder.is_file()
+                    && tries.next().is_some() => {}
+            made => return made,
         }
     }
 }
