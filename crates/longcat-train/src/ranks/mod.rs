@@ -354,11 +354,15 @@ impl Drop for Ranks {
         let Some((post, inbox)) = &self.others else {
             return;
         };
-        if thread::panicking() && inbox.failure().is_none() {
-            post.fail(&RankError::Failed {
-                rank: self.rank,
-                reason: "it panicked".into(),
-            });
+        let panicked = || RankError::Failed {
+            rank: self.rank,
+            reason: "it panicked".into(),
+        };
+        // Who leaves tells why first: otherwise others that have not heard of the failure yet would blame
+        // this rank, which ended because of it.
+        let failure = inbox.failure();
+        if let Some(failure) = failure.or_else(|| thread::panicking().then(panicked)) {
+            post.fail(&failure);
         }
         post.leave();
     }
