@@ -1,25 +1,31 @@
 //! Packed weights: while loading, and in a checkpoint that `longcat quantize` writes.
 
 use std::fs;
+use std::path::Path;
 
 use crate::adapters::{SHORT, bundled, difference, text};
 use crate::{fail, succeed};
+
+/// A short video of a ring on the CPU.
+fn make(dir: &Path, name: &str, extra: &[&str]) {
+    let args = [
+        "t2v",
+        "a ring",
+        "--device",
+        "cpu",
+        "--no-metadata",
+        "-o",
+        name,
+    ];
+    succeed(dir, &[&args[..], &SHORT[..], extra].concat());
+}
 
 #[test]
 fn a_quantized_checkpoint_makes_the_video_of_its_precision() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let video = |name: &str, extra: &[&str]| {
-        let args = [
-            "t2v",
-            "a ring",
-            "--device",
-            "cpu",
-            "--no-metadata",
-            "-o",
-            name,
-        ];
-        succeed(dir, &[&args[..], &SHORT[..], extra].concat());
+        make(dir, name, extra);
         fs::read(dir.join(name)).unwrap()
     };
     let floats = video("floats.safetensors", &[]);
@@ -193,18 +199,7 @@ fn adapters_are_merged_into_packed_weights_where_that_is_asked_for() {
     assert!(off["matrices"].as_u64().unwrap() > 0, "{told}");
     let error = off["error"].as_f64().unwrap();
     assert!((0.005..0.1).contains(&error), "{told}");
-    let run = |name: &str, extra: &[&str]| {
-        let args = [
-            "t2v",
-            "a ring",
-            "--device",
-            "cpu",
-            "--no-metadata",
-            "-o",
-            name,
-        ];
-        succeed(dir, &[&args[..], &SHORT[..], extra].concat());
-    };
+    let run = |name: &str, extra: &[&str]| make(dir, name, extra);
     let adapter = ["--model", "fp8", "--lora", text(&style)];
     run("files.safetensors", &["--model", "merged"]);
     run("beside.safetensors", &adapter);
