@@ -41,3 +41,17 @@ fn compile(source: &str, name: &CStr, options: &[String]) -> Result<Vec<u8>, Str
         code.map_err(|err| say("nvrtcCompileProgram", err))
     }
 }
+
+/// Major and minor number of a device's compute capability, which says what machine code it runs.
+pub(crate) fn compute_capability(index: usize) -> Result<(i32, i32), String> {
+    use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR;
+    use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR;
+
+    let device = driver::device::get(index as i32).map_err(|err| say("device", err))?;
+    let attribute = |attribute| {
+        // SAFETY: `device` was just returned by the driver.
+        unsafe { driver::device::get_attribute(device, attribute) }
+            .map_err(|err| say("attribute", err))
+    };
+    Ok((attribute(MAJOR)?, attribute(MINOR)?))
+}

@@ -7,7 +7,7 @@ use std::ptr;
 use cudarc::driver::{result as driver, sys};
 
 use crate::cuda::program;
-use crate::cuda::stream::{OrderedStream, say};
+use crate::cuda::stream::OrderedStream;
 
 use super::variant::{Program, Rows};
 
@@ -54,16 +54,7 @@ unsafe impl Send for Engine {}
 
 impl crate::cuda::engines::Engine for Engine {
     fn open(index: usize) -> Result<Self, String> {
-        use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR;
-        use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR;
-
-        let device = driver::device::get(index as i32).map_err(|err| say("device", err))?;
-        let attribute = |attribute| {
-            // SAFETY: `device` was just returned by the driver.
-            unsafe { driver::device::get_attribute(device, attribute) }
-                .map_err(|err| say("attribute", err))
-        };
-        let (major, minor) = (attribute(MAJOR)?, attribute(MINOR)?);
+        let (major, minor) = program::compute_capability(index)?;
         if (major, minor) < (8, 9) {
             return Err(format!(
                 "compute capability {major}.{minor} has no fp8; Ada's 8.9 is the first that does"

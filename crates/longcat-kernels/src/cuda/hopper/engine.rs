@@ -73,16 +73,7 @@ unsafe impl Send for Engine {}
 
 impl crate::cuda::engines::Engine for Engine {
     fn open(index: usize) -> Result<Self, String> {
-        use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR;
-        use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR;
-
-        let device = driver::device::get(index as i32).map_err(|err| say("device", err))?;
-        let attribute = |attribute| {
-            // SAFETY: `device` was just returned by the driver.
-            unsafe { driver::device::get_attribute(device, attribute) }
-                .map_err(|err| say("attribute", err))
-        };
-        let capability = (attribute(MAJOR)?, attribute(MINOR)?);
+        let capability = program::compute_capability(index)?;
         // `wgmma` belongs to this capability alone: machine code for sm_90a runs on no other.
         if capability != (9, 0) {
             return Err(format!("compute capability {capability:?} is not Hopper's"));
