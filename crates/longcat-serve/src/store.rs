@@ -1,13 +1,18 @@
 //! Jobs and their settings in SQLite.
 
+mod video;
+
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use crate::studio::{JobFiles, MakeError, Planned};
 use crate::{ServeError, Settings};
+
+pub(crate) use video::{Status, Video};
+use video::{UNREADABLE, read, shown};
 
 /// How often a job is begun before the server gives it up: it may be what ends the server.
 const ATTEMPTS: u32 = 3;
@@ -29,59 +34,6 @@ const SCHEMA: &str = "
     );
     CREATE INDEX IF NOT EXISTS videos_by_status ON videos (status, seq);
 ";
-
-/// Where a job stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Status {
-    Queued,
-    InProgress,
-    Completed,
-    Failed,
-    Cancelled,
-}
-
-impl Status {
-    pub(crate) const ALL: [Self; 5] = [
-        Self::Queued,
-        Self::InProgress,
-        Self::Completed,
-        Self::Failed,
-        Self::Cancelled,
-    ];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::InProgress => "in_progress",
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    pub(crate) fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|status| status.name() == name)
-    }
-
-    /// Whether nothing more happens to the job.
-    pub(crate) fn is_final(self) -> bool {
-        !matches!(self, Self::Queued | Self::InProgress)
-    }
-}
-
-/// A job as it is kept.
-#[derive(Debug, Clone)]
-pub(crate) struct Video {
-    pub(crate) seq: i64,
-    pub(crate) id: String,
-    pub(crate) status: Status,
-    pub(crate) settings: Settings,
-    pub(crate) planned: Planned,
-    pub(crate) created_at: i64,
-    pub(crate) started_at: Option<i64>,
-    pub(crate) completed_at: Option<i64>,
-    pub(crate) error: Option<(String, String)>,
-}
 
 /// A job that is not kept yet.
 pub(crate) struct NewVideo<'a> {
@@ -209,8 +161,8 @@ impl Store {
     fn one(&self, query: &str, key: &str) -> Result<Option<Video>, ServeError> {
         self.with(|connection| {
             let mut query = connection.prepare(query)?;
-            let found = query.query_row(params![key], |row| Ok(read(row)));
-            found.optional()?.transpose()
+            let found = query.query_row(params![key], |row| Ok(shown(row)));
+            Ok(found.optional()?)
         })
     }
 
@@ -228,12 +180,9 @@ impl Store {
             let mut query = connection.prepare(&query)?;
             let rows = query.query_map(
                 params![status, listing.after, listing.limit as i64 + 1],
-                |row| Ok(read(row)),
+                |row| Ok(shown(row)),
             )?;
-            let mut videos = Vec::new();
-            for row in rows {
-                videos.push(row??);
-            }
+            let mut videos = rows.collect::<Result<Vec<_>, _>>()?;
             let has_more = videos.len() > listing.limit;
             videos.truncate(listing.limit);
             let total: i64 = connection.query_row(
@@ -274,17 +223,29 @@ impl Store {
     ) -> Result<Option<(Video, T)>, ServeError> {
         self.with(|connection| {
             let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let found = change
-                .prepare(
-                    "UPDATE videos SET status = 'in_progress', started_at = ?1, attempts = attempts + 1 \
-                     WHERE seq = (SELECT seq FROM videos WHERE status = 'queued' ORDER BY seq LIMIT 1) \
-                     RETURNING *",
-                )?
-                .query_row(params![now()], |row| Ok(read(row)))
-                .optional()?;
-            // A job that cannot be read does not keep the others from being made.
+            let begun = loop {
+                let found = change
+                    .prepare(
+                        "UPDATE videos SET status = 'in_progress', started_at = ?1, attempts = attempts + 1 \
+                         WHERE seq = (SELECT seq FROM videos WHERE status = 'queued' ORDER BY seq LIMIT 1) \
+                         RETURNING *",
+                    )?
+                    .query_row(params![now()], |row| {
+                        Ok((row.get::<_, i64>("seq")?, read(row)))
+                    })
+                    .optional()?;
+                match found {
+                    None => break None,
+                    Some((_, Ok(video))) => break Some(video),
+                    // It does not keep the others from being made.
+                    Some((seq, Err(error))) => change.execute(
+                        "UPDATE videos SET status = 'failed', completed_at = ?2, error_code = ?3, \
+                         error_message = ?4 WHERE seq = ?1",
+                        params![seq, now(), UNREADABLE, error.to_string()],
+                    )?,
+                };
+            };
             change.commit()?;
-            let begun = found.transpose()?;
             Ok(begun.map(|video| {
                 let followed = follow(&video.id);
                 (video, followed)
@@ -342,10 +303,11 @@ impl Store {
                     |row| row.get(0),
                 )
                 .optional()?;
-            let Some(status) = status.as_deref().and_then(Status::parse) else {
+            let Some(status) = status else {
                 return Ok(Removed::Unknown);
             };
-            let removed = match status {
+            // Nothing is done with a job whose state is unknown.
+            let removed = match Status::parse(&status).unwrap_or(Status::Failed) {
                 Status::Queued => {
                     change.execute(
                         "UPDATE videos SET status = 'cancelled', completed_at = ?2 WHERE id = ?1",
@@ -372,14 +334,15 @@ impl Store {
     ) -> Result<Vec<String>, ServeError> {
         self.with(|connection| {
             let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let begun: Vec<(String, u32)> = {
+            let begun: Vec<Option<(String, u32)>> = {
                 let mut query =
                     change.prepare("SELECT id, attempts FROM videos WHERE status = 'in_progress'")?;
-                let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                let rows = query.query_map([], |row| Ok(row.get(0).ok().zip(row.get(1).ok())))?;
                 rows.collect::<Result<_, _>>()?
             };
             let mut finished = Vec::new();
-            for (id, attempts) in begun {
+            // One that cannot be read is shown as such.
+            for (id, attempts) in begun.into_iter().flatten() {
                 if files(&id).video().is_file() {
                     change.execute(
                         "UPDATE videos SET status = 'completed', completed_at = ?2 WHERE id = ?1",
@@ -415,25 +378,6 @@ fn count(connection: &Connection, status: Status) -> Result<usize, ServeError> {
         |row| row.get(0),
     )?;
     Ok(usize::try_from(count).unwrap_or(0))
-}
-
-fn read(row: &Row<'_>) -> Result<Video, ServeError> {
-    let status: String = row.get("status")?;
-    let settings: String = row.get("settings")?;
-    let planned: String = row.get("planned")?;
-    let code: Option<String> = row.get("error_code")?;
-    let message: Option<String> = row.get("error_message")?;
-    Ok(Video {
-        seq: row.get("seq")?,
-        id: row.get("id")?,
-        status: Status::parse(&status).ok_or(ServeError::Status(status))?,
-        settings: serde_json::from_str(&settings)?,
-        planned: serde_json::from_str(&planned)?,
-        created_at: row.get("created_at")?,
-        started_at: row.get("started_at")?,
-        completed_at: row.get("completed_at")?,
-        error: code.zip(message),
-    })
 }
 
 #[cfg(test)]

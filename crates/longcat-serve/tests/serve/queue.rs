@@ -46,6 +46,52 @@ fn jobs_are_cancelled_before_and_while_they_are_made() {
 }
 
 #[test]
+fn a_job_that_cannot_be_read_hides_and_holds_up_no_other() {
+    let server = Local::start(quick());
+    let mut client = server.client();
+    let made = [1, 2].map(|seed| {
+        let video = client.make(&json!({"prompt": "a circle", "seed": seed}));
+        video["id"].as_str().unwrap().to_string()
+    });
+    let running = client.create(&json!({"prompt": "slow", "steps": 1000}));
+    client.wait(&running, &["in_progress"]);
+    let waiting = [3, 4].map(|seed| client.create(&json!({"prompt": "a ring", "seed": seed})));
+    // What another version, another program or a disk may have done.
+    let jobs = rusqlite::Connection::open(server.data().join("longcat.sqlite3")).unwrap();
+    for (change, id) in [
+        ("settings = '{\"mode\": \"sound\"}'", &made[0]),
+        ("planned = x'00ff'", &waiting[0]),
+    ] {
+        let changed = jobs.execute(&format!("UPDATE videos SET {change} WHERE id = ?1"), [id]);
+        assert_eq!(changed.unwrap(), 1);
+    }
+    let list = client.get("/v1/videos?order=asc").json();
+    let codes: Vec<_> = list["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| &v["error"]["code"])
+        .collect();
+    assert_eq!(
+        json!(codes),
+        json!(["unreadable", null, null, "unreadable", null])
+    );
+    client.delete(&format!("/v1/videos/{running}"));
+    client.wait(&waiting[1], &["completed"]);
+    for id in [&made[0], &waiting[0]] {
+        let video = client.video(id);
+        assert_eq!(video["status"], "failed");
+        let message = video["error"]["message"].as_str().unwrap();
+        assert!(message.contains("cannot be read"), "{message}");
+        assert_eq!(
+            client.delete(&format!("/v1/videos/{id}")).json()["deleted"],
+            true
+        );
+    }
+    assert_eq!(client.get("/v1/videos").json()["total"], 3);
+}
+
+#[test]
 fn a_bad_job_does_not_end_the_server() {
     let server = Local::start(quick());
     let mut client = server.client();
