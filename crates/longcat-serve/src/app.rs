@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use crate::data::Data;
-use crate::http::router;
+use crate::http::{router, serve};
 use crate::hub::Hub;
 use crate::library::Library;
 use crate::metrics::Metrics;
@@ -208,14 +208,11 @@ impl Server {
         let served = runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let hub = app.hub.clone();
-            let mut stopping = hub.stopping();
-            let serve = axum::serve(listener, router(app.clone()))
-                .with_graceful_shutdown(async move {
-                    // The sender lives as long as the hub does.
-                    let _ = stopping.wait_for(|stopping| *stopping).await;
-                })
-                .into_future();
-            let serve = tokio::spawn(serve);
+            let (answering, stopping) = (app.clone(), hub.stopping());
+            let serve = tokio::spawn(async move {
+                let router = router(answering.clone());
+                serve(listener, router, &answering.limits, stopping).await;
+            });
             let working = || !workers.iter().all(thread::JoinHandle::is_finished);
             while !stop.load(Ordering::SeqCst) && !serve.is_finished() && working() {
                 tokio::time::sleep(GLANCE).await;

@@ -1,5 +1,7 @@
 //! What a request may ask for and send at most.
 
+use std::time::Duration;
+
 /// What a request may ask for and send at most.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -29,6 +31,15 @@ pub struct Limits {
     pub adapter_bytes: u64,
     /// Jobs that wait.
     pub queue: usize,
+    /// Connections at once; who comes when they are all in use waits until one ends.
+    pub connections: usize,
+    /// How long a connection waits for the head of a request, also of its next one.
+    pub header_time: Duration,
+    /// How long a connection waits while nothing comes of a request that has begun, and while nothing is taken
+    /// of an answer.
+    pub stall_time: Duration,
+    /// How fast the body of a request comes at least, on average and after the first `stall_time`.
+    pub bytes_per_second: u64,
 }
 
 impl Default for Limits {
@@ -47,6 +58,10 @@ impl Default for Limits {
             video_pixels: 1_500_000_000,
             adapter_bytes: 8 << 30,
             queue: 100,
+            connections: 256,
+            header_time: Duration::from_secs(30),
+            stall_time: Duration::from_secs(30),
+            bytes_per_second: 16 << 10,
         }
     }
 }

@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use super::error::ApiError;
 use super::linger::Lingering;
 use super::page;
+use super::timely::{Late, Timely};
 use crate::app::App;
 
 /// The cookie that the page has the token in.
@@ -34,12 +35,20 @@ const HEADERS: [(HeaderName, &str); 5] = [
 ];
 
 pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let request = request.map(|body| Body::new(Lingering::new(body)));
+    let late = Late::default();
+    let request = request.map(|body| {
+        let timely = Timely::new(body, &app.limits, late.clone());
+        Body::new(Lingering::new(Body::new(timely)))
+    });
     let refused = check(&app, &request);
     let mut response = match refused {
         Ok(()) => next.run(request).await,
         Err(response) => *response,
     };
+    if late.is_set() && !response.status().is_success() {
+        let message = "the request came too slowly; send it again";
+        response = ApiError::new(StatusCode::REQUEST_TIMEOUT, message).into_response();
+    }
     for (name, value) in HEADERS {
         let value = HeaderValue::from_static(value);
         response.headers_mut().entry(name).or_insert(value);

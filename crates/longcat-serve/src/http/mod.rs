@@ -2,6 +2,7 @@
 
 mod about;
 mod adapters;
+mod connections;
 mod create;
 mod error;
 mod events;
@@ -9,6 +10,7 @@ mod form;
 mod guard;
 mod linger;
 mod page;
+mod timely;
 mod videos;
 
 use std::sync::Arc;
@@ -24,6 +26,8 @@ use serde_json::Value;
 
 use crate::app::App;
 use error::ApiError;
+
+pub(crate) use connections::serve;
 
 /// Bytes of a request beside its upload.
 pub(crate) const TEXT_BYTES: usize = 1 << 20;
