@@ -17,5 +17,7 @@ mod memory;
 mod properties;
 #[cfg(feature = "cpu")]
 mod support;
+#[cfg(feature = "wgpu")]
+mod uploads;
 #[cfg(all(feature = "cpu", feature = "wgpu"))]
 mod wgpu;

@@ -32,8 +32,8 @@
 //! - `ops`: what models call, re-exported here. [`bsa`] has block-sparse attention.
 //! - [`packed`]: types of packed weights, and their values on the host.
 //! - [`portable`]: the default bodies, for overrides to fall back to.
-//! - `flex`, `cube`, `cuda`: kernels for the CPU, for cubecl's runtimes, and what runs on CUDA beside
-//!   cubecl.
+//! - `flex`, `cube`, `cuda`, `webgpu`: kernels for the CPU, for cubecl's runtimes, and what runs on CUDA
+//!   and wgpu beside cubecl.
 //! - `wrap`: autodiff and fusion.
 //! - `host`, `streamed`: weights in host memory, copied to a device while it computes.
 //! - `ranks`: sums over the devices of several processes.
@@ -54,6 +54,8 @@ pub mod packed;
 pub mod portable;
 mod ranks;
 mod streamed;
+#[cfg(feature = "wgpu")]
+mod webgpu;
 mod wrap;
 
 pub use backend::KernelBackend;
@@ -81,3 +83,5 @@ pub use ops::{
 pub use packed::{PackedKind, PackedLayout, Products};
 pub use ranks::{RankGroup, sum_over_ranks};
 pub use streamed::{Passage, StreamedWeight, streamed_blocks};
+#[cfg(feature = "wgpu")]
+pub use webgpu::{adopt_wgpu_device, open_wgpu_device};

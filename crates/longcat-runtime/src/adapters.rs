@@ -33,9 +33,11 @@ pub(crate) fn wgpu_devices() -> Vec<WgpuDevice> {
     list
 }
 
-/// The device of this index, or the best one.
+/// The device of this index, or the best one, opened.
 pub(crate) fn wgpu_device(index: Option<usize>) -> Result<WgpuDevice, RuntimeError> {
     let list = wgpu_devices();
     let found = list.get(index.unwrap_or(0)).cloned();
-    found.ok_or(RuntimeError::NoWgpuDevice { found: list.len() })
+    let device = found.ok_or(RuntimeError::NoWgpuDevice { found: list.len() })?;
+    longcat_kernels::open_wgpu_device(&device);
+    Ok(device)
 }

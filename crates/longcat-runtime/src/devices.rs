@@ -71,6 +71,7 @@ pub fn devices() -> Vec<DeviceInfo> {
     let mut list = Vec::from_iter(cpu);
     #[cfg(feature = "wgpu")]
     for (index, device) in crate::adapters::wgpu_devices().iter().enumerate() {
+        longcat_kernels::open_wgpu_device(device);
         list.push(describe::<burn_wgpu::Wgpu>(
             DeviceSpec::Wgpu(Some(index)),
             device,

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use burn::tensor::DType;
 use burn_backend::tensor::{FloatTensor, IntTensor};
-#[cfg(feature = "cuda")]
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 use cubecl::device::Device;
@@ -94,18 +93,16 @@ where
         }
     }
 
-    #[cfg(feature = "cuda")]
     fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {
-        crate::cuda::upload::try_upload(bytes, dtype, device)
+        try_upload::<R>(bytes, dtype, device)
             .unwrap_or_else(|| portable::float_from_bytes::<Self>(bytes, dtype, device))
     }
 
-    #[cfg(feature = "cuda")]
     fn words_from_bytes(bytes: &[u8], device: &Self::Device) -> IntTensor<Self> {
         // Whole words, which nearly all weights are.
         let whole = bytes.len().is_multiple_of(4);
         whole
-            .then(|| crate::cuda::upload::try_upload(bytes, DType::I32, device))
+            .then(|| try_upload::<R>(bytes, DType::I32, device))
             .flatten()
             .unwrap_or_else(|| portable::words_from_bytes::<Self>(bytes, device))
     }
@@ -127,6 +124,24 @@ where
     fn await_uploads(ticket: &UploadTicket, _device: &Self::Device) {
         crate::cuda::prefetch::finish(ticket);
     }
+}
+
+/// A row of bytes on a device, by a way that is faster than cubecl's where there is one.
+fn try_upload<R: CubeRuntime>(
+    bytes: &[u8],
+    dtype: DType,
+    device: &R::Device,
+) -> Option<CubeTensor<R>> {
+    #[cfg(feature = "cuda")]
+    if let Some(row) = crate::cuda::upload::try_upload::<R>(bytes, dtype, device) {
+        return Some(row);
+    }
+    #[cfg(feature = "wgpu")]
+    if let Some(row) = crate::webgpu::try_upload::<R>(bytes, dtype, device) {
+        return Some(row);
+    }
+    let _ = (bytes, dtype, device);
+    None
 }
 
 /// Methods with a kernel for some tensors, and the portable body for all others. Float tensors come
