@@ -1,7 +1,9 @@
-//! The same seed gives the same video on every backend.
+//! The same seed gives the same video on every backend, in the types that it takes by default.
 #![cfg(all(feature = "cpu", feature = "wgpu"))]
 #![allow(missing_docs, clippy::unwrap_used)]
 
+use burn::tensor::DType;
+use burn::tensor::backend::Backend;
 use burn_flex::{Flex, FlexDevice};
 use burn_wgpu::{Wgpu, WgpuDevice};
 use longcat_builtin::builtin_checkpoint;
@@ -11,9 +13,12 @@ use longcat_video::{
 };
 
 /// A video of the built-in model in 16 guided steps.
-fn video<B: KernelBackend>(device: &B::Device) -> RenderedClip {
+fn video<B: KernelBackend>(dtype: DType, device: &B::Device) -> RenderedClip {
     let checkpoint = builtin_checkpoint().unwrap();
-    let options = PipelineOptions::default();
+    let options = PipelineOptions {
+        dtype,
+        ..PipelineOptions::default()
+    };
     let mut pipeline = Pipeline::<B>::open(&checkpoint, options, device).unwrap();
     let request = TextToVideoRequest {
         sampling: Sampling {
@@ -31,10 +36,12 @@ fn video<B: KernelBackend>(device: &B::Device) -> RenderedClip {
 
 #[test]
 fn cpu_and_wgpu_show_the_same_video() {
-    let (cpu, wgpu) = (
-        video::<Flex>(&FlexDevice),
-        video::<Wgpu>(&WgpuDevice::default()),
-    );
-    let psnr = psnr(&cpu, &wgpu).unwrap();
-    assert!(psnr >= 40.0, "{psnr:.1} dB");
+    let cpu = video::<Flex>(DType::F32, &FlexDevice);
+    let device = WgpuDevice::default();
+    for (dtype, least) in [(DType::F32, 40.0), (DType::F16, 35.0)] {
+        if Wgpu::<f32>::supports_dtype(&device, dtype) {
+            let psnr = psnr(&cpu, &video::<Wgpu>(dtype, &device)).unwrap();
+            assert!(psnr >= least, "{dtype:?}: {psnr:.1} dB");
+        }
+    }
 }

@@ -123,7 +123,7 @@ pub struct Place {
     /// cuda:0,cuda:1, share the denoising.
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<DeviceList>,
-    /// Type of computation; by default bf16 on cuda and f32 elsewhere.
+    /// Type of computation; by default bf16 on cuda, f16 on wgpu where the device has it, and f32 elsewhere.
     #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,
     /// How the large matrices of transformer and text encoder are kept on the device.

@@ -65,10 +65,14 @@ impl fmt::Display for DeviceSpec {
 }
 
 impl DeviceSpec {
-    /// The dtype that large models take on this kind of device.
+    /// The dtype that models take on this kind of device, where it has it; F32 elsewhere.
+    ///
+    /// Of the types of two bytes shaders have F16 alone: half the memory of F32, and the one that matrix
+    /// units take.
     pub fn default_dtype(self) -> DType {
         match self {
-            Self::Cpu | Self::Wgpu(_) => DType::F32,
+            Self::Cpu => DType::F32,
+            Self::Wgpu(_) => DType::F16,
             Self::Cuda(_) => DType::BF16,
         }
     }

@@ -8,7 +8,8 @@ use crate::DeviceSpec;
 /// How a pipeline is opened; what is not said is as the device likes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RuntimeOptions {
-    /// Dtype in which transformer and text encoder compute; [`DeviceSpec::default_dtype`] without it.
+    /// Dtype in which transformer and text encoder compute; without it [`DeviceSpec::default_dtype`], where the
+    /// device has that.
     pub dtype: Option<DType>,
     /// How the matrices of transformer and text encoder are kept on the device.
     pub precision: Precision,
@@ -64,6 +65,7 @@ mod tests {
         };
         let (f32, f16, bf16) = (DType::F32, DType::F16, DType::BF16);
         assert_eq!(dtypes(None, DeviceSpec::Cpu), (f32, f32));
+        assert_eq!(dtypes(None, DeviceSpec::Wgpu(None)), (f16, f32));
         assert_eq!(dtypes(None, DeviceSpec::Cuda(0)), (bf16, bf16));
         assert_eq!(dtypes(Some(f16), DeviceSpec::Cuda(0)), (f16, f32));
         assert_eq!(dtypes(Some(bf16), DeviceSpec::Wgpu(None)), (bf16, f32));

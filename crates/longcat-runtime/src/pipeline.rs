@@ -456,11 +456,11 @@ pub fn open_pipeline(
     parts: impl Into<CheckpointParts>,
     options: &RuntimeOptions,
 ) -> Result<Box<dyn DynPipeline>, RuntimeError> {
-    let options = options.on(devices.first());
     let task = Open {
         devices,
         parts: parts.into(),
-        options,
+        asked: options.dtype,
+        options: options.on(devices.first()),
     };
     on_device(devices.first(), task)?
 }
@@ -468,6 +468,8 @@ pub fn open_pipeline(
 struct Open<'a> {
     devices: &'a DeviceList,
     parts: CheckpointParts,
+    /// The dtype that was asked for, if one was.
+    asked: Option<DType>,
     options: PipelineOptions,
 }
 
@@ -475,14 +477,18 @@ impl DeviceTask for Open<'_> {
     type Output = Result<Box<dyn DynPipeline>, RuntimeError>;
 
     fn run<B: KernelBackend>(self, device: B::Device) -> Self::Output {
-        let dtype: DType = self.options.dtype;
-        if !B::supports_dtype(&device, dtype) {
-            return Err(RuntimeError::Dtype {
-                devices: self.devices.clone(),
-                dtype,
-            });
+        let mut options = self.options;
+        match (self.asked, B::supports_dtype(&device, options.dtype)) {
+            (_, true) => {}
+            (None, false) => options.dtype = DType::F32,
+            (Some(dtype), false) => {
+                return Err(RuntimeError::Dtype {
+                    devices: self.devices.clone(),
+                    dtype,
+                });
+            }
         }
-        let mut pipeline = Pipeline::<B>::open(self.parts, self.options, &device)?;
+        let mut pipeline = Pipeline::<B>::open(self.parts, options, &device)?;
         pipeline.denoise_on(&self.devices.others::<B>(&device)?)?;
         Ok(Box::new(pipeline))
     }

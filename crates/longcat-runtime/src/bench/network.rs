@@ -39,7 +39,7 @@ impl Network {
             return Err(BenchError::Setting("--depth must be positive"));
         }
         if self.preset != Preset::Small && self.timing.dtype() == DType::F32 {
-            return Err(BenchError::Setting("the released width is for cuda"));
+            return Err(BenchError::Setting("the released width is for GPUs"));
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ use crate::{CheckpointParts, VideoError, VideoSize};
 /// How a pipeline treats its components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PipelineOptions {
-    /// Dtype in which transformer and text encoder compute (bf16 on CUDA, f32 or f16 on wgpu, f32 on CPU).
+    /// Dtype in which transformer and text encoder compute (bf16 on CUDA, f16 or f32 on wgpu, f32 on CPU).
     pub dtype: DType,
     /// How the matrices of transformer and text encoder are kept on the device.
     pub precision: Precision,
