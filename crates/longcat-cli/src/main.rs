@@ -6,6 +6,7 @@ mod args;
 mod batch;
 mod byte_bar;
 mod commands;
+mod failure;
 mod finished;
 mod left_latents;
 mod lora_arg;
@@ -22,6 +23,7 @@ mod shape;
 mod source;
 mod stage_bar;
 mod stage_times;
+mod successor;
 mod weights_arg;
 mod write_decoded;
 
@@ -29,8 +31,8 @@ use std::process::ExitCode;
 
 use args::{Cli, Command, Plan};
 use commands::plan::Task;
+use failure::video_error;
 use longcat_cli::note;
-use longcat_runtime::RuntimeError;
 use longcat_video::VideoError;
 
 fn main() -> ExitCode {
@@ -78,12 +80,8 @@ fn main() -> ExitCode {
 
 /// Whether the request itself is at fault: that ends as clap does for arguments it cannot read.
 fn is_bad_request(error: &anyhow::Error) -> bool {
-    let error = match error.downcast_ref() {
-        Some(RuntimeError::Video(error)) => Some(error),
-        _ => error.downcast_ref(),
-    };
     matches!(
-        error,
+        video_error(error),
         Some(VideoError::Invalid { .. } | VideoError::DoesNotFit(_))
     )
 }

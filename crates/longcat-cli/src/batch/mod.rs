@@ -1,5 +1,6 @@
 //! `longcat batch`: many videos with one loaded model, by one process or by many.
 
+mod before;
 mod claim;
 mod list;
 mod process;
@@ -8,6 +9,7 @@ mod shard;
 mod work;
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,11 +22,12 @@ use crate::args::Batch;
 use crate::commands::plan::Task;
 use crate::session::Session;
 
+use before::Before;
 use claim::Claims;
 use list::{Line, Problem};
 use results::Results;
 use shard::Shard;
-use work::{Count, Work};
+use work::{Count, Ended, Work};
 
 pub use shard::ShardArg;
 
@@ -58,7 +61,8 @@ pub fn run(args: &Batch) -> Result<()> {
         // Whether what is there may be replaced is decided here.
         output.file.overwrite = true;
     }
-    let mut results = Results::open(&args.output)?;
+    let before = Before::find();
+    let mut results = Results::open(&args.output, before.as_ref().map(|before| before.begun))?;
     let patience = Duration::from_secs(args.claim.unwrap_or(PATIENCE));
     let claims = Claims::new(&args.output, patience)
         .with_context(|| format!("{} cannot be written in", args.output.display()))?;
@@ -77,36 +81,55 @@ pub fn run(args: &Batch) -> Result<()> {
     refuse(&args.list, &problems)?;
     // A device that fails again for the same lines ends the work: the others have had their turn by then.
     open.sort_by_key(|line| results.failed_before(&line.name));
+    let follows = before.is_some();
+    let before = before.unwrap_or_default();
     let mut count = Count {
-        there: all - open.len(),
-        ..Count::default()
+        made: before.made,
+        there: (all - open.len()).saturating_sub(before.made),
+        failed: 0,
     };
     if !open.is_empty() {
-        let mut session = Session::for_many("batch", &args.place, args.low_memory)?;
-        let problems = check(&open, &mut session, &claims, &mut results)?;
-        refuse(&args.list, &problems)?;
+        let mut session = open_session(args, follows)?;
+        // Else the process before this one has checked them.
+        if !follows {
+            let problems = check(&open, &mut session, &claims, &mut results)?;
+            refuse(&args.list, &problems)?;
+        }
         if args.check {
             say!("{} can be made", in_words(open.len()));
             return Ok(());
         }
         session.bar.over(open.len());
-        let mut work = Work::new(args, &mut session, &claims, &mut results);
-        let done = work.run(open, patience);
-        let made = work.count;
+        let mut work = Work::new(args, &mut session, &claims, &mut results, &before);
+        let ended = work.run(open, patience);
+        let (made, device_failures, alone) = (work.count, work.device_failures, work.alone);
         session.bar.end();
         count.made += made.made;
         count.there += made.there;
         count.failed += made.failed;
         if matches!(
-            done.as_ref().err().and_then(|error| error.downcast_ref()),
+            ended.as_ref().err().and_then(|error| error.downcast_ref()),
             Some(VideoError::Cancelled)
         ) {
             bail!(
                 "stopped after {}; the same command goes on",
-                in_words(made.made)
+                in_words(count.made)
             );
         }
-        done?;
+        if ended? == Ended::DeviceFailed {
+            // A process that lives holds lines only while it makes them.
+            drop(claims);
+            // What breaks while it goes is the device's.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(session)));
+            let next = Before {
+                begun: results.begun(),
+                made: count.made,
+                device_failures,
+                alone,
+                ..before
+            };
+            return next.go_on(&args.list);
+        }
     }
     let Count {
         made,
@@ -121,6 +144,15 @@ pub fn run(args: &Batch) -> Result<()> {
             "{failed} of {all} failed; {} says why, and the same command tries them again",
             results.path().display()
         ),
+    }
+}
+
+fn open_session(args: &Batch, follows: bool) -> Result<Session> {
+    let session = Session::for_many("batch", &args.place, args.low_memory);
+    match follows {
+        true => session
+            .context("the device failed, and cannot be opened again; the same command goes on"),
+        false => session,
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Results {
     path: PathBuf,
     /// Bytes that were read: whole lines.
     read: u64,
+    /// As many were there when this run began.
+    begun: u64,
     /// What each output was made from, by its name.
     made: HashMap<String, Map<String, Value>>,
     /// Requests that failed since this was opened, by the name of their output.
@@ -32,22 +34,31 @@ pub struct Failure {
 }
 
 impl Results {
-    /// Reads what earlier runs made; what failed in them is tried again.
-    pub fn open(folder: &Path) -> Result<Self> {
+    /// Reads what earlier runs made; what failed in them is tried again. A run that goes on in another process
+    /// has `begun` after so many bytes.
+    pub fn open(folder: &Path, begun: Option<u64>) -> Result<Self> {
         let mut results = Self {
             path: folder.join(FILE),
             read: 0,
+            begun: 0,
             made: HashMap::new(),
             failed: HashMap::new(),
             failed_before: HashSet::new(),
         };
-        results.refresh()?;
+        results.refresh_up_to(begun.unwrap_or(u64::MAX))?;
+        results.begun = results.read;
         results.failed_before = std::mem::take(&mut results.failed).into_keys().collect();
+        results.refresh()?;
         Ok(results)
     }
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How many bytes there were when this run began.
+    pub fn begun(&self) -> u64 {
+        self.begun
     }
 
     /// What an output was made from, as far as is known.
@@ -67,8 +78,12 @@ impl Results {
 
     /// Reads what was added.
     pub fn refresh(&mut self) -> Result<()> {
+        self.refresh_up_to(u64::MAX)
+    }
+
+    fn refresh_up_to(&mut self, end: u64) -> Result<()> {
         let text = self
-            .added()
+            .added(end)
             .with_context(|| self.path.display().to_string())?;
         // What has no end yet is being written, or was cut off.
         let Some(end) = text.iter().rposition(|byte| *byte == b'\n') else {
@@ -84,7 +99,7 @@ impl Results {
         Ok(())
     }
 
-    fn added(&mut self) -> std::io::Result<Vec<u8>> {
+    fn added(&mut self, end: u64) -> std::io::Result<Vec<u8>> {
         let mut text = Vec::new();
         let mut file = match File::open(&self.path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(text),
@@ -95,7 +110,8 @@ impl Results {
             self.read = 0;
         }
         file.seek(SeekFrom::Start(self.read))?;
-        file.read_to_end(&mut text)?;
+        let left = end.saturating_sub(self.read);
+        file.take(left).read_to_end(&mut text)?;
         Ok(text)
     }
 
@@ -168,7 +184,7 @@ mod tests {
     #[test]
     fn records_of_many_are_whole_and_a_cut_one_costs_no_other() {
         let dir = tempfile::tempdir().unwrap();
-        let mut results = Results::open(dir.path()).unwrap();
+        let mut results = Results::open(dir.path(), None).unwrap();
         results.append(&record("a.mp4", "a", None)).unwrap();
         let path = dir.path().join(FILE);
         let mut cut = fs::read(&path).unwrap();
@@ -178,7 +194,7 @@ mod tests {
         scope(|scope| {
             for thread in 0..4 {
                 scope.spawn(move || {
-                    let mut results = Results::open(folder).unwrap();
+                    let mut results = Results::open(folder, None).unwrap();
                     for number in 0..25 {
                         let name = format!("{thread}-{number}.mp4");
                         results.append(&record(&name, "more", None)).unwrap();
@@ -204,13 +220,17 @@ mod tests {
     #[test]
     fn failures_are_those_of_this_run() {
         let dir = tempfile::tempdir().unwrap();
-        let mut first = Results::open(dir.path()).unwrap();
-        let mut second = Results::open(dir.path()).unwrap();
+        let mut first = Results::open(dir.path(), None).unwrap();
+        let mut second = Results::open(dir.path(), None).unwrap();
         first.append(&record("a.mp4", "a", Some("no"))).unwrap();
         second.refresh().unwrap();
         assert_eq!(second.failed("a.mp4").unwrap().error, "no");
-        let mut later = Results::open(dir.path()).unwrap();
+        let mut later = Results::open(dir.path(), None).unwrap();
         assert_eq!(later.failed("a.mp4"), None);
+        // Unless the run goes on in another process.
+        let other = Results::open(dir.path(), Some(second.begun())).unwrap();
+        assert_eq!(other.failed("a.mp4").unwrap().error, "no");
+        assert_eq!(other.begun(), 0);
         second.append(&record("a.mp4", "a", None)).unwrap();
         later.refresh().unwrap();
         assert_eq!(

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use longcat_cli::{note, printable, say};
-use longcat_video::{DeviceError, Observer, VideoError};
+use longcat_video::{Observer, VideoError};
 use serde_json::{Map, Value, json};
 
+use super::before::Before;
 use super::claim::{Claim, Claims, Left, Taken};
 use super::list::Line;
 use super::process::Process;
@@ -18,6 +19,7 @@ use crate::args::{Batch, TextToVideo};
 use crate::commands::generate::Given;
 use crate::commands::plan::Task;
 use crate::commands::together;
+use crate::failure::device_error;
 use crate::request::Request;
 use crate::session::Session;
 
@@ -35,7 +37,27 @@ pub struct Work<'a> {
     me: Process,
     pub count: Count,
     /// Failures of the device since the last video.
-    device_failures: usize,
+    pub device_failures: usize,
+    /// Whether lines are made one by one, whatever was asked for.
+    pub alone: bool,
+}
+
+/// Why the work of a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// There is nothing left to do.
+    Done,
+    /// The device failed, and lines are left for another process: what it computes from now on is of no use to
+    /// this one.
+    DeviceFailed,
+}
+
+/// What became of lines that were to be made.
+enum Made {
+    /// All are settled.
+    All,
+    /// The device failed when so many were settled.
+    DeviceFailed(usize),
 }
 
 /// What became of lines.
@@ -67,6 +89,7 @@ impl<'a> Work<'a> {
         session: &'a mut Session,
         claims: &'a Claims,
         results: &'a mut Results,
+        before: &Before,
     ) -> Self {
         Self {
             args,
@@ -75,12 +98,13 @@ impl<'a> Work<'a> {
             results,
             me: Process::this(),
             count: Count::default(),
-            device_failures: 0,
+            device_failures: before.device_failures,
+            alone: before.alone,
         }
     }
 
     /// Makes all lines, and waits for those that others make: if these stop, their lines are taken over.
-    pub fn run(&mut self, lines: Vec<Line>, patience: Duration) -> Result<()> {
+    pub fn run(&mut self, lines: Vec<Line>, patience: Duration) -> Result<Ended> {
         let mut queue = VecDeque::from(lines);
         let mut told = 0;
         loop {
@@ -92,14 +116,22 @@ impl<'a> Work<'a> {
                     Step::Make(mine) => {
                         let group = self.with_others(mine, &mut queue, &mut held)?;
                         let count = group.len();
-                        self.make(&group)?;
+                        let made = self.make(&group)?;
                         self.session.bar.done(count);
+                        if let Made::DeviceFailed(settled) = made {
+                            let left = settled < count || !queue.is_empty() || !held.is_empty();
+                            return Ok(if left {
+                                Ended::DeviceFailed
+                            } else {
+                                Ended::Done
+                            });
+                        }
                     }
                     Step::Wait(line, by) => held.push((line, by)),
                 }
             }
             let Some((_, by)) = held.first() else {
-                return Ok(());
+                return Ok(Ended::Done);
             };
             let count = held.len();
             // Else there was something to do meanwhile, and some of them are done by now.
@@ -195,7 +227,7 @@ impl<'a> Work<'a> {
         held: &mut Vec<(Line, Process)>,
     ) -> Result<Vec<Mine>> {
         let mut group = vec![mine];
-        if self.args.together == 1 {
+        if self.args.together == 1 || self.alone {
             return Ok(group);
         }
         let Request::T2v(first) = &group[0].line.request else {
@@ -225,9 +257,9 @@ impl<'a> Work<'a> {
         Ok(group)
     }
 
-    fn make(&mut self, group: &[Mine]) -> Result<()> {
-        if let [one] = group {
-            return self.make_one(one);
+    fn make(&mut self, group: &[Mine]) -> Result<Made> {
+        if let [_] = group {
+            return self.make_each(group);
         }
         let started = Instant::now();
         self.begin(&group[0].line, group.len());
@@ -252,23 +284,36 @@ impl<'a> Work<'a> {
                         printable(&reason)
                     )
                 });
-                return group.iter().try_for_each(|mine| self.make_one(mine));
+                if device_error(&error).is_some() {
+                    self.alone = true;
+                    return Ok(Made::DeviceFailed(0));
+                }
+                return self.make_each(group);
             }
         };
         let share = started.elapsed().as_secs_f64() / group.len() as f64;
-        for ((mine, args), latents) in group.iter().zip(&requests).zip(&latents) {
+        let all = group.iter().zip(&requests).zip(&latents);
+        for (index, ((mine, args), latents)) in all.enumerate() {
             self.begin(&mine.line, 1);
             let given = Given::text_to_video(args, Task::Make);
             let written = given.and_then(|given| given.finish(self.session, latents));
-            self.settle(mine, written, Some((group.len(), share)))?;
+            if !self.settle(mine, written, Some((group.len(), share)))? {
+                return Ok(Made::DeviceFailed(index + 1));
+            }
         }
-        Ok(())
+        Ok(Made::All)
     }
 
-    fn make_one(&mut self, mine: &Mine) -> Result<()> {
-        self.begin(&mine.line, 1);
-        let made = mine.line.request.run(self.session, Task::Make);
-        self.settle(mine, made, None)
+    /// Makes lines one by one.
+    fn make_each(&mut self, group: &[Mine]) -> Result<Made> {
+        for (index, mine) in group.iter().enumerate() {
+            self.begin(&mine.line, 1);
+            let made = mine.line.request.run(self.session, Task::Make);
+            if !self.settle(mine, made, None)? {
+                return Ok(Made::DeviceFailed(index + 1));
+            }
+        }
+        Ok(Made::All)
     }
 
     fn begin(&mut self, line: &Line, count: usize) {
@@ -279,14 +324,14 @@ impl<'a> Work<'a> {
         self.session.bar.begin_request(name);
     }
 
-    /// Records what became of a line. Of lines that were denoised at once with others `shared` are their
-    /// number and the seconds of each.
+    /// Records what became of a line, and says whether the device can be used for the next one. Of lines that
+    /// were denoised at once with others `shared` are their number and the seconds of each.
     fn settle(
         &mut self,
         mine: &Mine,
         made: Result<()>,
         shared: Option<(usize, f64)>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let Mine { line, claim } = mine;
         let mut record = match self.session.take_result() {
             Some(Value::Object(result)) => result,
@@ -300,12 +345,12 @@ impl<'a> Work<'a> {
         let Err(error) = made else {
             self.device_failures = 0;
             self.count.made += 1;
-            return self.tell(line, claim, record);
+            self.tell(line, claim, record)?;
+            return Ok(true);
         };
         // Not its fault, and tried again.
         self.go_on()?;
-        let lost = error.is::<DeviceError>()
-            || matches!(error.downcast_ref(), Some(VideoError::Device(_)));
+        let lost = device_error(&error).is_some();
         self.device_failures = if lost { self.device_failures + 1 } else { 0 };
         self.count.failed += 1;
         let reason = format!("{error:#}");
@@ -314,9 +359,9 @@ impl<'a> Work<'a> {
         match self.device_failures {
             DEVICE_FAILURES => bail!(
                 "the device failed for {DEVICE_FAILURES} lines one after another, the last time with: \
-                 {reason}"
+                 {reason}; the same command goes on, with these lines last"
             ),
-            _ => Ok(()),
+            _ => Ok(!lost),
         }
     }
 

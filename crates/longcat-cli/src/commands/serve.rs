@@ -10,6 +10,7 @@ use longcat_serve::{Ended, Limits, ServeOptions, Server};
 
 use crate::args::Serve;
 use crate::serve::LoadedStudio;
+use crate::successor;
 
 /// Where a token can be given that command lines do not show.
 const TOKEN: &str = "LONGCAT_TOKEN";
@@ -32,7 +33,7 @@ pub fn run(args: &Serve) -> Result<()> {
     let options = ServeOptions {
         host: args.host,
         port: args.port,
-        listener: successor::listener()?,
+        listener: listening::listener()?,
         loras: args.lora_dir.clone().map(absolute).transpose()?,
         token: args.token.clone().or_else(variable),
         limits: Limits {
@@ -56,17 +57,15 @@ pub fn run(args: &Serve) -> Result<()> {
     }
     match server.run(&stop)? {
         Ended::Stopped => Ok(()),
-        Ended::Broken(listener) => successor::start(listener),
+        Ended::Broken(listener) => listening::hand_over(listener),
     }
 }
 
-/// A process that takes the place of this one, whose device has failed, with the same arguments and
-/// connections: who connects meanwhile waits for it.
+/// What a process that takes the place of this one gets beside its arguments: the connections. Who connects
+/// meanwhile waits for it.
 #[cfg(unix)]
-mod successor {
+mod listening {
     use std::os::fd::{AsFd, OwnedFd};
-    use std::os::unix::process::CommandExt;
-    use std::process::Command;
 
     use super::*;
 
@@ -83,26 +82,25 @@ mod successor {
     }
 
     /// Becomes that process.
-    pub fn start(listener: TcpListener) -> Result<()> {
-        let program = std::env::current_exe().context("finding this program")?;
-        let failed = Command::new(program)
-            .args(std::env::args_os().skip(1))
-            .env(LISTENER, "stdin")
-            .stdin(OwnedFd::from(listener))
-            .exec();
-        Err(failed).context("starting anew after the device failed")
+    pub fn hand_over(listener: TcpListener) -> Result<()> {
+        Err(successor::take_over(|command| {
+            command
+                .env(LISTENER, "stdin")
+                .stdin(OwnedFd::from(listener));
+        }))
     }
 }
 
 #[cfg(not(unix))]
-mod successor {
+mod listening {
     use super::*;
 
     pub fn listener() -> Result<Option<TcpListener>> {
         Ok(None)
     }
 
-    pub fn start(_listener: TcpListener) -> Result<()> {
-        bail!("the device failed; start the server again, its jobs wait");
+    pub fn hand_over(_listener: TcpListener) -> Result<()> {
+        let failed = successor::take_over(|_| {});
+        Err(failed.context("start the server again, its jobs wait"))
     }
 }

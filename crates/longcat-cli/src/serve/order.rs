@@ -1,11 +1,11 @@
 //! Orders of a server's clients as requests, and errors as they are told to them.
 
 use longcat_cli::printable;
-use longcat_runtime::RuntimeError;
 use longcat_serve::{InputKind, MakeError, Mode, Order, OrderedAdapter, Refusal};
-use longcat_video::{DeviceError, LoraScope, VideoError};
+use longcat_video::{LoraScope, VideoError};
 use serde_json::{Map, Value};
 
+use crate::failure::{device_error, video_error};
 use crate::lora_arg::LoraArg;
 use crate::request::{Folders, Request, RequestError};
 
@@ -113,15 +113,14 @@ pub fn refusal(error: &anyhow::Error, order: &Order) -> Refusal {
 /// Why an order was not made.
 pub fn make_error(error: &anyhow::Error, order: &Order) -> MakeError {
     let message = words(error, order);
-    let failed = match video_error(error) {
+    match video_error(error) {
         Some(VideoError::Cancelled) => return MakeError::Cancelled,
         Some(VideoError::Invalid { .. } | VideoError::DoesNotFit(_)) => {
             return MakeError::Invalid(message);
         }
-        Some(VideoError::Device(failed)) => Some(failed),
-        _ => error.downcast_ref::<DeviceError>(),
-    };
-    match failed {
+        _ => {}
+    }
+    match device_error(error) {
         Some(failed) if failed.fault.requested().is_some() || is_memory(&message) => {
             MakeError::OutOfMemory(message)
         }
@@ -133,13 +132,6 @@ pub fn make_error(error: &anyhow::Error, order: &Order) -> MakeError {
 fn is_memory(message: &str) -> bool {
     let message = message.to_lowercase();
     message.contains("out of memory") || message.contains("out_of_memory")
-}
-
-fn video_error(error: &anyhow::Error) -> Option<&VideoError> {
-    match error.downcast_ref() {
-        Some(RuntimeError::Video(error)) => Some(error),
-        _ => error.downcast_ref(),
-    }
 }
 
 /// What the command line would say; where the files lie is nobody's business.
