@@ -9,6 +9,7 @@ mod arguments;
 mod keys;
 mod reading;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Result;
@@ -96,19 +97,42 @@ impl Request {
     /// # Errors
     /// [`RequestError`] names what is near.
     pub fn check_key(key: &str) -> Result<(), RequestError> {
-        let takes =
-            |command: &&str| key == "command" || keys_of(command).find(key, command).is_ok();
-        match COMMANDS.iter().any(takes) {
-            true => Ok(()),
-            false => keys_of("t2v").find(key, "a request").map(|_| ()),
+        match commands_with(key).is_empty() {
+            false => Ok(()),
+            true => keys_of("t2v").find(key, "a request").map(|_| ()),
         }
+    }
+
+    /// Checks that the command of at least one object takes a key of some command.
+    ///
+    /// # Errors
+    /// [`RequestError`] names the commands that take it, and what is near among the keys of the objects.
+    pub fn check_use<'a>(
+        objects: impl Iterator<Item = &'a Map<String, Value>>,
+        key: &str,
+    ) -> Result<(), RequestError> {
+        let taking = commands_with(key);
+        let mut others = BTreeSet::new();
+        for object in objects {
+            let command = command_of(object).unwrap_or("t2v");
+            if taking.contains(&command) {
+                return Ok(());
+            }
+            others.insert(command);
+        }
+        let near = others.into_iter().map(|command| keys_of(command).near(key));
+        let near = near.max_by_key(String::len).unwrap_or_default();
+        let taking = taking.join(", ");
+        Err(RequestError::new(
+            key,
+            format!("is a key of {taking}, and there is no such line{near}"),
+        ))
     }
 
     /// Whether the command of an object takes a key.
     pub fn takes(object: &Map<String, Value>, key: &str) -> bool {
         // What is wrong with the command is told when the object is read.
-        let command = command_of(object).unwrap_or("t2v");
-        key == "command" || keys_of(command).find(key, command).is_ok()
+        commands_with(key).contains(&command_of(object).unwrap_or("t2v"))
     }
 
     /// Looks at its files and carries it out: sees whether it can be made, or makes it.
@@ -177,6 +201,12 @@ fn command_of(object: &Map<String, Value>) -> Result<&'static str, RequestError>
         let all = COMMANDS.join(", ");
         RequestError::new("command", format!("{value} is none of {all}"))
     })
+}
+
+/// The commands that take a key.
+fn commands_with(key: &str) -> Vec<&'static str> {
+    let takes = |command: &&str| key == "command" || keys_of(command).find(key, command).is_ok();
+    COMMANDS.into_iter().filter(takes).collect()
 }
 
 /// The keys of a command.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use longcat_video::VideoError;
 use serde_json::{Map, Value};
 
 use super::{claim, results};
@@ -33,7 +34,7 @@ pub struct Problem {
 /// The lines of a list that are requests, and what is wrong with the others.
 pub fn read(list: &Path, results: &Path, set: &[Setting]) -> Result<(Vec<Line>, Vec<Problem>)> {
     for Setting { key, .. } in set {
-        Request::check_key(key).context("--set")?;
+        Request::check_key(key).map_err(unfit)?;
     }
     let bytes = std::fs::read(list).with_context(|| list.display().to_string())?;
     let text = String::from_utf8(bytes)
@@ -58,9 +59,23 @@ pub fn read(list: &Path, results: &Path, set: &[Setting]) -> Result<(Vec<Line>, 
             }),
         }
     }
+    // What else is wrong with a line may be its command.
+    if problems.is_empty() && !lines.is_empty() {
+        for Setting { key, .. } in set {
+            Request::check_use(lines.iter().map(|line| &line.object), key).map_err(unfit)?;
+        }
+    }
     problems.extend(of_one_name(&lines, results));
     problems.sort_by_key(|problem| problem.line);
     Ok((lines, problems))
+}
+
+/// Why `--set` is of no use.
+fn unfit(error: RequestError) -> VideoError {
+    VideoError::Invalid {
+        what: "--set",
+        reason: error.to_string(),
+    }
 }
 
 fn line(number: usize, text: &str, folders: Folders<'_>, set: &[Setting]) -> Result<Line, String> {
@@ -161,6 +176,20 @@ mod tests {
         assert!(
             format!("{error:#}").contains("did you mean `steps`"),
             "{error:#}"
+        );
+        // One that is of no use to any line is a mistake.
+        let read_set = |text: &str, set: &str| {
+            std::fs::write(&list, text).unwrap();
+            read(&list, Path::new("out"), &[set.parse().unwrap()]).map(|(lines, _)| lines.len())
+        };
+        let both =
+            "{\"prompt\": \"a\"}\n{\"prompt\": \"a\", \"video\": \"v\", \"command\": \"refine\"}";
+        assert_eq!(read_set(both, "threshold=0.3").unwrap(), 2);
+        let error = read_set("{\"prompt\": \"a\"}", "spatial_only=true").unwrap_err();
+        let error = format!("{error:#}");
+        assert!(
+            error.contains("--set: spatial_only: is a key of refine"),
+            "{error}"
         );
         let found = lines.iter().map(|line| (line.number, line.name.as_str()));
         let expected = [

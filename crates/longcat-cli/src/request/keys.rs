@@ -102,7 +102,8 @@ impl Keys {
         })
     }
 
-    fn near(&self, name: &str) -> String {
+    /// What is near a name, as a question.
+    pub fn near(&self, name: &str) -> String {
         /// Below this two names have little in common.
         const ALIKE: f64 = 0.75;
         let names = self.0.iter().map(|key| key.name.as_str());
