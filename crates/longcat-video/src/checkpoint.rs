@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::DType;
 use longcat_dit::{DitConfig, LongCatTransformer, official_weights};
 use longcat_kernels::KernelBackend;
-use longcat_text::{TextEncoder, carries_tokenizer};
+use longcat_text::{TextEncoder, Umt5Config, carries_tokenizer};
 use longcat_vae::{WanVae, WanVaeConfig};
 use longcat_weights::{LoadAs, WeightFiles};
 
@@ -251,6 +251,21 @@ impl Checkpoint {
         let files = self.transformer_weights()?;
         let (model, _) = LongCatTransformer::load_with_config(&config, &files, load_as, device)?;
         Ok(model)
+    }
+
+    /// The text encoder's weights under their official names, memory-mapped, if they are there.
+    pub fn text_weights(&self) -> Option<WeightFiles> {
+        let files = WeightFiles::open(&self.text_encoder).ok()?;
+        longcat_text::official_weights(&files).ok()
+    }
+
+    /// The text encoder's config, if it can be read; loading it says why if it cannot.
+    pub fn text_config(&self) -> Option<Umt5Config> {
+        let file = self.text_encoder.join("config.json");
+        match file.is_file() {
+            true => Umt5Config::read(&file).ok(),
+            false => Umt5Config::of_weights(&self.text_weights()?).ok(),
+        }
     }
 
     /// Loads tokenizer and text encoder.

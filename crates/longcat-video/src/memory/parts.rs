@@ -36,8 +36,7 @@ impl Parts {
     /// most of each size that are there at a time.
     pub fn bytes(&self, resident: usize) -> u64 {
         let streamed = self.streamed(resident);
-        let all: u64 = self.0.iter().sum();
-        let mut stay = all - streamed.iter().sum::<u64>();
+        let mut stay = self.held(resident);
         let mut sizes = streamed.clone();
         sizes.sort_unstable();
         sizes.dedup();
@@ -46,6 +45,12 @@ impl Parts {
             stay += if twice { 2 * size } else { size };
         }
         stay
+    }
+
+    /// Bytes of those that stay where so many do, while none is used: none of the others is there then.
+    pub fn held(&self, resident: usize) -> u64 {
+        let all: u64 = self.0.iter().sum();
+        all - self.streamed(resident).iter().sum::<u64>()
     }
 
     /// The most of them that stay within `room` bytes beside those that pass through.
@@ -78,5 +83,6 @@ mod tests {
         // Every other one, the last among them.
         assert_eq!(ends.streamed(4), [10, 10, 10, 30]);
         assert_eq!(ends.bytes(4), 60 + 20 + 30);
+        assert_eq!([ends.held(8), ends.held(4), ends.held(0)], [120, 60, 0]);
     }
 }

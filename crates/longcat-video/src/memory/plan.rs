@@ -105,23 +105,16 @@ impl MemoryPlan {
         let asked = &request.asked;
         let text = TextPlan::within(models, request.prompts, asked, limit)?;
         let transformer = TransformerPlan::within(models, &request.denoise, asked, limit)?;
-        let others = {
-            let clips = request.encode.iter().chain([&request.decode]);
-            let clips = clips.map(|clip| vae(models, clip, asked.tiling));
-            clips.chain([text.peak]).max().unwrap_or(0)
-        };
-        let sizes = &models.transformer;
-        let weights =
-            sizes.fixed + sizes.blocks.bytes(transformer.resident) + request.denoise.adapters;
-        let stays = transformer.resident == transformer.depth;
-        let keep_transformer =
-            asked.keep_transformer && stays && others.saturating_add(weights) <= limit;
-        let encoder = models.text.weights(text.resident);
-        let beside = others.max(transformer.peak);
+        let clips = request.encode.iter().chain([&request.decode]);
+        let clips = clips.map(|clip| vae(models, clip, asked.tiling));
+        let clips = clips.fold(0, u64::max);
+        let others = clips.max(text.peak);
+        let weights = models.transformer.held(transformer.resident) + request.denoise.adapters;
+        let keep_transformer = asked.keep_transformer && others.saturating_add(weights) <= limit;
+        let encoder = models.text.held(text.resident);
         let held = if keep_transformer { weights } else { 0 };
-        let keep_text_encoder = asked.keep_text_encoder
-            && text.resident == text.layers
-            && beside.saturating_add(encoder + held) <= limit;
+        let beside = transformer.peak.max(clips.saturating_add(held));
+        let keep_text_encoder = asked.keep_text_encoder && beside.saturating_add(encoder) <= limit;
         let kept = held + if keep_text_encoder { encoder } else { 0 };
         let choose = |stage, clip| {
             let plan = VaePlan::within(models, clip, asked.tiling, kept, limit);

@@ -190,6 +190,11 @@ impl TransformerSizes {
         self.fixed + self.unpacked + self.blocks.bytes(resident)
     }
 
+    /// What of them is there while others work: matrices that pass through and unpacked ones are not.
+    pub fn held(&self, resident: usize) -> u64 {
+        self.fixed + self.blocks.held(resident)
+    }
+
     /// Sizes of a transformer in this dtype, with its matrices kept so.
     pub fn new(config: &DitConfig, dtype: DType, kept: &KeptWeights) -> Self {
         let element = dtype.size() as u64;
@@ -259,6 +264,11 @@ impl TextSizes {
     /// All weights where so many layers stay on the device.
     pub fn weights(&self, resident: usize) -> u64 {
         self.fixed + self.unpacked + self.layers.bytes(resident)
+    }
+
+    /// What of them is there while others work: matrices that pass through and unpacked ones are not.
+    pub fn held(&self, resident: usize) -> u64 {
+        self.fixed + self.layers.held(resident)
     }
 
     /// Sizes of a text encoder in this dtype, with its matrices kept so.

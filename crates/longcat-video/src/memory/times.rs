@@ -38,9 +38,8 @@ impl ExpectedTimes {
         let segments = request.segments as f64;
         // The work of a pixel grows with the square of the width.
         let width = (models.vae.base as f64 / RELEASED_BASE).powi(2);
-        let vae = |clip: &ClipSizes, plan: &VaePlan, rate: f64| {
-            segments * width * clip.pixels(plan) / rate
-        };
+        let vae = |clip: &ClipSizes, plan: &VaePlan, rate: f64| width * clip.pixels(plan) / rate;
+        let encodings = request.encodings as f64;
         let encode = request.encode.as_ref().zip(plan.encode.as_ref());
         let denoise = &models.transformer;
         let denoise = denoise.seconds(&request.denoise, request.steps, &plan.transformer, rates);
@@ -49,9 +48,9 @@ impl ExpectedTimes {
             .seconds(request.prompts, plan.text.resident, rates);
         Self {
             text: segments * text,
-            encode: encode.map(|(clip, plan)| vae(clip, plan, rates.encoded)),
+            encode: encode.map(|(clip, plan)| encodings * vae(clip, plan, rates.encoded)),
             denoise: segments * denoise,
-            decode: vae(&request.decode, &plan.decode, rates.decoded),
+            decode: segments * vae(&request.decode, &plan.decode, rates.decoded),
             rates: *rates,
         }
     }

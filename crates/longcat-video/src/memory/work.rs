@@ -12,13 +12,15 @@ pub struct RequestSizes {
     pub prompts: [usize; 2],
     /// Condition frames, or the video that is refined.
     pub encode: Option<ClipSizes>,
+    /// How often they are encoded: in all segments of a long video, or in all but the first.
+    pub encodings: usize,
     /// The denoising.
     pub denoise: DenoiseSizes,
     /// The result.
     pub decode: ClipSizes,
     /// Steps of the denoising.
     pub steps: usize,
-    /// How often all of it is done: segments of a long video, else once.
+    /// How often all else is done: segments of a long video, else once.
     pub segments: usize,
     /// What is settled already.
     pub asked: Asked,

@@ -84,6 +84,8 @@ pub struct Pipeline<B: KernelBackend> {
     scheduler: FlowMatchScheduler,
     pub(crate) adapters: Adapters,
     pub(super) text_encoder: Option<TextEncoder<B>>,
+    /// Layers that stay on the device in the loaded text encoder.
+    pub(super) text_layers: usize,
     /// A replica for each device, or none while it is not loaded.
     pub(super) transformers: Vec<LongCatTransformer<B>>,
     vae: Option<WanVae<B>>,
@@ -155,6 +157,7 @@ impl<B: KernelBackend> Pipeline<B> {
             transformer_config,
             vae_config,
             text_encoder: None,
+            text_layers: 0,
             transformers: Vec::new(),
             vae: None,
             step_hook: None,
@@ -268,10 +271,13 @@ impl<B: KernelBackend> Pipeline<B> {
         let layers = self.make_room_for_text([prompts.len(), max_length])?;
         let encoder = match self.text_encoder.take() {
             Some(encoder) => encoder,
-            None => guard::<B, _, _>(&self.devices[..1], Stage::LoadingTextEncoder, || {
-                let load_as = self.load_as(layers);
-                self.checkpoint.load_text_encoder(load_as, self.device())
-            })?,
+            None => {
+                self.text_layers = layers;
+                guard::<B, _, _>(&self.devices[..1], Stage::LoadingTextEncoder, || {
+                    let load_as = self.load_as(layers);
+                    self.checkpoint.load_text_encoder(load_as, self.device())
+                })?
+            }
         };
         let encode = || Ok::<_, VideoError>(encoder.encode_prompts(prompts, max_length)?);
         let (embeds, mask) = guard::<B, _, _>(&self.devices[..1], Stage::EncodingPrompt, encode)?;

@@ -2,9 +2,8 @@
 
 use longcat_dit::LongCatTransformer;
 use longcat_kernels::{KernelBackend, Products, Stage, guard, wait};
-use longcat_text::Umt5Config;
 use longcat_vae::Tiling;
-use longcat_weights::{Precision, WeightFiles};
+use longcat_weights::Precision;
 
 use super::plan::Planned;
 use super::refine::RefineShape;
@@ -99,12 +98,8 @@ impl<B: KernelBackend> Pipeline<B> {
                     let [_, cond] = self.condition_latents(frames, whole.cond_frames)?;
                     (planned.num_cond, run.cached) = (cond, request.kv_cache);
                 }
-                (
-                    planned,
-                    run,
-                    Some(whole.cond_frames),
-                    request.offload_kv_cache,
-                )
+                let encoded = (request.segments > 1).then_some(whole.cond_frames);
+                (planned, run, encoded, request.offload_kv_cache)
             }
             VideoRequest::Refinement(request) => {
                 let run = Run::refining(request.max_sequence_length);
@@ -127,11 +122,10 @@ impl<B: KernelBackend> Pipeline<B> {
                 self.refining(&shape, Run::refining(tokens))?
             }
         };
-        let segments = match request {
-            VideoRequest::LongVideo(long) | VideoRequest::RefinementOfLongVideo(long) => {
-                long.segments
-            }
-            _ => 1,
+        let [segments, encodings] = match request {
+            VideoRequest::LongVideo(long) => [long.segments, long.segments.saturating_sub(1)],
+            VideoRequest::RefinementOfLongVideo(long) => [long.segments; 2],
+            _ => [1; 2],
         };
         let [latents, height, width] = planned.latents;
         let size = [height, width].map(|side| side * self.vae_config().scale_factor_spatial);
@@ -145,6 +139,7 @@ impl<B: KernelBackend> Pipeline<B> {
         Ok(RequestSizes {
             prompts: [prompts, run.tokens],
             encode: encoded.map(|frames| clip(frames, true)),
+            encodings,
             denoise: self.denoise_sizes(&planned, &run),
             decode: ClipSizes {
                 samples: run.videos,
@@ -221,12 +216,12 @@ impl<B: KernelBackend> Pipeline<B> {
             context: B::memory(self.device()).context,
             convolutions: B::patch_bytes(self.device()) as u64,
         };
-        let text = self.text_config();
+        let text = self.checkpoint().text_config();
         let mut kept = KeptWeights::from(options.precision);
         // Where all become floats, no file matters.
         if options.precision != Precision::Dense {
             kept.transformer = self.checkpoint().transformer_weights().ok();
-            kept.text = self.text_weights();
+            kept.text = self.checkpoint().text_weights();
         }
         let mut sizes = ModelSizes::new((config, text.as_ref(), vae), dtypes, &kept, device);
         sizes.transformer.rounded = options.products == Products::Fp8;
@@ -238,27 +233,14 @@ impl<B: KernelBackend> Pipeline<B> {
         self.model_sizes().transformer.unpacked > 0
     }
 
-    /// The text encoder's files, if they are there.
-    fn text_weights(&self) -> Option<WeightFiles> {
-        let files = WeightFiles::open(self.checkpoint().text_encoder_path()).ok()?;
-        longcat_text::official_weights(&files).ok()
-    }
-
-    /// The text encoder's config, if it can be read; loading it says why if it cannot.
-    fn text_config(&self) -> Option<Umt5Config> {
-        let path = self.checkpoint().text_encoder_path();
-        let file = path.join("config.json");
-        match file.is_file() {
-            true => Umt5Config::read(&file).ok(),
-            false => Umt5Config::of_weights(&self.text_weights()?).ok(),
-        }
-    }
-
     /// Makes room for encoding so many prompts of so many tokens, and says how many layers of the text
     /// encoder stay on the device.
     pub(super) fn make_room_for_text(&mut self, prompts: [usize; 2]) -> Result<usize, VideoError> {
         let models = self.model_sizes();
         let plan = TextPlan::choose(&models, prompts, &self.asked(), self.budget)?;
+        if plan.resident < self.text_layers {
+            self.text_encoder = None;
+        }
         if !self.fits(plan.peak + self.transformer_bytes(&models)) {
             self.drop_transformers();
         }
@@ -321,19 +303,19 @@ impl<B: KernelBackend> Pipeline<B> {
         self.budget.is_none_or(|budget| bytes <= budget)
     }
 
-    /// Bytes of the loaded transformer.
+    /// Bytes of the loaded transformer while others work.
     fn transformer_bytes(&self, models: &ModelSizes) -> u64 {
         let adapters = self.adapters.bytes(false, models.transformer.element);
         match self.transformers.is_empty() {
             true => 0,
-            false => models.transformer.weights(self.resident) + adapters,
+            false => models.transformer.held(self.resident) + adapters,
         }
     }
 
-    /// Bytes of the loaded text encoder.
+    /// Bytes of the loaded text encoder while others work.
     fn text_bytes(&self, models: &ModelSizes) -> u64 {
         match &self.text_encoder {
-            Some(_) => models.text.weights(models.text.layers.count()),
+            Some(_) => models.text.held(self.text_layers),
             None => 0,
         }
     }
