@@ -36,6 +36,7 @@ mod cache;
 mod config;
 mod data;
 mod error;
+mod memory;
 mod names;
 mod observe;
 mod optimizer;

@@ -7,15 +7,14 @@ use burn::backend::Autodiff;
 use burn::module::Module;
 use burn::tensor::DType;
 use longcat_dit::lora_targets;
-use longcat_kernels::{KernelBackend, Stage, guard, wait};
+use longcat_kernels::{KernelBackend, Stage, guard};
 use longcat_lora::Adapter;
-use longcat_video::{
-    Checkpoint, DeviceSizes, KeptWeights, MemoryLimit, TrainingPlan, TransformerSizes,
-};
+use longcat_video::Checkpoint;
 use longcat_weights::LoadAs;
 
 use crate::cache::fingerprint;
 use crate::config::{Mode, TrainConfig, read_config};
+use crate::memory::Room;
 use crate::prepare::TrainingData;
 use crate::ranks::{RankError, Ranks};
 use crate::trainer::{Outcome, OutputFolder, Trainer, differences};
@@ -136,12 +135,13 @@ fn uninterrupted<B: KernelBackend>(
         base_model,
         clips: data.training.entries.len(),
     };
-    let depth = checkpoint.transformer_config()?.depth;
-    let streamed = streamed_blocks::<B>(config, &checkpoint, device)?;
+    let room = Room::now::<B>(config, &checkpoint, device)?;
+    let plan = room.training()?;
+    let streams = plan.filter(|plan| plan.resident < plan.depth);
     let load_as = LoadAs {
         dtype: Some(config.model.dtype.dtype()),
         precision: config.model.precision.kept(),
-        resident_blocks: (streamed > 0).then(|| depth.saturating_sub(streamed)),
+        resident_blocks: streams.map(|plan| plan.resident),
         ..LoadAs::default()
     };
     let load = || {
@@ -158,7 +158,8 @@ fn uninterrupted<B: KernelBackend>(
         Stage::LoadingTransformer,
         load,
     )?;
-    let task = TransformerTask::<Autodiff<B>>::new(config, data, texts, transforms, info, device)?;
+    let task = TransformerTask::<Autodiff<B>>::new(config, data, texts, transforms, info, device)?
+        .with_sample_tiling(room.sample_tiling(plan.as_ref()));
     let (trainer, model) = Trainer::new(config, &task, model, device, ranks, observer, interrupt)?;
     trainer.run(model)
 }
@@ -194,58 +195,4 @@ fn started_alike<B: KernelBackend>(
         })
     };
     Ok(ranks.same(mine.to_string().into_bytes(), differs)?)
-}
-
-/// Blocks whose weights pass through the device: as many as the config says, or as do not fit.
-fn streamed_blocks<B: KernelBackend>(
-    config: &TrainConfig,
-    checkpoint: &Checkpoint,
-    device: &B::Device,
-) -> Result<usize, TrainError> {
-    let asked = config.model.streamed_blocks;
-    let can_stream = config.mode == Mode::Lora && config.train.checkpointing;
-    // What the encoders have left is free once it is given back and the device was waited for.
-    B::memory_cleanup(device);
-    wait::<B>(device);
-    let memory = B::memory(device);
-    let budget = config.memory.within(memory.free);
-    if asked > 0 || !can_stream || budget.is_none() {
-        return Ok(asked);
-    }
-    let (network, vae) = (checkpoint.transformer_config()?, checkpoint.vae_config()?);
-    let [_, height, width] = network.patch_size;
-    let sides = [height, width].map(|side| side * vae.scale_factor_spatial);
-    let frames = config.data.frames.iter().map(|n| vae.latent_frames(*n));
-    let spaces = config.data.sizes.iter();
-    let spaces = spaces.map(|size| size.height / sides[0] * (size.width / sides[1]));
-    let largest = frames.max().unwrap_or(0) * spaces.max().unwrap_or(0);
-    // The layers that the released adapters have; others are few.
-    let factors = 17 * network.hidden_size + 3 * network.ffn_dim();
-    let trained = (network.depth * config.lora.adapter.rank * factors) as u64;
-    let sizes = TransformerSizes::new(
-        &network,
-        config.model.dtype.dtype(),
-        &KeptWeights {
-            precision: config.model.precision.kept(),
-            transformer: checkpoint.transformer_weights().ok(),
-            text: None,
-        },
-    );
-    let own = DeviceSizes {
-        context: memory.context,
-        ..DeviceSizes::default()
-    };
-    let tokens = largest * config.train.batch;
-    match (
-        TrainingPlan::choose(own, &sizes, tokens, trained, budget),
-        config.memory,
-    ) {
-        (Ok(plan), _) => Ok(plan.depth - plan.resident),
-        (Err(error), MemoryLimit::AtMost(_)) => {
-            let reason = format!("{error}; so do fewer data.frames and smaller data.sizes");
-            Err(config.problem("memory", reason))
-        }
-        // What is free is not a promise to keep: what can be done is done.
-        (Err(_), _) => Ok(network.depth),
-    }
 }

@@ -71,8 +71,8 @@ pub use lora_scope::{LoraScope, LoraStages, ParseScopeError, StepScope};
 pub use memory::{
     Asked, ClipSizes, DenoiseSizes, DeviceRates, DeviceSizes, DoesNotFit, ExpectedTimes,
     KeptWeights, MemoryLimit, MemoryPlan, ModelSizes, ParseMemoryError, Parts, RatesSource,
-    RequestSizes, TextPlan, TextSizes, TrainingPlan, TransformerPlan, TransformerSizes, VaePlan,
-    VaeSizes, in_words,
+    RequestSizes, TextPlan, TextSizes, TrainingPlan, TrainingSizes, TransformerPlan,
+    TransformerSizes, VaePlan, VaeSizes, in_words,
 };
 pub use noise::{NoisePurpose, NoiseSource, SeededNoise};
 pub use parts::{CheckpointParts, Component};

@@ -8,7 +8,7 @@ use burn::tensor::{DType, Tensor};
 use longcat_kernels::{KernelBackend, Stage, guard};
 use longcat_text::PromptTokenizer;
 use longcat_video::{Checkpoint, VideoError};
-use longcat_weights::{NamedTensor, WeightFiles, write_safetensors};
+use longcat_weights::{LoadAs, NamedTensor, WeightFiles, write_safetensors};
 
 use super::dataset::{LatentDataset, TextTable};
 use super::key::{Hasher, fingerprint};
@@ -16,6 +16,7 @@ use super::latents::latents;
 use super::shares::{await_files, missing};
 use crate::config::TrainConfig;
 use crate::data::CaptionedClip;
+use crate::memory::Room;
 use crate::observe::stop;
 use crate::{Ranks, TrainError, TrainObserver};
 
@@ -103,11 +104,16 @@ pub fn encode_texts<B: KernelBackend>(
         let path = &files[&text];
         if own.remove(path.as_path()) {
             if encoder.is_none() {
-                let dtype = config.cache.text_precision.dtype();
+                let room = Room::now::<B>(config, &checkpoint, device)?;
+                let load_as = LoadAs {
+                    dtype: Some(config.cache.text_precision.dtype()),
+                    resident_blocks: room.text_layers(length)?,
+                    ..LoadAs::default()
+                };
                 encoder = Some(guard::<B, _, _>(
                     &devices,
                     Stage::LoadingTextEncoder,
-                    || checkpoint.load_text_encoder::<B>(dtype, device),
+                    || checkpoint.load_text_encoder::<B>(load_as, device),
                 )?);
             }
             let Some(encoder) = &encoder else {

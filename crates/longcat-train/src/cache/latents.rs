@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::DType;
 use longcat_kernels::{KernelBackend, Stage, guard};
-use longcat_vae::WanVae;
+use longcat_vae::{Tiling, WanVae};
 use longcat_video::Checkpoint;
 use longcat_weights::{NamedTensor, WeightFiles, write_safetensors};
 use rayon::prelude::*;
@@ -21,6 +21,7 @@ use super::shares::{await_files, missing};
 use super::vae::encode_batch;
 use crate::config::{Take, TrainConfig};
 use crate::data::{Bucket, CaptionedClip};
+use crate::memory::{ClipsPlan, Room};
 use crate::observe::stop;
 use crate::{Ranks, TrainError, TrainObserver};
 
@@ -69,9 +70,11 @@ pub(super) fn latents<B: KernelBackend>(
         }
     }
     let mut encoder = Encoder::<B> {
+        config,
         recipe: &recipe,
         checkpoint,
         clips,
+        room: None,
         vae: None,
         together: 1,
         device,
@@ -229,9 +232,12 @@ fn of_others(ranks: &Ranks, own: &[(String, String)]) -> Result<Vec<(String, Str
 
 /// What clips are encoded with.
 struct Encoder<'a, B: KernelBackend> {
+    config: &'a TrainConfig,
     recipe: &'a Recipe<'a>,
     checkpoint: &'a Checkpoint,
     clips: &'a [CaptionedClip],
+    /// Of the device before the VAE came.
+    room: Option<Room<'a>>,
     /// Loaded when it is first needed.
     vae: Option<WanVae<B>>,
     /// How many clips pass through it at once.
@@ -271,10 +277,11 @@ impl<B: KernelBackend> Encoder<'_, B> {
             let mut left = members.as_slice();
             while !left.is_empty() {
                 stop(self.interrupt)?;
-                let count = self.at_once(bucket).min(left.len());
+                let plan = self.plan(bucket)?;
+                let count = plan.at_once.min(left.len());
                 let (now, rest) = left.split_at(count);
                 left = rest;
-                self.encode(jobs, bucket, now)?;
+                self.encode(jobs, bucket, now, plan.tiling)?;
                 done += count;
                 progress(done);
             }
@@ -302,18 +309,24 @@ impl<B: KernelBackend> Encoder<'_, B> {
                 Err(error) => return Ok(vec![(*job, error)]),
             }
             let bucket = members[0].1.bucket;
-            if n + 1 == jobs.len() || members.len() >= self.at_once(&bucket) {
-                self.encode(jobs, &bucket, &members)?;
+            let plan = self.plan(&bucket)?;
+            if n + 1 == jobs.len() || members.len() >= plan.at_once {
+                self.encode(jobs, &bucket, &members, plan.tiling)?;
                 members.clear();
             }
         }
         Ok(Vec::new())
     }
 
-    /// How many clips of a bucket pass through the VAE at once.
-    fn at_once(&self, bucket: &Bucket) -> usize {
+    /// How clips of a bucket pass through the VAE, and how many of them at once.
+    fn plan(&mut self, bucket: &Bucket) -> Result<ClipsPlan, TrainError> {
+        let room = match self.room.take() {
+            Some(room) => room,
+            None => Room::now::<B>(self.config, self.checkpoint, self.device)?,
+        };
         let pixels = bucket.frames * bucket.size.width * bucket.size.height;
-        self.together.min(PIXELS / pixels.max(1)).max(1)
+        let most = self.together.min(PIXELS / pixels.max(1)).max(1);
+        self.room.insert(room).clips(bucket, most)
     }
 
     fn encode(
@@ -321,6 +334,7 @@ impl<B: KernelBackend> Encoder<'_, B> {
         jobs: &[&Job],
         bucket: &Bucket,
         members: &[(usize, Fitted)],
+        tiling: Option<Tiling>,
     ) -> Result<(), TrainError> {
         let vae = match self.vae.take() {
             Some(vae) => vae,
@@ -329,7 +343,7 @@ impl<B: KernelBackend> Encoder<'_, B> {
         let vae = self.vae.insert(vae);
         let start = Instant::now();
         let encoded = guard::<B, _, _>(from_ref(self.device), Stage::EncodingFrames, || {
-            encode_batch(vae, members, self.device, self.interrupt)
+            encode_batch(vae, members, tiling, self.device, self.interrupt)
         })?;
         let taken = start.elapsed() / members.len() as u32;
         let fit = BATCH.as_secs_f64() / taken.as_secs_f64().max(1e-6);

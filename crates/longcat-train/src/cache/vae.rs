@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use burn::tensor::{DType, Tensor, TensorData};
 use longcat_kernels::KernelBackend;
-use longcat_vae::{VaeError, VaeOptions, WanVae};
+use longcat_vae::{Tiling, VaeError, VaeOptions, WanVae};
 use longcat_video::{VideoError, refine_start};
 use longcat_weights::NamedTensor;
 
@@ -14,19 +14,21 @@ use super::plan::Fitted;
 use crate::TrainError;
 use crate::observe::stop;
 
-/// Latents of clips of one bucket.
+/// Latents of clips of one bucket, in tiles where there are some.
 ///
 /// # Errors
 /// [`TrainError::Interrupted`], and what the VAE reports.
 pub(super) fn encode_batch<B: KernelBackend>(
     vae: &WanVae<B>,
     members: &[(usize, Fitted)],
+    tiling: Option<Tiling>,
     device: &B::Device,
     interrupt: &AtomicBool,
 ) -> Result<Vec<Vec<NamedTensor>>, TrainError> {
     let options = VaeOptions {
         // One clip is cut in time, so that memory stays small; several are small.
         latent_frames_per_chunk: if members.len() > 1 { usize::MAX } else { 1 },
+        tiling,
         ..VaeOptions::default()
     };
     let encode = |clips: Vec<Tensor<B, 5>>| {

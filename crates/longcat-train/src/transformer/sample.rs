@@ -1,16 +1,17 @@
 //! Sample videos of a model in training.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use burn::module::AutodiffModule;
-use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 use longcat_dit::{LongCatTransformer, TextCondition};
-use longcat_kernels::{Stage, guard};
+use longcat_kernels::{KernelBackend, Stage, guard, wait};
+use longcat_vae::VaeOptions;
 use longcat_video::{
     Checkpoint, FlowMatchScheduler, NoisePurpose, NoiseSource, PixelFrames, Schedule, ScheduleMode,
-    SeededNoise, cfg_zero,
+    SeededNoise, Tiling, cfg_zero,
 };
 
 use crate::config::{SampleConfig, TrainConfig};
@@ -23,11 +24,19 @@ const FPS: f64 = 15.0;
 /// Embeddings `[L, width]` of a prompt, and which tokens are text.
 pub type EncodedText = Result<(TensorData, Vec<bool>), TrainError>;
 
+/// Gives back what pools hold, which nothing after it may be of the size of.
+fn give_back<B: KernelBackend>(device: &B::Device) {
+    B::memory_cleanup(device);
+    wait::<B>(device);
+}
+
 /// Makes a video per prompt with the model as it is.
 pub(super) struct Sampler {
     config: SampleConfig,
     checkpoint: Checkpoint,
     schedule: Schedule,
+    /// Tiles in which videos are decoded, where pictures are not taken as a whole.
+    pub(super) tiling: Option<Tiling>,
 }
 
 impl Sampler {
@@ -42,6 +51,7 @@ impl Sampler {
             schedule: scheduler.schedule(samples.steps, ScheduleMode::Plain)?,
             config: samples,
             checkpoint,
+            tiling: None,
         }))
     }
 
@@ -55,6 +65,8 @@ impl Sampler {
     ) -> Result<(), TrainError> {
         let model = model.valid();
         let devices = [device.clone()];
+        // What steps of training hold in pools would lie beside what these take.
+        give_back::<B::InnerBackend>(device);
         let denoise = || {
             let mut clips = Vec::new();
             for (i, prompt) in self.config.prompts.iter().enumerate() {
@@ -64,22 +76,30 @@ impl Sampler {
             Ok::<_, TrainError>(clips)
         };
         let clips = guard::<B::InnerBackend, _, _>(&devices, Stage::Sampling, denoise)?;
+        give_back::<B::InnerBackend>(device);
         let vae = self
             .checkpoint
             .load_vae::<B::InnerBackend>(DType::F32, device)?;
+        let options = VaeOptions {
+            tiling: self.tiling,
+            ..VaeOptions::default()
+        };
         for (i, latents) in clips.into_iter().enumerate() {
-            let decode = || PixelFrames::from_tensor(vae.decode(latents)?);
+            let decode = || {
+                let going_on = &mut |_| ControlFlow::Continue(());
+                PixelFrames::from_tensor(vae.decode_with(latents, &options, going_on)?)
+            };
             for frames in guard::<B::InnerBackend, _, _>(&devices, Stage::Sampling, decode)? {
                 let path = folder.join(format!("{i:02}.{}", self.config.format));
                 frames.write_video(path, FPS)?;
             }
         }
         drop(vae);
-        B::InnerBackend::memory_cleanup(device);
+        give_back::<B::InnerBackend>(device);
         Ok(())
     }
 
-    fn denoise<B: longcat_kernels::KernelBackend>(
+    fn denoise<B: KernelBackend>(
         &self,
         model: &LongCatTransformer<B>,
         texts: &dyn Fn(&str) -> EncodedText,

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use burn::tensor::{DType, Tensor, TensorData};
 use longcat_dit::{LongCatTransformer, TextCondition};
+use longcat_video::Tiling;
 
 use super::batch::Draws;
 use super::export::{RunInfo, export};
@@ -72,6 +73,14 @@ impl<B: TrainBackend> TransformerTask<B> {
             info,
             device: device.clone(),
         })
+    }
+
+    /// The same, with sample videos that are decoded in tiles; as whole pictures otherwise.
+    pub fn with_sample_tiling(mut self, tiling: Option<Tiling>) -> Self {
+        if let Some(sampler) = &mut self.sampler {
+            sampler.tiling = tiling;
+        }
+        self
     }
 
     /// Batch number `index` of the run, after its transforms. `text` encodes its captions, which are

@@ -19,5 +19,5 @@ pub use plan::{MemoryPlan, TextPlan, TransformerPlan, VaePlan};
 pub use rates::{DeviceRates, RatesSource};
 pub use sizes::{DeviceSizes, KeptWeights, ModelSizes, TextSizes, TransformerSizes, VaeSizes};
 pub use times::ExpectedTimes;
-pub use training::TrainingPlan;
+pub use training::{TrainingPlan, TrainingSizes};
 pub use work::{Asked, ClipSizes, DenoiseSizes, RequestSizes};

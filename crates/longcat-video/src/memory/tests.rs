@@ -55,6 +55,7 @@ fn generating() -> RequestSizes {
     RequestSizes {
         prompts: [1, 512],
         encode: None,
+        encodings: 1,
         denoise: DenoiseSizes {
             samples: 1,
             frames: 24,
@@ -252,8 +253,13 @@ fn training_streams_what_does_not_fit() {
             ..models.transformer.clone()
         };
         // 33 frames at 480x832, rank 64 on seven kinds of layers.
-        let trained = depth as u64 * 64 * (17 * 4096 + 3 * 11_008);
-        TrainingPlan::choose(models.device, &sizes, 14_040, trained, budget)
+        let step = TrainingSizes {
+            tokens: 14_040,
+            trained: depth as u64 * 64 * (17 * 4096 + 3 * 11_008),
+            averaged: false,
+            resident: None,
+        };
+        TrainingPlan::choose(models.device, &sizes, &step, budget)
     };
     // 13.51 GB were measured.
     let measured = plan(8, None).unwrap();
@@ -308,10 +314,17 @@ fn times_of_a_known_device_are_those_that_were_measured() {
             ..request.denoise
         },
         segments: 3,
+        // The first one has no condition.
+        encode: Some(ClipSizes {
+            whole: true,
+            ..request.decode
+        }),
+        encodings: 2,
         ..request
     };
     is(times(guided, None).denoise, 6.0 * found.denoise);
     is(times(guided, None).decode, 3.0 * found.decode);
+    is(times(guided, None).encode.unwrap(), 2.0 * 0.950);
 }
 
 #[test]
