@@ -1,8 +1,9 @@
 //! The device of a command.
 
 use std::fmt::Display;
+use std::sync::Once;
 
-use longcat_runtime::{DeviceSpec, best_device};
+use longcat_runtime::{DeviceSpec, best_device, kernel_problem};
 
 use crate::note;
 
@@ -13,4 +14,12 @@ pub fn device_or_best<D: From<DeviceSpec> + Display>(asked: Option<D>) -> D {
         note!("running on {device}; --device chooses another");
         device
     })
+}
+
+/// Warns, once, if the device did its work with slower kernels than it could.
+pub fn warn_of_kernels() {
+    static TOLD: Once = Once::new();
+    if let Some(problem) = kernel_problem() {
+        TOLD.call_once(|| note!("warning: {problem}"));
+    }
 }

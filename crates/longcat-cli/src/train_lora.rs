@@ -13,7 +13,7 @@ use longcat_runtime::{DeviceSpec, device_of_rank, train_lora_on_ranks};
 use longcat_train::{Bar, Quiet, RankError, RankPlace, Ranks, TrainObserver};
 use serde_json::json;
 
-use crate::{device_or_best, interrupt, launch, note, say};
+use crate::{device_or_best, interrupt, launch, note, say, warn_of_kernels};
 
 /// How long this process may take to end by itself when another rank has failed: a device that waits for
 /// that one may do so for ever.
@@ -110,6 +110,7 @@ impl TrainLora {
         if !speaks {
             return Ok(());
         }
+        warn_of_kernels();
         if self.json {
             let result = json!({
                 "step": outcome.step,

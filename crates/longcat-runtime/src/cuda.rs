@@ -35,6 +35,17 @@ pub fn cudnn_problem() -> Option<String> {
     None
 }
 
+/// Why kernels on CUDA run slower than they could, as far as that is known by now: they are compiled when they
+/// are first needed.
+pub fn kernel_problem() -> Option<String> {
+    #[cfg(feature = "cuda")]
+    {
+        longcat_kernels::kernel_problem()
+    }
+    #[cfg(not(feature = "cuda"))]
+    None
+}
+
 /// Why CUDA devices cannot share work, if they cannot.
 pub(crate) fn nccl_problem() -> Option<String> {
     #[cfg(feature = "cuda")]

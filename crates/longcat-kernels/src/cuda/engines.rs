@@ -107,19 +107,32 @@ impl<E: Engine> Engines<E> {
         tensors: [&CubeTensor<CudaRuntime>; N],
         work: impl FnOnce(&E, [u64; N]) -> Result<(), String> + Send + 'static,
     ) {
-        if let Some(failure) = lock(&self.failure).as_ref() {
-            panic!("{}", self.words(failure));
-        }
+        self.check();
         let bindings = tensors.map(|tensor| tensor.handle.clone().binding());
         device_thread(index).submit(move |server| {
             if let Err(failure) = self.run(server, index, bindings, work) {
-                watch::keep(
-                    cubecl::cuda::CudaDevice::new(index).to_id(),
-                    DeviceFault::new(&self.words(&failure)),
-                );
-                *lock(&self.failure) = Some(failure);
+                self.fail(index, failure);
             }
         });
+    }
+
+    /// Keeps that a device did not do what it was to do: nothing that it makes is used from now on.
+    pub(crate) fn fail(&self, index: usize, failure: String) {
+        watch::keep(
+            cubecl::cuda::CudaDevice::new(index).to_id(),
+            DeviceFault::new(&self.words(&failure)),
+        );
+        *lock(&self.failure) = Some(failure);
+    }
+
+    /// Goes on only if nothing failed.
+    ///
+    /// # Panics
+    /// If earlier work failed.
+    pub(crate) fn check(&self) {
+        if let Some(failure) = lock(&self.failure).as_ref() {
+            panic!("{}", self.words(failure));
+        }
     }
 
     fn words(&self, failure: &str) -> String {

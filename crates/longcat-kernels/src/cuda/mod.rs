@@ -9,7 +9,7 @@ mod library;
 pub(crate) mod memory;
 pub(crate) mod page_lock;
 pub(crate) mod prefetch;
-mod program;
+pub(crate) mod program;
 pub(crate) mod ranks;
 mod staging;
 mod stream;

@@ -1,11 +1,27 @@
 //! Kernels in CUDA C++, compiled at run time by NVRTC.
 
 use std::ffi::{CStr, CString};
+use std::sync::Mutex;
 
 use cudarc::driver::{result as driver, sys};
 use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 
-use super::stream::say;
+use super::stream::{lock, say};
+
+/// The first kernel that was not compiled and in whose place another one serves.
+static REFUSED: Mutex<Option<String>> = Mutex::new(None);
+
+/// Keeps why a kernel was not compiled in whose place a slower one serves.
+pub(crate) fn refused(what: &str, reason: &str) {
+    let words = || format!("{what} could not be compiled ({reason}): a slower one serves");
+    lock(&REFUSED).get_or_insert_with(words);
+}
+
+/// Why kernels in CUDA C++ do without being asked to, as far as that is known by now: they are compiled when they
+/// are first needed.
+pub fn kernel_problem() -> Option<String> {
+    lock(&REFUSED).clone()
+}
 
 /// Compiles a source, which includes nothing, so that no CUDA headers are needed, and loads its kernel `name`
 /// into the current context, where it stays for the life of the process.

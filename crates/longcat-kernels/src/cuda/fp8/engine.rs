@@ -46,7 +46,7 @@ pub(super) struct Engine {
     stream: OrderedStream,
     /// As NVRTC names it.
     architecture: String,
-    kernels: HashMap<Program, Option<sys::CUfunction>>,
+    kernels: HashMap<Program, sys::CUfunction>,
 }
 
 // SAFETY: the handles may be used from any thread, one at a time; the engine sits behind a mutex.
@@ -69,20 +69,20 @@ impl crate::cuda::engines::Engine for Engine {
 }
 
 impl Engine {
-    /// Whether the program can be run; `None` if it was never asked for.
-    pub(super) fn known(&self, program: Program) -> Option<bool> {
-        self.kernels.get(&program).map(Option::is_some)
+    /// Whether the program is there.
+    pub(super) fn has(&self, program: Program) -> bool {
+        self.kernels.contains_key(&program)
     }
 
-    /// Compiles and loads the program, and remembers it where that fails: weights are unpacked then.
-    pub(super) fn prepare(&mut self, program: Program) -> bool {
-        let (stream, architecture) = (&self.stream, &self.architecture);
-        let kernel = self.kernels.entry(program).or_insert_with(|| {
-            stream.enter().ok()?;
-            let options = program.options(architecture);
-            program::load(include_str!("fp8.cu"), program.name(), &options).ok()
-        });
-        kernel.is_some()
+    /// Compiles and loads the program, if that was not done before.
+    pub(super) fn prepare(&mut self, program: Program) -> Result<(), String> {
+        if !self.has(program) {
+            self.stream.enter()?;
+            let options = program.options(&self.architecture);
+            let kernel = program::load(include_str!("fp8.cu"), program.name(), &options)?;
+            self.kernels.insert(program, kernel);
+        }
+        Ok(())
     }
 
     /// Queues `count` rows, read from `source` as the program does.
@@ -170,7 +170,7 @@ impl Engine {
         rows: usize,
         arguments: &mut [*mut c_void],
     ) -> Result<(), String> {
-        let Some(&Some(kernel)) = self.kernels.get(&program) else {
+        let Some(&kernel) = self.kernels.get(&program) else {
             return Err(format!("{program:?} is not compiled"));
         };
         let blocks = rows.div_ceil(program.rows());

@@ -50,7 +50,7 @@ pub(crate) struct Written<R: CubeRuntime> {
 /// See `KernelBackend::quantize_rows`; `None` where the kernel does not apply.
 ///
 /// # Panics
-/// If an earlier call was queued but failed on the device's thread.
+/// If the kernel does not compile, or an earlier call was queued but failed on the device's thread.
 pub(crate) fn try_quantize_rows<R: CubeRuntime>(x: &CubeTensor<R>) -> Option<Written<R>> {
     of_runtime([x], |[x]| {
         let rows = prepared(x, Kind::Plain, false)?;
@@ -267,8 +267,20 @@ fn empty(like: &Cuda, shape: Shape, dtype: DType) -> Cuda {
 }
 
 /// Whether the device runs a program; compiles it the first time.
+///
+/// # Panics
+/// If a device that multiplies in fp8 does not compile it, now or before: without a word the work would be the
+/// host's, for hours.
 fn is_ready(index: usize, program: Program) -> bool {
-    let known = move |engine: &Engine| engine.known(program);
-    let prepare = move |engine: &mut Engine| engine.prepare(program);
-    ENGINES.is_ready(index, known, prepare)
+    let known = move |engine: &Engine| engine.has(program).then_some(true);
+    let prepare = move |engine: &mut Engine| {
+        let prepared = engine.prepare(program);
+        prepared
+            .map_err(|failure| ENGINES.fail(index, failure))
+            .is_ok()
+    };
+    ENGINES.check();
+    let ready = ENGINES.is_ready(index, known, prepare);
+    ENGINES.check();
+    ready
 }

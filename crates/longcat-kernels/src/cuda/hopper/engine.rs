@@ -97,7 +97,8 @@ impl Engine {
         let stream = &self.stream;
         let kernel = self.kernels.entry(program).or_insert_with(|| {
             stream.enter().ok()?;
-            load(program).ok()
+            let told = |reason: &String| program::refused("the Hopper attention kernel", reason);
+            load(program).inspect_err(told).ok()
         });
         kernel.is_some()
     }
