@@ -10,6 +10,8 @@ mod docs;
 #[cfg(feature = "cpu")]
 mod fused;
 #[cfg(feature = "cpu")]
+mod gathering;
+#[cfg(feature = "cpu")]
 mod golden;
 #[cfg(feature = "cpu")]
 mod memory;

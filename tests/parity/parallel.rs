@@ -1,12 +1,14 @@
 //! Several devices give the videos of one.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Distribution, Tensor, TensorData};
 use longcat_builtin::builtin_checkpoint;
+use longcat_dit::{LongCatTransformer, ParallelTransformer, TextCondition};
 use longcat_video::{
-    ContinuationRequest, Generated, KernelBackend, LatentDraw, Pipeline, PipelineOptions,
-    PixelFrames, RefineRequest, Sampling, SeededNoise, Silent, TextToVideoRequest,
+    Checkpoint, ContinuationRequest, Generated, KernelBackend, LatentDraw, Pipeline,
+    PipelineOptions, PixelFrames, RefineRequest, Sampling, SeededNoise, Silent, TextToVideoRequest,
 };
+use longcat_weights::LoadAs;
 
 /// The built-in model on these devices.
 fn pipeline<B: KernelBackend>(devices: &[B::Device]) -> Pipeline<B> {
@@ -127,6 +129,51 @@ fn shared_refining<B: KernelBackend>(groups: &[Vec<B::Device>]) {
     }
 }
 
+/// Heads that are exchanged in groups, one of which arrives while another is attended to, give the same bits as
+/// all at once: whole clips, with condition frames, with a cache of them, and with block-sparse attention.
+fn groups_give_the_same_bits<B: KernelBackend>(devices: &[B::Device]) {
+    let checkpoint = Checkpoint::open(&builtin_checkpoint().unwrap()).unwrap();
+    let load = |device| checkpoint.load_transformer(LoadAs::default(), device);
+    let replicas = devices.iter().map(load).collect::<Result<Vec<_>, _>>();
+    let mut replicas: Vec<LongCatTransformer<B>> = replicas.unwrap();
+    let first = &devices[0];
+    let config = replicas[0].config().clone();
+    let normal = Distribution::Normal(0.0, 1.0);
+    let options = (first, DType::F32);
+    // Four chunks of sparse attention, two of them cut off.
+    let latents = Tensor::<B, 5>::random([2, config.in_channels, 6, 8, 16], normal, options);
+    let timesteps = Tensor::full([2, 6], 700.0, options);
+    let text = TextCondition {
+        embeds: Tensor::random([2, 6, config.caption_channels], normal, options),
+        mask: None,
+    };
+    for bsa in [false, true] {
+        for replica in &mut replicas {
+            replica.set_bsa(bsa).unwrap();
+        }
+        let made = |groups: usize| {
+            let model = ParallelTransformer::new(&replicas, devices).unwrap();
+            let model = model.with_groups(groups);
+            let pass = |conditions: usize| {
+                let (latents, timesteps) = (latents.clone(), timesteps.clone());
+                model.forward(latents, timesteps, &text, conditions)
+            };
+            let conditions = latents.clone().narrow(2, 0, 1);
+            let caches = model.cache_condition(conditions, false).unwrap();
+            let cached = model.forward_cached(latents.clone(), timesteps.clone(), &text, &caches);
+            [pass(0), pass(1), cached].map(|out| out.unwrap().into_data())
+        };
+        // Kernels are chosen in the first passes.
+        made(2);
+        let at_once = made(1);
+        for groups in [2, 100] {
+            for (found, expected) in made(groups).iter().zip(&at_once) {
+                assert!(found == expected, "{groups} groups, sparse {bsa}");
+            }
+        }
+    }
+}
+
 /// One device in several roles: what is exchanged is the same as between several.
 #[cfg(feature = "cpu")]
 mod cpu {
@@ -152,6 +199,11 @@ mod cpu {
     }
 
     #[test]
+    fn groups_of_heads_give_the_same_bits() {
+        super::groups_give_the_same_bits::<Flex>(&[FlexDevice; 2]);
+    }
+
+    #[test]
     fn heads_that_cannot_be_dealt_out_are_refused_before_anything_is_loaded() {
         let checkpoint = super::builtin_checkpoint().unwrap();
         let options = super::PipelineOptions::default();
@@ -165,11 +217,16 @@ mod cpu {
     }
 }
 
-/// Needs two GPUs and NCCL.
 #[cfg(feature = "cuda")]
 mod cuda {
     use burn_cuda::{Cuda, CudaDevice};
 
+    #[test]
+    fn one_gpu_in_two_roles_gives_the_same_bits_by_groups() {
+        super::groups_give_the_same_bits::<Cuda>(&[CudaDevice::new(0), CudaDevice::new(0)]);
+    }
+
+    /// Needs two GPUs and NCCL.
     #[test]
     fn two_gpus_give_the_videos_of_one() {
         let groups = [vec![CudaDevice::new(0), CudaDevice::new(1)]];

@@ -70,7 +70,7 @@ pub use longcat_kernels::streamed_blocks;
 pub use names::{
     canonical_names, from_fastvideo, internal_names, lora_targets, official_tensors, packable,
 };
-pub use parallel::{ParallelTransformer, forward_samples, transfer};
+pub use parallel::{ParallelTransformer, forward_samples};
 pub use pieces::TokenPieces;
 pub use products::Fp8Layers;
 pub use rope::RopeTables;

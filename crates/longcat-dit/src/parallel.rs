@@ -2,18 +2,25 @@
 //!
 //! Every device has all weights and a share of the latent frames. Around self-attention, tokens are
 //! exchanged for heads and back: each device then has all tokens of its share of the heads (DeepSpeed
-//! Ulysses, arXiv:2309.14509). Everything else is a matter of single tokens.
+//! Ulysses, arXiv:2309.14509). Everything else is a matter of single tokens. Heads are exchanged in groups, so
+//! that devices attend to one while others are on their way.
 
 use std::ops::Range;
 
 use burn::tensor::Tensor;
-use longcat_kernels::KernelBackend;
+use longcat_kernels::{Gathering, KernelBackend, PartCopy, transfer};
 
-use crate::attention::{Extent, Heads, attend_all, attend_cached};
+use crate::attention::{Extent, Heads, KeysValues, attend_all, attend_cached};
 use crate::block::Attending;
 use crate::{
     Block, BlockContext, DitError, Embedded, KvCache, LongCatTransformer, RopeTables, TextCondition,
 };
+
+/// Groups that a device's heads are exchanged in, at most.
+const MOST_GROUPS: usize = 4;
+/// Queries of all heads of a group, at least: the attention of fewer leaves a large GPU idle at its end for
+/// longer than the exchange of a group takes.
+const GROUP_QUERIES: usize = 1 << 17;
 
 /// Replicas of one transformer, one per device.
 ///
@@ -25,6 +32,8 @@ pub struct ParallelTransformer<'a, B: KernelBackend> {
     devices: Vec<B::Device>,
     /// Heads per device.
     heads: usize,
+    /// Groups of them, if it was said how many.
+    groups: Option<usize>,
 }
 
 /// What one device does in a forward pass.
@@ -67,7 +76,18 @@ impl<'a, B: KernelBackend> ParallelTransformer<'a, B> {
             replicas,
             devices: devices.to_vec(),
             heads: heads / devices.len(),
+            groups: None,
         })
+    }
+
+    /// Exchanges the heads of a device in so many groups, as far as it has so many: while devices attend to
+    /// one, others are on their way. Results are the same; by default there are as many as pay.
+    #[must_use]
+    pub fn with_groups(self, groups: usize) -> Self {
+        Self {
+            groups: Some(groups),
+            ..self
+        }
     }
 
     /// As [`LongCatTransformer::forward`].
@@ -155,6 +175,7 @@ impl<'a, B: KernelBackend> ParallelTransformer<'a, B> {
         let [_, height, width] = self.replicas[0].grid(&latents)?;
         let space = height * width;
         let cached = caches.first().map_or(0, KvCache::num_latents);
+        let cached_tokens = cached * space;
         let mut shares = self.embed(latents, timesteps, text, num_cond, [cached, height, width])?;
         let tokens: Vec<Range<usize>> = shares
             .iter()
@@ -163,9 +184,10 @@ impl<'a, B: KernelBackend> ParallelTransformer<'a, B> {
         let all = [cached + frames, height, width];
         let conditions = caches.iter().enumerate().map(|(rank, cache)| Cached {
             cache,
-            rope: self.tables(rank, all, 0..cached * space),
+            rope: self.tables(rank, all, 0..cached_tokens),
         });
         let conditions: Vec<Cached<B>> = conditions.collect();
+        let groups = self.groups(batch * frames * space);
         let depth = self.replicas[0].depth();
         let turns = self.replicas.iter().map(|model| model.in_turn(0..depth));
         let mut turns: Vec<_> = turns.collect();
@@ -177,23 +199,30 @@ impl<'a, B: KernelBackend> ParallelTransformer<'a, B> {
                 .zip(&shares)
                 .map(|(block, share)| block.begin(share.tokens.clone(), &share.context))
                 .unzip();
-            let mut attended = Vec::with_capacity(self.devices.len());
-            for (rank, heads) in self.to_heads(heads).into_iter().enumerate() {
+            let layers = conditions.iter().zip(&self.devices);
+            let layers = layers.map(|(condition, device)| {
+                let tokens = cached_tokens;
+                condition.cache.layer_for(index, device, batch, tokens)
+            });
+            let layers: Vec<KeysValues<B>> = layers.collect::<Result<_, _>>()?;
+            let attended = self.exchange(heads, &tokens, &groups, |rank, group, heads| {
                 let extent = Extent {
                     grid: [frames, height, width],
                     num_cond,
                     bsa: shares[rank].context.bsa.as_ref(),
                 };
-                attended.push(match conditions.get(rank) {
+                match conditions.get(rank) {
                     None => attend_all(heads, extent),
-                    Some(Cached { cache, rope }) => {
-                        let device = &self.devices[rank];
-                        let layer = cache.layer_for(index, device, batch, cached * space)?;
-                        attend_cached(heads, layer, rope, extent)
+                    Some(Cached { rope, .. }) => {
+                        let own = |x: Tensor<B, 4>| match group.len() == self.heads {
+                            true => x,
+                            false => x.narrow(1, group.start, group.len()),
+                        };
+                        let (k, v) = layers[rank].clone();
+                        attend_cached(heads, (own(k), own(v)), rope, extent)
                     }
-                });
-            }
-            let attended = self.to_tokens(&attended, &tokens);
+                }
+            });
             let parts = blocks.into_iter().zip(&mut shares);
             for ((block, share), (attending, attended)) in
                 parts.zip(attending.into_iter().zip(attended))
@@ -264,31 +293,95 @@ impl<'a, B: KernelBackend> ParallelTransformer<'a, B> {
         rank * self.heads..(rank + 1) * self.heads
     }
 
-    /// From all heads of each device's tokens to all tokens of its heads.
-    fn to_heads(&self, parts: Vec<Heads<B>>) -> Vec<Heads<B>> {
-        let receive = |rank: usize, which: usize| {
-            let heads = self.heads_of(rank);
-            let parts = parts.iter().map(|part| {
-                let part = part[which].clone().narrow(1, heads.start, heads.len());
-                transfer(part, &self.devices[rank])
-            });
-            Tensor::cat(parts.collect(), 2)
+    /// Groups of a device's heads, for so many queries of each.
+    fn groups(&self, queries: usize) -> Vec<Range<usize>> {
+        let by_size = || match B::copies_aside(&self.devices) {
+            Some(_) => (self.heads * queries / GROUP_QUERIES).min(MOST_GROUPS),
+            // Nothing is exchanged while devices attend.
+            None => 1,
         };
-        (0..self.devices.len())
-            .map(|rank| [0, 1, 2].map(|which| receive(rank, which)))
-            .collect()
+        let groups = self.groups.unwrap_or_else(by_size);
+        deal(self.heads, groups.clamp(1, self.heads))
     }
 
-    /// From all tokens of each device's heads to all heads of its tokens.
-    fn to_tokens(&self, parts: &[Tensor<B, 4>], tokens: &[Range<usize>]) -> Vec<Tensor<B, 4>> {
-        let receive = |(device, tokens): (&B::Device, &Range<usize>)| {
-            let parts = parts.iter().map(|part| {
-                let part = part.clone().narrow(2, tokens.start, tokens.len());
-                transfer(part, device)
+    /// Attention of all tokens for all heads of each device's tokens: `attend` is asked for it on each device,
+    /// for each group of the device's heads.
+    fn exchange(
+        &self,
+        parts: Vec<Heads<B>>,
+        tokens: &[Range<usize>],
+        groups: &[Range<usize>],
+        mut attend: impl FnMut(usize, &Range<usize>, Heads<B>) -> Tensor<B, 4>,
+    ) -> Vec<Tensor<B, 4>> {
+        let [batch, heads, _, width] = parts[0][0].dims();
+        let dtype = parts[0][0].dtype();
+        // All are sent before any is attended to: a copy waits for what was queued before it.
+        let sources: Vec<Tensor<B, 4>> = parts.into_iter().flatten().collect();
+        let coming = groups.iter().map(|group| {
+            let all = tokens.last().map_or(0, |tokens| tokens.end);
+            let shape = [batch, group.len(), all, width];
+            let targets = self.devices.iter().flat_map(|device| {
+                let target = (device.clone(), shape);
+                [target.clone(), target.clone(), target]
             });
-            Tensor::cat(parts.collect(), 1)
-        };
-        self.devices.iter().zip(tokens).map(receive).collect()
+            let mut coming = Gathering::new(targets.collect(), dtype);
+            coming.send(sources.clone(), self.to_heads(tokens, group));
+            coming
+        });
+        let coming: Vec<Gathering<B>> = coming.collect();
+        drop(sources);
+        let targets = self.devices.iter().zip(tokens);
+        let targets =
+            targets.map(|(device, own)| (device.clone(), [batch, heads, own.len(), width]));
+        let mut attended = Gathering::new(targets.collect(), dtype);
+        for (group, coming) in groups.iter().zip(coming) {
+            let mut arrived = coming.finish().into_iter();
+            let mut rank = 0;
+            let mut of_group = Vec::with_capacity(self.devices.len());
+            while let (Some(q), Some(k), Some(v)) = (arrived.next(), arrived.next(), arrived.next())
+            {
+                of_group.push(attend(rank, group, [q, k, v]));
+                rank += 1;
+            }
+            attended.send(of_group, self.to_tokens(tokens, group));
+        }
+        attended.finish()
+    }
+
+    /// From all heads of each device's tokens to all tokens of a group of its heads: queries, keys and values
+    /// of each device, one after another.
+    fn to_heads(&self, tokens: &[Range<usize>], group: &Range<usize>) -> Vec<PartCopy> {
+        let parts = self.pairs().flat_map(|(from, to)| {
+            let first = self.heads_of(to).start;
+            let heads = first + group.start..first + group.end;
+            let (own, start) = (0..tokens[from].len(), tokens[from].start);
+            [0, 1, 2].map(|which| PartCopy {
+                source: 3 * from + which,
+                target: 3 * to + which,
+                heads: heads.clone(),
+                tokens: own.clone(),
+                place: [0, start],
+            })
+        });
+        parts.collect()
+    }
+
+    /// From all tokens of a group of each device's heads to all heads of its tokens.
+    fn to_tokens(&self, tokens: &[Range<usize>], group: &Range<usize>) -> Vec<PartCopy> {
+        let parts = self.pairs().map(|(from, to)| PartCopy {
+            source: from,
+            target: to,
+            heads: 0..group.len(),
+            tokens: tokens[to].clone(),
+            place: [self.heads_of(from).start + group.start, 0],
+        });
+        parts.collect()
+    }
+
+    /// Who sends to whom, in an order in which not all send to the same at once, and to themselves last.
+    fn pairs(&self) -> impl Iterator<Item = (usize, usize)> {
+        let count = self.devices.len();
+        (1..=count).flat_map(move |step| (0..count).map(move |from| (from, (from + step) % count)))
     }
 }
 
@@ -338,24 +431,7 @@ pub fn forward_samples<B: KernelBackend>(
     Ok(Tensor::cat(parts.collect(), 0))
 }
 
-/// Moves a tensor to another device, behind all that was queued on both, and before all that will
-/// be. Nothing waits on the host.
-pub fn transfer<B: KernelBackend, const D: usize>(
-    x: Tensor<B, D>,
-    device: &B::Device,
-) -> Tensor<B, D> {
-    let from = x.device();
-    if from == *device {
-        return x;
-    }
-    let order = || [&from, device].into_iter().for_each(B::order_transfers);
-    order();
-    let moved = x.to_device(device);
-    order();
-    moved
-}
-
-/// `count` frames dealt out as evenly as they go, the first shares being the larger ones.
+/// `count` things dealt out as evenly as they go, the first shares being the larger ones.
 fn deal(count: usize, shares: usize) -> Vec<Range<usize>> {
     let (each, more) = (count / shares, count % shares);
     let start = |share: usize| share * each + share.min(more);

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
-use longcat_kernels::KernelBackend;
+use longcat_kernels::{KernelBackend, transfer};
 
-use crate::{DitError, transfer};
+use crate::DitError;
 
 /// Text embeddings that condition a forward pass.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@ use burn::tensor::{DType, backend::Backend};
 use burn_backend::tensor::{FloatTensor, IntTensor};
 
 use crate::faults::{DeviceFault, keep_own_fault, own_fault};
-use crate::{HostRow, RankGroup, UploadTicket, Uploads, portable};
+use crate::{BeginCopies, HostRow, RankGroup, UploadTicket, Uploads, portable};
 
 /// A backend whose devices the kernels and models know: sizes that suit them, uploads, transfers.
 ///
@@ -28,6 +28,15 @@ pub trait KernelDevice: Backend {
     /// wait for earlier readers of the memory that a tensor arrives in, nor hold back later writers
     /// of the memory that one is sent from. Called before and after, this does both.
     fn order_transfers(_device: &Self::Device) {}
+
+    /// What copies parts of tensors between these devices, of which one may be named several times, beside
+    /// what they are given from then on; nothing where that cannot be done. See
+    /// [`Gathering`](crate::Gathering).
+    ///
+    /// A copy waits for what both devices were given before. Sources and targets are kept until it is awaited.
+    fn copies_aside(_devices: &[Self::Device]) -> Option<BeginCopies<Self>> {
+        None
+    }
 
     /// A row of floats on `device`, `[bytes.len() / size of dtype]`, for their bytes (little endian).
     ///

@@ -36,6 +36,7 @@
 //!   and wgpu beside cubecl.
 //! - `wrap`: autodiff and fusion.
 //! - `host`, `streamed`: weights in host memory, copied to a device while it computes.
+//! - `gathering`: heads that several devices of a host exchange while they compute.
 //! - `ranks`: sums over the devices of several processes.
 //! - `faults`: whether a device did its work; [`guard`] stands around all that leaves one.
 
@@ -48,6 +49,7 @@ mod device;
 mod faults;
 #[cfg(feature = "cpu")]
 mod flex;
+mod gathering;
 mod host;
 mod ops;
 pub mod packed;
@@ -71,6 +73,7 @@ pub use cuda::{
 };
 pub use device::{DeviceMemory, KernelDevice};
 pub use faults::{DeviceError, DeviceFault, Stage, attempt, guard, wait};
+pub use gathering::{AwaitCopies, BeginCopies, Gathering, PartCopies, PartCopy, transfer};
 pub use host::{HostBytes, HostMemory, HostRow, UploadTicket, Uploads};
 pub use ops::bsa::{BsaParams, EmptySelection, bsa_attention};
 pub use ops::{

@@ -12,12 +12,14 @@ use super::attention::{self, Backward};
 use super::{conv, norm, packed, permute, watch};
 #[cfg(feature = "cuda")]
 use crate::cuda::fp8::{self, Written};
+#[cfg(feature = "cuda")]
+use crate::{
+    BeginCopies, Conv3dOptions, HostRow, Products, RankGroup, UploadTicket, Uploads, WithQuantized,
+};
 use crate::{
     BlockList, BlockRule, DeviceFault, DeviceMemory, KernelBackend, KernelDevice, LowRankPart,
     PackedTensors, PatchGrid, portable,
 };
-#[cfg(feature = "cuda")]
-use crate::{Conv3dOptions, HostRow, Products, RankGroup, UploadTicket, Uploads, WithQuantized};
 
 impl<R, F, I, BT> KernelDevice for CubeBackend<R, F, I, BT>
 where
@@ -91,6 +93,11 @@ where
             // Slower, and as safe.
             let _ = <Self as burn_backend::Backend>::sync(device);
         }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn copies_aside(devices: &[Self::Device]) -> Option<BeginCopies<Self>> {
+        crate::cuda::peers::begin_copies::<Self, R>(devices)
     }
 
     fn float_from_bytes(bytes: &[u8], dtype: DType, device: &Self::Device) -> FloatTensor<Self> {

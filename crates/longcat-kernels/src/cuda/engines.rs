@@ -11,7 +11,7 @@ use cubecl::stream_id::StreamId;
 
 use crate::DeviceFault;
 use crate::cube::watch;
-use crate::cuda::stream::{Server, device_thread, lock};
+use crate::cuda::stream::{Server, device_thread, lock, say};
 use crate::cuda::theirs;
 
 /// What is set up once per device. Handles may be used from any thread, one at a time.
@@ -108,12 +108,37 @@ impl<E: Engine> Engines<E> {
         work: impl FnOnce(&E, [u64; N]) -> Result<(), String> + Send + 'static,
     ) {
         self.check();
-        let bindings = tensors.map(|tensor| tensor.handle.clone().binding());
+        let bindings = bindings(&tensors);
         device_thread(index).submit(move |server| {
+            let work = |engine: &E, addresses: &[u64]| {
+                work(engine, std::array::from_fn(|at| addresses[at]))
+            };
             if let Err(failure) = self.run(server, index, bindings, work) {
                 self.fail(index, failure);
             }
         });
+    }
+
+    /// As [`Self::submit_to`] with any number of tensors; waits until `work` was done on the device's thread,
+    /// for what it returns.
+    ///
+    /// # Panics
+    /// If `work` or earlier work failed.
+    pub(crate) fn ask<T: Send + 'static>(
+        &'static self,
+        index: usize,
+        tensors: &[&CubeTensor<CudaRuntime>],
+        work: impl FnOnce(&E, &[u64]) -> Result<T, String> + Send + 'static,
+    ) -> T {
+        self.check();
+        let bindings = bindings(tensors);
+        let answer = device_thread(index)
+            .submit_blocking(move |server| self.run(server, index, bindings, work))
+            .unwrap_or_else(|err| Err(say("device thread", err)));
+        answer.unwrap_or_else(|failure| {
+            self.fail(index, failure.clone());
+            panic!("{}", self.words(&failure))
+        })
     }
 
     /// Keeps that a device did not do what it was to do: nothing that it makes is used from now on.
@@ -144,29 +169,28 @@ impl<E: Engine> Engines<E> {
         )
     }
 
-    fn run<const N: usize>(
+    fn run<T>(
         &self,
         server: &mut Server,
         index: usize,
-        bindings: [Binding; N],
-        work: impl FnOnce(&E, [u64; N]) -> Result<(), String>,
-    ) -> Result<(), String> {
+        bindings: Vec<Binding>,
+        work: impl FnOnce(&E, &[u64]) -> Result<T, String>,
+    ) -> Result<T, String> {
         let stream = StreamId::current();
         let users: Vec<StreamId> = bindings.iter().map(|binding| binding.stream).collect();
-        let mut addresses = [0; N];
-        for (address, binding) in addresses.iter_mut().zip(bindings) {
+        let mut addresses = Vec::with_capacity(bindings.len());
+        for binding in bindings {
             // Asking for a buffer also makes the device's context current on this thread.
-            *address = server
-                .get_resource(binding, stream)
-                .map(|resource| resource.resource().ptr)
-                .map_err(|err| format!("{err:?}"))?;
+            let resource = server.get_resource(binding, stream);
+            let resource = resource.map_err(|err| format!("{err:?}"))?;
+            addresses.push(resource.resource().ptr);
         }
         // Asking for a buffer makes the streams of its owner and of who asks, where there are none.
         if !users.is_empty() {
             theirs::note(server, index, users.into_iter().chain([stream]));
         }
         match self.engines().get(&index) {
-            Some(Ok(engine)) => work(engine, addresses),
+            Some(Ok(engine)) => work(engine, &addresses),
             _ => Err(format!("device {index} has no engine")),
         }
     }
@@ -182,4 +206,9 @@ impl<E: Engine> Engines<E> {
     fn engines(&self) -> MutexGuard<'_, BTreeMap<usize, Result<E, String>>> {
         lock(&self.by_device)
     }
+}
+
+fn bindings(tensors: &[&CubeTensor<CudaRuntime>]) -> Vec<Binding> {
+    let tensors = tensors.iter();
+    tensors.map(|x| x.handle.clone().binding()).collect()
 }

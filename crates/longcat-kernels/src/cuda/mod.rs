@@ -8,6 +8,7 @@ pub(crate) mod hopper;
 mod library;
 pub(crate) mod memory;
 pub(crate) mod page_lock;
+pub(crate) mod peers;
 pub(crate) mod prefetch;
 pub(crate) mod program;
 pub(crate) mod ranks;

@@ -95,6 +95,11 @@ impl OrderedStream {
         }
     }
 
+    /// The context of the device.
+    pub(super) fn context(&self) -> sys::CUcontext {
+        self.context
+    }
+
     /// Makes the device's context current on this thread.
     pub(crate) fn enter(&self) -> Result<(), String> {
         // SAFETY: a context of this process.
@@ -112,10 +117,10 @@ impl OrderedStream {
     }
 
     /// Queues work as [`Self::run`] does, and holds nothing back.
-    pub(crate) fn run_aside(
+    pub(crate) fn run_aside<T>(
         &self,
-        work: impl FnOnce(sys::CUstream) -> Result<(), String>,
-    ) -> Result<(), String> {
+        work: impl FnOnce(sys::CUstream) -> Result<T, String>,
+    ) -> Result<T, String> {
         self.follow()?;
         work(self.stream)
     }

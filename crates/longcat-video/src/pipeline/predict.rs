@@ -2,9 +2,9 @@
 
 use burn::tensor::{DType, Tensor};
 use longcat_dit::{
-    KvCache, LongCatTransformer, ParallelTransformer, TextCondition, forward_samples, transfer,
+    KvCache, LongCatTransformer, ParallelTransformer, TextCondition, forward_samples,
 };
-use longcat_kernels::KernelBackend;
+use longcat_kernels::{KernelBackend, transfer};
 
 use crate::VideoError;
 use crate::adapters::TimedLora;

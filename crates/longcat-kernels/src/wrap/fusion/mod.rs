@@ -20,8 +20,9 @@ use burn_ir::{InitOperationIr, OperationIr, OperationOutput};
 use crate::ops::{matrix_shape, output_shape};
 use crate::portable::accumulator;
 use crate::{
-    BlockList, BlockRule, Conv3dOptions, DeviceFault, DeviceMemory, HostRow, KernelBackend,
-    KernelDevice, LowRankPart, PackedTensors, PatchGrid, RankGroup, UploadTicket, Uploads,
+    BeginCopies, BlockList, BlockRule, Conv3dOptions, DeviceFault, DeviceMemory, HostRow,
+    KernelBackend, KernelDevice, LowRankPart, PackedTensors, PartCopies, PatchGrid, RankGroup,
+    UploadTicket, Uploads,
 };
 use argument::Argument;
 use call::{Output, on_stream, register};
@@ -45,6 +46,20 @@ impl<B: FusionBackend + KernelBackend> KernelDevice for Fusion<B> {
         // What waits in the stream came before.
         let device = device.clone();
         get_client::<B>(&device).sync(move || B::order_transfers(&device));
+    }
+
+    fn copies_aside(devices: &[Self::Device]) -> Option<BeginCopies<Self>> {
+        let begin = B::copies_aside(devices)?;
+        // What waits in a tensor's stream came before; the device is given it when the tensor is resolved.
+        let resolved = |x: FloatTensor<Self>| x.client.clone().resolve_tensor_float::<B>(x);
+        Some(Box::new(move |copies| {
+            let targets = copies.targets.into_iter();
+            begin(PartCopies {
+                sources: copies.sources.into_iter().map(resolved).collect(),
+                targets: targets.map(|(row, shape)| (resolved(row), shape)).collect(),
+                parts: copies.parts,
+            })
+        }))
     }
 
     fn sum_over_ranks(x: FloatTensor<Self>, group: &RankGroup) -> Option<FloatTensor<Self>> {

@@ -1,0 +1,387 @@
+//! Parts of tensors copied between CUDA devices, or on one of them, beside the work that is queued.
+//!
+//! Each device sends what it has through its copy engines, on a stream of its own, and writes it where the
+//! other one is to read it: no kernel of either device takes part, and both directions go at once. A copy
+//! waits for what was queued before on all devices, which may still use the memory that it goes to; work that
+//! is queued later does not wait for it, until it is awaited. Copies need devices that reach each other's
+//! memory; others exchange tensors through NCCL (`transfers`).
+
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::ptr;
+use std::sync::{Arc, Mutex};
+
+use burn_backend::Backend;
+use burn_backend::tensor::FloatTensor;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
+use cubecl::cuda::{CudaDevice, CudaRuntime};
+use cudarc::driver::{result as driver, sys};
+
+use crate::cuda::engines::{Engine, Engines};
+use crate::cuda::stream::{OrderedStream, device_thread, lock, say};
+use crate::cuda::theirs;
+use crate::{AwaitCopies, BeginCopies, PartCopies, PartCopy};
+
+type Cuda = CubeTensor<CudaRuntime>;
+
+static ENGINES: Engines<Copies> =
+    Engines::new("exchanging tensors between GPUs", "LONGCAT_NO_PEERS");
+
+/// Whether the first device of a pair writes to the memory of the second.
+static REACH: Mutex<BTreeMap<(usize, usize), bool>> = Mutex::new(BTreeMap::new());
+
+/// The copies from one device.
+struct Copies {
+    sending: OrderedStream,
+    /// Stands for what was queued on the device besides, and lets it wait for copies.
+    work: OrderedStream,
+}
+
+impl Engine for Copies {
+    fn open(index: usize) -> Result<Self, String> {
+        if std::env::var_os("LONGCAT_NO_PEERS").is_some() {
+            return Err("LONGCAT_NO_PEERS is set".into());
+        }
+        Ok(Self {
+            sending: OrderedStream::open(index)?,
+            work: OrderedStream::open(index)?,
+        })
+    }
+}
+
+impl Copies {
+    /// Lets what is queued from now on wait for events.
+    fn hold(&self, events: &[Event]) -> Result<(), String> {
+        self.work.enter()?;
+        self.work
+            .run(|stream| events.iter().try_for_each(|event| event.hold(stream)))
+    }
+}
+
+/// The end of what was queued on a stream.
+struct Event(sys::CUevent);
+
+// SAFETY: events may be used from any thread; the driver locks what it must.
+unsafe impl Send for Event {}
+// SAFETY: as above.
+unsafe impl Sync for Event {}
+
+impl Event {
+    /// After all that was queued on a stream of the current context.
+    fn after(stream: sys::CUstream) -> Result<Self, String> {
+        let event = driver::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+            .map_err(|err| say("event", err))?;
+        let event = Self(event);
+        // SAFETY: both belong to the current context.
+        unsafe { driver::event::record(event.0, stream) }
+            .map_err(|err| say("cuEventRecord", err))?;
+        Ok(event)
+    }
+
+    /// Lets a stream of any device wait for it.
+    fn hold(&self, stream: sys::CUstream) -> Result<(), String> {
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: the event was recorded when it was made.
+        unsafe { driver::stream::wait_event(stream, self.0, flags) }
+            .map_err(|err| say("cuStreamWaitEvent", err))
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: nobody refers to it any longer; the driver keeps what streams still wait for.
+        let _ = unsafe { driver::event::destroy(self.0) };
+    }
+}
+
+/// [`KernelDevice::copies_aside`](crate::KernelDevice::copies_aside).
+pub(crate) fn begin_copies<B, R>(devices: &[R::Device]) -> Option<BeginCopies<B>>
+where
+    B: Backend<FloatTensorPrimitive = CubeTensor<R>>,
+    R: CubeRuntime,
+{
+    let indices = devices.iter().map(|device| {
+        let device = (device as &dyn Any).downcast_ref::<CudaDevice>();
+        device.map(|device| device.index)
+    });
+    let indices: BTreeSet<usize> = indices.collect::<Option<_>>()?;
+    let served = |index: &usize| ENGINES.is_ready(*index, |_| Some(true), |_| true);
+    if indices.is_empty() || !indices.iter().all(served) {
+        return None;
+    }
+    let reached = |from: usize| {
+        let mut others = indices.iter().filter(|to| **to != from);
+        others.all(|to| reaches(from, *to))
+    };
+    if !indices.iter().all(|from| reached(*from)) {
+        return None;
+    }
+    // Copies are to run beside the work.
+    indices.iter().for_each(|index| theirs::watch(*index));
+    Some(Box::new(|copies: PartCopies<B>| {
+        let sources = copies.sources.into_iter().map(on_cuda::<R>);
+        let (rows, shapes): (Vec<FloatTensor<B>>, Vec<_>) = copies.targets.into_iter().unzip();
+        let rows = rows.into_iter().map(on_cuda::<R>);
+        begin(sources.collect(), rows.collect(), &shapes, copies.parts)
+    }))
+}
+
+/// A tensor whose device is a CUDA device.
+fn on_cuda<R: CubeRuntime>(x: CubeTensor<R>) -> Cuda {
+    let mut x = Some(x);
+    let x = (&mut x as &mut dyn Any).downcast_mut::<Option<Cuda>>();
+    x.and_then(Option::take)
+        .expect("copies are asked for with CUDA devices")
+}
+
+/// Whether one device writes to another's memory; lets it.
+fn reaches(from: usize, to: usize) -> bool {
+    if let Some(known) = lock(&REACH).get(&(from, to)) {
+        return *known;
+    }
+    let context = ENGINES.with(to, |engine| engine.work.context() as usize);
+    let opened = context.is_some_and(|context| {
+        let answer = device_thread(from).submit_blocking(move |_| open_way(from, to, context));
+        matches!(answer, Ok(Ok(())))
+    });
+    lock(&REACH).insert((from, to), opened);
+    opened
+}
+
+/// On the thread of `from`, with the context of `to`.
+fn open_way(from: usize, to: usize, context: usize) -> Result<(), String> {
+    let entered = ENGINES.with(from, |engine| engine.work.enter());
+    entered.unwrap_or_else(|| Err(format!("cuda:{from} has no stream")))?;
+    let device =
+        |index: usize| driver::device::get(index as i32).map_err(|err| say("cuDeviceGet", err));
+    let (own, other) = (device(from)?, device(to)?);
+    let mut can = 0;
+    // SAFETY: the pointer is written to before this returns.
+    unsafe { sys::cuDeviceCanAccessPeer(&mut can, own, other) }
+        .result()
+        .map_err(|err| say("cuDeviceCanAccessPeer", err))?;
+    if can == 0 {
+        return Err(format!("cuda:{from} does not reach cuda:{to}"));
+    }
+    // SAFETY: a context of this process, which is never released.
+    let enabled = unsafe { sys::cuCtxEnablePeerAccess(context as sys::CUcontext, 0) };
+    if enabled != sys::CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED {
+        enabled
+            .result()
+            .map_err(|err| say("cuCtxEnablePeerAccess", err))?;
+    }
+    // cubecl's memory is that of a pool, whose rights are its own.
+    let mut pool = ptr::null_mut();
+    let access = PoolAccess {
+        kind: 1,
+        device: own,
+        rights: 3,
+    };
+    // SAFETY: the first call writes the pool, which the second one uses; `access` is what it reads.
+    unsafe {
+        sys::cuDeviceGetMemPool(&mut pool, other)
+            .result()
+            .map_err(|err| say("cuDeviceGetMemPool", err))?;
+        sys::cuMemPoolSetAccess(pool, (&raw const access).cast(), 1)
+            .result()
+            .map_err(|err| say("cuMemPoolSetAccess", err))
+    }
+}
+
+/// `CUmemAccessDesc`, whose fields have other names in other versions of CUDA.
+#[repr(C)]
+struct PoolAccess {
+    /// 1: a device.
+    kind: i32,
+    device: i32,
+    /// 3: to read and to write.
+    rights: i32,
+}
+
+/// Begins copies of parts of `sources` to `rows` of these shapes.
+fn begin(
+    sources: Vec<Cuda>,
+    rows: Vec<Cuda>,
+    shapes: &[[usize; 4]],
+    parts: Vec<PartCopy>,
+) -> AwaitCopies {
+    let sources: Vec<Cuda> = sources.into_iter().map(into_contiguous).collect();
+    let all = sources.iter().chain(&rows);
+    let devices: BTreeSet<usize> = all.map(|x| x.device.index).collect();
+    // What was queued so far on every device, and where the rows are.
+    let mut queued = Vec::with_capacity(devices.len());
+    let mut contexts = BTreeMap::new();
+    let mut addresses = vec![0; rows.len()];
+    for &device in &devices {
+        let (here, own) = on_device(&rows, device);
+        let (event, context, found) = ENGINES.ask(device, &own, |engine, found| {
+            engine.work.enter()?;
+            let event = engine.work.run_aside(Event::after)?;
+            Ok((event, engine.work.context() as usize, found.to_vec()))
+        });
+        queued.push(event);
+        contexts.insert(device, context);
+        for (target, address) in here.into_iter().zip(found) {
+            addresses[target] = address;
+        }
+    }
+    let queued = Arc::new(queued);
+    let mut ends = Vec::with_capacity(devices.len());
+    for &device in &devices {
+        let (here, own) = on_device(&sources, device);
+        let copies = parts.iter().filter_map(|part| {
+            let slot = here.iter().position(|source| *source == part.source)?;
+            let source = &sources[part.source];
+            let place = (
+                addresses[part.target],
+                contexts[&rows[part.target].device.index],
+            );
+            let copy = BoxCopy::new(part, source, place, shapes[part.target]);
+            Some((slot, copy))
+        });
+        let copies: Vec<(usize, BoxCopy)> = copies.collect();
+        let queued = queued.clone();
+        ends.push(ENGINES.ask(device, &own, move |engine, found| {
+            engine.sending.enter()?;
+            engine.sending.run_aside(|stream| {
+                queued.iter().try_for_each(|event| event.hold(stream))?;
+                for (slot, copy) in &copies {
+                    copy.queue(found[*slot], engine.sending.context(), stream)?;
+                }
+                Event::after(stream)
+            })
+        }));
+    }
+    let mut kept = BTreeMap::<usize, Vec<Cuda>>::new();
+    for tensor in sources.into_iter().chain(rows) {
+        kept.entry(tensor.device.index).or_default().push(tensor);
+    }
+    let pending = Pending {
+        ends: Arc::new(ends),
+        kept,
+    };
+    Box::new(|| pending.finish())
+}
+
+/// The tensors on a device, and which they are.
+fn on_device(tensors: &[Cuda], device: usize) -> (Vec<usize>, Vec<&Cuda>) {
+    let all = tensors.iter().enumerate();
+    all.filter(|(_, tensor)| tensor.device.index == device)
+        .unzip()
+}
+
+/// A copy from one tensor `[B, H, N, D]` to another: for each sample and head a run of bytes.
+struct BoxCopy {
+    /// Address and context of the target.
+    place: (u64, usize),
+    /// Bytes of a run, heads and samples.
+    extent: [usize; 3],
+    source: Side,
+    target: Side,
+}
+
+/// Where a copy lies on one of its sides.
+struct Side {
+    /// First byte of a head's tokens, and first head.
+    start: [usize; 2],
+    /// Bytes of a head's tokens, and heads.
+    pitch: [usize; 2],
+}
+
+impl BoxCopy {
+    fn new(part: &PartCopy, source: &Cuda, place: (u64, usize), target: [usize; 4]) -> Self {
+        let shape = source.meta.shape();
+        let (samples, heads, tokens) = (shape[0], shape[1], shape[2]);
+        let token = shape[3] * source.dtype.size();
+        let [head_there, token_there] = part.place;
+        Self {
+            place,
+            extent: [part.tokens.len() * token, part.heads.len(), samples],
+            source: Side {
+                start: [part.tokens.start * token, part.heads.start],
+                pitch: [tokens * token, heads],
+            },
+            target: Side {
+                start: [token_there * token, head_there],
+                pitch: [target[2] * token, target[1]],
+            },
+        }
+    }
+
+    fn queue(
+        &self,
+        source: u64,
+        context: sys::CUcontext,
+        stream: sys::CUstream,
+    ) -> Result<(), String> {
+        let [bytes, heads, samples] = self.extent;
+        let (target, target_context) = self.place;
+        let copy = sys::CUDA_MEMCPY3D_PEER {
+            srcXInBytes: self.source.start[0],
+            srcY: self.source.start[1],
+            srcZ: 0,
+            srcLOD: 0,
+            srcMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_DEVICE,
+            srcHost: ptr::null(),
+            srcDevice: source,
+            srcArray: ptr::null_mut(),
+            srcContext: context,
+            srcPitch: self.source.pitch[0],
+            srcHeight: self.source.pitch[1],
+            dstXInBytes: self.target.start[0],
+            dstY: self.target.start[1],
+            dstZ: 0,
+            dstLOD: 0,
+            dstMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_DEVICE,
+            dstHost: ptr::null_mut(),
+            dstDevice: target,
+            dstArray: ptr::null_mut(),
+            dstContext: target_context as sys::CUcontext,
+            dstPitch: self.target.pitch[0],
+            dstHeight: self.target.pitch[1],
+            WidthInBytes: bytes,
+            Height: heads,
+            Depth: samples,
+        };
+        // SAFETY: the part is inside of both tensors, which are contiguous and kept until the copy is awaited.
+        unsafe { sys::cuMemcpy3DPeerAsync(&copy, stream) }
+            .result()
+            .map_err(|err| say("cuMemcpy3DPeerAsync", err))
+    }
+}
+
+/// Copies that are not awaited yet.
+struct Pending {
+    ends: Arc<Vec<Event>>,
+    /// Their tensors by device, whose memory nobody else may get before they are done.
+    kept: BTreeMap<usize, Vec<Cuda>>,
+}
+
+impl Pending {
+    fn finish(mut self) {
+        for (device, tensors) in mem::take(&mut self.kept) {
+            let ends = self.ends.clone();
+            ENGINES.submit_to(device, [], move |engine, []| {
+                let held = engine.hold(&ends);
+                // Nothing is given this memory before what is queued from now on.
+                drop(tensors);
+                held
+            });
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        // Begun for nothing, after an error perhaps, which is told elsewhere.
+        for (device, tensors) in mem::take(&mut self.kept) {
+            let ends = self.ends.clone();
+            device_thread(device).submit(move |_| {
+                let _ = ENGINES.with(device, |engine| engine.hold(&ends));
+                drop(tensors);
+            });
+        }
+    }
+}
