@@ -14,8 +14,7 @@ use crate::{DeviceSpec, ParseDeviceError, RuntimeError};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DeviceList {
     first: DeviceSpec,
-    /// Indices of further CUDA devices.
-    others: Vec<usize>,
+    others: Vec<DeviceSpec>,
 }
 
 /// Why a text names no devices.
@@ -42,22 +41,7 @@ impl FromStr for DeviceList {
     type Err = ParseDeviceListError;
 
     fn from_str(text: &str) -> Result<Self, ParseDeviceListError> {
-        let mut names = text.split(',');
-        let first = names.next().unwrap_or_default().parse()?;
-        let mut list = Self::from(first);
-        let mut seen = vec![first];
-        for name in names {
-            let spec: DeviceSpec = name.parse()?;
-            let (DeviceSpec::Cuda(_), DeviceSpec::Cuda(index)) = (first, spec) else {
-                return Err(ParseDeviceListError::Mixed { first, other: spec });
-            };
-            if seen.contains(&spec) {
-                return Err(ParseDeviceListError::Twice(spec));
-            }
-            seen.push(spec);
-            list.others.push(index);
-        }
-        Ok(list)
+        Self::parsed(text, false)
     }
 }
 
@@ -75,11 +59,40 @@ impl fmt::Display for DeviceList {
         self.first.fmt(f)?;
         self.others
             .iter()
-            .try_for_each(|&index| write!(f, ",{}", DeviceSpec::Cuda(index)))
+            .try_for_each(|other| write!(f, ",{other}"))
     }
 }
 
 impl DeviceList {
+    /// As a text is parsed, but a device may be named several times: it then has as many roles, with which what
+    /// devices exchange is checked on fewer of them.
+    ///
+    /// # Errors
+    /// As parsing.
+    pub fn in_roles(text: &str) -> Result<Self, ParseDeviceListError> {
+        Self::parsed(text, true)
+    }
+
+    fn parsed(text: &str, roles: bool) -> Result<Self, ParseDeviceListError> {
+        let mut names = text.split(',');
+        let mut list = Self::from(names.next().unwrap_or_default().parse::<DeviceSpec>()?);
+        let first = list.first;
+        for name in names {
+            let other: DeviceSpec = name.parse()?;
+            let again = first == other || list.others.contains(&other);
+            match (first, other) {
+                _ if again && roles => {}
+                (DeviceSpec::Cuda(_), DeviceSpec::Cuda(_)) if !again => {}
+                (DeviceSpec::Cuda(_), DeviceSpec::Cuda(_)) => {
+                    return Err(ParseDeviceListError::Twice(other));
+                }
+                _ => return Err(ParseDeviceListError::Mixed { first, other }),
+            }
+            list.others.push(other);
+        }
+        Ok(list)
+    }
+
     /// The device that runs everything.
     pub fn first(&self) -> DeviceSpec {
         self.first
@@ -94,17 +107,22 @@ impl DeviceList {
         &self,
         first: &B::Device,
     ) -> Result<Vec<B::Device>, RuntimeError> {
-        if let (false, Some(reason)) = (self.others.is_empty(), nccl_problem()) {
+        let apart = self.others.iter().any(|other| *other != self.first);
+        if let (true, Some(reason)) = (apart, nccl_problem()) {
             return Err(RuntimeError::NotShared { reason });
         }
-        let of_index = |&index: &usize| {
-            let mut id = first.to_id();
-            id.index_id = index as _;
-            let device = B::Device::from_id(id);
-            usable::<B>(&device, index)?;
-            Ok(device)
+        let device = |other: &DeviceSpec| match *other {
+            other if other == self.first => Ok(first.clone()),
+            DeviceSpec::Cuda(index) => {
+                let mut id = first.to_id();
+                id.index_id = index as _;
+                let device = B::Device::from_id(id);
+                usable::<B>(&device, index)?;
+                Ok(device)
+            }
+            device => Err(RuntimeError::NoDevice { device }),
         };
-        self.others.iter().map(of_index).collect()
+        self.others.iter().map(device).collect()
     }
 }
 
@@ -136,5 +154,14 @@ mod tests {
                 "{name}"
             );
         }
+    }
+    #[test]
+    fn a_device_may_have_several_roles_where_that_is_asked_for() {
+        for name in ["cpu,cpu", "cuda:0,cuda:0,cuda:1", "wgpu:1,wgpu:1"] {
+            let list = DeviceList::in_roles(name);
+            assert_eq!(list.map(|list| list.to_string()), Ok(name.into()));
+        }
+        let error = DeviceList::in_roles("cpu,cuda:0").err();
+        assert!(error.is_some_and(|error| error.to_string().contains("only CUDA")));
     }
 }

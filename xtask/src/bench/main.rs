@@ -136,9 +136,13 @@ struct Dit {
     /// Rank of an adapter on the seven kinds of layers of `cfg_step_lora`; 0 for none.
     #[arg(long, default_value_t = 0)]
     lora_rank: usize,
-    /// Devices that share the work instead of --device: cuda:0,cuda:1.
-    #[arg(long, value_name = "DEVICES", conflicts_with = "device")]
+    /// Devices that share the work instead of --device: cuda:0,cuda:1. One that is named twice has two roles
+    /// (cuda:0,cuda:0), for checks. The result tells how far it is from that of one device.
+    #[arg(long, value_name = "DEVICES", value_parser = DeviceList::in_roles, conflicts_with = "device")]
     share: Option<DeviceList>,
+    /// Groups of heads that devices exchange, in place of as many as pay.
+    #[arg(long, requires = "share")]
+    groups: Option<usize>,
     /// Two samples, as under guidance; devices that share take whole samples.
     #[arg(long)]
     guided: bool,
@@ -257,6 +261,7 @@ impl Bench {
                     network,
                     lora_rank: args.lora_rank,
                     share: args.share,
+                    groups: args.groups,
                     guided: args.guided,
                     fp8: args.products == Products::Fp8,
                 }

@@ -1,5 +1,7 @@
 //! A forward pass of the transformer.
 
+use std::hash::{DefaultHasher, Hasher};
+
 use burn::tensor::{DType, Tensor};
 use longcat_dit::{LongCatTransformer, ParallelTransformer, forward_samples};
 use longcat_kernels::{KernelBackend, Products};
@@ -19,8 +21,10 @@ pub struct Dit {
     pub network: Network,
     /// Rank of an adapter on the seven kinds of layers of `cfg_step_lora`; 0 for none.
     pub lora_rank: usize,
-    /// Devices that share the work .
+    /// Devices that share the work.
     pub share: Option<DeviceList>,
+    /// Groups of heads that these exchange, if not as many as pay.
+    pub groups: Option<usize>,
     /// Two samples, as under guidance; devices that share take whole samples.
     pub guided: bool,
     /// The same network with some large channels, then with its blocks in fp8, unpacked and multiplied in
@@ -56,28 +60,53 @@ impl Bench for Dit {
         if let Some(list) = &self.share {
             devices.extend(list.others::<B>(&device)?);
         }
-        let replicas = devices.iter().map(|device| self.model::<B>(device));
+        let replicas = devices.iter().map(|device| {
+            // The same weights on all.
+            B::seed(device, 0);
+            self.model::<B>(device)
+        });
         let replicas = replicas.collect::<Result<Vec<_>, BenchError>>()?;
         let [frames, _, _] = network.latent_grid();
         let samples = 1 + usize::from(self.guided);
         let latents = network.latents::<B>(&device).repeat_dim(0, samples);
         let timesteps = Tensor::full([samples, frames], 500.0, (&device, DType::F32));
         let text = network.text::<B>(&device, samples);
+        let alone = || replicas[0].forward(latents.clone(), timesteps.clone(), &text, 0);
+        let forward = || match replicas.len() {
+            1 => alone(),
+            _ if self.guided => {
+                let (latents, timesteps) = (latents.clone(), timesteps.clone());
+                forward_samples(&replicas, &devices, latents, timesteps, &text, 0, &[])
+            }
+            _ => {
+                let shared = ParallelTransformer::new(&replicas, &devices)?;
+                let shared = match self.groups {
+                    Some(groups) => shared.with_groups(groups),
+                    None => shared,
+                };
+                shared.forward(latents.clone(), timesteps.clone(), &text, 0)
+            }
+        };
         let times = network.timing.time::<B>(&device, || {
-            let (latents, timesteps) = (latents.clone(), timesteps.clone());
-            match &replicas[..] {
-                [model] => model.forward(latents, timesteps, &text, 0)?,
-                _ if self.guided => {
-                    forward_samples(&replicas, &devices, latents, timesteps, &text, 0, &[])?
-                }
-                _ => ParallelTransformer::new(&replicas, &devices)?
-                    .forward(latents, timesteps, &text, 0)?,
-            };
+            forward()?;
             Ok(())
         })?;
-        report(self.result(samples, times));
+        let mut result = self.result(samples, times);
+        if self.share.is_some() {
+            let found = forward()?;
+            result["checksum"] = checksum(&found).into();
+            result["relative_error"] = relative_error(found, &alone()?).into();
+        }
+        report(result);
         Ok(())
     }
+}
+
+/// A number that two runs have in common if their results are the same bits.
+fn checksum<B: KernelBackend>(x: &Tensor<B, 5>) -> String {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(x.to_data().as_bytes());
+    format!("{:016x}", hasher.finish())
 }
 
 impl Dit {
