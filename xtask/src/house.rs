@@ -26,6 +26,7 @@ const FLOORS: &[&[&str]] = &[
         "longcat-hub",
         "longcat-builtin",
     ],
+    &["longcat-partial"],
 ];
 
 /// Lines that a source file may have: what fits in one sitting.

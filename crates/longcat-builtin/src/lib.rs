@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use include_dir::{Dir, include_dir};
+use longcat_partial::Partial;
 
 static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/assets");
 
@@ -34,27 +35,24 @@ pub fn builtin_checkpoint() -> Result<PathBuf, UnpackError> {
 }
 
 fn unpack(cache: &Path) -> Result<PathBuf, UnpackError> {
-    /// Threads of this process share the temporary name.
+    /// The other threads of this process have it from the first one.
     static UNPACKING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = UNPACKING.lock().unwrap_or_else(PoisonError::into_inner);
     let root = cache.join(format!("builtin-{:016x}", fingerprint(&FILES)));
     if root.is_dir() {
         return Ok(root);
     }
-    let temporary = root.with_extension(format!("{}.tmp", std::process::id()));
+    let partial = Partial::new(&root);
     let io = |path: &Path| {
         let path = path.to_path_buf();
         move |cause| UnpackError { path, cause }
     };
-    fs::create_dir_all(&temporary).map_err(io(&temporary))?;
-    FILES.extract(&temporary).map_err(io(&temporary))?;
-    match fs::rename(&temporary, &root) {
+    fs::create_dir_all(partial.path()).map_err(io(partial.path()))?;
+    FILES.extract(partial.path()).map_err(io(partial.path()))?;
+    match partial.finish() {
         Ok(()) => Ok(root),
         // Another process was first; its copy is whole, because it was renamed too.
-        Err(_) if root.is_dir() => {
-            fs::remove_dir_all(&temporary).map_err(io(&temporary))?;
-            Ok(root)
-        }
+        Err(_) if root.is_dir() => Ok(root),
         Err(cause) => Err(UnpackError { path: root, cause }),
     }
 }

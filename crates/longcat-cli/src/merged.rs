@@ -1,9 +1,10 @@
 //! A checkpoint directory around a merged transformer.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
+use longcat_partial::Partial;
 use longcat_video::{Checkpoint, Requantized};
 
 /// What packing merged matrices again changed.
@@ -21,26 +22,17 @@ pub fn requantized_in_words(off: &Requantized) -> String {
 
 /// A directory under a temporary name beside its own, which it gets when it is whole; otherwise it
 /// is removed.
-pub struct Staged {
-    temporary: PathBuf,
-    output: PathBuf,
-}
+pub struct Staged(Partial);
 
 impl Staged {
     /// Nothing is written yet.
     pub fn new(output: &Path) -> Self {
-        let mut name = std::ffi::OsString::from(".");
-        name.push(output.file_name().unwrap_or_default());
-        name.push(format!(".{}.tmp", std::process::id()));
-        Self {
-            temporary: output.with_file_name(name),
-            output: output.to_path_buf(),
-        }
+        Self(Partial::new(output))
     }
 
     /// Where to write.
     pub fn path(&self) -> &Path {
-        &self.temporary
+        self.0.path()
     }
 
     /// Adds everything of a checkpoint but its transformer, so that the directory opens as one.
@@ -54,7 +46,7 @@ impl Staged {
             let Some(name) = path.file_name() else {
                 continue;
             };
-            let to = self.temporary.join(name);
+            let to = self.path().join(name);
             // Files of the transformer's own directory are there already.
             if path != transformer && !to.exists() {
                 link(&path, &to)?;
@@ -65,15 +57,8 @@ impl Staged {
 
     /// Gives the directory its name.
     pub fn finish(self) -> Result<()> {
-        fs::rename(&self.temporary, &self.output)
-            .with_context(|| format!("{} cannot be written", self.output.display()))
-    }
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        // After `finish` there is nothing of that name.
-        let _ = fs::remove_dir_all(&self.temporary);
+        let failed = format!("{} cannot be written", self.0.target().display());
+        self.0.finish().context(failed)
     }
 }
 

@@ -103,7 +103,7 @@ pub fn check_adapter(path: &Path, format: Format, overwrite: bool) -> Result<()>
 /// there.
 pub fn check_folder(path: &Path) -> Result<()> {
     let nearest = path.ancestors().find(|folder| folder.exists());
-    let file = nearest.unwrap_or(Path::new(".")).join("longcat.partial");
+    let file = nearest.unwrap_or(Path::new(".")).join("longcat");
     check_path(&file, PlannedOutput::File)
         .with_context(|| format!("{}: no file can be made there", path.display()))
 }

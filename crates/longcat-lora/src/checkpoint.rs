@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Bytes, DType, TensorData};
+use longcat_partial::Partial;
 use longcat_weights::{StoredType, TensorInfo, WeightFiles, WeightsError};
 use safetensors::tensor::{View, serialize_to_file};
 use safetensors::{Dtype, SafeTensorError};
@@ -95,20 +96,11 @@ pub(crate) fn staged(
     let files = WeightFiles::open(directory)?;
     let merged = check(&files, adapters, table)?;
 
-    let mut name = output.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = output.with_file_name(name);
-    let written = std::fs::create_dir_all(&temporary);
-    let written = written.map_err(|e| WeightsError::io(&temporary, e).into());
-    let written = written.and_then(|()| write(&files, &temporary));
-    let result = written.and_then(|()| {
-        std::fs::rename(&temporary, output)
-            .map_err(|e| LoraError::File(WeightsError::io(output, e)))
-    });
-    if result.is_err() {
-        let _ = std::fs::remove_dir_all(&temporary);
-    }
-    result?;
+    let partial = Partial::new(output);
+    let io = |e| LoraError::File(WeightsError::io(output, e));
+    std::fs::create_dir_all(partial.path()).map_err(io)?;
+    write(&files, partial.path())?;
+    partial.finish().map_err(io)?;
     Ok(MergeReport {
         unchanged: files.keys().count() - merged.len(),
         merged,

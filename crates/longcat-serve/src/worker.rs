@@ -9,6 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use longcat_media::{Decoder, ReadOptions, VideoReader};
+use longcat_partial::Partial;
 
 use crate::app::App;
 use crate::hub::{Watch, What};
@@ -66,7 +67,8 @@ fn make(
 ) {
     let files = app.data.files(&video.id);
     app.hub.tell(&video.id, What::Status);
-    remove_partial(&files);
+    // What an earlier run of the job was writing when its server ended.
+    longcat_partial::sweep_folder(files.folder());
     let begun = Instant::now();
     let made = catch_unwind(AssertUnwindSafe(|| {
         let adapters = app.library.order(&video.settings.adapters);
@@ -123,19 +125,6 @@ fn make(
     app.hub.tell(&video.id, What::Status);
 }
 
-/// Removes what an earlier run of the job was writing when its server ended.
-fn remove_partial(files: &JobFiles) {
-    let entries = fs::read_dir(files.folder()).into_iter().flatten().flatten();
-    for entry in entries {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with('.') && name.ends_with(".partial") {
-            // Where it stays, it only takes room.
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-}
-
 /// Writes down how a job ended, however long that takes: a full disk can be emptied.
 fn keep(app: &Arc<App>, write: impl Fn() -> Result<(), crate::ServeError>) {
     while let Err(error) = write() {
@@ -183,9 +172,9 @@ fn write_thumbnail(
         true => picture.thumbnail(THUMBNAIL, THUMBNAIL),
         false => picture,
     };
-    let temporary = files.folder().join("thumbnail.jpg.partial");
-    small.save_with_format(&temporary, image::ImageFormat::Jpeg)?;
-    fs::rename(temporary, files.thumbnail())?;
+    let partial = Partial::new(&files.thumbnail());
+    small.save_with_format(partial.path(), image::ImageFormat::Jpeg)?;
+    partial.finish()?;
     Ok(())
 }
 

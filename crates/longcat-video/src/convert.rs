@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
 use longcat_dit::{DitConfig, kijai_names, official_weights};
+use longcat_partial::Partial;
 use longcat_text::{PromptTokenizer, Umt5Config};
 use longcat_vae::WanVaeConfig;
 use longcat_weights::{
@@ -292,16 +293,11 @@ fn write_directory(
             reason: "it exists; name another directory".into(),
         });
     }
-    let mut name = output.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = output.with_file_name(name);
-    let written = write_official(checkpoint, &temporary, contents, progress).and_then(|()| {
-        std::fs::rename(&temporary, output).map_err(|error| VideoError::io(output, error))
-    });
-    if written.is_err() {
-        let _ = std::fs::remove_dir_all(&temporary);
-    }
-    written
+    let partial = Partial::new(output);
+    write_official(checkpoint, partial.path(), contents, progress)?;
+    partial
+        .finish()
+        .map_err(|error| VideoError::io(output, error))
 }
 
 /// A network of a new directory.

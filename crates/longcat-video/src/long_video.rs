@@ -49,6 +49,8 @@ impl SegmentFolder {
             }
             Err(error) => return Err(VideoError::io(file, error)),
         }
+        // What a run was writing that was killed.
+        longcat_partial::sweep_folder(dir);
         Ok(Self {
             dir: dir.to_path_buf(),
             settings: lines,

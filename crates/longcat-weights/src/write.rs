@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::module::Module;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, TensorData};
 use burn_store::{BurnToPyTorchAdapter, ModuleSnapshot};
+use longcat_partial::Partial;
 use safetensors::Dtype;
 use safetensors::tensor::{View, serialize_to_file};
 
@@ -146,19 +146,11 @@ pub(crate) fn replace_file(
     path: &Path,
     write: impl FnOnce(&Path) -> std::io::Result<()>,
 ) -> Result<(), WeightsError> {
-    // Threads may write to one path at the same time.
-    static WRITTEN: AtomicUsize = AtomicUsize::new(0);
-    let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.{number}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let result = write(&temporary)
+    let partial = Partial::new(path);
+    write(partial.path())
         // The data reaches the disk before the name does: a crash between the two leaves the
         // old file, never an empty new one.
-        .and_then(|()| fs::File::open(&temporary)?.sync_all())
-        .and_then(|()| fs::rename(&temporary, path));
-    result.map_err(|e| {
-        let _ = fs::remove_file(&temporary);
-        WeightsError::io(path, e)
-    })
+        .and_then(|()| fs::File::open(partial.path())?.sync_all())
+        .and_then(|()| partial.finish())
+        .map_err(|e| WeightsError::io(path, e))
 }

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
@@ -186,7 +185,7 @@ impl<'a> Work<'a> {
         if let Some(Left { by, request }) = &claim.left {
             let latents = line.request.output().save_latents.as_ref();
             for file in [Some(path), latents].into_iter().flatten() {
-                remove_partial(file, by.pid);
+                longcat_partial::sweep(file, by.pid);
             }
             let made_before = self.results.made(&line.name).is_some();
             if *request == line.object && path.exists() && !made_before {
@@ -417,55 +416,5 @@ fn in_words(record: &Map<String, Value>) -> String {
             format!("line {line}, {output}: {frames} frames of {width}x{height}, {seconds:.1} s")
         }
         _ => format!("line {line}, {output}: latents, {seconds:.1} s"),
-    }
-}
-
-/// Removes what a process that is gone left of a file: of a video, or of latents.
-fn remove_partial(output: &Path, pid: u32) {
-    let Some((folder, name)) = output.parent().zip(output.file_name()) else {
-        return;
-    };
-    let name = name.to_string_lossy();
-    let (video, latents) = (format!(".{name}.{pid}."), format!("{name}.{pid}."));
-    let Ok(entries) = fs::read_dir(folder) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let is = |start: &str, end: &str| name.starts_with(start) && name.ends_with(end);
-        if is(&video, ".partial") || is(&latents, ".tmp") {
-            // It is in nobody's way.
-            let path = entry.path();
-            let _ = match path.is_dir() {
-                true => fs::remove_dir_all(path),
-                false => fs::remove_file(path),
-            };
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn what_a_process_left_is_removed_and_nothing_else() {
-        let dir = tempfile::tempdir().unwrap();
-        let left = [".a.mp4.7.0.partial", "a.safetensors.7.2.tmp"];
-        let others = ["a.mp4", ".a.mp4.71.0.partial", "b.a.safetensors.7.2.tmp"];
-        for name in left.iter().chain(&others) {
-            fs::write(dir.path().join(name), "").unwrap();
-        }
-        for name in ["a.mp4", "a.safetensors"] {
-            remove_partial(&dir.path().join(name), 7);
-        }
-        for name in left {
-            assert!(!dir.path().join(name).exists(), "{name}");
-        }
-        for name in others {
-            assert!(dir.path().join(name).exists(), "{name}");
-        }
     }
 }

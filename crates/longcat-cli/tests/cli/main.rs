@@ -191,8 +191,13 @@ fn a_long_video_goes_on_after_a_kill_and_is_the_same_file() {
     child.wait().unwrap();
     assert!(second.exists());
     let kept = fs::metadata(&second).unwrap().modified().unwrap();
+    let left = dir
+        .path()
+        .join("resumed/.segment-0002.safetensors.1.0.partial");
+    fs::write(&left, b"half").unwrap();
 
     succeed(dir.path(), &args("resumed.mp4", "resumed"));
+    assert!(!left.exists(), "what a killed run was writing stays");
     assert_eq!(fs::metadata(&second).unwrap().modified().unwrap(), kept);
     let bytes = |name: &str| fs::read(dir.path().join(name)).unwrap();
     assert_eq!(bytes("whole.mp4"), bytes("resumed.mp4"));

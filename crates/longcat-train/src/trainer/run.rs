@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use longcat_kernels::{Stage, guard};
+use longcat_partial::Partial;
 use sha2::{Digest, Sha256};
 
 use super::metrics::{Metric, Metrics};
@@ -331,10 +332,11 @@ impl<'a, B: TrainBackend, T: Task<B>> Trainer<'a, B, T> {
             let folder = self.config.output.join("samples").join(name);
             // Made again only if they are not there: a resumed run has those of its first step.
             if !folder.is_dir() {
-                let temporary = folder.with_extension("new");
-                std::fs::create_dir_all(&temporary).map_err(|e| TrainError::io(&temporary, e))?;
-                self.task.sample(model, &temporary, self.interrupt)?;
-                std::fs::rename(&temporary, &folder).map_err(|e| TrainError::io(&folder, e))?;
+                let partial = Partial::new(&folder);
+                let io = |e| TrainError::io(&folder, e);
+                std::fs::create_dir_all(partial.path()).map_err(io)?;
+                self.task.sample(model, partial.path(), self.interrupt)?;
+                partial.finish().map_err(io)?;
                 self.observer.saved(&folder);
             }
         }
