@@ -11,6 +11,9 @@ use crate::cuda::stream::OrderedStream;
 
 use super::variant::{Program, Rows};
 
+/// The source, which includes nothing.
+const SOURCE: &str = concat!(include_str!("../halves.cuh"), include_str!("fp8.cu"));
+
 /// Where heads `[B, H, tokens, D]` lie. The source's structure of the same purpose.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -79,7 +82,7 @@ impl Engine {
         if !self.has(program) {
             self.stream.enter()?;
             let options = program.options(&self.architecture);
-            let kernel = program::load(include_str!("fp8.cu"), program.name(), &options)?;
+            let kernel = program::load(SOURCE, program.name(), &options)?;
             self.kernels.insert(program, kernel);
         }
         Ok(())

@@ -1,7 +1,6 @@
 // Products of fp8 numbers: what comes before and after them. For Ada (sm_89), Hopper and later.
 //
-// Compiled at run time with these macros:
-//   HALF     0: bf16, 1: f16
+// Compiled at run time behind halves.cuh, with its macros and these:
 //   THREADS  of a block, whole warps
 //   KERNEL   0: scales of a product; the others make rows in e4m3, each divided by its scale, which makes
 //            its largest number LARGEST: 1 of rows as they are, 2 of heads side by side, 3 of silu(a) * b,
@@ -14,43 +13,8 @@
 //   ROWS     of a block (of 4)
 //   BLOCKS   on a multiprocessor at least (of 4)
 
-using uint = unsigned int;
-
-#define INLINE __device__ __forceinline__
-
 // The largest number of e4m3.
 [[maybe_unused]] constexpr float LARGEST = 448.0f;
-
-INLINE float low_half(uint pair) {
-#if HALF
-    float x;
-    asm("{\n .reg .b16 low, high;\n mov.b32 {low, high}, %1;\n cvt.f32.f16 %0, low;\n}"
-        : "=f"(x)
-        : "r"(pair));
-    return x;
-#else
-    return __uint_as_float(pair << 16);
-#endif
-}
-
-INLINE float high_half(uint pair) {
-#if HALF
-    return low_half(pair >> 16);
-#else
-    return __uint_as_float(pair & 0xffff0000);
-#endif
-}
-
-// Two numbers of the type, each rounded to the nearest.
-INLINE uint pair_of(float low, float high) {
-    uint pair;
-#if HALF
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-#else
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-#endif
-    return pair;
-}
 
 #if KERNEL
 
@@ -67,8 +31,8 @@ INLINE Vector unpacked(uint4 v) {
 }
 
 INLINE uint4 packed(const Vector &v) {
-    return make_uint4(pair_of(v.x[0], v.x[1]), pair_of(v.x[2], v.x[3]), pair_of(v.x[4], v.x[5]),
-                      pair_of(v.x[6], v.x[7]));
+    return make_uint4(pack(v.x[0], v.x[1]), pack(v.x[2], v.x[3]), pack(v.x[4], v.x[5]),
+                      pack(v.x[6], v.x[7]));
 }
 
 // Two numbers in e4m3, each rounded to the nearest, beyond the largest that.
@@ -339,13 +303,13 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const float4 a = factors[2 * at], b = factors[2 * at + 1];
         const uint4 c = bias == nullptr ? make_uint4(0, 0, 0, 0) : bias[at];
         line[at] = make_uint4(
-            pair_of(fmaf(low_half(v.x), row * a.x, low_half(c.x)),
+            pack(fmaf(low_half(v.x), row * a.x, low_half(c.x)),
                     fmaf(high_half(v.x), row * a.y, high_half(c.x))),
-            pair_of(fmaf(low_half(v.y), row * a.z, low_half(c.y)),
+            pack(fmaf(low_half(v.y), row * a.z, low_half(c.y)),
                     fmaf(high_half(v.y), row * a.w, high_half(c.y))),
-            pair_of(fmaf(low_half(v.z), row * b.x, low_half(c.z)),
+            pack(fmaf(low_half(v.z), row * b.x, low_half(c.z)),
                     fmaf(high_half(v.z), row * b.y, high_half(c.z))),
-            pair_of(fmaf(low_half(v.w), row * b.z, low_half(c.w)),
+            pack(fmaf(low_half(v.w), row * b.z, low_half(c.w)),
                     fmaf(high_half(v.w), row * b.w, high_half(c.w))));
     }
 }

@@ -13,7 +13,7 @@
 // Here is the pass that comes before these, of statistics; the two are in
 // attention_backward_products.cu.
 //
-// Compiled at run time behind common.cuh, with its macros and these:
+// Compiled at run time behind halves.cuh and common.cuh, with their macros and these:
 //   PASS        0: statistics of the rows, 1: gradient of the queries, 2: of the keys and values
 //   WARPGROUPS  consumer warpgroups
 //   STEP        walked rows per step: 64, 80, 96, 112 or 128
@@ -24,26 +24,6 @@
 //   IN_REGISTERS  how many of the fixed tensors, 0 to 2, stay in registers, which relieves shared
 //               memory
 //   CONSUMER_REGISTERS, PRODUCER_REGISTERS
-
-INLINE float low_half(uint pair) {
-#if HALF
-    float x;
-    asm("{\n .reg .b16 low, high;\n mov.b32 {low, high}, %1;\n cvt.f32.f16 %0, low;\n}"
-        : "=f"(x)
-        : "r"(pair));
-    return x;
-#else
-    return __uint_as_float(pair << 16);
-#endif
-}
-
-INLINE float high_half(uint pair) {
-#if HALF
-    return low_half(pair >> 16);
-#else
-    return __uint_as_float(pair & 0xffff0000);
-#endif
-}
 
 #if PASS == 0
 

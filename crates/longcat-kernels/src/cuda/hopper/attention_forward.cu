@@ -6,7 +6,7 @@
 // the end. The products of scores for step i run while the products with the values of step i - 1
 // do, and the softmax of step i while the latter still run.
 //
-// Compiled at run time behind common.cuh, with these macros:
+// Compiled at run time behind halves.cuh and common.cuh, with these macros:
 //   HALF            0: bf16, 1: f16
 //   SPARSE          0: all keys, 1: a list of key blocks per query block
 //   WARPGROUPS      consumer warpgroups; 1 if sparse, since each block of 64 queries has its list

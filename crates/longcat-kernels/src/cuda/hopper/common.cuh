@@ -1,11 +1,11 @@
-// What the attention kernels for Hopper (sm_90a) share; put in front of each when it is compiled.
+// What the attention kernels for Hopper (sm_90a) share; put in front of each, behind halves.cuh, when it is
+// compiled.
 //
 // Macros read here:
 //   HALF     0: bf16, 1: f16
 //   STAGES   tiles in each ring
 //   CLUSTER  blocks that share their tiles
 
-using uint = unsigned int;
 using ulong = unsigned long long;
 
 constexpr int HEAD_DIM = 128;
@@ -14,8 +14,6 @@ constexpr int HEAD_DIM = 128;
 constexpr uint ROW_BYTES = 128;
 
 constexpr float LOG2_E = 1.4426950408889634f;
-
-#define INLINE __device__ __forceinline__
 
 // CUtensorMap of the driver API.
 struct alignas(64) TensorMap {
@@ -100,12 +98,6 @@ INLINE void load_for_all(
 #endif
 
 // ---- Matrix products --------------------------------------------------------------------------
-
-#if HALF
-#define TYPE "f16"
-#else
-#define TYPE "bf16"
-#endif
 
 // Describes a tile with 128-byte swizzling. Groups of 8 rows are 1024 bytes apart; `half` is the
 // distance of the two halves, which only counts where a row runs along the result's columns.
@@ -219,13 +211,6 @@ INLINE float exp2_fast(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
-}
-
-// Two numbers as a pair of elements, `low` at the lower address.
-INLINE uint pack(float low, float high) {
-    uint pair;
-    asm("cvt.rn." TYPE "x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-    return pair;
 }
 
 // ---- Rings -------------------------------------------------------------------------------------

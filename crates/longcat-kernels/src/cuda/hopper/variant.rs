@@ -20,10 +20,12 @@ impl Program {
     pub(super) const fn source(self) -> &'static str {
         match self {
             Self::Forward(_) => concat!(
+                include_str!("../halves.cuh"),
                 include_str!("common.cuh"),
                 include_str!("attention_forward.cu")
             ),
             Self::Backward(_) => concat!(
+                include_str!("../halves.cuh"),
                 include_str!("common.cuh"),
                 include_str!("attention_backward.cu"),
                 include_str!("attention_backward_products.cu")
