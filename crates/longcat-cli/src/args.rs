@@ -42,6 +42,10 @@ impl Cli {
     /// What [`Self::read`] asks: a plan writes nothing, and needs no name of a file for it.
     fn parser() -> clap::Command {
         let without_output = |command: clap::Command| {
+            // Training names it in its file.
+            if command.get_arguments().all(|arg| arg.get_id() != "output") {
+                return command;
+            }
             command.mut_arg("output", |arg| {
                 arg.required(false).default_value("video.mp4").hide(true)
             })
@@ -107,6 +111,8 @@ pub enum Plan {
     Long(Long),
     /// As `longcat refine`.
     Refine(Refine),
+    /// As `longcat train-lora`: memory alone, of each rank.
+    TrainLora(longcat_cli::TrainLora),
 }
 
 /// Which checkpoint, where.

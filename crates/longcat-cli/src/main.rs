@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         }
         Command::Plan(Plan::Long(args)) => commands::long::run(&args, Task::Plan),
         Command::Plan(Plan::Refine(args)) => commands::refine::run(&args, Task::Plan),
+        Command::Plan(Plan::TrainLora(args)) => args.plan(),
         Command::Batch(args) => batch::run(&args),
         Command::Serve(args) => commands::serve::run(&args),
         Command::Decode(args) => commands::decode::run(&args),

@@ -9,8 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use longcat_builtin::builtin_checkpoint;
-use longcat_runtime::{DeviceSpec, device_of_rank, train_lora_on_ranks};
+use longcat_runtime::{DeviceSpec, device_of_rank, plan_training, train_lora_on_ranks};
 use longcat_train::{Bar, Quiet, RankError, RankPlace, Ranks, TrainObserver};
+use longcat_video::{TextPlan, VaePlan, in_words};
 use serde_json::json;
 
 use crate::{device_or_best, interrupt, launch, note, say, warn_of_kernels};
@@ -80,6 +81,68 @@ impl TrainLora {
         trained.with_context(|| format!("rank {} of {}", place.rank, place.size))
     }
 
+    /// Says what each stage takes of the device's memory and does to fit, on the first of several devices.
+    ///
+    /// # Errors
+    /// Names the key or file that is at fault.
+    pub fn plan(&self) -> Result<()> {
+        let device = device_or_best(self.devices.first().copied().or(self.device));
+        let plan = plan_training(device, &self.config, builtin().as_deref())?;
+        if self.json {
+            let vae = |plan: &VaePlan| {
+                let tile = plan.tiling.map(|tiling| tiling.tile);
+                json!({"tile": tile, "peak": plan.peak})
+            };
+            let step = plan.step.map(|step| {
+                json!({
+                    "resident_blocks": step.resident, "blocks": step.depth, "peak": step.peak,
+                })
+            });
+            let result = json!({
+                "budget": plan.budget,
+                "clips": vae(&plan.clips),
+                "captions": {
+                    "resident_layers": plan.captions.resident, "layers": plan.captions.layers,
+                    "peak": plan.captions.peak,
+                },
+                "step": step,
+            });
+            say!("{result:#}");
+            return Ok(());
+        }
+        match plan.budget {
+            Some(budget) => say!("{} of device memory may be taken", in_words(budget)),
+            None => say!("no limit: the device does not tell what is free, or memory is unlimited"),
+        }
+        let clips = match plan.clips.tiling {
+            None => "whole pictures".to_string(),
+            Some(tiling) => format!("tiles of {}x{}", tiling.tile[1], tiling.tile[0]),
+        };
+        let TextPlan {
+            resident,
+            layers,
+            peak,
+        } = plan.captions;
+        let captions = format!("{resident} of {layers} layers stay");
+        let mut stages = vec![
+            ("encoding clips", clips, plan.clips.peak),
+            ("encoding captions", captions, peak),
+        ];
+        match plan.step {
+            Some(step) => {
+                let what = format!("{} of {} blocks stay", step.resident, step.depth);
+                stages.push(("a training step", what, step.peak));
+            }
+            None => say!(
+                "a training step: all weights stay; it is planned for adapters with train.checkpointing"
+            ),
+        }
+        for (stage, what, peak) in stages {
+            say!("{stage:<24} {what:<56} {:>11}", in_words(peak));
+        }
+        Ok(())
+    }
+
     /// The device of one of several ranks.
     fn device_of(&self, place: &RankPlace) -> Result<DeviceSpec> {
         match (self.devices.get(place.local_rank), self.devices.len()) {
@@ -101,10 +164,7 @@ impl TrainLora {
             true => &mut bar,
             false => &mut quiet,
         };
-        // Only a configuration without a checkpoint needs it, and says so if it is not there.
-        let builtin = builtin_checkpoint()
-            .inspect_err(|e| note!("warning: unpacking the built-in model: {e}"))
-            .ok();
+        let builtin = builtin();
         let builtin = builtin.as_deref();
         let outcome = train_lora_on_ranks(device, &self.config, builtin, ranks, observer, stop)?;
         if !speaks {
@@ -127,4 +187,11 @@ impl TrainLora {
         }
         Ok(())
     }
+}
+
+/// The built-in model, which only a configuration without a checkpoint needs; it says so if it is not there.
+fn builtin() -> Option<PathBuf> {
+    builtin_checkpoint()
+        .inspect_err(|e| note!("warning: unpacking the built-in model: {e}"))
+        .ok()
 }

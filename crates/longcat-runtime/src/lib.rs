@@ -59,6 +59,6 @@ pub use inspect::inspect_weights;
 pub use memory::keep_freed_memory;
 pub use options::RuntimeOptions;
 pub use pipeline::{DynPipeline, open_pipeline};
-pub use train::{train_lora, train_lora_on_ranks};
+pub use train::{plan_training, train_lora, train_lora_on_ranks};
 
 pub use burn::tensor::DType;

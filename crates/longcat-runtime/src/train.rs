@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use longcat_kernels::KernelBackend;
-use longcat_train::{Outcome, Ranks, TrainError, TrainObserver};
+use longcat_train::{Outcome, Ranks, RunPlan, TrainError, TrainObserver};
 
 use crate::{DeviceSpec, DeviceTask, RuntimeError, on_device};
 
@@ -61,6 +61,36 @@ pub fn train_lora_on_ranks(
         ranks.end(&error.to_string());
     }
     Ok(outcome??)
+}
+
+/// What the run of the TOML file at `config` would take of a device's memory; see
+/// [`longcat_train::memory_plan`].
+///
+/// # Errors
+/// [`RuntimeError`] when the device cannot be used; [`RuntimeError::Train`] names the key or file.
+pub fn plan_training(
+    device: DeviceSpec,
+    config: &Path,
+    default_checkpoint: Option<&Path>,
+) -> Result<RunPlan, RuntimeError> {
+    let plan = Plan {
+        config,
+        default_checkpoint,
+    };
+    Ok(on_device(device, plan)??)
+}
+
+struct Plan<'a> {
+    config: &'a Path,
+    default_checkpoint: Option<&'a Path>,
+}
+
+impl DeviceTask for Plan<'_> {
+    type Output = Result<RunPlan, TrainError>;
+
+    fn run<B: KernelBackend>(self, device: B::Device) -> Self::Output {
+        longcat_train::memory_plan::<B>(self.config, self.default_checkpoint, &device)
+    }
 }
 
 struct Run<'a> {

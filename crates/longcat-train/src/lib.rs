@@ -8,7 +8,8 @@
 //! - [`Trainer`], [`Task`]: the loop, whatever is trained;
 //! - [`BatchTransform`]: *(model, batch) → batch*, for objectives in which the model has a part;
 //! - [`Ranks`]: several processes that train together;
-//! - [`TrainObserver`]: what a run tells while it works.
+//! - [`TrainObserver`]: what a run tells while it works;
+//! - [`memory_plan`]: what it would take of a device's memory.
 //!
 //! Training an adapter on the CPU:
 //!
@@ -65,6 +66,7 @@ pub use config::{
 };
 pub use data::{CaptionedClip, Condition, FoundClips, Ignored, Media};
 pub use error::TrainError;
+pub use memory::{RunPlan, memory_plan};
 pub use names::official_tensors;
 pub use observe::{Quiet, StepReport, TrainObserver};
 pub use optimizer::{LoraOptimizer, OptimizerConfig};

@@ -1,5 +1,7 @@
 //! What the stages of a run take of a device's memory, and what is done so that they fit.
 
+use std::path::Path;
+
 use longcat_kernels::{KernelBackend, wait};
 use longcat_video::{
     Asked, Checkpoint, ClipSizes, DeviceSizes, DoesNotFit, KeptWeights, MemoryLimit, ModelSizes,
@@ -7,7 +9,7 @@ use longcat_video::{
 };
 
 use crate::TrainError;
-use crate::config::{Mode, Precision, TrainConfig};
+use crate::config::{Mode, Precision, TrainConfig, read_config};
 use crate::data::Bucket;
 
 /// Bytes of a trained number between steps: it and its moments.
@@ -28,8 +30,53 @@ pub(crate) struct Room<'a> {
 pub(crate) struct ClipsPlan {
     /// So many at a time.
     pub at_once: usize,
-    /// Tiles, where a picture is not taken as a whole.
-    pub tiling: Option<Tiling>,
+    /// In tiles or not.
+    pub vae: VaePlan,
+}
+
+/// What a run takes of a device's memory, and what is done so that it fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunPlan {
+    /// Bytes that may be taken, if there is a limit.
+    pub budget: Option<u64>,
+    /// Clips to latents, the largest ones.
+    pub clips: VaePlan,
+    /// Captions to embeddings.
+    pub captions: TextPlan,
+    /// A step, where frozen blocks may pass through the device: an adapter, with checkpointing.
+    pub step: Option<TrainingPlan>,
+}
+
+/// What the run of the file at `config` would take and do, before anything is loaded or read of its clips.
+/// `default_checkpoint` is the base model of a file that names none.
+///
+/// # Errors
+/// [`TrainError`] names the key or file; `memory` where it cannot be kept.
+pub fn memory_plan<B: KernelBackend>(
+    config: &Path,
+    default_checkpoint: Option<&Path>,
+    device: &B::Device,
+) -> Result<RunPlan, TrainError> {
+    let mut config = read_config(config)?;
+    if let (None, Some(checkpoint)) = (&config.model.checkpoint, default_checkpoint) {
+        config = config.with_checkpoint(checkpoint);
+    }
+    let checkpoint = Checkpoint::open(config.checkpoint()?)?;
+    let room = Room::now::<B>(&config, &checkpoint, device)?;
+    let frames = config.data.frames.iter().copied().max().unwrap_or(1);
+    let sizes = config.data.sizes.iter();
+    let largest = sizes.max_by_key(|size| size.width * size.height);
+    let largest = largest.ok_or_else(|| config.problem("data.sizes", "must not be empty"))?;
+    let bucket = Bucket {
+        size: *largest,
+        frames,
+    };
+    Ok(RunPlan {
+        budget: room.budget,
+        clips: room.clips(&bucket, 1)?.vae,
+        captions: room.text(config.cache.text_length)?,
+        step: room.training()?,
+    })
 }
 
 impl<'a> Room<'a> {
@@ -85,35 +132,40 @@ impl<'a> Room<'a> {
             size: [bucket.size.height, bucket.size.width],
             whole: true,
         };
-        let fits = |at_once: &usize| {
-            let whole = VaePlan::taken(&self.models, &clip(at_once * latents), None);
-            self.budget.is_none_or(|budget| whole <= budget)
+        let whole = |at_once: usize| {
+            let peak = VaePlan::taken(&self.models, &clip(at_once * latents), None);
+            let vae = VaePlan { tiling: None, peak };
+            ClipsPlan { at_once, vae }
         };
-        if let Some(at_once) = (2..=most).rev().find(fits) {
-            return Ok(ClipsPlan {
-                at_once,
-                tiling: None,
-            });
+        let fits = |plan: &ClipsPlan| self.budget.is_none_or(|budget| plan.vae.peak <= budget);
+        if let Some(several) = (2..=most).rev().map(whole).find(fits) {
+            return Ok(several);
         }
-        let stage = ("encoding clips", self.budget);
-        let chosen = VaePlan::choose(&self.models, &clip(1), None, 0, stage);
-        let chosen = chosen.map(|plan| plan.tiling);
-        let tiling = self.or_least(chosen, Some(Tiling::default()), FEWER)?;
-        Ok(ClipsPlan { at_once: 1, tiling })
+        let choose = |tiling, budget| {
+            let stage = ("encoding clips", budget);
+            VaePlan::choose(&self.models, &clip(1), tiling, 0, stage)
+        };
+        let least = choose(Some(Tiling::default()), None);
+        let vae = self.or_least(choose(None, self.budget), least, FEWER)?;
+        Ok(ClipsPlan { at_once: 1, vae })
     }
 
-    /// Layers of the text encoder that stay on the device while a caption of so many tokens is encoded and
-    /// no other model is there; `None` where all do.
+    /// How captions of at most so many tokens are encoded, one at a time, while no other model is there.
     ///
     /// # Errors
     /// [`TrainError::Config`] names `memory` where not even streaming all layers makes it fit.
-    pub fn text_layers(&self, tokens: usize) -> Result<Option<usize>, TrainError> {
+    pub fn text(&self, tokens: usize) -> Result<TextPlan, TrainError> {
         let mut models = self.models.clone();
         models.vae.weights = 0;
-        let chosen = TextPlan::choose(&models, [1, tokens], &Asked::default(), self.budget);
+        let choose = |resident_layers, budget| {
+            let asked = Asked {
+                resident_layers,
+                ..Asked::default()
+            };
+            TextPlan::choose(&models, [1, tokens], &asked, budget)
+        };
         let help = "so does another cache.text_precision";
-        let resident = self.or_least(chosen.map(|plan| plan.resident), 0, help)?;
-        Ok((resident < models.text.layers.count()).then_some(resident))
+        self.or_least(choose(None, self.budget), choose(Some(0), None), help)
     }
 
     /// What a training step takes; `None` where nothing can stream and no limit is kept.
@@ -132,12 +184,11 @@ impl<'a> Room<'a> {
             };
             TrainingPlan::choose(self.models.device, sizes, &step, budget)
         };
-        if let Some(streamed) = Some(config.model.streamed_blocks).filter(|count| *count > 0) {
-            let resident = sizes.blocks.count().saturating_sub(streamed);
-            return Ok(plan(Some(resident), None).ok());
-        }
-        let least = plan(Some(0), None).ok();
-        self.or_least(plan(None, self.budget).map(Some), least, FEWER)
+        let chosen = match config.model.streamed_blocks {
+            0 => plan(None, self.budget),
+            streamed => plan(Some(sizes.blocks.count().saturating_sub(streamed)), None),
+        };
+        Ok(Some(self.or_least(chosen, plan(Some(0), None), FEWER)?))
     }
 
     /// Tiles in which sample videos are decoded beside the model that is trained so.
@@ -184,15 +235,13 @@ impl<'a> Room<'a> {
     fn or_least<T>(
         &self,
         chosen: Result<T, DoesNotFit>,
-        least: T,
+        least: Result<T, DoesNotFit>,
         help: &str,
     ) -> Result<T, TrainError> {
-        match (chosen, self.config.memory) {
-            (Ok(chosen), _) => Ok(chosen),
-            (Err(error), MemoryLimit::AtMost(_)) => {
-                Err(self.config.problem("memory", format!("{error}; {help}")))
-            }
-            (Err(_), _) => Ok(least),
-        }
+        let chosen = match self.config.memory {
+            MemoryLimit::AtMost(_) => chosen,
+            _ => chosen.or(least),
+        };
+        chosen.map_err(|error| self.config.problem("memory", format!("{error}; {help}")))
     }
 }

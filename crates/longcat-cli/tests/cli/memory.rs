@@ -131,3 +131,55 @@ fn a_limited_run_makes_the_same_latents() {
     );
     assert!(message.contains("GiB"), "{message}");
 }
+
+#[test]
+fn a_plan_of_training_says_what_streams() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    released_configs(&dir.join("full"));
+    let limit = |memory: &str| {
+        let config = format!(
+            "output = 'run'\nmemory = '{memory}'\nmodel = {{ checkpoint = 'full', precision = 'bf16' }}\n\
+             data = {{ path = 'clips', sizes = ['832x480'], frames = [33] }}\n"
+        );
+        fs::write(dir.join("run.toml"), config).unwrap();
+    };
+    let base = [
+        "plan",
+        "train-lora",
+        "--config",
+        "run.toml",
+        "--device",
+        "cpu",
+    ];
+    limit("24GiB");
+    let text = succeed(dir, &[&base[..], &["--json"]].concat());
+    let plan: Value = serde_json::from_str(&text).unwrap();
+    let step = &plan["step"];
+    let blocks = step["resident_blocks"].as_u64().unwrap();
+    assert!((1..12).contains(&blocks), "{text}");
+    assert!(step["peak"].as_u64().unwrap() <= 24 << 30, "{text}");
+    assert_eq!(plan["captions"]["resident_layers"], 24, "{text}");
+    let text = succeed(dir, &base);
+    assert!(
+        text.contains(&format!("{blocks} of 48 blocks stay")),
+        "{text}"
+    );
+    // In f32 the text encoder takes 22.8 GB: its layers stream.
+    limit("21GiB");
+    let text = succeed(dir, &[&base[..], &["--json"]].concat());
+    let plan: Value = serde_json::from_str(&text).unwrap();
+    assert!(
+        plan["captions"]["resident_layers"].as_u64().unwrap() < 24,
+        "{text}"
+    );
+    assert!(
+        plan["clips"]["peak"].as_u64().unwrap() <= 21 << 30,
+        "{text}"
+    );
+    limit("12GiB");
+    let message = fail(dir, 1, &base);
+    for part in ["memory", "a training step", "12.00 GiB"] {
+        assert!(message.contains(part), "{message}");
+    }
+}

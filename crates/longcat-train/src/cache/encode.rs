@@ -105,9 +105,10 @@ pub fn encode_texts<B: KernelBackend>(
         if own.remove(path.as_path()) {
             if encoder.is_none() {
                 let room = Room::now::<B>(config, &checkpoint, device)?;
+                let plan = room.text(length)?;
                 let load_as = LoadAs {
                     dtype: Some(config.cache.text_precision.dtype()),
-                    resident_blocks: room.text_layers(length)?,
+                    resident_blocks: (plan.resident < plan.layers).then_some(plan.resident),
                     ..LoadAs::default()
                 };
                 encoder = Some(guard::<B, _, _>(

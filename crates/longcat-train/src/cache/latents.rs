@@ -281,7 +281,7 @@ impl<B: KernelBackend> Encoder<'_, B> {
                 let count = plan.at_once.min(left.len());
                 let (now, rest) = left.split_at(count);
                 left = rest;
-                self.encode(jobs, bucket, now, plan.tiling)?;
+                self.encode(jobs, bucket, now, plan.vae.tiling)?;
                 done += count;
                 progress(done);
             }
@@ -311,7 +311,7 @@ impl<B: KernelBackend> Encoder<'_, B> {
             let bucket = members[0].1.bucket;
             let plan = self.plan(&bucket)?;
             if n + 1 == jobs.len() || members.len() >= plan.at_once {
-                self.encode(jobs, &bucket, &members, plan.tiling)?;
+                self.encode(jobs, &bucket, &members, plan.vae.tiling)?;
                 members.clear();
             }
         }
