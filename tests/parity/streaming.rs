@@ -7,7 +7,10 @@ use longcat_dit::{
     LongCatTransformer, ParallelTransformer, TextCondition, lora_targets, streamed_blocks,
 };
 use longcat_lora::{Adapter, LoraMerge, LoraOptions, LoraRegistry};
-use longcat_video::{Checkpoint, KernelBackend};
+use longcat_video::{
+    Checkpoint, KernelBackend, MemoryLimit, Pipeline, PipelineOptions, Sampling, SeededNoise,
+    Silent, TextToVideoRequest, VideoError, VideoRequest,
+};
 use longcat_weights::LoadAs;
 
 /// The built-in transformer with an adapter beside its layers, and so many blocks on the device.
@@ -135,6 +138,63 @@ fn the_rest_is_the_same<B: KernelBackend>(dtype: DType, device: &B::Device) {
         streamed.merge_adapters().unwrap();
         assert!(passes(&streamed, &inputs) == merged, "{what}, merged");
     }
+}
+
+/// Latents of a short video that these devices make, with so many blocks that stay there.
+fn latents<B: KernelBackend>(
+    devices: &[B::Device],
+    guidance: f64,
+    resident_blocks: Option<usize>,
+) -> Vec<u8> {
+    let request = TextToVideoRequest {
+        frames: Some(9),
+        sampling: Sampling {
+            steps: 2,
+            guidance,
+            ..Sampling::standard()
+        },
+        ..TextToVideoRequest::new("a red circle")
+    };
+    let options = PipelineOptions {
+        resident_blocks,
+        ..PipelineOptions::default()
+    };
+    let checkpoint = builtin_checkpoint().unwrap();
+    let mut pipeline = Pipeline::<B>::open(&checkpoint, options, &devices[0]).unwrap();
+    pipeline.denoise_on(&devices[1..]).unwrap();
+    let made = pipeline.text_to_video(&request, &mut SeededNoise::new(3), &mut Silent);
+    made.unwrap().latents.into_data().as_bytes().to_vec()
+}
+
+/// From the prompt to the latents, on one device or several.
+fn a_streaming_pipeline_makes_the_same_latents<B: KernelBackend>(
+    devices: &[B::Device],
+    guidance: f64,
+) {
+    // Kernels are chosen in the first run.
+    latents::<B>(devices, guidance, None);
+    let expected = latents::<B>(devices, guidance, None);
+    for resident in [0, 4] {
+        let found = latents::<B>(devices, guidance, Some(resident));
+        assert!(found == expected, "{resident} blocks, guidance {guidance}");
+    }
+}
+
+#[test]
+fn streaming_pipelines_make_the_same_latents_on_the_cpu() {
+    use burn_flex::{Flex, FlexDevice};
+    a_streaming_pipeline_makes_the_same_latents::<Flex>(&[FlexDevice], 1.0);
+    // Two devices share the frames, or take a pass each.
+    for guidance in [1.0, 4.0] {
+        a_streaming_pipeline_makes_the_same_latents::<Flex>(&[FlexDevice; 2], guidance);
+    }
+}
+
+#[cfg(feature = "wgpu")]
+#[test]
+fn streaming_pipelines_make_the_same_latents_on_wgpu() {
+    use burn_wgpu::{Wgpu, WgpuDevice};
+    a_streaming_pipeline_makes_the_same_latents::<Wgpu>(&[WgpuDevice::default()], 1.0);
 }
 
 #[test]
