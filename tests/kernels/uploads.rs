@@ -58,7 +58,7 @@ fn check(number: usize, device: &WgpuDevice) {
             .map(|at| ((at * 31 + number * 7) % 8191) as f32)
             .collect();
         let bytes: Vec<u8> = sent.iter().flat_map(|x| x.to_le_bytes()).collect();
-        let row = Wgpu::float_from_bytes(&bytes, DType::F32, device);
+        let row = <Wgpu>::float_from_bytes(&bytes, DType::F32, device);
         // The bytes may go at once.
         drop(bytes);
         let row = Tensor::<Wgpu, 1>::from_primitive(TensorPrimitive::Float(row));
@@ -79,7 +79,7 @@ fn what_threads_upload_arrives() {
     });
     // Half a word more than whole words.
     let odd: Vec<u8> = (0..300_001_u32).flat_map(|_| [0, 0x3c]).collect();
-    let row = Wgpu::float_from_bytes(&odd, DType::F16, &device);
+    let row = <Wgpu>::float_from_bytes(&odd, DType::F16, &device);
     let row = Tensor::<Wgpu, 1>::from_primitive(TensorPrimitive::Float(row));
     let sum: f32 = row.cast(DType::F32).sum().into_scalar();
     assert_eq!(sum, 300_001.0);

@@ -39,7 +39,7 @@ fn cpu_and_wgpu_show_the_same_video() {
     let cpu = video::<Flex>(DType::F32, &FlexDevice);
     let device = WgpuDevice::default();
     for (dtype, least) in [(DType::F32, 40.0), (DType::F16, 35.0)] {
-        if Wgpu::<f32>::supports_dtype(&device, dtype) {
+        if <Wgpu>::supports_dtype(&device, dtype) {
             let psnr = psnr(&cpu, &video::<Wgpu>(dtype, &device)).unwrap();
             assert!(psnr >= least, "{dtype:?}: {psnr:.1} dB");
         }
