@@ -73,7 +73,7 @@ pub use optimizer::{LoraOptimizer, OptimizerConfig};
 pub use order::BatchOrder;
 pub use parameters::{Gradients, Parameter, collect_gradients, read_values, trained, update};
 pub use prepare::TrainingData;
-pub use ranks::{RankError, RankPlace, Ranks};
+pub use ranks::{RankError, RankPlace, Ranks, host_name};
 pub use run::{run, run_ranks, train};
 pub use sampling::{Purpose, normals, open_unit, stream};
 pub use step::{Batch, FlowMatching, StepOutput, TrainStep};

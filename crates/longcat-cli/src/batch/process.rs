@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 
+use longcat_train::host_name;
 use serde::{Deserialize, Serialize};
 
 /// A process, as others on other machines can name it.
@@ -66,11 +67,8 @@ impl fmt::Display for Process {
     }
 }
 
+/// This host, as it becomes part of names of files.
 fn host() -> String {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let name = name.or_else(|| std::env::var("HOSTNAME").ok());
-    let name = name.or_else(|| std::env::var("COMPUTERNAME").ok());
-    // It becomes part of names of files.
     let plain = |c: char| {
         if c.is_alphanumeric() || c == '-' {
             c
@@ -78,10 +76,9 @@ fn host() -> String {
             '_'
         }
     };
-    let name: String = name.unwrap_or_default().trim().chars().map(plain).collect();
-    match name.is_empty() {
-        true => "host".into(),
-        false => name,
+    match host_name() {
+        Some(name) => name.chars().map(plain).collect(),
+        None => "host".into(),
     }
 }
 

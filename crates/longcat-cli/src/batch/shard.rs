@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use longcat_train::{RankError, RankPlace};
+
 /// Every `count`-th line, from the one of index `index` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {
@@ -27,6 +29,8 @@ pub enum ShardError {
     Beyond { index: usize, count: usize },
     #[error("{name}={value} is no number")]
     Variable { name: &'static str, value: String },
+    #[error(transparent)]
+    Rank(#[from] RankError),
     #[error(
         "the tasks of this Slurm array are not numbered evenly ({id} from {min}, {count} in all); say \
          --shard I/N, or --claim"
@@ -92,7 +96,7 @@ impl Shard {
             None => None,
         };
         let array = number("SLURM_ARRAY_TASK_ID")?;
-        let rank = number("RANK")?;
+        let rank = RankPlace::number(&variable)?;
         let completion = number("JOB_COMPLETION_INDEX")?;
         let array = match array {
             None => None,
@@ -110,9 +114,9 @@ impl Shard {
         };
         let ranks = match rank {
             None => None,
-            Some(rank) => {
-                let count = number("WORLD_SIZE")?.or(of);
-                Some(Self::new(rank, count.ok_or(ShardError::NoWorldSize)?)?)
+            Some((rank, size)) => {
+                let count = size.or(of).ok_or(ShardError::NoWorldSize)?;
+                Some(Self::new(rank, count)?)
             }
         };
         Ok(match (array, ranks, completion) {
@@ -215,7 +219,7 @@ mod tests {
             ("a/b", &[], "a/b"),
             ("4", &[], "I/4"),
             ("", &[("JOB_COMPLETION_INDEX", "4")], "--shard N"),
-            ("", &[("RANK", "x"), ("WORLD_SIZE", "2")], "RANK=x"),
+            ("", &[("RANK", "x"), ("WORLD_SIZE", "2")], "RANK: \"x\""),
             ("", &[("RANK", "1")], "WORLD_SIZE"),
             (
                 "",

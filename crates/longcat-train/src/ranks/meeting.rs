@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::RankPlace;
 use super::frames::{self, Hello, Kind};
+use super::place::host_name;
 use super::sockets::{Peer, SILENCE, lock};
 
 /// Time between two tries to connect.
@@ -208,15 +209,7 @@ fn is_loopback_name(name: &str) -> bool {
 
 /// Host and process, for messages.
 fn own_place() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .ok()
-        .or_else(|| std::env::var("HOSTNAME").ok())
-        .or_else(|| std::env::var("COMPUTERNAME").ok());
-    let host = host.unwrap_or_default();
-    let host = match host.trim() {
-        "" => "unknown host",
-        host => host,
-    };
+    let host = host_name().unwrap_or_else(|| "unknown host".into());
     format!("{host}, process {}", std::process::id())
 }
 

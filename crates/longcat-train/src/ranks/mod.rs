@@ -25,7 +25,7 @@ use crate::TrainError;
 use crate::parameters::read_values;
 
 pub use error::RankError;
-pub use place::RankPlace;
+pub use place::{RankPlace, host_name};
 
 use inbox::Inbox;
 use threads::Threads;

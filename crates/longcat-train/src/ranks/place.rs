@@ -110,6 +110,32 @@ impl RankPlace {
             patience: PATIENCE,
         }))
     }
+
+    /// The number of a process, if `RANK` says it, and how many there are, if `WORLD_SIZE` does: torchrun sets
+    /// both, others do by hand. For processes that need not meet.
+    ///
+    /// # Errors
+    /// [`RankError::Environment`] names the variable that is no number.
+    pub fn number(
+        look_up: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<(usize, Option<usize>)>, RankError> {
+        let look_up = |name: &str| look_up(name).filter(|value| !value.is_empty());
+        let [Launcher { rank, size, .. }, ..] = &LAUNCHERS;
+        if look_up(rank).is_none() {
+            return Ok(None);
+        }
+        let size = look_up(size).map(|_| required(&look_up, size));
+        Ok(Some((required(&look_up, rank)?, size.transpose()?)))
+    }
+}
+
+/// The name of this host, as far as it says.
+pub fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let name = name.or_else(|| std::env::var("HOSTNAME").ok());
+    let name = name.or_else(|| std::env::var("COMPUTERNAME").ok())?;
+    let name = name.trim();
+    (!name.is_empty()).then(|| name.to_string())
 }
 
 /// Where rank 0 listens.
