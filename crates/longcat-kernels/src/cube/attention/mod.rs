@@ -3,6 +3,7 @@
 //! `None` means that no kernel takes the tensors, and the caller uses the portable body.
 
 mod backward_mma;
+mod forward_cooperative;
 mod forward_mma;
 mod launch;
 mod lists;

@@ -8,6 +8,7 @@ pub(crate) static BACKWARD_HOPPER: AtomicU64 = AtomicU64::new(0);
 pub(crate) static FP8_PRODUCTS: AtomicU64 = AtomicU64::new(0);
 pub(crate) static FP8_SCALED_AFTER: AtomicU64 = AtomicU64::new(0);
 pub(super) static FORWARD_MMA: AtomicU64 = AtomicU64::new(0);
+pub(super) static FORWARD_COOPERATIVE: AtomicU64 = AtomicU64::new(0);
 pub(super) static FORWARD_PLAIN: AtomicU64 = AtomicU64::new(0);
 pub(super) static BACKWARD_MMA: AtomicU64 = AtomicU64::new(0);
 pub(super) static BACKWARD_PLAIN: AtomicU64 = AtomicU64::new(0);
@@ -21,6 +22,8 @@ pub struct Launches {
     pub forward_hopper: u64,
     /// Forward attention on tensor cores.
     pub forward_mma: u64,
+    /// Forward attention on tensor cores, by cooperative matrices.
+    pub forward_cooperative: u64,
     /// Forward attention without.
     pub forward_plain: u64,
     /// Backward attention on tensor cores, by the kernels for Hopper.
@@ -42,6 +45,7 @@ pub fn launches() -> Launches {
     Launches {
         forward_hopper: FORWARD_HOPPER.load(Ordering::Relaxed),
         forward_mma: FORWARD_MMA.load(Ordering::Relaxed),
+        forward_cooperative: FORWARD_COOPERATIVE.load(Ordering::Relaxed),
         forward_plain: FORWARD_PLAIN.load(Ordering::Relaxed),
         backward_hopper: BACKWARD_HOPPER.load(Ordering::Relaxed),
         backward_mma: BACKWARD_MMA.load(Ordering::Relaxed),

@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 
-use super::counters::{FORWARD_MMA, FORWARD_PLAIN};
+use super::counters::{FORWARD_COOPERATIVE, FORWARD_MMA, FORWARD_PLAIN};
 use super::{List, addresses, empty_like, empty_rows, plan, with_readable_rows};
+use crate::cube::attention::forward_cooperative::forward_cooperative;
 use crate::cube::attention::forward_mma::forward_mma;
 use crate::cube::attention::plain::forward_plain;
 
@@ -24,8 +25,9 @@ pub(in crate::cube::attention) fn forward<R: CubeRuntime>(
     }
     let plan = plan(q, k, scale)?;
     let tile = plan.forward_tile(list);
+    let cooperative = plan.cooperative_tile(list);
     let [q, k, v] = [q, k, v].map(|tensor| {
-        if tile.is_some() {
+        if tile.is_some() || cooperative.is_some() {
             with_readable_rows(tensor.clone())
         } else {
             tensor.clone()
@@ -36,13 +38,38 @@ pub(in crate::cube::attention) fn forward<R: CubeRuntime>(
     let client = q.client.clone();
     let address = addresses(&[&q, &k, &v, &out, &list.indices]);
     let list = list.clone();
-    let rows = tile.map_or(plan.side, |tile| tile.rows());
+    let rows = match (tile, cooperative) {
+        (Some(tile), _) => tile.rows(),
+        (None, Some(tile)) => tile.rows(),
+        (None, None) => plan.side,
+    };
     let cubes = plan.cubes(plan.queries, list.block_q, rows);
     // SAFETY: rows and blocks past the end are clamped or skipped, and every loop ends.
     unsafe {
         if let Some(tile) = tile {
             FORWARD_MMA.fetch_add(1, Ordering::Relaxed);
             forward_mma::launch_unchecked::<R>(
+                &client,
+                cubes,
+                CubeDim::new_1d(tile.units() as u32),
+                address,
+                q.into_tensor_arg(),
+                k.into_tensor_arg(),
+                v.into_tensor_arg(),
+                list.indices.into_tensor_arg(),
+                list.counts.into_tensor_arg(),
+                list.key_valid.into_tensor_arg(),
+                out.clone().into_tensor_arg(),
+                lse.clone().into_tensor_arg(),
+                scale as f32,
+                list.block_q as u32,
+                list.block_k as u32,
+                tile,
+                plan.dtype,
+            );
+        } else if let Some(tile) = cooperative {
+            FORWARD_COOPERATIVE.fetch_add(1, Ordering::Relaxed);
+            forward_cooperative::launch_unchecked::<R>(
                 &client,
                 cubes,
                 CubeDim::new_1d(tile.units() as u32),

@@ -5,15 +5,18 @@ mod counters;
 mod forward;
 mod selection;
 
+use std::sync::LazyLock;
+
 use burn_backend::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
-use cubecl::features::{MmaConfig, TypeUsage};
+use cubecl::features::{MmaConfig, Plane, TypeUsage};
 use cubecl::ir::{ElemType, FloatKind, StorageType};
 use cubecl::prelude::*;
 
 use super::backward_mma::BackwardTile;
+use super::forward_cooperative::CooperativeTile;
 use super::forward_mma::ForwardTile;
 use super::plain::{PlainTile, ROW_PRODUCT_UNITS};
 
@@ -28,6 +31,12 @@ pub(super) use selection::select;
 const MAX_WARPS: usize = 4;
 /// Largest head size the kernels take.
 const MAX_HEAD_DIM: usize = 256;
+
+/// Whether matrix instructions with a known layout may be used.
+static MMA: LazyLock<bool> = LazyLock::new(|| std::env::var_os("LONGCAT_NO_MMA").is_none());
+/// Whether cooperative matrices may be used.
+static COOPERATIVE: LazyLock<bool> =
+    LazyLock::new(|| std::env::var_os("LONGCAT_NO_COOPERATIVE").is_none());
 
 /// A list of blocks as the kernels read it, or the absence of one.
 pub(crate) struct List<R: CubeRuntime> {
@@ -86,6 +95,8 @@ struct Plan {
     head_dim: usize,
     /// Whether the tensor cores take this dtype, head size and scale.
     mma: bool,
+    /// Whether cooperative matrices take them.
+    cooperative: bool,
     /// Two-byte elements in a cube's shared memory.
     shared_elements: usize,
     /// Side of the plain tiles.
@@ -133,11 +144,20 @@ fn plan<R: CubeRuntime>(q: &CubeTensor<R>, k: &CubeTensor<R>, scale: f64) -> Opt
         n: 8,
         k: 16,
     };
+    let planes_of_32 = (hardware.plane_size_min, hardware.plane_size_max) == (32, 32);
     let matmul = &properties.features.matmul;
-    let mma = matmul.mma.contains(&config)
+    let cooperative = *COOPERATIVE
+        && matmul.cmma.contains(&MmaConfig { n: 16, ..config })
+        && properties.features.plane.contains(Plane::Ops)
+        && planes_of_32
+        && head_dim % 16 == 0
+        && head_dim <= 128
+        && scale > 0.0;
+    let mma = *MMA
+        && matmul.mma.contains(&config)
         && matmul.ldmatrix.contains(&storage)
         && properties.features.copy_async
-        && (hardware.plane_size_min, hardware.plane_size_max) == (32, 32)
+        && planes_of_32
         && head_dim % 16 == 0
         && scale > 0.0;
     Some(Plan {
@@ -148,6 +168,7 @@ fn plan<R: CubeRuntime>(q: &CubeTensor<R>, k: &CubeTensor<R>, scale: f64) -> Opt
         keys,
         head_dim,
         mma,
+        cooperative,
         shared_elements: hardware.max_shared_memory_size / 2,
         side,
     })
@@ -191,6 +212,22 @@ impl Plan {
             sparse: list.sparse,
         };
         (tile.shared_elements() <= self.shared_elements).then_some(tile)
+    }
+
+    /// Of four planes, which fill a multiprocessor with three cubes of 31 KB.
+    fn cooperative_tile<R: CubeRuntime>(&self, list: &List<R>) -> Option<CooperativeTile> {
+        if !self.cooperative || self.mma {
+            return None;
+        }
+        let tile = CooperativeTile {
+            head_dim: self.head_dim,
+            planes: 4,
+            keys: 32,
+            sparse: list.sparse,
+        };
+        let fits = tile.shared_bytes() <= self.shared_elements * 2;
+        let even = !list.sparse || list.block_k.is_multiple_of(tile.keys);
+        (fits && even).then_some(tile)
     }
 
     /// For blocks of `block` result rows, walking blocks of `walked` tokens in steps of at most
