@@ -12,6 +12,8 @@ use crate::KernelDevice;
 pub(crate) trait Group: Any + Send + Sync {
     /// See [`RankGroup::leave`].
     fn leave(&self);
+    /// See [`RankGroup::end`].
+    fn end(&self);
 }
 
 /// Devices of several processes, a *rank* each, that exchange tensors without the host: CUDA devices,
@@ -83,6 +85,13 @@ impl RankGroup {
     /// later ones fail. For when another rank is gone, for which a device would wait for ever.
     pub fn leave(&self) {
         self.0.leave();
+    }
+
+    /// Ends the part of this device in the group after the last sum, when the other ranks are through as well:
+    /// waits until what is under way to them has arrived, but not for long. Nothing is left to do in a group
+    /// that was left.
+    pub fn end(&self) {
+        self.0.end();
     }
 
     /// What a kind of devices keeps of the group, if it is of that kind.

@@ -3,7 +3,10 @@
 use std::any::Any;
 use std::ffi::{c_char, c_void};
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use burn_backend::DType;
 use burn_cubecl::kernel::into_contiguous;
@@ -20,6 +23,9 @@ use crate::ranks::{Group, RankGroup};
 
 static ENGINES: Engines<OrderedStream> = Engines::required("summing gradients through NCCL");
 
+/// How long a rank that is through waits for the others in NCCL.
+const FAREWELL: Duration = Duration::from_secs(10);
+
 /// This process in a group.
 struct Communicator {
     index: usize,
@@ -27,12 +33,49 @@ struct Communicator {
     handle: AtomicPtr<sys::ncclComm>,
 }
 
+impl Communicator {
+    /// The handle, which is given back once only.
+    fn take(&self) -> Option<*mut sys::ncclComm> {
+        let handle = self.handle.swap(ptr::null_mut(), Ordering::AcqRel);
+        (!handle.is_null()).then_some(handle)
+    }
+}
+
 impl Group for Communicator {
     fn leave(&self) {
-        let handle = self.handle.swap(ptr::null_mut(), Ordering::AcqRel);
-        if !handle.is_null() {
-            // SAFETY: made by NCCL, and given back here once only. NCCL lets a thread do this while
-            // another is in a call.
+        if let Some(handle) = self.take() {
+            // SAFETY: made by NCCL, and given back here. NCCL lets a thread do this while another is in a call.
+            let _ = unsafe { nccl::comm_abort(handle) };
+        }
+    }
+
+    fn end(&self) {
+        if self.handle.load(Ordering::Acquire).is_null() {
+            return;
+        }
+        // What was queued before finds the group as it was.
+        let _ = device_thread(self.index).submit_blocking(|_| ());
+        let Some(handle) = self.take() else {
+            return;
+        };
+        // Who is first gives the handle back.
+        let given_back = Arc::new(AtomicBool::new(false));
+        let (tell, ended) = mpsc::channel();
+        let (address, taken) = (handle as usize, given_back.clone());
+        thread::spawn(move || {
+            let handle = address as *mut sys::ncclComm;
+            // SAFETY: made by NCCL, and no call but an abort is made with it elsewhere.
+            let finalized = unsafe { nccl::comm_finalize(handle) };
+            if finalized.is_ok() && !taken.swap(true, Ordering::AcqRel) {
+                // SAFETY: as above, and nobody else gives it back.
+                let _ = unsafe { nccl::comm_destroy(handle) };
+                // Whoever waits may have gone on.
+                let _ = tell.send(());
+            }
+        });
+        // A rank that is gone would be waited for for ever.
+        if ended.recv_timeout(FAREWELL).is_err() && !given_back.swap(true, Ordering::AcqRel) {
+            // SAFETY: as in `leave`.
             let _ = unsafe { nccl::comm_abort(handle) };
         }
     }
@@ -40,7 +83,7 @@ impl Group for Communicator {
 
 impl Drop for Communicator {
     fn drop(&mut self) {
-        self.leave();
+        self.end();
     }
 }
 

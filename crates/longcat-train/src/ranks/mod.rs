@@ -150,6 +150,14 @@ impl Ranks {
                 reason: reason.into(),
             });
         }
+        self.leave_group();
+    }
+
+    /// Ends what devices still wait for from each other.
+    fn leave_group(&self) {
+        if let Some(group) = &self.group {
+            group.leave();
+        }
     }
 
     /// Ends the others, which then have the same error.
@@ -169,6 +177,7 @@ impl Ranks {
                 reason: error.to_string(),
             },
         });
+        self.leave_group();
     }
 
     /// What each rank gives, on rank 0.
@@ -361,10 +370,16 @@ impl Drop for Ranks {
         // Who leaves tells why first: otherwise others that have not heard of the failure yet would blame
         // this rank, which ended because of it.
         let failure = inbox.failure();
-        if let Some(failure) = failure.or_else(|| thread::panicking().then(panicked)) {
-            post.fail(&failure);
+        let failure = failure.or_else(|| thread::panicking().then(panicked));
+        if let Some(failure) = &failure {
+            post.fail(failure);
         }
         post.leave();
+        match (&self.group, failure) {
+            (Some(group), None) => group.end(),
+            (Some(group), Some(_)) => group.leave(),
+            (None, _) => {}
+        }
     }
 }
 
