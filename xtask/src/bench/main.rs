@@ -143,7 +143,7 @@ struct Dit {
     /// Groups of heads that devices exchange, in place of as many as pay.
     #[arg(long, requires = "share")]
     groups: Option<usize>,
-    /// Two samples, as under guidance; devices that share take whole samples.
+    /// Two samples, as under guidance; of devices that share, half take each.
     #[arg(long)]
     guided: bool,
     /// With fp8: also the blocks in fp8, unpacked and multiplied in fp8, of a network with some large

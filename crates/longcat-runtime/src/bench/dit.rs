@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hasher};
 
 use burn::tensor::{DType, Tensor};
-use longcat_dit::{LongCatTransformer, ParallelTransformer, forward_samples};
+use longcat_dit::{LongCatTransformer, ParallelTransformer, TeamedTransformer};
 use longcat_kernels::{KernelBackend, Products};
 use longcat_train::{LoraConfig, attach_adapter};
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ pub struct Dit {
     pub share: Option<DeviceList>,
     /// Groups of heads that these exchange, if not as many as pay.
     pub groups: Option<usize>,
-    /// Two samples, as under guidance; devices that share take whole samples.
+    /// Two samples, as under guidance; of devices that share, half take each.
     pub guided: bool,
     /// The same network with some large channels, then with its blocks in fp8, unpacked and multiplied in
     /// fp8, each with how far its result is from the first. Not with `share`.
@@ -75,8 +75,8 @@ impl Bench for Dit {
         let forward = || match replicas.len() {
             1 => alone(),
             _ if self.guided => {
-                let (latents, timesteps) = (latents.clone(), timesteps.clone());
-                forward_samples(&replicas, &devices, latents, timesteps, &text, 0, &[])
+                let teams = TeamedTransformer::new(&replicas, &devices, samples)?;
+                teams.forward(latents.clone(), timesteps.clone(), &text, 0)
             }
             _ => {
                 let shared = ParallelTransformer::new(&replicas, &devices)?;

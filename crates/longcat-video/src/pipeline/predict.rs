@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Tensor};
 use longcat_dit::{
-    KvCache, LongCatTransformer, ParallelTransformer, TextCondition, forward_samples,
+    KvCache, LongCatTransformer, ParallelTransformer, TeamedTransformer, TextCondition,
 };
 use longcat_kernels::{KernelBackend, transfer};
 
@@ -22,7 +22,7 @@ pub(crate) struct Model<'a, B: KernelBackend> {
 enum Division {
     /// There is one device.
     None,
-    /// One device takes the pass with the negative prompt, the other one that with the prompt.
+    /// Half of the devices take the pass with the negative prompt, the others that with the prompt.
     Passes,
     /// Each takes a share of the frames, and in self-attention of the heads.
     Frames,
@@ -44,9 +44,14 @@ impl<B: KernelBackend> Model<'_, B> {
     fn division(&self, guided: bool) -> Division {
         match (self.devices.len(), guided) {
             (1, _) => Division::None,
-            (2, true) => Division::Passes,
+            (devices, true) if devices.is_multiple_of(2) => Division::Passes,
             _ => Division::Frames,
         }
+    }
+
+    /// The devices by passes.
+    fn teams(&self) -> Result<TeamedTransformer<'_, B>, VideoError> {
+        Ok(TeamedTransformer::new(self.replicas, self.devices, 2)?)
     }
 
     /// What the transformer says of latents `[B, C, T, H, W]`; under guidance `[2 B, ..]`, that of
@@ -75,10 +80,11 @@ impl<B: KernelBackend> Model<'_, B> {
                 None => self.replicas[0].forward(latents, timesteps, text, num_cond)?,
             },
             Division::Passes => {
-                let (replicas, devices) = (self.replicas, self.devices);
-                forward_samples(
-                    replicas, devices, latents, timesteps, text, num_cond, caches,
-                )?
+                let teams = self.teams()?;
+                match caches.is_empty() {
+                    true => teams.forward(latents, timesteps, text, num_cond)?,
+                    false => teams.forward_cached(latents, timesteps, text, caches)?,
+                }
             }
             Division::Frames => {
                 let parallel = ParallelTransformer::new(self.replicas, self.devices)?;
@@ -116,16 +122,17 @@ impl<B: KernelBackend> Model<'_, B> {
         };
         let cached = !conditions.caches.is_empty();
         let few = latents.dims()[2] < self.devices.len();
-        // Otherwise both devices share the frames.
+        // Otherwise all devices share the frames.
         if self.division(true) == Division::Passes && (cached || few) {
-            // Alone on its device, which has the keys and values of this pass.
-            let own = pass..pass + 1;
+            // On its own devices, which have the keys and values of this pass.
+            let team = self.devices.len() / 2;
+            let own = pass * team..(pass + 1) * team;
             let model = Model {
                 replicas: &self.replicas[own.clone()],
                 devices: &self.devices[own.clone()],
                 timed: &[],
             };
-            let device = &self.devices[pass];
+            let device = &self.devices[own.start];
             let caches = conditions.caches.get(own).unwrap_or_default();
             let latents = transfer(latents.clone(), device);
             let made = one(&model, &latents, &text.on(device), caches)?;
@@ -151,13 +158,7 @@ impl<B: KernelBackend> Model<'_, B> {
         };
         match self.division(guided) {
             Division::None => Ok(vec![self.replicas[0].cache_condition(passes, offload)?]),
-            Division::Passes => {
-                let ranks = self.replicas.iter().zip(self.devices);
-                let caches = ranks.map(|(replica, device)| {
-                    replica.cache_condition(transfer(latents.clone(), device), offload)
-                });
-                Ok(caches.collect::<Result<_, _>>()?)
-            }
+            Division::Passes => Ok(self.teams()?.cache_condition(&latents, offload)?),
             Division::Frames => {
                 let parallel = ParallelTransformer::new(self.replicas, self.devices)?;
                 Ok(parallel.cache_condition(passes, offload)?)
