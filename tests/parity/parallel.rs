@@ -132,7 +132,7 @@ fn shared_refining<B: KernelBackend>(groups: &[Vec<B::Device>]) {
 /// Heads that are exchanged in groups, one of which arrives while another is attended to, give the same bits as
 /// all at once: whole clips, with condition frames, with a cache of them, and with block-sparse attention.
 fn groups_give_the_same_bits<B: KernelBackend>(devices: &[B::Device]) {
-    let checkpoint = Checkpoint::open(&builtin_checkpoint().unwrap()).unwrap();
+    let checkpoint = Checkpoint::open(builtin_checkpoint().unwrap()).unwrap();
     let load = |device| checkpoint.load_transformer(LoadAs::default(), device);
     let replicas = devices.iter().map(load).collect::<Result<Vec<_>, _>>();
     let mut replicas: Vec<LongCatTransformer<B>> = replicas.unwrap();
