@@ -127,15 +127,15 @@ pub(super) fn forward_cooperative<E: Float>(
     let k_base = batch * k.stride(0) + head * k.stride(1);
     let v_base = batch * v.stride(0) + head * v.stride(1);
 
-    // Keys and values of a step; before the first, the queries.
+    // Keys and values of a step; before the first, the queries. CUDA loads matrices from multiples of 32 bytes.
     let mut rows = SharedMemory::<Quad<E>>::new_aligned(
         comptime!(2 * tile.keys * padded(tile.head_dim) / 4),
-        16usize,
+        32usize,
     );
     let mut scores =
-        SharedMemory::<f32>::new_aligned(comptime!(tile.rows() * tile.score_pitch()), 16usize);
+        SharedMemory::<f32>::new_aligned(comptime!(tile.rows() * tile.score_pitch()), 32usize);
     let mut weights =
-        SharedMemory::<E>::new_aligned(comptime!(tile.rows() * tile.weight_pitch()), 16usize);
+        SharedMemory::<E>::new_aligned(comptime!(tile.rows() * tile.weight_pitch()), 32usize);
     let mut votes = SharedMemory::<u32>::new(comptime!(tile.planes));
 
     copy_rows::<E>(
