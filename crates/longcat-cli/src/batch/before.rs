@@ -15,7 +15,7 @@ const BEFORE: &str = "LONGCAT_BATCH_BEFORE";
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Before {
     /// Theirs and this one's: what is told to another process is not meant for this one.
-    pid: u32,
+    pub pid: u32,
     /// Bytes of the results when the first of them began.
     pub begun: u64,
     /// Lines that they made.
