@@ -8,8 +8,8 @@ use longcat_dit::{
 };
 use longcat_lora::{Adapter, LoraMerge, LoraOptions, LoraRegistry};
 use longcat_video::{
-    Checkpoint, KernelBackend, MemoryLimit, Pipeline, PipelineOptions, Sampling, SeededNoise,
-    Silent, TextToVideoRequest, VideoError, VideoRequest,
+    Checkpoint, KernelBackend, Pipeline, PipelineOptions, Sampling, SeededNoise, Silent,
+    TextToVideoRequest,
 };
 use longcat_weights::LoadAs;
 
