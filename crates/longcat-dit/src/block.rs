@@ -252,9 +252,13 @@ impl<B: KernelBackend> Block<B> {
                 noise + self.cross_attn.forward_over(normed, text)
             });
         }
-        let noise = match cond {
-            0 => x.clone(),
-            _ => x.clone().narrow(1, cond, tokens - cond),
+        // What is moved and not cloned, the sum can be written over.
+        let (clean, noise) = match cond {
+            0 => (None, x),
+            _ => {
+                let noise = x.clone().narrow(1, cond, tokens - cond);
+                (Some(x.narrow(1, 0, cond)), noise)
+            }
         };
         let crossed = match text {
             TextTokens::Dense(text) => {
@@ -268,9 +272,9 @@ impl<B: KernelBackend> Block<B> {
             }
         };
         let noise = noise + crossed;
-        match cond {
-            0 => noise,
-            _ => Tensor::cat(vec![x.narrow(1, 0, cond), noise], 1),
+        match clean {
+            None => noise,
+            Some(clean) => Tensor::cat(vec![clean, noise], 1),
         }
     }
 

@@ -8,14 +8,15 @@ use burn_flex::{Flex, FlexTensor};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::exp2::{max, sub_exp2_sum};
+use super::exp2::{LANES, Softmax};
 use crate::portable::{from_float, into_float, to_dtype};
 
 /// Queries and keys in a tile: their scores stay in a core's second-level cache.
-pub(super) const TILE_Q: usize = 128;
+pub(super) const TILE_Q: usize = 192;
 pub(super) const TILE_K: usize = 256;
 
-/// Output `[B, H, Nq, D]` and log-sum-exp `[B, H, Nq]` of contiguous f32 tensors.
+/// Output `[B, H, Nq, D]` and log-sum-exp `[B, H, Nq]` of contiguous f32 tensors. The heads of a token lie
+/// side by side in memory, as the next layer reads them.
 pub(super) fn attention_forward(
     q: FlexTensor,
     k: FlexTensor,
@@ -25,24 +26,42 @@ pub(super) fn attention_forward(
     let [b, h, nq, d] = q.shape().dims();
     let [_, _, nk, d_v] = v.shape().dims();
     let (q, k, v) = (q.storage::<f32>(), k.storage::<f32>(), v.storage::<f32>());
-    let mut out = vec![0.0; b * h * nq * d_v];
-    let mut lse = vec![0.0; b * h * nq];
-    let heads = out.par_chunks_mut((nq * d_v).max(1));
-    let heads = heads.zip(lse.par_chunks_mut(nq.max(1)));
-    heads.enumerate().for_each(|(head, (out, lse))| {
-        let keys = Keys {
-            k: &k[head * nk * d..][..nk * d],
-            v: &v[head * nk * d_v..][..nk * d_v],
-            d,
-            d_v,
-        };
-        let q = q[head * nq * d..][..nq * d].par_chunks(TILE_Q * d);
-        let tiles = out.par_chunks_mut(TILE_Q * d_v);
-        let tiles = tiles.zip(lse.par_chunks_mut(TILE_Q)).zip(q);
-        tiles.for_each(|((out, lse), q)| keys.attend(q, out, lse, scale));
-    });
+    let width = h * d_v;
+    let mut out = vec![0.0; b * nq * width];
+    let attend = |sample: usize, tile: usize, out: &mut [f32]| -> Vec<Vec<f32>> {
+        let rows = out.len() / width;
+        let heads = (sample * h..(sample + 1) * h).into_par_iter().map(|head| {
+            let keys = Keys {
+                k: &k[head * nk * d..][..nk * d],
+                v: &v[head * nk * d_v..][..nk * d_v],
+                d,
+                d_v,
+            };
+            keys.attend(&q[(head * nq + tile * TILE_Q) * d..][..rows * d], scale)
+        });
+        let (heads, lse): (Vec<_>, Vec<_>) = heads.unzip();
+        for (row, out) in out.chunks_exact_mut(width).enumerate() {
+            for (out, head) in out.chunks_exact_mut(d_v).zip(&heads) {
+                out.copy_from_slice(&head[row * d_v..][..d_v]);
+            }
+        }
+        lse
+    };
+    let attend = &attend;
+    let samples = out.par_chunks_mut((nq * width).max(1)).enumerate();
+    let lse: Vec<Vec<Vec<f32>>> = samples
+        .flat_map(|(sample, out)| {
+            let tiles = out.par_chunks_mut(TILE_Q * width).enumerate();
+            tiles.map(move |(tile, out)| attend(sample, tile, out))
+        })
+        .collect();
+    let of_samples = lse.chunks(nq.div_ceil(TILE_Q).max(1));
+    let of_heads = of_samples.flat_map(|tiles| (0..h).map(move |head| (tiles, head)));
+    let lse = of_heads.flat_map(|(tiles, head)| tiles.iter().flat_map(move |tile| &tile[head]));
+    let lse: Vec<f32> = lse.copied().collect();
+    let out = FlexTensor::from_data(TensorData::new(out, [b, nq, h, d_v]));
     (
-        FlexTensor::from_data(TensorData::new(out, [b, h, nq, d_v])),
+        out.transpose(1, 2),
         FlexTensor::from_data(TensorData::new(lse, [b, h, nq])),
     )
 }
@@ -56,48 +75,45 @@ struct Keys<'a> {
 }
 
 impl Keys<'_> {
-    /// One tile of queries `[rows, d]` to `out` `[rows, d_v]`, zero before, and `lse` `[rows]`.
-    fn attend(&self, q: &[f32], out: &mut [f32], lse: &mut [f32], scale: f32) {
-        let rows = lse.len();
-        let mut scores = vec![0.0; rows * TILE_K];
-        let (mut maxima, mut sums) = (vec![f32::NEG_INFINITY; rows], vec![0.0f32; rows]);
-        let tiles = self.k.chunks(TILE_K * self.d);
-        for (k, v) in tiles.zip(self.v.chunks(TILE_K * self.d_v)) {
-            let keys = k.len() / self.d;
-            let scores = &mut scores[..rows * keys];
-            // In powers of two throughout: the factor goes into the product for free.
-            product(
-                scores,
-                Matrix::rows(q, self.d),
-                Matrix::columns(k, self.d),
-                scale * LOG2_E,
-                false,
-            );
-            let rows = scores
-                .chunks_exact_mut(keys)
-                .zip(out.chunks_exact_mut(self.d_v));
-            for ((row, out), (top, sum)) in rows.zip(maxima.iter_mut().zip(&mut sums)) {
-                let new = top.max(max(row));
-                let correction = (*top - new).exp2();
-                *sum = *sum * correction + sub_exp2_sum(row, new);
-                if correction != 1.0 {
+    /// What a tile of queries `[rows, d]` attends to, `[rows, d_v]` and maybe more, and its log-sum-exp
+    /// `[rows]`.
+    ///
+    /// Queries are columns: their softmaxes go side by side through vectors, and of the products nothing
+    /// but the few queries has to be packed.
+    fn attend(&self, q: &[f32], scale: f32) -> (Vec<f32>, Vec<f32>) {
+        let (d, d_v) = (self.d, self.d_v);
+        let rows = q.len() / d;
+        let queries = rows.next_multiple_of(LANES);
+        let mut columns = vec![0.0; d * queries];
+        for (row, q) in q.chunks_exact(d).enumerate() {
+            for (channel, x) in q.iter().enumerate() {
+                // In powers of two throughout.
+                columns[channel * queries + row] = x * (scale * LOG2_E);
+            }
+        }
+        let mut out = vec![0.0; queries * d_v];
+        let mut scores = vec![0.0; queries * TILE_K.min(self.k.len() / d)];
+        let mut softmax = Softmax::new(queries);
+        let tiles = self.k.chunks(TILE_K * d);
+        for (k, v) in tiles.zip(self.v.chunks(TILE_K * d_v)) {
+            let scores = &mut scores[..k.len() / d * queries];
+            let columns = Matrix::rows(&columns, queries);
+            product(scores, Matrix::rows(k, d), columns, 1.0, false);
+            softmax.add(scores);
+            for (out, correction) in out.chunks_exact_mut(d_v).zip(&softmax.corrections) {
+                if *correction != 1.0 {
                     out.iter_mut().for_each(|x| *x *= correction);
                 }
-                *top = new;
             }
-            product(
-                out,
-                Matrix::rows(scores, keys),
-                Matrix::rows(v, self.d_v),
-                1.0,
-                true,
-            );
+            let weights = Matrix::columns(scores, queries);
+            product(&mut out, weights, Matrix::rows(v, d_v), 1.0, true);
         }
-        let rows = out.chunks_exact_mut(self.d_v).zip(lse);
-        for ((out, lse), (top, sum)) in rows.zip(maxima.into_iter().zip(sums)) {
+        for (out, sum) in out.chunks_exact_mut(d_v).zip(&softmax.sums) {
             out.iter_mut().for_each(|x| *x /= sum);
-            *lse = (top + sum.log2()) * LN_2;
         }
+        let lse = softmax.tops.iter().zip(&softmax.sums).take(rows);
+        let lse = lse.map(|(top, sum)| (top + sum.log2()) * LN_2).collect();
+        (out, lse)
     }
 }
 

@@ -8,7 +8,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::attention::{Matrix, TILE_K, TILE_Q, product};
-use super::exp2::sub_exp2_sum;
+use super::exp2::sub_exp2;
 use super::rows::{dot, like};
 
 /// What the forward pass took and gave, contiguous f32.
@@ -58,7 +58,7 @@ pub(super) fn attention_backward(
                 let (k_rows, k_columns) = (Matrix::rows(k, d), Matrix::columns(k, d));
                 product(p, Matrix::rows(q, d), k_columns, scale * LOG2_E, false);
                 for (row, lse) in p.chunks_exact_mut(keys).zip(lse) {
-                    sub_exp2_sum(row, lse * LOG2_E);
+                    sub_exp2(row, lse * LOG2_E);
                 }
                 let d_out = || Matrix::rows(d_out, d_v);
                 product(dv, Matrix::columns(p, keys), d_out(), 1.0, true);

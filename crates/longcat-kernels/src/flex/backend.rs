@@ -7,7 +7,7 @@ use burn_backend::tensor::FloatTensor;
 use burn_flex::Flex;
 
 use super::heads::{self, Heads};
-use super::{all_f32, attention, attention_backward, conv3d, elementwise, norm};
+use super::{all_f32, attention, attention_backward, conv3d, elementwise, is_f32, linear, norm};
 use crate::portable::{self, from_float, into_float, to_dtype};
 use crate::{BlockList, KernelBackend, KernelDevice, PackedTensors, PatchGrid, Products};
 
@@ -27,9 +27,9 @@ impl KernelDevice for Flex {
 macro_rules! in_f32 {
     ($(fn $name:ident($($x:ident),+ $(; $($arg:ident: $ty:ty),+)?) -> $out:ty = $kernels:ident;)+) => {$(
         fn $name($($x: FloatTensor<Self>,)+ $($($arg: $ty,)+)?) -> $out {
-            match all_f32([$(&$x),+]) {
-                Some([$($x),+]) => $kernels::$name($(&$x,)+ $($($arg,)+)?),
-                None => portable::$name::<Self>($($x,)+ $($($arg,)+)?),
+            match all_f32([$($x),+]) {
+                Ok([$($x),+]) => $kernels::$name($($x,)+ $($($arg,)+)?),
+                Err([$($x),+]) => portable::$name::<Self>($($x,)+ $($($arg,)+)?),
             }
         }
     )+};
@@ -44,6 +44,17 @@ impl KernelBackend for Flex {
         fn gated_residual_y_backward(d_out, gate) -> FloatTensor<Self> = elementwise;
         fn silu_mul_forward(a, b) -> FloatTensor<Self> = elementwise;
         fn silu_mul_backward(a, b, d_out) -> (FloatTensor<Self>, FloatTensor<Self>) = elementwise;
+    }
+
+    fn linear_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
+    ) -> FloatTensor<Self> {
+        if !is_f32(&x) || !is_f32(&weight) || !bias.as_ref().is_none_or(is_f32) {
+            return portable::linear_forward::<Self>(x, weight, bias);
+        }
+        linear::linear_forward(x, &weight, bias.as_ref())
     }
 
     fn linear_packed_forward(

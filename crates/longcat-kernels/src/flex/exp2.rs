@@ -1,109 +1,193 @@
-//! Powers of two over rows of scores, in a form that compilers turn into vector code.
+//! Powers of two over scores and rows, in a form that compilers turn into vector code.
+
+#![allow(clippy::needless_range_loop, reason = "over arrays, see `LANES`")]
 
 use std::f32::consts::LOG2_E;
 
-/// Enough independent lanes to fill two vectors of eight.
-const LANES: usize = 16;
+/// Lanes that are worked on together: a vector of AVX-512, or two of AVX2.
+///
+/// Loops go over arrays of this length by index, which is vector code whatever a build leaves out of line;
+/// iterators over pairs of slices were not, in builds of many parts.
+pub(super) const LANES: usize = 16;
 
-/// The largest value of a row; minus infinity if it is empty.
-pub(super) fn max(row: &[f32]) -> f32 {
-    #[inline(always)]
-    fn body(row: &[f32], _: f32) -> f32 {
-        let mut lanes = [f32::NEG_INFINITY; LANES];
-        let chunks = row.chunks_exact(LANES);
-        let rest = chunks.remainder();
-        for chunk in chunks {
-            for (lane, &x) in lanes.iter_mut().zip(chunk) {
-                *lane = if x > *lane { x } else { *lane };
-            }
-        }
-        let all = lanes.iter().chain(rest).copied();
-        all.fold(f32::NEG_INFINITY, f32::max)
-    }
-    dispatch(row, 0.0, body)
+type Lanes = [f32; LANES];
+
+/// The running state of a softmax over keys that arrive in tiles, for queries side by side.
+pub(super) struct Softmax {
+    /// The largest score so far of each query.
+    pub tops: Vec<f32>,
+    /// The sum so far of `2^(score - top)`.
+    pub sums: Vec<f32>,
+    /// What the last tile made of one that was summed before it, `2^(old top - top)`.
+    pub corrections: Vec<f32>,
 }
 
-/// Replaces each `x` by `2^(x - shift)`, where no `x` exceeds `shift`, and returns the sum.
-pub(super) fn sub_exp2_sum(row: &mut [f32], shift: f32) -> f32 {
-    #[inline(always)]
-    fn body(row: &mut [f32], shift: f32) -> f32 {
-        let mut lanes = [0.0; LANES];
-        let mut chunks = row.chunks_exact_mut(LANES);
-        for chunk in &mut chunks {
-            for (lane, x) in lanes.iter_mut().zip(chunk) {
-                *x = exp2(*x - shift);
-                *lane += *x;
+impl Softmax {
+    /// No keys yet, for so many queries: a multiple of [`LANES`].
+    pub fn new(queries: usize) -> Self {
+        assert_eq!(queries % LANES, 0);
+        Self {
+            tops: vec![f32::NEG_INFINITY; queries],
+            sums: vec![0.0; queries],
+            corrections: vec![0.0; queries],
+        }
+    }
+
+    /// Takes a tile of scores `[keys, queries]` and leaves `2^(score - top)` in it.
+    pub fn add(&mut self, scores: &mut [f32]) {
+        dispatch(self, scores, add_scores::<true>, add_scores::<false>);
+    }
+}
+
+#[inline(always)]
+fn add_scores<const FUSED: bool>(state: &mut Softmax, scores: &mut [f32]) {
+    let queries = state.tops.len();
+    let tops = state.tops.as_chunks_mut::<LANES>().0;
+    let sums = state.sums.as_chunks_mut::<LANES>().0;
+    let corrections = state.corrections.as_chunks_mut::<LANES>().0;
+    for (group, top) in tops.iter_mut().enumerate() {
+        let old = *top;
+        let mut new = old;
+        let first = group * LANES;
+        for row in scores.chunks_exact(queries) {
+            let row = &row[first..first + LANES];
+            for lane in 0..LANES {
+                new[lane] = if row[lane] > new[lane] {
+                    row[lane]
+                } else {
+                    new[lane]
+                };
             }
         }
-        let mut sum: f32 = lanes.iter().sum();
-        for x in chunks.into_remainder() {
-            *x = exp2(*x - shift);
-            sum += *x;
+        let mut sum: Lanes = [0.0; LANES];
+        for row in scores.chunks_exact_mut(queries) {
+            let row = &mut row[first..first + LANES];
+            for lane in 0..LANES {
+                let power = exp2::<FUSED>(row[lane] - new[lane]);
+                row[lane] = power;
+                sum[lane] += power;
+            }
         }
-        sum
+        for lane in 0..LANES {
+            let correction = exp2::<FUSED>(old[lane] - new[lane]);
+            corrections[group][lane] = correction;
+            sums[group][lane] = sums[group][lane] * correction + sum[lane];
+        }
+        *top = new;
     }
-    dispatch(row, shift, body)
+}
+
+/// Replaces each `x` by `2^(x - shift)`, where no `x` exceeds `shift`.
+pub(super) fn sub_exp2(row: &mut [f32], shift: f32) {
+    dispatch(row, shift, sub_exp2_in::<true>, sub_exp2_in::<false>);
+}
+
+#[inline(always)]
+fn sub_exp2_in<const FUSED: bool>(row: &mut [f32], shift: f32) {
+    each_lane(row, |x| exp2::<FUSED>(x - shift));
 }
 
 /// Replaces each `x` by `x / (1 + e^-x)`.
 pub(super) fn silu(row: &mut [f32]) {
-    #[inline(always)]
-    fn body(row: &mut [f32], _: f32) -> f32 {
-        for x in row {
-            *x /= one_and_exp_of_negative(*x);
+    dispatch(row, (), silu_in::<true>, silu_in::<false>);
+}
+
+#[inline(always)]
+fn silu_in<const FUSED: bool>(row: &mut [f32], (): ()) {
+    each_lane(row, |x| x / one_and_exp_of_negative::<FUSED>(x));
+}
+
+/// Replaces each `a` by `a / (1 + e^-a) · b`.
+pub(super) fn silu_mul(a: &mut [f32], b: &[f32]) {
+    assert_eq!(a.len(), b.len());
+    dispatch(a, b, silu_mul_in::<true>, silu_mul_in::<false>);
+}
+
+#[inline(always)]
+fn silu_mul_in<const FUSED: bool>(a: &mut [f32], b: &[f32]) {
+    let gated = |a: f32, b: f32| a / one_and_exp_of_negative::<FUSED>(a) * b;
+    let (chunks, rest) = a.as_chunks_mut::<LANES>();
+    let (b_chunks, b_rest) = b.as_chunks::<LANES>();
+    for (index, a) in chunks.iter_mut().enumerate() {
+        let b = &b_chunks[index];
+        for lane in 0..LANES {
+            a[lane] = gated(a[lane], b[lane]);
         }
-        0.0
     }
-    dispatch(row, 0.0, body);
+    for (a, b) in rest.iter_mut().zip(b_rest) {
+        *a = gated(*a, *b);
+    }
 }
 
 /// Replaces each `x` by `1 / (1 + e^-x)`.
 pub(super) fn sigmoid(row: &mut [f32]) {
-    #[inline(always)]
-    fn body(row: &mut [f32], _: f32) -> f32 {
-        for x in row {
-            *x = 1.0 / one_and_exp_of_negative(*x);
+    dispatch(row, (), sigmoid_in::<true>, sigmoid_in::<false>);
+}
+
+#[inline(always)]
+fn sigmoid_in<const FUSED: bool>(row: &mut [f32], (): ()) {
+    each_lane(row, |x| 1.0 / one_and_exp_of_negative::<FUSED>(x));
+}
+
+#[inline(always)]
+fn each_lane(row: &mut [f32], body: impl Fn(f32) -> f32) {
+    let (chunks, rest) = row.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            chunk[lane] = body(chunk[lane]);
         }
-        0.0
     }
-    dispatch(row, 0.0, body);
+    for x in rest {
+        *x = body(*x);
+    }
 }
 
 /// `1 + e^-x`.
 #[inline(always)]
-fn one_and_exp_of_negative(x: f32) -> f32 {
+fn one_and_exp_of_negative<const FUSED: bool>(x: f32) -> f32 {
     // Beyond that, a sigmoid is 0 or 1 in f32, or next to it.
-    1.0 + exp2((x * -LOG2_E).clamp(-125.0, 125.0))
+    1.0 + exp2::<FUSED>((x * -LOG2_E).clamp(-125.0, 125.0))
 }
 
-/// Runs a body compiled for the processor's vectors where it has them. The body must be inlined for
-/// that, so it is a function and not a closure.
+/// Runs a body compiled for the processor's vectors, `fused` where it multiplies and adds in one
+/// instruction. A body must be inlined for that, so it is a function and not a closure.
 #[inline(always)]
-fn dispatch<A>(row: A, shift: f32, body: impl Fn(A, f32) -> f32) -> f32 {
+fn dispatch<A, P>(a: A, p: P, fused: impl Fn(A, P), plain: impl Fn(A, P)) {
     #[cfg(target_arch = "x86_64")]
     {
+        #[target_feature(enable = "avx512f")]
+        fn widest<A, P>(a: A, p: P, body: impl Fn(A, P)) {
+            body(a, p);
+        }
         #[target_feature(enable = "avx2,fma")]
-        fn wide<A>(row: A, shift: f32, body: impl Fn(A, f32) -> f32) -> f32 {
-            body(row, shift)
+        fn wide<A, P>(a: A, p: P, body: impl Fn(A, P)) {
+            body(a, p);
+        }
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: the feature was just found.
+            return unsafe { widest(a, p, fused) };
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             // SAFETY: the features were just found.
-            return unsafe { wide(row, shift, body) };
+            return unsafe { wide(a, p, fused) };
         }
     }
-    body(row, shift)
+    match cfg!(target_arch = "aarch64") {
+        true => fused(a, p),
+        false => plain(a, p),
+    }
 }
 
 /// `2^x` for `x <= 126`, to 2e-7 of the result; values below `2^-126` come out as that.
 #[inline(always)]
-fn exp2(x: f32) -> f32 {
+fn exp2<const FUSED: bool>(x: f32) -> f32 {
     /// Adding this leaves the nearest integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let x = if x > -126.0 { x } else { -126.0 };
     let rounded = x + ROUND;
     let fraction = x - (rounded - ROUND);
     // Polynomial of the Cephes library for 2^x on -0.5 to 0.5.
-    let mut power = 1.535_336_2e-4;
+    let mut power: f32 = 1.535_336_2e-4;
     for coefficient in [
         1.339_887_4e-3,
         9.618_437e-3,
@@ -112,7 +196,10 @@ fn exp2(x: f32) -> f32 {
         6.931_472e-1,
         1.0,
     ] {
-        power = power * fraction + coefficient;
+        power = match FUSED {
+            true => power.mul_add(fraction, coefficient),
+            false => power * fraction + coefficient,
+        };
     }
     let exponent = f32::from_bits((rounded.to_bits().wrapping_add(127)) << 23);
     power * exponent
@@ -127,11 +214,14 @@ mod tests {
         for step in 0..=126_000 {
             let x = -(step as f32) / 1000.0;
             let want = f64::from(x).exp2();
-            let error = (f64::from(exp2(x)) - want).abs() / want;
-            assert!(error < 2.5e-7, "2^{x}: relative error {error:e}");
+            for found in [exp2::<false>(x), exp2::<true>(x)] {
+                let error = (f64::from(found) - want).abs() / want;
+                assert!(error < 2.5e-7, "2^{x}: relative error {error:e}");
+            }
         }
-        assert_eq!(exp2(0.0), 1.0);
-        assert!(exp2(-1e9) < 1e-37 && exp2(f32::NEG_INFINITY) < 1e-37);
+        assert_eq!(exp2::<true>(0.0), 1.0);
+        assert_eq!(exp2::<false>(0.0), 1.0);
+        assert!(exp2::<true>(-1e9) < 1e-37 && exp2::<true>(f32::NEG_INFINITY) < 1e-37);
     }
 
     #[test]
@@ -165,12 +255,48 @@ mod tests {
     #[test]
     fn rows_of_any_length() {
         for len in 1..40 {
-            let mut row: Vec<f32> = (0..len).map(|x| (x * 7 % 11) as f32).collect();
-            let top = row.iter().copied().fold(0.0, f32::max);
-            assert_eq!(max(&row), top);
-            let want: f64 = row.iter().map(|x| f64::from(x - top).exp2()).sum();
-            let sum = sub_exp2_sum(&mut row, top);
-            assert!((f64::from(sum) - want).abs() < 1e-5 * want);
+            let values: Vec<f32> = (0..len).map(|x| (x * 7 % 11) as f32 / 3.0).collect();
+            let mut powers = values.clone();
+            sub_exp2(&mut powers, 4.0);
+            let mut gated = values.clone();
+            silu_mul(&mut gated, &values);
+            for ((x, power), gated) in values.iter().map(|x| f64::from(*x)).zip(powers).zip(gated) {
+                let want = (x - 4.0).exp2();
+                assert!((f64::from(power) - want).abs() < 1e-6 * want, "2^({x} - 4)");
+                let want = x * x / (1.0 + (-x).exp());
+                assert!(
+                    (f64::from(gated) - want).abs() <= 1e-6 * want,
+                    "silu({x})·{x}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_softmax_in_tiles_is_that_of_all_keys() {
+        let (queries, keys) = (2 * LANES, 24);
+        let score = |key: usize, query: usize| ((key * 31 + query * 17) % 101) as f32 - 40.0;
+        let mut state = Softmax::new(queries);
+        let mut powers = Vec::new();
+        for tile in [0..7, 7..8, 8..keys] {
+            let cells = tile.flat_map(|key| (0..queries).map(move |query| score(key, query)));
+            let mut tile: Vec<f32> = cells.collect();
+            state.add(&mut tile);
+            for (cell, power) in powers.iter_mut().enumerate() {
+                *power *= state.corrections[cell % queries];
+            }
+            powers.extend(tile);
+        }
+        for query in 0..queries {
+            let scores = (0..keys).map(|key| f64::from(score(key, query)));
+            let top = scores.clone().fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = scores.clone().map(|score| (score - top).exp2()).sum();
+            assert_eq!(f64::from(state.tops[query]), top);
+            assert!((f64::from(state.sums[query]) - sum).abs() < 1e-6 * sum);
+            for (key, score) in scores.enumerate() {
+                let found = f64::from(powers[key * queries + query]);
+                assert!((found - (score - top).exp2()).abs() < 1e-6);
+            }
         }
     }
 }

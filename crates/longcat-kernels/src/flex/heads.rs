@@ -6,7 +6,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::is_f32;
-use super::rows::{dot, inverse_root_mean_square, like, rows_per_task};
+use super::rows::{dot, in_parallel, inverse_root_mean_square, like, rows_per_task};
 
 /// The tables of a split into heads, contiguous.
 pub(super) struct Heads {
@@ -58,13 +58,14 @@ pub(super) fn split_heads_forward(
     let input = x.storage::<f32>();
     let norm = norm.map(|(weight, epsilon)| (weight.storage::<f32>(), epsilon));
     let rotation = rotation.map(|(cos, sin)| (cos.storage::<f32>(), sin.storage::<f32>()));
-    let mut out = vec![0.0; batch * heads * tokens * width];
-    let of_head = out.par_chunks_mut((tokens * width).max(1));
-    of_head.enumerate().for_each(|(head_of_all, out)| {
-        let (b, head) = (head_of_all / heads, head_of_all % heads);
-        for (token, out) in out.chunks_exact_mut(width.max(1)).enumerate() {
-            let start = (((b * tokens + token) * parts + part) * heads + head) * width;
-            out.copy_from_slice(&input[start..][..width]);
+    let task = rows_per_task(width) * width;
+    let out = in_parallel(batch * heads * tokens * width, task, |start, out| {
+        for (row, out) in out.chunks_exact_mut(width).enumerate() {
+            let row = start / width + row;
+            let (head, token) = (row / tokens % heads, row % tokens);
+            let place = row / (heads * tokens) * tokens + token;
+            let from = ((place * parts + part) * heads + head) * width;
+            out.copy_from_slice(&input[from..][..width]);
             if let Some((weight, epsilon)) = norm {
                 let factor = inverse_root_mean_square(out, epsilon);
                 for (value, weight) in out.iter_mut().zip(weight) {

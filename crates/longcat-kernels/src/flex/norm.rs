@@ -2,25 +2,23 @@
 
 use burn_backend::TensorMetadata;
 use burn_flex::FlexTensor;
-use rayon::prelude::*;
 
 use super::exp2::silu;
-use super::rows::{dot, each_row, like, rows_per_task, sum};
+use super::rows::{dot, in_parallel, like, new_rows, rows_per_task, sum};
 use crate::ops::MIN_SQUARED_NORM;
 
 /// See `KernelBackend::layer_norm_forward`.
 pub(super) fn layer_norm_forward(
-    x: &FlexTensor,
-    weight: &FlexTensor,
-    bias: &FlexTensor,
+    x: FlexTensor,
+    weight: FlexTensor,
+    bias: FlexTensor,
     epsilon: f64,
 ) -> FlexTensor {
     let epsilon = epsilon as f32;
     let table: [usize; 2] = weight.shape().dims();
     let width = table[1];
     let (input, weight, bias) = (x.storage::<f32>(), weight.storage(), bias.storage());
-    let mut out = vec![0.0; input.len()];
-    each_row(&mut out, table, |start, group, out| {
+    let out = new_rows(input.len(), table, |start, group, out| {
         let x = &input[start..][..width];
         let weight: &[f32] = &weight[group..][..width];
         let bias: &[f32] = &bias[group..][..width];
@@ -31,14 +29,14 @@ pub(super) fn layer_norm_forward(
             *out = (x - mean) * inverse * weight + bias;
         }
     });
-    like(x, out)
+    like(&x, out)
 }
 
 /// See `KernelBackend::layer_norm_x_backward`.
 pub(super) fn layer_norm_x_backward(
-    x: &FlexTensor,
-    weight: &FlexTensor,
-    d_out: &FlexTensor,
+    x: FlexTensor,
+    weight: FlexTensor,
+    d_out: FlexTensor,
     epsilon: f64,
 ) -> FlexTensor {
     let epsilon = epsilon as f32;
@@ -46,8 +44,7 @@ pub(super) fn layer_norm_x_backward(
     let width = table[1];
     let (input, gradient) = (x.storage::<f32>(), d_out.storage::<f32>());
     let weight = weight.storage::<f32>();
-    let mut out = vec![0.0; input.len()];
-    each_row(&mut out, table, |start, group, out| {
+    let out = new_rows(input.len(), table, |start, group, out| {
         let (x, d_out) = (&input[start..][..width], &gradient[start..][..width]);
         let weight = &weight[group..][..width];
         let count = width as f32;
@@ -63,18 +60,17 @@ pub(super) fn layer_norm_x_backward(
             *g = (*g - mean_g - (x - mean) * inverse * along) * inverse;
         }
     });
-    like(x, out)
+    like(&x, out)
 }
 
 /// See `KernelBackend::rms_norm_forward`.
-pub(super) fn rms_norm_forward(x: &FlexTensor, weight: &FlexTensor, with_silu: bool) -> FlexTensor {
+pub(super) fn rms_norm_forward(x: FlexTensor, weight: FlexTensor, with_silu: bool) -> FlexTensor {
     let (input, weight) = (x.storage::<f32>(), weight.storage::<f32>());
     let channels = weight.len();
     let scale = (channels as f32).sqrt();
-    let mut out = vec![0.0; input.len()];
     let task = rows_per_task(channels) * channels;
-    let tasks = out.par_chunks_mut(task).zip(input.par_chunks(task));
-    tasks.for_each(|(out, x)| {
+    let out = in_parallel(input.len(), task, |start, out| {
+        let x = &input[start..];
         let rows = out.chunks_exact_mut(channels);
         for (out, x) in rows.zip(x.chunks_exact(channels)) {
             let squares = sum(x, |x| x * x).max(MIN_SQUARED_NORM as f32);
@@ -87,5 +83,5 @@ pub(super) fn rms_norm_forward(x: &FlexTensor, weight: &FlexTensor, with_silu: b
             silu(out);
         }
     });
-    like(x, out)
+    like(&x, out)
 }

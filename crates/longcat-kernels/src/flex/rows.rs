@@ -1,5 +1,7 @@
 //! Rows of contiguous f32 on the CPU: work in parallel by rows, sums eight at a time.
 
+use std::mem::MaybeUninit;
+
 use burn::tensor::TensorData;
 use burn_backend::TensorMetadata;
 use burn_flex::FlexTensor;
@@ -24,6 +26,43 @@ pub(super) fn each_row(
     let rows = out.par_chunks_exact_mut(width.max(1));
     let rows = rows.with_min_len(rows_per_task(width)).enumerate();
     rows.for_each(|(row, out)| body(row * width, row / rows_per_group * width, out));
+}
+
+/// `len` numbers that tasks write in parallel, `task` numbers each: where they begin, and zeros.
+///
+/// Memory is touched for the first time where it is filled, by all threads and shortly before it is read,
+/// which `vec![0.0; len]` does on one thread.
+pub(super) fn in_parallel(
+    len: usize,
+    task: usize,
+    write: impl Fn(usize, &mut [f32]) + Sync,
+) -> Vec<f32> {
+    let task = task.max(1);
+    let mut out: Vec<f32> = Vec::with_capacity(len);
+    let parts = out.spare_capacity_mut()[..len].par_chunks_mut(task);
+    parts.enumerate().for_each(|(index, part)| {
+        part.fill(MaybeUninit::new(0.0));
+        // SAFETY: all of it was just filled.
+        write(index * task, unsafe { part.assume_init_mut() });
+    });
+    // SAFETY: the parts, which are all filled, are `len` numbers.
+    unsafe { out.set_len(len) };
+    out
+}
+
+/// As [`each_row`], over rows of a new tensor of `len` zeros.
+pub(super) fn new_rows(
+    len: usize,
+    [groups, width]: [usize; 2],
+    body: impl Fn(usize, usize, &mut [f32]) + Sync,
+) -> Vec<f32> {
+    let rows_per_group = len / (groups * width).max(1);
+    in_parallel(len, rows_per_task(width) * width, |start, rows| {
+        for (row, out) in rows.chunks_exact_mut(width).enumerate() {
+            let start = start + row * width;
+            body(start, start / width / rows_per_group * width, out);
+        }
+    })
 }
 
 /// One over the root of the mean of squares.
