@@ -7,13 +7,13 @@ use longcat_builtin::builtin_checkpoint;
 use longcat_cli::{device_or_best, note, warn_of_kernels};
 use longcat_runtime::{DeviceSpec, DynPipeline, RuntimeOptions, open_pipeline};
 use longcat_video::{
-    EasyCache, Latents, PixelFrames, Precision, Products, RefineRequest, Sampling, Settings,
-    StageSettings, Tiling, UsedCache, VideoError, VideoPlan, VideoSize,
+    AttentionNumbers, EasyCache, Latents, PixelFrames, Precision, Products, RefineRequest,
+    Sampling, Settings, StageSettings, Tiling, UsedCache, VideoError, VideoPlan, VideoSize,
 };
 use serde_json::Value;
 
 use crate::adapters::{self, Used};
-use crate::args::{Kept, Model, Multiplied, Output, OutputFile, Place, Sampler};
+use crate::args::{Attended, Kept, Model, Multiplied, Output, OutputFile, Place, Sampler};
 use crate::finished;
 use crate::lora_arg::LoraArg;
 use crate::output::{Writer, Written, check_video, latents_only};
@@ -212,6 +212,7 @@ impl Session {
             dtype: place.dtype.map(Into::into),
             precision: place.precision.into(),
             products: place.products.into(),
+            attention: place.attention.into(),
             low_memory,
             keep_text_encoder: many && !low_memory,
             memory: place.memory,
@@ -234,6 +235,10 @@ impl Session {
             products: match place.products {
                 Multiplied::Dense => String::new(),
                 multiplied => Products::from(multiplied).to_string(),
+            },
+            attention: match place.attention {
+                Attended::Bf16 => String::new(),
+                attended => AttentionNumbers::from(attended).to_string(),
             },
             vae_tiling: place.vae_tiling,
             ..Settings::new(command)

@@ -4,7 +4,8 @@ use burn::module::{Initializer, Module};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
 use longcat_kernels::{
-    BsaParams, KernelBackend, Rotation, attention, bsa_attention, merge_heads, split_heads,
+    AttentionNumbers, BsaParams, KernelBackend, Rotation, attention, attention_in,
+    bsa_attention_in, merge_heads, split_heads,
 };
 use longcat_lora::{LoraLinear, LoraLinearConfig, LoraVector};
 
@@ -27,6 +28,8 @@ pub(crate) struct Extent<'a> {
     pub num_cond: usize,
     /// Block-sparse attention, when it is on.
     pub bsa: Option<&'a BsaParams>,
+    /// In which numbers it is computed.
+    pub numbers: AttentionNumbers,
 }
 
 /// The weight of an RMS norm over the channels of a head.
@@ -157,9 +160,9 @@ fn attend<B: KernelBackend>([q, k, v]: Heads<B>, extent: Extent<'_>) -> Tensor<B
     match extent.bsa {
         Some(params) if frames > 1 => {
             let shape = |tokens: usize| [tokens / (height * width), height, width];
-            bsa_attention(q, k, v, shape(nq), shape(nk), params)
+            bsa_attention_in(extent.numbers, [q, k, v], shape(nq), shape(nk), params)
         }
-        _ => attention(q, k, v, (d as f64).powf(-0.5)),
+        _ => attention_in(extent.numbers, q, k, v, (d as f64).powf(-0.5)),
     }
 }
 

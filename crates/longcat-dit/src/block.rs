@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
 use burn::tensor::backend::Backend;
-use longcat_kernels::{BsaParams, KernelBackend};
+use longcat_kernels::{AttentionNumbers, BsaParams, KernelBackend};
 use longcat_lora::{LoraLinear, LoraLinearConfig};
 
 use crate::attention::{
@@ -65,6 +65,8 @@ pub struct BlockContext<B: Backend> {
     pub num_cond: usize,
     /// Block-sparse attention, when it is on.
     pub bsa: Option<BsaParams>,
+    /// In which numbers self-attention is computed.
+    pub numbers: AttentionNumbers,
     /// How many tokens are worked on at a time.
     pub pieces: TokenPieces,
 }
@@ -76,6 +78,7 @@ impl<B: Backend> BlockContext<B> {
             grid: self.grid,
             num_cond: self.num_cond,
             bsa: self.bsa.as_ref(),
+            numbers: self.numbers,
         }
     }
 }

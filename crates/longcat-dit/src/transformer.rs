@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
-use longcat_kernels::{BsaParams, KernelBackend, Products};
+use longcat_kernels::{AttentionNumbers, BsaParams, KernelBackend, Products};
 use longcat_weights::{
     LoadAs, LoadOptions, LoadReport, WeightFiles, cast_module, check_module, load_host,
 };
@@ -37,6 +37,8 @@ pub struct LongCatTransformer<B: Backend> {
     #[module(skip)]
     bsa: Option<BsaParams>,
     #[module(skip)]
+    attention: AttentionNumbers,
+    #[module(skip)]
     pieces: TokenPieces,
 }
 
@@ -62,6 +64,7 @@ impl<B: Backend> LongCatTransformer<B> {
             final_layer: FinalLayer::new(config, device),
             rope: RopeCache::default(),
             bsa: config.bsa_params.clone().filter(|_| config.enable_bsa),
+            attention: AttentionNumbers::default(),
             pieces: TokenPieces::default(),
             config: config.clone(),
         }
@@ -95,6 +98,11 @@ impl<B: Backend> LongCatTransformer<B> {
     /// Lets blocks work on some tokens at a time, to the same result in less memory.
     pub fn set_pieces(&mut self, pieces: TokenPieces) {
         self.pieces = pieces;
+    }
+
+    /// Lets self-attention be computed in other numbers, where the device has kernels for them.
+    pub fn set_attention(&mut self, numbers: AttentionNumbers) {
+        self.attention = numbers;
     }
 
     /// Switches block-sparse attention on or off.
@@ -308,6 +316,7 @@ impl<B: KernelBackend> LongCatTransformer<B> {
             rope,
             num_cond,
             bsa: self.bsa.clone(),
+            numbers: self.attention,
             pieces: self.pieces,
         };
         Ok(Embedded {

@@ -26,7 +26,7 @@ use crate::{
 /// - A step that bodies of these are made of has a name without such an ending: [`conv3d_matrix`],
 ///   [`conv3d_patches`], [`select_blocks`], [`permute`], [`block_sums`], [`column_sums`],
 ///   [`softmax_with_lse`], [`words_of_floats`], [`quantize_rows`],
-///   [`quantize_heads`], [`layer_norm_quantized`], [`silu_mul_quantized`], [`layer_norm_with_quantized`],
+///   [`attention_eight_bit`], [`quantize_heads`], [`layer_norm_quantized`], [`silu_mul_quantized`], [`layer_norm_with_quantized`],
 ///   [`silu_mul_with_quantized`], [`merge_heads_with_quantized`].
 ///
 /// A portable body, and a backend's kernel where it is a function of its own, has the name of the
@@ -40,6 +40,7 @@ use crate::{
 /// [`column_sums`]: Self::column_sums
 /// [`softmax_with_lse`]: Self::softmax_with_lse
 /// [`words_of_floats`]: Self::words_of_floats
+/// [`attention_eight_bit`]: Self::attention_eight_bit
 /// [`quantize_rows`]: Self::quantize_rows
 /// [`quantize_heads`]: Self::quantize_heads
 /// [`layer_norm_quantized`]: Self::layer_norm_quantized
@@ -179,6 +180,20 @@ pub trait KernelBackend: KernelDevice {
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         portable::attention_forward::<Self>(q, k, v, blocks, scale)
+    }
+
+    /// The output of [`attention_forward`](Self::attention_forward) in eight bits where the backend has a kernel
+    /// for it and it pays, see [`AttentionNumbers::Fp8`](crate::AttentionNumbers::Fp8); else just that.
+    ///
+    /// Under autodiff always just that, with its gradients.
+    fn attention_eight_bit(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        blocks: Option<BlockList<Self>>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        Self::attention_forward(q, k, v, blocks, scale).0
     }
 
     /// Gradients `(dq, dk, dv)` of [`attention_forward`](Self::attention_forward), each in the

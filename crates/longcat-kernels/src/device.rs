@@ -77,6 +77,12 @@ pub trait KernelDevice: Backend {
         false
     }
 
+    /// Whether a device attends to heads of 128 channels in this dtype in eight bits
+    /// ([`AttentionNumbers::Fp8`](crate::AttentionNumbers::Fp8)); elsewhere attention stays in floats.
+    fn has_fp8_attention(_device: &Self::Device, _dtype: DType) -> bool {
+        false
+    }
+
     /// See [`sum_over_ranks`](crate::sum_over_ranks); `None` by default.
     fn sum_over_ranks(_x: FloatTensor<Self>, _group: &RankGroup) -> Option<FloatTensor<Self>> {
         None

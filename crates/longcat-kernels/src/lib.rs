@@ -75,14 +75,15 @@ pub use device::{DeviceMemory, KernelDevice};
 pub use faults::{DeviceError, DeviceFault, Stage, attempt, guard, wait};
 pub use gathering::{AwaitCopies, BeginCopies, Gathering, PartCopies, PartCopy, transfer};
 pub use host::{HostBytes, HostMemory, HostRow, UploadTicket, Uploads};
-pub use ops::bsa::{BsaParams, EmptySelection, bsa_attention};
+pub use ops::bsa::{BsaParams, EmptySelection, bsa_attention, bsa_attention_in};
 pub use ops::{
-    BlockList, BlockRule, CdfRule, Conv3dOptions, LowRankPart, PackedTensors, PackedWeight,
-    PatchGrid, QuantizedRows, Rotation, TransposedBlocks, WithQuantized, add_low_rank, attention,
-    attention_with_lse, bsa, conv3d, gated_residual, layer_norm, layer_norm_quantized,
-    layer_norm_with_quantized, linear, linear_packed, linear_quantized, matmul_nt, merge_heads,
-    merge_heads_with_quantized, quantize_heads, quantize_rows, rms_norm, silu_mul,
-    silu_mul_quantized, silu_mul_with_quantized, split_heads, unpack_weight,
+    AttentionNumbers, BlockList, BlockRule, CdfRule, Conv3dOptions, LowRankPart, PackedTensors,
+    PackedWeight, PatchGrid, QuantizedRows, Rotation, TransposedBlocks, WithQuantized,
+    add_low_rank, attention, attention_in, attention_with_lse, bsa, conv3d, gated_residual,
+    layer_norm, layer_norm_quantized, layer_norm_with_quantized, linear, linear_packed,
+    linear_quantized, matmul_nt, merge_heads, merge_heads_with_quantized, quantize_heads,
+    quantize_rows, rms_norm, silu_mul, silu_mul_quantized, silu_mul_with_quantized, split_heads,
+    unpack_weight,
 };
 pub use packed::{PackedKind, PackedLayout, Products};
 pub use ranks::{RankGroup, sum_over_ranks};

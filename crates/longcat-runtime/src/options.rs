@@ -1,7 +1,7 @@
 //! How pipelines are opened on a device.
 
 use burn::tensor::DType;
-use longcat_video::{MemoryLimit, PipelineOptions, Precision, Products, Tiling};
+use longcat_video::{AttentionNumbers, MemoryLimit, PipelineOptions, Precision, Products, Tiling};
 
 use crate::DeviceSpec;
 
@@ -15,6 +15,8 @@ pub struct RuntimeOptions {
     pub precision: Precision,
     /// In which numbers those of the transformer are multiplied that are packed so that they can be.
     pub products: Products,
+    /// In which numbers the transformer's self-attention is computed.
+    pub attention: AttentionNumbers,
     /// Keep the text encoder on the device after prompts are encoded, for programs that make many
     /// videos.
     pub keep_text_encoder: bool,
@@ -35,6 +37,7 @@ impl RuntimeOptions {
             dtype,
             precision: self.precision,
             products: self.products,
+            attention: self.attention,
             // bf16 as the reference has it, where that is fast; f16 is too narrow for the VAE.
             vae_dtype: match (dtype, device) {
                 (DType::BF16, DeviceSpec::Cuda(_)) => DType::BF16,

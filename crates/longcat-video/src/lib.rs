@@ -61,7 +61,9 @@ pub use inspect::{StoredAmount, WeightsReport, inspect_weights};
 pub use latents::Latents;
 pub use long_video::LongVideo;
 pub use longcat_dit::Fp8Layers;
-pub use longcat_kernels::{DeviceError, DeviceFault, KernelBackend, Products, Stage};
+pub use longcat_kernels::{
+    AttentionNumbers, DeviceError, DeviceFault, KernelBackend, Products, Stage,
+};
 pub use longcat_lora::Requantized;
 pub use longcat_media as media;
 pub use longcat_media::VideoSize;

@@ -55,6 +55,9 @@ pub struct Settings {
     /// In which numbers packed weights were multiplied, where not in those of computation.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub products: String,
+    /// In which numbers self-attention was computed, where not in those of computation.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub attention: String,
     /// Whether frames were encoded and decoded tile by tile.
     pub vae_tiling: bool,
 }

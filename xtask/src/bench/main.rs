@@ -87,6 +87,13 @@ enum Products {
     Fp8,
 }
 
+/// In which numbers attention is computed.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Attended {
+    Bf16,
+    Fp8,
+}
+
 /// A transformer to measure.
 #[derive(Args)]
 struct Network {
@@ -125,6 +132,9 @@ struct Attention {
     /// Width of a head.
     #[arg(long, default_value_t = 128)]
     head_dim: usize,
+    /// With fp8: also forward in eight bits, with how far the results are from those of floats.
+    #[arg(long, value_enum, default_value = "bf16")]
+    attention: Attended,
     #[command(flatten)]
     timing: Timing,
 }
@@ -150,6 +160,9 @@ struct Dit {
     /// channels, each with how far its result is from that of floats.
     #[arg(long, value_enum, default_value = "dense", conflicts_with = "share")]
     products: Products,
+    /// In which numbers self-attention is computed; with --products fp8, that of one more run.
+    #[arg(long, value_enum, default_value = "bf16")]
+    attention: Attended,
 }
 
 #[derive(Args)]
@@ -248,6 +261,7 @@ impl Bench {
                     grid: [t, h, w],
                     heads: args.heads,
                     head_dim: args.head_dim,
+                    fp8: args.attention == Attended::Fp8,
                     timing: args.timing.into(),
                 }
                 .run(&mut print)
@@ -264,6 +278,7 @@ impl Bench {
                     groups: args.groups,
                     guided: args.guided,
                     fp8: args.products == Products::Fp8,
+                    fp8_attention: args.attention == Attended::Fp8,
                 }
                 .run(&mut print)
             }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use longcat_runtime::DeviceList;
-use longcat_video::{Precision, Products, VideoSize};
+use longcat_video::{AttentionNumbers, Precision, Products, VideoSize};
 
 use crate::weights_arg::Weights;
 
@@ -56,6 +56,25 @@ impl From<Multiplied> for Products {
         match multiplied {
             Multiplied::Dense => Self::Dense,
             Multiplied::Fp8 => Self::Fp8,
+        }
+    }
+}
+
+/// In which numbers self-attention is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Attended {
+    /// Those of --dtype.
+    #[value(alias = "dense")]
+    Bf16,
+    /// Eight bits: queries and keys in int8, probabilities and values in fp8.
+    Fp8,
+}
+
+impl From<Attended> for AttentionNumbers {
+    fn from(attended: Attended) -> Self {
+        match attended {
+            Attended::Bf16 => Self::Floats,
+            Attended::Fp8 => Self::Fp8,
         }
     }
 }

@@ -212,3 +212,19 @@ fn adapters_are_merged_into_packed_weights_where_that_is_asked_for() {
     let refused = fail(dir, 2, &["t2v", "a ring", "--requantize", "-o", "v.mp4"]);
     assert!(refused.contains("--merge"), "{refused}");
 }
+
+#[test]
+fn attention_in_fp8_is_refused_where_there_is_no_kernel() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let run = |extra: &[&'static str]| {
+        let run = ["t2v", "a ring", "--device", "cpu", "-o", "v.mp4"];
+        [&run[..], &SHORT[..], extra].concat()
+    };
+    let refused = fail(dir, 2, &run(&["--attention", "fp8"]));
+    assert!(refused.contains("--dtype bf16"), "{refused}");
+    let half = ["--attention", "fp8", "--dtype", "bf16"];
+    let refused = fail(dir, 2, &run(&half));
+    assert!(refused.contains("heads of 128 channels"), "{refused}");
+    assert!(!dir.join("v.mp4").exists());
+}

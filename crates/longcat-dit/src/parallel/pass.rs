@@ -166,6 +166,7 @@ impl<'a, B: KernelBackend> Pass<'a, B> {
                 grid: self.grid,
                 num_cond: self.num_cond,
                 bsa: self.shares[rank].context.bsa.as_ref(),
+                numbers: self.shares[rank].context.numbers,
             };
             match self.conditions.get(rank) {
                 None => attend_all(heads, extent),

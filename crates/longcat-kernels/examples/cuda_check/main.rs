@@ -1,6 +1,6 @@
 //! Checks the CUDA kernels. `cargo xtask bench` times them.
 //!
-//! `cuda_check attention` compares with f32 references, `fuzz [count [seed]]` with the portable body
+//! `cuda_check attention` compares with f32 references, `attention_fp8` with the bf16 kernels, `fuzz [count [seed]]` with the portable body
 //! on random shapes, `linear` with f64 sums, `conv` with f32 convolutions, `layout` with the portable
 //! body, `upload` with what was sent, `packed` with what the host unpacks, bit by bit, `fp8` with f64 sums of
 //! the rounded numbers, `ranks` sums over all visible GPUs through NCCL; `small` runs each attention kernel
@@ -8,6 +8,7 @@
 //! Exits with code 1 where a comparison fails.
 
 mod attention;
+mod attention_fp8;
 mod conv;
 mod fp8;
 mod fuzz;
@@ -65,6 +66,7 @@ fn main() {
     let device = Device::default();
     let ok = match arguments.next().as_deref() {
         Some("attention") => attention::run(&device),
+        Some("attention_fp8") => attention_fp8::run(&device),
         Some("fuzz") => {
             let mut number = |default: usize| {
                 let argument = arguments.next();
@@ -83,7 +85,7 @@ fn main() {
         Some("small") => fuzz::small(&device),
         _ => {
             eprintln!(
-                "usage: cuda_check attention | fuzz [count [seed]] | linear | conv | layout | \
+                "usage: cuda_check attention | attention_fp8 | fuzz [count [seed]] | linear | conv | layout | \
                  upload | packed | fp8 | ranks | small"
             );
             std::process::exit(2);

@@ -11,7 +11,10 @@ use cubecl::device::Device;
 use super::attention::{self, Backward};
 use super::{conv, norm, packed, permute, watch};
 #[cfg(feature = "cuda")]
-use crate::cuda::fp8::{self, Written};
+use crate::cuda::{
+    fp8::{self, Written},
+    hopper::eight_bit,
+};
 #[cfg(feature = "cuda")]
 use crate::{
     BeginCopies, Conv3dOptions, HostRow, Products, RankGroup, UploadTicket, Uploads, WithQuantized,
@@ -80,6 +83,12 @@ where
     fn has_fp8_products(device: &Self::Device) -> bool {
         let device = (device as &dyn std::any::Any).downcast_ref::<cubecl::cuda::CudaDevice>();
         device.is_some_and(|device| fp8::is_available(device.index))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn has_fp8_attention(device: &Self::Device, dtype: DType) -> bool {
+        let device = (device as &dyn std::any::Any).downcast_ref::<cubecl::cuda::CudaDevice>();
+        device.is_some_and(|device| eight_bit::is_available(device.index, dtype))
     }
 
     #[cfg(feature = "cuda")]
@@ -366,6 +375,18 @@ where
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         attention::forward(&q, &k, &v, blocks.as_ref(), scale)
             .unwrap_or_else(|| portable::attention_forward::<Self>(q, k, v, blocks, scale))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn attention_eight_bit(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        blocks: Option<BlockList<Self>>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        attention::forward_eight_bit(&q, &k, &v, blocks.as_ref(), scale)
+            .unwrap_or_else(|| Self::attention_forward(q, k, v, blocks, scale).0)
     }
 
     fn attention_backward(

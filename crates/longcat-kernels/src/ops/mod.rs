@@ -15,7 +15,7 @@ mod packed;
 mod patch_grid;
 mod quantized;
 
-pub use attention::{attention, attention_with_lse};
+pub use attention::{AttentionNumbers, attention, attention_in, attention_with_lse};
 pub use blocks::{BlockList, BlockRule, CdfRule, TransposedBlocks};
 #[cfg(feature = "cubecl")]
 pub(crate) use conv3d::output_shape;

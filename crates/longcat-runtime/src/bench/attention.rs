@@ -2,9 +2,13 @@
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Distribution, Tensor, TensorPrimitive};
-use longcat_kernels::{BsaParams, EmptySelection, KernelBackend, bsa_attention};
+use longcat_kernels::{
+    AttentionNumbers, BsaParams, EmptySelection, KernelBackend, attention, attention_in,
+    bsa_attention, bsa_attention_in,
+};
 use serde_json::{Value, json};
 
+use super::packing::relative_error;
 use super::timing::{Times, Timing};
 use super::{Bench, BenchError, Report, measure};
 
@@ -20,6 +24,8 @@ pub struct Attention {
     pub heads: usize,
     /// Width of a head.
     pub head_dim: usize,
+    /// Both also in eight bits, each with how far its result is from that of floats.
+    pub fp8: bool,
     /// How often, and where.
     pub timing: Timing,
 }
@@ -69,6 +75,26 @@ impl Attention {
             Ok(())
         })?;
         report(self.result("attention forward", self.tokens, operations, times));
+        if self.fp8 {
+            let heads = || [&q, &k, &v].map(Tensor::clone);
+            let floats = {
+                let [q, k, v] = heads();
+                attention(q, k, v, scale)
+            };
+            let eight_bits = || {
+                let [q, k, v] = heads();
+                attention_in(AttentionNumbers::Fp8, q, k, v, scale)
+            };
+            let name = "attention forward in fp8";
+            self.compare(
+                name,
+                (self.tokens, operations),
+                device,
+                floats,
+                eight_bits,
+                report,
+            )?;
+        }
 
         let (out, lse) = forward();
         let out: Tensor<B, 4> = Tensor::from_primitive(TensorPrimitive::Float(out));
@@ -113,6 +139,48 @@ impl Attention {
         })?;
         let operations = 4.0 * (tokens * kept * self.heads * self.head_dim) as f64;
         report(self.result("block-sparse attention forward", tokens, operations, times));
+        if !self.fp8 {
+            return Ok(());
+        }
+        let heads = || [&q, &k, &v].map(Tensor::clone);
+        let floats = {
+            let [q, k, v] = heads();
+            bsa_attention(q, k, v, grid, grid, &params)
+        };
+        let eight_bits = || bsa_attention_in(AttentionNumbers::Fp8, heads(), grid, grid, &params);
+        let name = "block-sparse attention forward in fp8";
+        self.compare(
+            name,
+            (tokens, operations),
+            device,
+            floats,
+            eight_bits,
+            report,
+        )
+    }
+
+    /// Measures attention in eight bits, and how far it is from that in floats.
+    fn compare<B: KernelBackend>(
+        &self,
+        operation: &str,
+        (tokens, operations): (usize, f64),
+        device: &B::Device,
+        floats: Tensor<B, 4>,
+        eight_bits: impl Fn() -> Tensor<B, 4>,
+        report: Report<'_>,
+    ) -> Result<(), BenchError> {
+        if !B::has_fp8_attention(device, self.timing.dtype()) {
+            return Err(BenchError::Setting("this device does not attend in fp8"));
+        }
+        let error = relative_error(eight_bits(), &floats);
+        drop(floats);
+        let times = self.timing.time::<B>(device, || {
+            eight_bits();
+            Ok(())
+        })?;
+        let mut result = self.result(operation, tokens, operations, times);
+        result["relative_error"] = error.into();
+        report(result);
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hasher};
 
 use burn::tensor::{DType, Tensor};
 use longcat_dit::{LongCatTransformer, ParallelTransformer, TeamedTransformer};
-use longcat_kernels::{KernelBackend, Products};
+use longcat_kernels::{AttentionNumbers, KernelBackend, Products};
 use longcat_train::{LoraConfig, attach_adapter};
 use serde_json::{Value, json};
 
@@ -30,6 +30,8 @@ pub struct Dit {
     /// The same network with some large channels, then with its blocks in fp8, unpacked and multiplied in
     /// fp8, each with how far its result is from the first. Not with `share`.
     pub fp8: bool,
+    /// Self-attention in eight bits; with `fp8` in one more run, with products in fp8.
+    pub fp8_attention: bool,
 }
 
 impl Dit {
@@ -65,7 +67,11 @@ impl Bench for Dit {
             B::seed(device, 0);
             self.model::<B>(device)
         });
-        let replicas = replicas.collect::<Result<Vec<_>, BenchError>>()?;
+        let mut replicas = replicas.collect::<Result<Vec<_>, BenchError>>()?;
+        let attention = self.attention::<B>(&device)?;
+        for model in &mut replicas {
+            model.set_attention(attention);
+        }
         let [frames, _, _] = network.latent_grid();
         let samples = 1 + usize::from(self.guided);
         let latents = network.latents::<B>(&device).repeat_dim(0, samples);
@@ -92,6 +98,7 @@ impl Bench for Dit {
             Ok(())
         })?;
         let mut result = self.result(samples, times);
+        result["attention"] = attention.to_string().into();
         if self.share.is_some() {
             let found = forward()?;
             result["checksum"] = checksum(&found).into();
@@ -121,6 +128,20 @@ impl Dit {
         })
     }
 
+    /// In which numbers self-attention is computed, if the device can.
+    fn attention<B: KernelBackend>(
+        &self,
+        device: &B::Device,
+    ) -> Result<AttentionNumbers, BenchError> {
+        if !self.fp8_attention {
+            return Ok(AttentionNumbers::Floats);
+        }
+        match B::has_fp8_attention(device, self.network.timing.dtype()) {
+            true => Ok(AttentionNumbers::Fp8),
+            false => Err(BenchError::Setting("this device does not attend in fp8")),
+        }
+    }
+
     /// Floats, packed weights, and packed weights multiplied in fp8.
     fn measure_fp8<B: KernelBackend>(
         &self,
@@ -131,6 +152,7 @@ impl Dit {
         if !B::has_fp8_products(device) {
             return Err(BenchError::Setting("this device does not multiply in fp8"));
         }
+        let last = self.attention::<B>(device)?;
         let mut model = self.model::<B>(device)?;
         add_outliers(&mut model);
         let samples = 1 + usize::from(self.guided);
@@ -139,11 +161,17 @@ impl Dit {
         let timesteps = Tensor::full([samples, frames], 500.0, (device, DType::F32));
         let text = network.text::<B>(device, samples);
         let mut expected = None;
-        for (weights, products) in [
-            ("floats", Products::Dense),
-            ("fp8", Products::Dense),
-            ("fp8", Products::Fp8),
-        ] {
+        let floats = AttentionNumbers::Floats;
+        let mut ways = vec![
+            ("floats", Products::Dense, floats),
+            ("fp8", Products::Dense, floats),
+            ("fp8", Products::Fp8, floats),
+        ];
+        if last != floats {
+            ways.push(("fp8", Products::Fp8, last));
+        }
+        for (weights, products, attention) in ways {
+            model.set_attention(attention);
             if weights == "fp8" {
                 pack(&mut model)?;
                 set_products(&mut model, products)?;
@@ -164,6 +192,7 @@ impl Dit {
             let mut result = self.result(samples, times);
             result["weights"] = weights.into();
             result["products"] = products.to_string().into();
+            result["attention"] = attention.to_string().into();
             result["relative_error"] = error.into();
             report(result);
         }

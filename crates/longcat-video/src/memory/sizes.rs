@@ -41,6 +41,8 @@ pub struct TransformerSizes {
     pub unpacked: u64,
     /// Whether activations are rounded to eight bits for products in fp8.
     pub rounded: bool,
+    /// Whether queries, keys and values are copied in eight bits for attention.
+    pub eight_bit_heads: bool,
     /// Width of the token stream.
     pub width: usize,
     /// Width of the hidden layer of feed-forward.
@@ -245,6 +247,7 @@ impl TransformerSizes {
             blocks,
             unpacked: matrices.unpacked(element),
             rounded: false,
+            eight_bit_heads: false,
             width,
             hidden,
             heads: config.num_heads,

@@ -119,6 +119,10 @@ impl TransformerSizes {
         if self.rounded {
             bytes += piece * (self.width + self.hidden) as u64;
         }
+        if self.eight_bit_heads {
+            let cached = (samples * request.cached * space) as u64;
+            bytes += (3 * tokens + 2 * cached) * self.width as u64;
+        }
         // The last layer is f32: its input, and the same normalised.
         bytes += 2 * piece * self.width as u64 * 4;
         // Keys and values behind cached ones, and these before that.

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use burn::tensor::{DType, Tensor};
 use longcat_dit::{DitConfig, DitError, LongCatTransformer, TextCondition};
-use longcat_kernels::{KernelBackend, Products, Stage, guard};
+use longcat_kernels::{AttentionNumbers, KernelBackend, Products, Stage, guard};
 use longcat_lora::Requantized;
 use longcat_text::TextEncoder;
 use longcat_vae::{ChunkProgress, LatentDraw, Tiling, VaeError, VaeOptions, WanVae, WanVaeConfig};
@@ -13,7 +13,7 @@ use longcat_weights::{ConfigError, Precision};
 
 use super::observer::{Follower, StepHook};
 use super::predict::Model;
-use super::products::check_products;
+use super::products::{check_attention, check_products};
 use super::request::check_size;
 use super::{Observer, Sampling, StepEvent};
 use crate::adapters::Adapters;
@@ -35,6 +35,8 @@ pub struct PipelineOptions {
     pub precision: Precision,
     /// In which numbers those of the transformer are multiplied that are packed so that they can be.
     pub products: Products,
+    /// In which numbers the transformer's self-attention is computed.
+    pub attention: AttentionNumbers,
     /// Dtype of the VAE.
     pub vae_dtype: DType,
     /// Keep the text encoder on the device after prompts are encoded.
@@ -58,6 +60,7 @@ impl Default for PipelineOptions {
             dtype: DType::F32,
             precision: Precision::default(),
             products: Products::default(),
+            attention: AttentionNumbers::default(),
             vae_dtype: DType::F32,
             keep_text_encoder: false,
             keep_transformer: true,
@@ -147,6 +150,7 @@ impl<B: KernelBackend> Pipeline<B> {
             return Err(error.into());
         }
         check_products::<B>(&checkpoint, &transformer_config, &options, device)?;
+        check_attention::<B>(&transformer_config, &options, device)?;
         let depth = transformer_config.depth;
         Ok(Self {
             scheduler: checkpoint.scheduler()?,

@@ -244,6 +244,7 @@ impl<B: KernelBackend> Pipeline<B> {
             ),
             ("precision", options.precision.to_string()),
             ("products", options.products.to_string()),
+            ("attention", options.attention.to_string()),
             ("tiling", format!("{:?}", options.tiling)),
         ]
     }

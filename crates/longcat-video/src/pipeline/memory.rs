@@ -1,7 +1,7 @@
 //! Models on their devices, as memory allows.
 
 use longcat_dit::LongCatTransformer;
-use longcat_kernels::{KernelBackend, Products, Stage, guard, wait};
+use longcat_kernels::{AttentionNumbers, KernelBackend, Products, Stage, guard, wait};
 use longcat_vae::Tiling;
 use longcat_weights::Precision;
 
@@ -225,6 +225,7 @@ impl<B: KernelBackend> Pipeline<B> {
         }
         let mut sizes = ModelSizes::new((config, text.as_ref(), vae), dtypes, &kept, device);
         sizes.transformer.rounded = options.products == Products::Fp8;
+        sizes.transformer.eight_bit_heads = options.attention == AttentionNumbers::Fp8;
         sizes
     }
 
@@ -379,7 +380,9 @@ impl<B: KernelBackend> Pipeline<B> {
         resident: usize,
     ) -> Result<LongCatTransformer<B>, VideoError> {
         let load_as = self.load_as(resident);
-        self.checkpoint().load_transformer(load_as, device)
+        let mut model = self.checkpoint().load_transformer(load_as, device)?;
+        model.set_attention(self.options().attention);
+        Ok(model)
     }
 
     /// The replicas of the transformer that are on devices now.

@@ -1,10 +1,11 @@
-//! In which numbers weights are multiplied: whether that can be, and what it changes layer by layer.
+//! In which numbers weights are multiplied and attention is computed: whether that can be, and what the former
+//! changes layer by layer.
 
 use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Tensor};
 use longcat_dit::{DitConfig, LongCatTransformer, TextCondition};
-use longcat_kernels::{KernelBackend, Products, Stage};
+use longcat_kernels::{AttentionNumbers, KernelBackend, Products, Stage};
 use longcat_weights::{LoadAs, Precision, StoredType};
 
 use super::{Observer, Pipeline, PipelineOptions, Sampling, TextToVideoRequest};
@@ -52,6 +53,43 @@ pub(super) fn check_products<B: KernelBackend>(
              --precision fp8",
         )),
     }
+}
+
+/// Whether a device attends so to heads of this width in this dtype.
+///
+/// # Errors
+/// [`VideoError::Invalid`] says what is needed.
+pub(super) fn check_attention<B: KernelBackend>(
+    config: &DitConfig,
+    options: &PipelineOptions,
+    device: &B::Device,
+) -> Result<(), VideoError> {
+    /// Channels of a head that there are kernels for.
+    const HEAD: usize = 128;
+
+    if options.attention == AttentionNumbers::Floats {
+        return Ok(());
+    }
+    let reason = if !matches!(options.dtype, DType::BF16 | DType::F16) {
+        format!(
+            "attention in fp8 is for computation in bf16 or f16, not {:?}; take --dtype bf16, or leave \
+             --attention out",
+            options.dtype
+        )
+    } else if config.head_dim() != HEAD {
+        format!(
+            "attention in fp8 is for heads of {HEAD} channels, and this transformer's have {}; leave \
+             --attention out",
+            config.head_dim()
+        )
+    } else if !B::has_fp8_attention(device, options.dtype) {
+        "this device does not attend in fp8, which takes an NVIDIA GPU of compute capability 9.0 (Hopper) and \
+         NVRTC, without LONGCAT_NO_HOPPER; leave --attention out"
+            .to_string()
+    } else {
+        return Ok(());
+    };
+    Err(VideoError::invalid("attention", reason))
 }
 
 impl<B: KernelBackend> Pipeline<B> {

@@ -25,7 +25,8 @@ pub(crate) use launch::Backward;
 use launch::List;
 #[cfg(feature = "cuda")]
 pub(crate) use launch::{
-    BACKWARD_HOPPER, FORWARD_HOPPER, FP8_PRODUCTS, FP8_SCALED_AFTER, List, with_readable_rows,
+    BACKWARD_HOPPER, FORWARD_FP8, FORWARD_HOPPER, FP8_PRODUCTS, FP8_SCALED_AFTER, List,
+    with_readable_rows,
 };
 pub use launch::{Launches, launches};
 
@@ -49,6 +50,25 @@ pub(super) fn forward<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolEl
         None => List::dense(q, k),
     };
     launch::forward(q, k, v, &list, scale)
+}
+
+/// The output in eight bits, on CUDA; `None` where no kernel takes the tensors.
+#[cfg(feature = "cuda")]
+pub(super) fn forward_eight_bit<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement>(
+    q: &CubeTensor<R>,
+    k: &CubeTensor<R>,
+    v: &CubeTensor<R>,
+    blocks: Option<&BlockList<Cube<R, F, I, BT>>>,
+    scale: f64,
+) -> Option<CubeTensor<R>> {
+    if q.dtype != k.dtype || q.dtype != v.dtype {
+        return None;
+    }
+    let list = match blocks {
+        Some(blocks) => list(blocks, q, k)?,
+        None => List::dense(q, k),
+    };
+    crate::cuda::hopper::eight_bit::try_forward(q, k, v, &list, scale)
 }
 
 pub(super) fn backward<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement>(

@@ -1,5 +1,5 @@
 //! Attention for Hopper, written in CUDA C++ (`attention_forward.cu`, `attention_backward.cu`
-//! and `attention_backward_products.cu`).
+//! and `attention_backward_products.cu`; in eight bits, where that is asked for, `eight_bit`).
 //!
 //! cubecl has no `wgmma`, which alone reaches the tensor cores' full rate on these chips. The
 //! kernels take head size 128 in bf16 and f16, the backward ones without block lists; everything
@@ -7,6 +7,7 @@
 //! `LONGCAT_NO_HOPPER` is set.
 
 mod backward;
+pub(crate) mod eight_bit;
 mod engine;
 mod variant;
 

@@ -2,17 +2,22 @@
 
 use std::ffi::CStr;
 
+use super::eight_bit::{EightBit, Inputs};
+
 /// Elements per row.
 pub(super) const HEAD_DIM: usize = 128;
 
 /// Threads of a warpgroup, the unit that issues matrix products.
-const WARPGROUP: usize = 128;
+pub(super) const WARPGROUP: usize = 128;
 
 /// One compilation of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Program {
     Forward(Variant),
     Backward(BackwardVariant),
+    EightBit(EightBit),
+    /// What attention in eight bits reads.
+    Inputs(Inputs),
 }
 
 impl Program {
@@ -30,6 +35,15 @@ impl Program {
                 include_str!("attention_backward.cu"),
                 include_str!("attention_backward_products.cu")
             ),
+            Self::EightBit(_) => concat!(
+                include_str!("common.cuh"),
+                include_str!("eight_bit/parts.cuh"),
+                include_str!("eight_bit/attention.cu")
+            ),
+            Self::Inputs(_) => concat!(
+                include_str!("common.cuh"),
+                include_str!("eight_bit/inputs.cu")
+            ),
         }
     }
 
@@ -38,14 +52,28 @@ impl Program {
         match self {
             Self::Forward(_) => c"attention_forward",
             Self::Backward(_) => c"attention_backward",
+            Self::EightBit(_) => c"attention_fp8",
+            Self::Inputs(inputs) => inputs.name(),
         }
     }
 
-    /// Shared memory of a block, in bytes.
+    /// Threads of a block.
+    pub(super) const fn threads(self) -> usize {
+        match self {
+            Self::Forward(variant) => variant.threads(),
+            Self::Backward(variant) => variant.threads(),
+            Self::EightBit(variant) => variant.threads(),
+            Self::Inputs(inputs) => inputs.threads(),
+        }
+    }
+
+    /// Shared memory of a block that a launch asks for, in bytes.
     pub(super) const fn shared_bytes(self) -> usize {
         match self {
             Self::Forward(variant) => variant.shared_bytes(),
             Self::Backward(variant) => variant.shared_bytes(),
+            Self::EightBit(variant) => variant.shared_bytes(),
+            Self::Inputs(_) => 0,
         }
     }
 
@@ -54,6 +82,8 @@ impl Program {
         let macros: Vec<(&str, usize)> = match self {
             Self::Forward(variant) => variant.macros().into(),
             Self::Backward(variant) => variant.macros().into(),
+            Self::EightBit(variant) => variant.macros().into(),
+            Self::Inputs(inputs) => inputs.macros().into(),
         };
         ["--gpu-architecture=sm_90a", "--std=c++17"]
             .map(String::from)

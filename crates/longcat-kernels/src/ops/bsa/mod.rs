@@ -14,7 +14,8 @@ pub use params::{BsaParams, BsaParamsError, EmptySelection};
 
 use burn::tensor::{Bool, DType, Tensor};
 
-use crate::{BlockList, KernelBackend, ops::attention::block_attention, portable};
+use crate::ops::attention::{block_attention, block_attention_in};
+use crate::{AttentionNumbers, BlockList, KernelBackend, portable};
 use grid::Regroup;
 
 /// Block-sparse attention of `q` `[B, H, Nq, D]` over `k` and `v` `[B, H, Nk, D]`, scale `1/√D`.
@@ -33,7 +34,26 @@ pub fn bsa_attention<B: KernelBackend>(
     grid_k: [usize; 3],
     params: &BsaParams,
 ) -> Tensor<B, 4> {
-    bsa_attention_with_lse(q, k, v, grid_q, grid_k, params).0
+    bsa_attention_in(AttentionNumbers::Floats, [q, k, v], grid_q, grid_k, params)
+}
+
+/// [`bsa_attention`] of queries, keys and values in other numbers; blocks are chosen in the same.
+///
+/// # Panics
+/// As [`bsa_attention`].
+pub fn bsa_attention_in<B: KernelBackend>(
+    numbers: AttentionNumbers,
+    [q, k, v]: [Tensor<B, 4>; 3],
+    grid_q: [usize; 3],
+    grid_k: [usize; 3],
+    params: &BsaParams,
+) -> Tensor<B, 4> {
+    let scale = (q.dims()[3] as f64).powf(-0.5);
+    let groups = Groups::new(grid_q, grid_k, params);
+    let ([q, k, v], blocks) = groups.regroup([q, k, v], params);
+    groups
+        .q
+        .scatter(block_attention_in(numbers, q, k, v, Some(blocks), scale))
 }
 
 /// [`bsa_attention`], and the natural log-sum-exp `[B, H, Nq]` over the kept keys in f32 (minus
@@ -51,10 +71,7 @@ pub fn bsa_attention_with_lse<B: KernelBackend>(
 ) -> (Tensor<B, 4>, Tensor<B, 3>) {
     let scale = (q.dims()[3] as f64).powf(-0.5);
     let groups = Groups::new(grid_q, grid_k, params);
-    let q = groups.q.gather(q);
-    let k = groups.k.gather(k);
-    let v = groups.k.gather(v);
-    let blocks = groups.select(&q, &k, params);
+    let ([q, k, v], blocks) = groups.regroup([q, k, v], params);
     let (out, lse) = block_attention(q, k, v, Some(blocks), scale);
     let lse = groups.q.scatter(lse.unsqueeze_dim(3)).squeeze_dim::<3>(3);
     (groups.q.scatter(out), lse)
@@ -89,6 +106,19 @@ impl Groups {
             q: Regroup::new(grid_q, params.chunk_3d_shape_q),
             k: Regroup::new(grid_k, params.chunk_3d_shape_k),
         }
+    }
+
+    /// Queries, keys and values with each chunk contiguous, and the choice of blocks.
+    fn regroup<B: KernelBackend>(
+        &self,
+        [q, k, v]: [Tensor<B, 4>; 3],
+        params: &BsaParams,
+    ) -> ([Tensor<B, 4>; 3], BlockList<B>) {
+        let q = self.q.gather(q);
+        let k = self.k.gather(k);
+        let v = self.k.gather(v);
+        let blocks = self.select(&q, &k, params);
+        ([q, k, v], blocks)
     }
 
     /// Chooses key blocks for regrouped queries and keys.

@@ -55,6 +55,8 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelDevice for Autodiff<B, C> {
         B::has_fp8_products(device)
     }
 
+    // Of attention in eight bits there are no gradients: has_fp8_attention stays false.
+
     fn keep_fault(device: &Self::Device, fault: DeviceFault) {
         B::keep_fault(device, fault);
     }

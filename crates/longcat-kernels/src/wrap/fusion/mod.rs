@@ -88,6 +88,10 @@ impl<B: FusionBackend + KernelBackend> KernelDevice for Fusion<B> {
         B::has_fp8_products(device)
     }
 
+    fn has_fp8_attention(device: &Self::Device, dtype: DType) -> bool {
+        B::has_fp8_attention(device, dtype)
+    }
+
     fn rounds_activations(device: &Self::Device) -> bool {
         B::rounds_activations(device)
     }
@@ -212,6 +216,10 @@ impl<B: FusionBackend + KernelBackend> KernelBackend for Fusion<B> {
             out: Float = like(&q),
             lse: Float = (with_last(q.shape(), None), DType::F32),
         );
+
+        fn attention_eight_bit(
+            q: Float<B>, k: Float<B>, v: Float<B>, blocks: Option<BlockList<Self>>, scale: f64,
+        ) -> (out: Float = like(&q));
 
         fn attention_backward(
             q: Float<B>, k: Float<B>, v: Float<B>, out: Float<B>, lse: Float<B>, d_out: Float<B>,

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) static FORWARD_HOPPER: AtomicU64 = AtomicU64::new(0);
+pub(crate) static FORWARD_FP8: AtomicU64 = AtomicU64::new(0);
 pub(crate) static BACKWARD_HOPPER: AtomicU64 = AtomicU64::new(0);
 /// Products in fp8, and those of them whose scales were applied afterwards.
 pub(crate) static FP8_PRODUCTS: AtomicU64 = AtomicU64::new(0);
@@ -20,6 +21,8 @@ pub(super) static SELECTION: AtomicU64 = AtomicU64::new(0);
 pub struct Launches {
     /// Forward attention on tensor cores, by the kernel for Hopper.
     pub forward_hopper: u64,
+    /// Forward attention in eight bits.
+    pub forward_fp8: u64,
     /// Forward attention on tensor cores.
     pub forward_mma: u64,
     /// Forward attention on tensor cores, by cooperative matrices.
@@ -44,6 +47,7 @@ pub struct Launches {
 pub fn launches() -> Launches {
     Launches {
         forward_hopper: FORWARD_HOPPER.load(Ordering::Relaxed),
+        forward_fp8: FORWARD_FP8.load(Ordering::Relaxed),
         forward_mma: FORWARD_MMA.load(Ordering::Relaxed),
         forward_cooperative: FORWARD_COOPERATIVE.load(Ordering::Relaxed),
         forward_plain: FORWARD_PLAIN.load(Ordering::Relaxed),

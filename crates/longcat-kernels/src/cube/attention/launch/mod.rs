@@ -22,7 +22,9 @@ use super::plain::{PlainTile, ROW_PRODUCT_UNITS};
 
 pub(crate) use backward::Backward;
 #[cfg(feature = "cuda")]
-pub(crate) use counters::{BACKWARD_HOPPER, FORWARD_HOPPER, FP8_PRODUCTS, FP8_SCALED_AFTER};
+pub(crate) use counters::{
+    BACKWARD_HOPPER, FORWARD_FP8, FORWARD_HOPPER, FP8_PRODUCTS, FP8_SCALED_AFTER,
+};
 pub use counters::{Launches, launches};
 pub(super) use forward::forward;
 pub(super) use selection::select;
