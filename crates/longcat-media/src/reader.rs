@@ -74,6 +74,19 @@ impl VideoReader {
         }))
     }
 
+    /// Leaves out `count` frames, or as many as there are, without making pictures of them; how many.
+    ///
+    /// # Errors
+    /// As [`Self::next_frame`].
+    pub fn skip_frames(&mut self, count: usize) -> Result<usize, MediaError> {
+        for skipped in 0..count {
+            if self.next_stored()?.is_none() {
+                return Ok(skipped);
+            }
+        }
+        Ok(count)
+    }
+
     /// The next frame as it is stored, its start counted from the first one.
     pub(crate) fn next_stored(&mut self) -> Result<Option<StoredFrame>, MediaError> {
         let Some(mut frame) = self.opened.source.next()? else {

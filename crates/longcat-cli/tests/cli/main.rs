@@ -17,6 +17,8 @@ mod rates;
 mod requests;
 mod scopes;
 mod serve;
+#[cfg(target_os = "linux")]
+mod stopping;
 
 use std::fs;
 use std::path::{Path, PathBuf};

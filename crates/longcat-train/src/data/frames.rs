@@ -38,15 +38,11 @@ impl ClipFrames {
 
     /// Leaves out `count` frames, or as many as there are; how many.
     pub(super) fn skip(&mut self, count: usize) -> Result<usize, MediaError> {
-        if let Self::AtRate(frames) = self {
-            return frames.skip_frames(count);
+        match self {
+            Self::Picture(picture, _) => Ok(picture.take_if(|_| count > 0).map_or(0, |_| 1)),
+            Self::AtRate(frames) => frames.skip_frames(count),
+            Self::AsTheyAre(reader) => reader.skip_frames(count),
         }
-        for skipped in 0..count {
-            if self.next()?.is_none() {
-                return Ok(skipped);
-            }
-        }
-        Ok(count)
     }
 
     pub(super) fn next(&mut self) -> Result<Option<RgbImage>, MediaError> {
