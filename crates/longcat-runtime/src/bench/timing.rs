@@ -55,9 +55,11 @@ impl Timing {
         }
         let first = times.remove(0);
         times.sort_by(f64::total_cmp);
+        // Of an even number the mean of the two in the middle.
+        let [below, above] = [times.len().saturating_sub(1) / 2, times.len() / 2];
         Ok(Times {
             first,
-            median: times[times.len() / 2],
+            median: (times[below] + times[above]) / 2.0,
         })
     }
 
