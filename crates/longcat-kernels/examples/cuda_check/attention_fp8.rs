@@ -4,7 +4,7 @@
 
 use burn::tensor::{DType, Distribution, Int, Tensor, TensorData};
 use longcat_kernels::cube::launches;
-use longcat_kernels::{AttentionNumbers, BlockList, KernelBackend, attention_in};
+use longcat_kernels::{AttentionNumbers, BlockList, KernelBackend, KernelDevice, attention_in};
 
 use crate::random::Random;
 use crate::{Device, Gpu, float, raw, relative_error};
