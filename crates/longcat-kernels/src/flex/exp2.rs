@@ -10,6 +10,41 @@ use std::f32::consts::LOG2_E;
 /// iterators over pairs of slices were not, in builds of many parts.
 pub(super) const LANES: usize = 16;
 
+/// Functions compiled for each width of vectors, of which the processor's own runs; `FUSED` where it
+/// multiplies and adds in one instruction. Bodies are called by name, so that they are inlined whatever their
+/// size: out of line they would be compiled for no vectors at all.
+macro_rules! in_vectors {
+    ($($(#[$doc:meta])* $vis:vis fn $name:ident<$fused:ident>($($arg:ident: $ty:ty),+) $body:block)+) => {$(
+        $(#[$doc])*
+        $vis fn $name($($arg: $ty),+) {
+            #[inline(always)]
+            fn body<const $fused: bool>($($arg: $ty),+) $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f")]
+                fn widest($($arg: $ty),+) {
+                    body::<true>($($arg),+);
+                }
+                #[target_feature(enable = "avx2,fma")]
+                fn wide($($arg: $ty),+) {
+                    body::<true>($($arg),+);
+                }
+                if is_x86_feature_detected!("avx512f") {
+                    // SAFETY: the feature was just found.
+                    return unsafe { widest($($arg),+) };
+                }
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    // SAFETY: the features were just found.
+                    return unsafe { wide($($arg),+) };
+                }
+            }
+            // Every processor of 64-bit Arm has them.
+            body::<{ cfg!(target_arch = "aarch64") }>($($arg),+)
+        }
+    )+};
+}
+
 type Lanes = [f32; LANES];
 
 /// The running state of a softmax over keys that arrive in tiles, for queries side by side.
@@ -35,98 +70,80 @@ impl Softmax {
 
     /// Takes a tile of scores `[keys, queries]` and leaves `2^(score - top)` in it.
     pub fn add(&mut self, scores: &mut [f32]) {
-        dispatch(self, scores, add_scores::<true>, add_scores::<false>);
+        add_scores(self, scores);
     }
 }
 
-#[inline(always)]
-fn add_scores<const FUSED: bool>(state: &mut Softmax, scores: &mut [f32]) {
-    let queries = state.tops.len();
-    let tops = state.tops.as_chunks_mut::<LANES>().0;
-    let sums = state.sums.as_chunks_mut::<LANES>().0;
-    let corrections = state.corrections.as_chunks_mut::<LANES>().0;
-    for (group, top) in tops.iter_mut().enumerate() {
-        let old = *top;
-        let mut new = old;
-        let first = group * LANES;
-        for row in scores.chunks_exact(queries) {
-            let row = &row[first..first + LANES];
+in_vectors! {
+    /// [`Softmax::add`].
+    fn add_scores<FUSED>(state: &mut Softmax, scores: &mut [f32]) {
+        let queries = state.tops.len();
+        let tops = state.tops.as_chunks_mut::<LANES>().0;
+        let sums = state.sums.as_chunks_mut::<LANES>().0;
+        let corrections = state.corrections.as_chunks_mut::<LANES>().0;
+        for (group, top) in tops.iter_mut().enumerate() {
+            let old = *top;
+            let mut new = old;
+            let first = group * LANES;
+            for row in scores.chunks_exact(queries) {
+                let row = &row[first..first + LANES];
+                for lane in 0..LANES {
+                    new[lane] = if row[lane] > new[lane] {
+                        row[lane]
+                    } else {
+                        new[lane]
+                    };
+                }
+            }
+            let mut sum: Lanes = [0.0; LANES];
+            for row in scores.chunks_exact_mut(queries) {
+                let row = &mut row[first..first + LANES];
+                for lane in 0..LANES {
+                    let power = exp2::<FUSED>(row[lane] - new[lane]);
+                    row[lane] = power;
+                    sum[lane] += power;
+                }
+            }
             for lane in 0..LANES {
-                new[lane] = if row[lane] > new[lane] {
-                    row[lane]
-                } else {
-                    new[lane]
-                };
+                let correction = exp2::<FUSED>(old[lane] - new[lane]);
+                corrections[group][lane] = correction;
+                sums[group][lane] = sums[group][lane] * correction + sum[lane];
+            }
+            *top = new;
+        }
+    }
+}
+
+in_vectors! {
+    /// Replaces each `x` by `2^(x - shift)`, where no `x` exceeds `shift`.
+    pub(super) fn sub_exp2<FUSED>(row: &mut [f32], shift: f32) {
+        each_lane(row, |x| exp2::<FUSED>(x - shift));
+    }
+
+    /// Replaces each `x` by `x / (1 + e^-x)`.
+    pub(super) fn silu<FUSED>(row: &mut [f32]) {
+        each_lane(row, |x| x / one_and_exp_of_negative::<FUSED>(x));
+    }
+
+    /// Replaces each `x` by `1 / (1 + e^-x)`.
+    pub(super) fn sigmoid<FUSED>(row: &mut [f32]) {
+        each_lane(row, |x| 1.0 / one_and_exp_of_negative::<FUSED>(x));
+    }
+
+    /// Replaces each `a` by `a / (1 + e^-a) · b`, of rows of one length.
+    pub(super) fn silu_mul<FUSED>(a: &mut [f32], b: &[f32]) {
+        let (chunks, rest) = a.as_chunks_mut::<LANES>();
+        let (b_chunks, b_rest) = b.as_chunks::<LANES>();
+        for (index, a) in chunks.iter_mut().enumerate() {
+            let b = &b_chunks[index];
+            for lane in 0..LANES {
+                a[lane] = a[lane] / one_and_exp_of_negative::<FUSED>(a[lane]) * b[lane];
             }
         }
-        let mut sum: Lanes = [0.0; LANES];
-        for row in scores.chunks_exact_mut(queries) {
-            let row = &mut row[first..first + LANES];
-            for lane in 0..LANES {
-                let power = exp2::<FUSED>(row[lane] - new[lane]);
-                row[lane] = power;
-                sum[lane] += power;
-            }
-        }
-        for lane in 0..LANES {
-            let correction = exp2::<FUSED>(old[lane] - new[lane]);
-            corrections[group][lane] = correction;
-            sums[group][lane] = sums[group][lane] * correction + sum[lane];
-        }
-        *top = new;
-    }
-}
-
-/// Replaces each `x` by `2^(x - shift)`, where no `x` exceeds `shift`.
-pub(super) fn sub_exp2(row: &mut [f32], shift: f32) {
-    dispatch(row, shift, sub_exp2_in::<true>, sub_exp2_in::<false>);
-}
-
-#[inline(always)]
-fn sub_exp2_in<const FUSED: bool>(row: &mut [f32], shift: f32) {
-    each_lane(row, |x| exp2::<FUSED>(x - shift));
-}
-
-/// Replaces each `x` by `x / (1 + e^-x)`.
-pub(super) fn silu(row: &mut [f32]) {
-    dispatch(row, (), silu_in::<true>, silu_in::<false>);
-}
-
-#[inline(always)]
-fn silu_in<const FUSED: bool>(row: &mut [f32], (): ()) {
-    each_lane(row, |x| x / one_and_exp_of_negative::<FUSED>(x));
-}
-
-/// Replaces each `a` by `a / (1 + e^-a) · b`.
-pub(super) fn silu_mul(a: &mut [f32], b: &[f32]) {
-    assert_eq!(a.len(), b.len());
-    dispatch(a, b, silu_mul_in::<true>, silu_mul_in::<false>);
-}
-
-#[inline(always)]
-fn silu_mul_in<const FUSED: bool>(a: &mut [f32], b: &[f32]) {
-    let gated = |a: f32, b: f32| a / one_and_exp_of_negative::<FUSED>(a) * b;
-    let (chunks, rest) = a.as_chunks_mut::<LANES>();
-    let (b_chunks, b_rest) = b.as_chunks::<LANES>();
-    for (index, a) in chunks.iter_mut().enumerate() {
-        let b = &b_chunks[index];
-        for lane in 0..LANES {
-            a[lane] = gated(a[lane], b[lane]);
+        for (a, b) in rest.iter_mut().zip(b_rest) {
+            *a = *a / one_and_exp_of_negative::<FUSED>(*a) * b;
         }
     }
-    for (a, b) in rest.iter_mut().zip(b_rest) {
-        *a = gated(*a, *b);
-    }
-}
-
-/// Replaces each `x` by `1 / (1 + e^-x)`.
-pub(super) fn sigmoid(row: &mut [f32]) {
-    dispatch(row, (), sigmoid_in::<true>, sigmoid_in::<false>);
-}
-
-#[inline(always)]
-fn sigmoid_in<const FUSED: bool>(row: &mut [f32], (): ()) {
-    each_lane(row, |x| 1.0 / one_and_exp_of_negative::<FUSED>(x));
 }
 
 #[inline(always)]
@@ -147,35 +164,6 @@ fn each_lane(row: &mut [f32], body: impl Fn(f32) -> f32) {
 fn one_and_exp_of_negative<const FUSED: bool>(x: f32) -> f32 {
     // Beyond that, a sigmoid is 0 or 1 in f32, or next to it.
     1.0 + exp2::<FUSED>((x * -LOG2_E).clamp(-125.0, 125.0))
-}
-
-/// Runs a body compiled for the processor's vectors, `fused` where it multiplies and adds in one
-/// instruction. A body must be inlined for that, so it is a function and not a closure.
-#[inline(always)]
-fn dispatch<A, P>(a: A, p: P, fused: impl Fn(A, P), plain: impl Fn(A, P)) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx512f")]
-        fn widest<A, P>(a: A, p: P, body: impl Fn(A, P)) {
-            body(a, p);
-        }
-        #[target_feature(enable = "avx2,fma")]
-        fn wide<A, P>(a: A, p: P, body: impl Fn(A, P)) {
-            body(a, p);
-        }
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the feature was just found.
-            return unsafe { widest(a, p, fused) };
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: the features were just found.
-            return unsafe { wide(a, p, fused) };
-        }
-    }
-    match cfg!(target_arch = "aarch64") {
-        true => fused(a, p),
-        false => plain(a, p),
-    }
 }
 
 /// `2^x` for `x <= 126`, to 2e-7 of the result; values below `2^-126` come out as that.
