@@ -36,11 +36,13 @@ impl Program {
                 include_str!("attention_backward_products.cu")
             ),
             Self::EightBit(_) => concat!(
+                include_str!("../halves.cuh"),
                 include_str!("common.cuh"),
                 include_str!("eight_bit/parts.cuh"),
                 include_str!("eight_bit/attention.cu")
             ),
             Self::Inputs(_) => concat!(
+                include_str!("../halves.cuh"),
                 include_str!("common.cuh"),
                 include_str!("eight_bit/inputs.cu")
             ),

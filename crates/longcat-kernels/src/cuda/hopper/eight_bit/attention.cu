@@ -1,9 +1,9 @@
 // Attention forward for Hopper (sm_90a) in eight bits, head size 128: scores of int8 queries and keys,
 // probabilities and values in e4m3. inputs.cu writes what it reads; results are in bf16 or f16.
 //
-// As attention_forward.cu is built: a producer keeps rings of tiles full, consumer warpgroups of 64
-// query rows each multiply with wgmma, and softmax runs beside the products with the values of the
-// step before. What is different:
+// As attention_forward.cu is built: a producer keeps rings of tiles full, and consumer warpgroups of 64
+// query rows each multiply with wgmma, the scores of a step together with the values of the step before.
+// What is different:
 //
 // - Scores are exact integers. They are summed on top of MAGIC, so that their bits read as floats are
 //   MAGIC plus the score: nothing needs to be converted.
@@ -14,16 +14,15 @@
 //   kept in f32 in shared memory, and probabilities are relative to the maximum of the first step of
 //   their window, unless a later one is far above it. A single token of great weight spoils no other
 //   window than its own.
+// - Softmax waits for both products: the tensor cores then work for other warpgroups.
 //
-// Compiled at run time behind common.cuh and parts.cuh, with these macros:
+// Compiled at run time behind halves.cuh, common.cuh and parts.cuh, with these macros:
 //   HALF            0: bf16, 1: f16
 //   SPARSE          0: all keys, 1: a list of key blocks per query block, so a ring per warpgroup
 //   WARPGROUPS      consumer warpgroups
 //   KEYS            keys per step, a multiple of 32
 //   WINDOW          steps that the matrix units sum
 //   STAGES          tiles in each ring
-//   EARLY           1: softmax waits for the products with the values of the step before, so that the
-//                   tensor cores are left to other warpgroups
 //   CONSUMER_REGISTERS, PRODUCER_REGISTERS
 
 // ---- The two roles ----------------------------------------------------------------------------
@@ -251,18 +250,10 @@ INLINE void consume(const Parameters &p, uint shared, uint ring, uint barriers, 
                     }
                 }
             }
-#if EARLY
             wait_products<0>();
             settle(product);
             release(barriers + V_EMPTY + 8 * v_slot.stage, lane);
             exponentiate(s, scale, rows);
-#else
-            exponentiate(s, scale, rows);
-            compute_first(rows.sum[0] + rows.sum[1], notes);
-            wait_products<0>();
-            settle(product);
-            release(barriers + V_EMPTY + 8 * v_slot.stage, lane);
-#endif
             pack_all(probabilities, s);
             if (opens) {
                 add_to_results(results, product, last);

@@ -4,7 +4,7 @@
 //   2 input_tables  of these, for each head and channel: means of keys and values, scales of values
 //   3 input_tiles   the tiles, one of 32 tokens a block of threads
 //
-// Compiled at run time behind common.cuh. A tile has UNIT tokens of one head; those past the end are
+// Compiled at run time behind halves.cuh and common.cuh. A tile has UNIT tokens of one head; those past the end are
 // zeros.
 //
 // Queries and keys: softmax does not change when all keys are moved by the same vector, and products
@@ -73,26 +73,6 @@ struct Inputs {
 struct Eight {
     float x[8];
 };
-
-INLINE float low_half(uint pair) {
-#if HALF
-    float x;
-    asm("{\n .reg .b16 low, high;\n mov.b32 {low, high}, %1;\n cvt.f32.f16 %0, low;\n}"
-        : "=f"(x)
-        : "r"(pair));
-    return x;
-#else
-    return __uint_as_float(pair << 16);
-#endif
-}
-
-INLINE float high_half(uint pair) {
-#if HALF
-    return low_half(pair >> 16);
-#else
-    return __uint_as_float(pair & 0xffff0000);
-#endif
-}
 
 // Eight channels of a token, or zeros past the end.
 INLINE Eight read(const uint4 *x, const long long *strides, int token, int tokens) {

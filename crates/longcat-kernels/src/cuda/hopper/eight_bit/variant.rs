@@ -79,7 +79,6 @@ struct Cut {
     keys: usize,
     stages: usize,
     window: usize,
-    early: bool,
     consumer_registers: usize,
     producer_registers: usize,
 }
@@ -96,7 +95,6 @@ impl EightBit {
                 keys: 128,
                 stages: 2,
                 window: 12,
-                early: false,
                 consumer_registers: 216,
                 producer_registers: 72,
             }
@@ -104,9 +102,8 @@ impl EightBit {
             Cut {
                 warpgroups: 3,
                 keys: 96,
-                stages: 2,
+                stages: 3,
                 window: 16,
-                early: false,
                 consumer_registers: 160,
                 producer_registers: 32,
             }
@@ -136,7 +133,7 @@ impl EightBit {
         self.rows() * HEAD_DIM * (1 + 4) + rings * cut.stages * stage + 8
     }
 
-    pub(in crate::cuda::hopper) const fn macros(self) -> [(&'static str, usize); 10] {
+    pub(in crate::cuda::hopper) const fn macros(self) -> [(&'static str, usize); 9] {
         let cut = self.cut();
         [
             ("HALF", self.half as usize),
@@ -146,7 +143,6 @@ impl EightBit {
             ("STAGES", cut.stages),
             ("CLUSTER", 1),
             ("WINDOW", cut.window),
-            ("EARLY", cut.early as usize),
             ("CONSUMER_REGISTERS", cut.consumer_registers),
             ("PRODUCER_REGISTERS", cut.producer_registers),
         ]
