@@ -4,12 +4,14 @@ use std::ops::Range;
 
 use burn::tensor::DType;
 use burn_backend::tensor::{FloatTensor, IntTensor};
+#[cfg(feature = "cuda")]
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 use cubecl::device::Device;
 
 use super::attention::{self, Backward};
-use super::{conv, norm, packed, permute, watch};
+use super::upload::try_upload;
+use super::{conv, norm, packed, permute, products, watch};
 #[cfg(feature = "cuda")]
 use crate::cuda::{
     fp8::{self, Written},
@@ -142,24 +144,6 @@ where
     }
 }
 
-/// A row of bytes on a device, by a way that is faster than cubecl's where there is one.
-fn try_upload<R: CubeRuntime>(
-    bytes: &[u8],
-    dtype: DType,
-    device: &R::Device,
-) -> Option<CubeTensor<R>> {
-    #[cfg(feature = "cuda")]
-    if let Some(row) = crate::cuda::upload::try_upload::<R>(bytes, dtype, device) {
-        return Some(row);
-    }
-    #[cfg(feature = "wgpu")]
-    if let Some(row) = crate::webgpu::try_upload::<R>(bytes, dtype, device) {
-        return Some(row);
-    }
-    let _ = (bytes, dtype, device);
-    None
-}
-
 /// Methods with a kernel for some tensors, and the portable body for all others. Float tensors come
 /// first.
 macro_rules! where_supported {
@@ -239,7 +223,8 @@ where
         if let Some(y) = crate::cuda::cublas::try_linear(&x, &weight, bias.as_ref()) {
             return y;
         }
-        portable::linear_forward::<Self>(x, weight, bias)
+        products::try_linear::<R, F, I, BT>(&x, &weight, bias.as_ref())
+            .unwrap_or_else(|| portable::linear_forward::<Self>(x, weight, bias))
     }
 
     fn unpack_weight_forward(weight: PackedTensors<Self>, dtype: DType) -> FloatTensor<Self> {

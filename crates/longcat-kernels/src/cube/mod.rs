@@ -1,6 +1,6 @@
 //! Kernels for the cubecl runtimes (CUDA, wgpu).
 //!
-//! Attention, dense or by block list, forward and backward, in two forms: on tensor cores, and
+//! Attention, dense or by block list, forward and backward: on tensor cores, by cooperative matrices, and
 //! without for devices and shapes that have none ([`launches`] tells which ran).
 
 pub(crate) mod attention;
@@ -10,7 +10,9 @@ pub(crate) mod launch;
 mod norm;
 mod packed;
 mod permute;
+mod products;
 pub(crate) mod runtime;
+mod upload;
 pub(crate) mod watch;
 
 pub use attention::{Launches, launches};
