@@ -8,17 +8,15 @@
 //! are those that the file system gives to files.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{JoinHandle, spawn};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::heartbeat::{Beating, Heartbeat};
 use super::process::Process;
 
 /// The folder of claims among the results.
@@ -289,74 +287,6 @@ fn look(path: &Path) -> io::Result<Option<(Option<Held>, SystemTime)>> {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-/// Signs of life of all claims, from a thread of its own.
-struct Heartbeat {
-    files: Arc<Mutex<Vec<(usize, File)>>>,
-    /// Numbers the files.
-    next: AtomicUsize,
-    end: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-/// A file that is written to.
-struct Beating {
-    files: Arc<Mutex<Vec<(usize, File)>>>,
-    number: usize,
-}
-
-impl Heartbeat {
-    fn start(every: Duration) -> Self {
-        let files: Arc<Mutex<Vec<(usize, File)>>> = Arc::default();
-        let (end, ended) = channel();
-        let beaten = files.clone();
-        let thread = spawn(move || {
-            while ended.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
-                let mut files = beaten.lock().unwrap_or_else(PoisonError::into_inner);
-                for (_, file) in files.iter_mut() {
-                    // What was there already: an object begins so. A failure shows when the claim is lost.
-                    let _ = file
-                        .seek(SeekFrom::Start(0))
-                        .and_then(|_| file.write_all(b"{"))
-                        .and_then(|()| file.sync_data());
-                }
-            }
-        });
-        Self {
-            files,
-            next: AtomicUsize::new(0),
-            end: Some(end),
-            thread: Some(thread),
-        }
-    }
-
-    fn add(&self, file: File) -> Beating {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        files.push((number, file));
-        Beating {
-            files: self.files.clone(),
-            number,
-        }
-    }
-}
-
-impl Drop for Heartbeat {
-    fn drop(&mut self) {
-        self.end = None;
-        if let Some(thread) = self.thread.take() {
-            // It only writes.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Beating {
-    fn stop(&self) {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        files.retain(|(number, _)| *number != self.number);
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod before;
 mod claim;
+mod heartbeat;
 mod list;
 mod process;
 mod results;
