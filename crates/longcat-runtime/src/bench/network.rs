@@ -1,5 +1,6 @@
 //! Transformers with random weights.
 
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Distribution, Tensor};
 use longcat_dit::{DitConfig, LongCatTransformer, TextCondition};
@@ -19,6 +20,16 @@ pub enum Preset {
     Clip,
     /// The released width; 48×88×160 latents, 168,960 tokens, block-sparse.
     Refine,
+}
+
+/// Draws the weights of a module that were not drawn yet, which otherwise are where they are first used: replicas
+/// that begin with one seed are to be the same.
+struct Draw;
+
+impl<B: Backend> ModuleVisitor<B> for Draw {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        drop(param.val());
+    }
 }
 
 /// A transformer to measure.
@@ -89,6 +100,7 @@ impl Network {
         device: &B::Device,
     ) -> Result<LongCatTransformer<B>, BenchError> {
         let model = LongCatTransformer::new(&self.config(), device).cast(self.timing.dtype());
+        model.visit(&mut Draw);
         // Random weights are drawn in f32, which a checkpoint is never loaded in. Only work that is
         // done frees the last of them.
         sync::<B>(device)?;
