@@ -11,8 +11,12 @@ pub struct DeviceRates {
     pub low_rank: f64,
     /// Operations of attention to all keys.
     pub attention: f64,
+    /// The same where it is computed in eight bits.
+    pub fp8_attention: f64,
     /// Operations of block-sparse attention, with the time of choosing its blocks.
     pub sparse_attention: f64,
+    /// The same where it is computed in eight bits.
+    pub fp8_sparse_attention: f64,
     /// Operations of the text encoder.
     pub text: f64,
     /// Pixels that the VAE makes latents of.
@@ -45,8 +49,12 @@ const HOPPER: DeviceRates = DeviceRates {
     low_rank: 265e12,
     // "Attention, dense".
     attention: 669e12,
+    // The same in 25.0 ms ("Attention in eight bits").
+    fp8_attention: 917e12,
     // 29.2 TFLOP in what is left of a block at 168,960 tokens, 207.5 ms ("A transformer block").
     sparse_attention: 411e12,
+    // 42 ms less.
+    fp8_sparse_attention: 1010e12,
     // 4.84 TFLOP in 25.8 ms ("Text encoder").
     text: 188e12,
     // 93 frames of 480×832 in 950 and 1,477 ms ("VAE").
@@ -82,6 +90,15 @@ impl DeviceRates {
         }
     }
 
+    /// The same where attention is computed in eight bits (`--attention fp8`).
+    pub fn in_fp8_attention(self) -> Self {
+        Self {
+            attention: self.fp8_attention,
+            sparse_attention: self.fp8_sparse_attention,
+            ..self
+        }
+    }
+
     /// Rates of a device that does so many operations of products in a second, and copies so many bytes from
     /// host memory: all else is taken to be slower than on a known device by as much as the products.
     pub fn from_measured(products: f64, copies: f64) -> Self {
@@ -93,6 +110,9 @@ impl DeviceRates {
             low_rank: HOPPER.low_rank * by,
             attention: HOPPER.attention * by,
             sparse_attention: HOPPER.sparse_attention * by,
+            // As above.
+            fp8_attention: HOPPER.attention * by,
+            fp8_sparse_attention: HOPPER.sparse_attention * by,
             text: HOPPER.text * by,
             encoded: HOPPER.encoded * by,
             decoded: HOPPER.decoded * by,

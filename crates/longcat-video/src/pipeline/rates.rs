@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use burn::tensor::{DType, Distribution, Tensor};
-use longcat_kernels::{HostRow, KernelBackend, Products, Stage, Uploads, guard, linear, wait};
+use longcat_kernels::{
+    AttentionNumbers, HostRow, KernelBackend, Products, Stage, Uploads, guard, linear, wait,
+};
 
 use super::{Pipeline, VideoRequest};
 use crate::VideoError;
@@ -27,6 +29,10 @@ impl<B: KernelBackend> Pipeline<B> {
         let rates = match self.options().products {
             Products::Dense => self.device_rates()?,
             Products::Fp8 => self.device_rates()?.in_fp8(),
+        };
+        let rates = match self.options().attention {
+            AttentionNumbers::Floats => rates,
+            AttentionNumbers::Fp8 => rates.in_fp8_attention(),
         };
         let models = self.model_sizes();
         Ok(ExpectedTimes::new(&models, &request, plan, &rates))
