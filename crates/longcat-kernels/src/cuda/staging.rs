@@ -33,6 +33,14 @@ unsafe impl Send for Destination {}
 // SAFETY: as above.
 unsafe impl Sync for Destination {}
 
+impl Destination {
+    /// Makes its context current on this thread.
+    pub(super) fn enter(self) -> Result<(), String> {
+        // SAFETY: a context of this process.
+        unsafe { driver::ctx::set_current(self.context) }.map_err(|err| say("context", err))
+    }
+}
+
 /// Starts the thread, which works until nobody can send it more.
 pub(super) fn start(destination: Destination) -> Result<Sender<Job>, String> {
     let (sender, jobs) = channel();
@@ -57,16 +65,11 @@ fn work(destination: Destination, jobs: &Receiver<Job>) {
 
 /// Makes the buffers for the first job.
 fn make(destination: Destination, buffers: &mut Vec<[Buffer; 2]>) -> Result<(), String> {
-    enter(destination)?;
+    destination.enter()?;
     while buffers.len() < READERS {
         buffers.push([Buffer::new()?, Buffer::new()?]);
     }
     Ok(())
-}
-
-fn enter(destination: Destination) -> Result<(), String> {
-    // SAFETY: a context of this process.
-    unsafe { driver::ctx::set_current(destination.context) }.map_err(|err| say("context", err))
 }
 
 /// Queues the copies; the bytes are read when this returns.
@@ -82,7 +85,7 @@ fn copy(
         let readers = buffers.iter_mut().map(|buffers| {
             let next = &next;
             scope.spawn(move || -> Result<(), String> {
-                enter(destination)?;
+                destination.enter()?;
                 for buffer in buffers.iter().cycle() {
                     let i = next.fetch_add(1, Relaxed);
                     let Some(part) = parts.get(i) else {

@@ -6,11 +6,13 @@
 //! is queued later does not wait for it, until it is awaited. Copies need devices that reach each other's
 //! memory; others exchange tensors through NCCL (`transfers`).
 
+mod reach;
+
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::ptr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use burn_backend::Backend;
 use burn_backend::tensor::FloatTensor;
@@ -20,17 +22,15 @@ use cubecl::cuda::{CudaDevice, CudaRuntime};
 use cudarc::driver::{result as driver, sys};
 
 use crate::cuda::engines::{Engine, Engines};
-use crate::cuda::stream::{OrderedStream, device_thread, lock, say};
+use crate::cuda::stream::{OrderedStream, device_thread, say};
 use crate::cuda::theirs;
 use crate::{AwaitCopies, BeginCopies, PartCopies, PartCopy};
+use reach::{End, reaches};
 
 type Cuda = CubeTensor<CudaRuntime>;
 
 static ENGINES: Engines<Copies> =
     Engines::new("exchanging tensors between GPUs", "LONGCAT_NO_PEERS");
-
-/// Whether the first device of a pair writes to the memory of the second.
-static REACH: Mutex<BTreeMap<(usize, usize), bool>> = Mutex::new(BTreeMap::new());
 
 /// The copies from one device.
 struct Copies {
@@ -111,11 +111,16 @@ where
     if indices.is_empty() || !indices.iter().all(served) {
         return None;
     }
-    let reached = |from: usize| {
-        let mut others = indices.iter().filter(|to| **to != from);
-        others.all(|to| reaches(from, *to))
-    };
-    if !indices.iter().all(|from| reached(*from)) {
+    let ends = indices.iter().map(|&index| {
+        let end = |engine: &Copies| End {
+            index,
+            at: engine.work.destination(),
+        };
+        ENGINES.with(index, end)
+    });
+    let ends: Vec<End> = ends.collect::<Option<_>>()?;
+    let reached = |from: &End| ends.iter().all(|to| reaches(*from, *to));
+    if !ends.iter().all(reached) {
         return None;
     }
     // Copies are to run beside the work.
@@ -134,70 +139,6 @@ fn on_cuda<R: CubeRuntime>(x: CubeTensor<R>) -> Cuda {
     let x = (&mut x as &mut dyn Any).downcast_mut::<Option<Cuda>>();
     x.and_then(Option::take)
         .expect("copies are asked for with CUDA devices")
-}
-
-/// Whether one device writes to another's memory; lets it.
-fn reaches(from: usize, to: usize) -> bool {
-    if let Some(known) = lock(&REACH).get(&(from, to)) {
-        return *known;
-    }
-    let context = ENGINES.with(to, |engine| engine.work.context() as usize);
-    let opened = context.is_some_and(|context| {
-        let answer = device_thread(from).submit_blocking(move |_| open_way(from, to, context));
-        matches!(answer, Ok(Ok(())))
-    });
-    lock(&REACH).insert((from, to), opened);
-    opened
-}
-
-/// On the thread of `from`, with the context of `to`.
-fn open_way(from: usize, to: usize, context: usize) -> Result<(), String> {
-    let entered = ENGINES.with(from, |engine| engine.work.enter());
-    entered.unwrap_or_else(|| Err(format!("cuda:{from} has no stream")))?;
-    let device =
-        |index: usize| driver::device::get(index as i32).map_err(|err| say("cuDeviceGet", err));
-    let (own, other) = (device(from)?, device(to)?);
-    let mut can = 0;
-    // SAFETY: the pointer is written to before this returns.
-    unsafe { sys::cuDeviceCanAccessPeer(&mut can, own, other) }
-        .result()
-        .map_err(|err| say("cuDeviceCanAccessPeer", err))?;
-    if can == 0 {
-        return Err(format!("cuda:{from} does not reach cuda:{to}"));
-    }
-    // SAFETY: a context of this process, which is never released.
-    let enabled = unsafe { sys::cuCtxEnablePeerAccess(context as sys::CUcontext, 0) };
-    if enabled != sys::CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED {
-        enabled
-            .result()
-            .map_err(|err| say("cuCtxEnablePeerAccess", err))?;
-    }
-    // cubecl's memory is that of a pool, whose rights are its own.
-    let mut pool = ptr::null_mut();
-    let access = PoolAccess {
-        kind: 1,
-        device: own,
-        rights: 3,
-    };
-    // SAFETY: the first call writes the pool, which the second one uses; `access` is what it reads.
-    unsafe {
-        sys::cuDeviceGetMemPool(&mut pool, other)
-            .result()
-            .map_err(|err| say("cuDeviceGetMemPool", err))?;
-        sys::cuMemPoolSetAccess(pool, (&raw const access).cast(), 1)
-            .result()
-            .map_err(|err| say("cuMemPoolSetAccess", err))
-    }
-}
-
-/// `CUmemAccessDesc`, whose fields have other names in other versions of CUDA.
-#[repr(C)]
-struct PoolAccess {
-    /// 1: a device.
-    kind: i32,
-    device: i32,
-    /// 3: to read and to write.
-    rights: i32,
 }
 
 /// Begins copies of parts of `sources` to `rows` of these shapes.
