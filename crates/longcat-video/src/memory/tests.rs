@@ -64,6 +64,7 @@ fn generating() -> RequestSizes {
             cached_samples: 0,
             text: 512,
             sparse: false,
+            exchanged: false,
             adapters: 1_300_000_000,
         },
         decode: ClipSizes {
@@ -157,6 +158,12 @@ fn a_step_holds_tokens_and_pieces() {
     let least = unit * 5 + rows * 2 * (7 * 4096 + 3 * 11_008 + 4 * 4096);
     let step = sizes.step(&request, pieces);
     assert!((least..least + unit / 2).contains(&step), "{step}");
+    // Queries, keys, values and what was attended to, on their way between devices.
+    let shared = DenoiseSizes {
+        exchanged: true,
+        ..request
+    };
+    assert_eq!(sizes.step(&shared, pieces), step + 4 * unit);
     // Refining adds what chooses blocks: 2640² scores of 32 heads.
     let request = refining().denoise;
     let unit = 168_960 * 4096 * 2;

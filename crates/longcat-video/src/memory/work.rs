@@ -73,6 +73,8 @@ pub struct DenoiseSizes {
     pub text: usize,
     /// Whether attention is block-sparse.
     pub sparse: bool,
+    /// Whether devices that have other frames of the clips exchange heads.
+    pub exchanged: bool,
     /// Bytes of adapters beside the weights.
     pub adapters: u64,
 }
@@ -92,6 +94,9 @@ impl DenoiseSizes {
 /// Tensors of the size of all tokens `[B, N, C]` that a block holds at once: tokens, queries, keys and
 /// values, and a regrouped copy of one of these, or what they attended to.
 const WHOLE: u64 = 5;
+/// Tensors of that size while devices exchange heads: queries, keys and values of all tokens, and what comes back of
+/// them.
+const EXCHANGED: u64 = 4;
 /// Tensors of the size of a piece of the tokens.
 const PIECE: u64 = 4;
 /// Copies of latents in f32 that a step holds: what it begins and ends with, predictions, noise.
@@ -112,6 +117,9 @@ impl TransformerSizes {
         let row = self.width as u64 * self.element;
         // In pieces or not, queries, keys and values come out of one product.
         let mut bytes = WHOLE * tokens * row + 3 * piece * row;
+        if request.exchanged {
+            bytes += EXCHANGED * tokens * row;
+        }
         if piece < tokens {
             bytes += PIECE * piece * row;
         }

@@ -6,6 +6,7 @@ use longcat_vae::Tiling;
 use longcat_weights::Precision;
 
 use super::plan::Planned;
+use super::predict::passes_apart;
 use super::refine::RefineShape;
 use super::{Pipeline, Sampling, VideoRequest};
 use crate::VideoError;
@@ -172,20 +173,19 @@ impl<B: KernelBackend> Pipeline<B> {
         let [_, patch_height, patch_width] = config.patch_size;
         let cached = if run.cached { planned.num_cond } else { 0 };
         let samples = run.videos * if run.guided { 2 } else { 1 };
-        // Two devices take a pass each; more, or two without guidance, share the frames.
-        let (samples, frames) = match (self.devices.len(), run.guided) {
-            (2, true) => (run.videos, frames - cached),
-            (devices, _) => (samples, (frames - cached).div_ceil(devices)),
-        };
+        let passes = passes_apart(self.devices.len(), run.guided);
+        // Devices of a pass share its frames.
+        let sharing = self.devices.len() / passes;
         let element = self.options().dtype.size() as u64;
         DenoiseSizes {
-            samples,
-            frames,
+            samples: samples / passes,
+            frames: (frames - cached).div_ceil(sharing),
             grid: [height / patch_height, width / patch_width],
             cached,
             cached_samples: run.videos,
             text: run.tokens,
             sparse: run.refines || self.adapters.sparse(),
+            exchanged: sharing > 1,
             adapters: self.adapters.bytes(run.refines, element),
         }
     }

@@ -40,12 +40,18 @@ pub(crate) struct Conditions<'a, B: KernelBackend> {
     pub caches: &'a [KvCache<B>],
 }
 
+/// Passes of a step that have devices of their own, all as many: those with the negative prompt and with the prompt
+/// where that can be.
+pub(crate) fn passes_apart(devices: usize, guided: bool) -> usize {
+    1 + usize::from(guided && devices.is_multiple_of(2))
+}
+
 impl<B: KernelBackend> Model<'_, B> {
     fn division(&self, guided: bool) -> Division {
-        match (self.devices.len(), guided) {
+        match (self.devices.len(), passes_apart(self.devices.len(), guided)) {
             (1, _) => Division::None,
-            (devices, true) if devices.is_multiple_of(2) => Division::Passes,
-            _ => Division::Frames,
+            (_, 1) => Division::Frames,
+            _ => Division::Passes,
         }
     }
 
