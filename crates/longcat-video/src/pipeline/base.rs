@@ -1,75 +1,27 @@
 //! The models of a checkpoint on their devices.
 
-use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 use longcat_dit::{DitConfig, DitError, LongCatTransformer, TextCondition};
-use longcat_kernels::{AttentionNumbers, KernelBackend, Products, Stage, guard};
+use longcat_kernels::{KernelBackend, Stage, guard};
 use longcat_lora::Requantized;
 use longcat_text::TextEncoder;
-use longcat_vae::{ChunkProgress, LatentDraw, Tiling, VaeError, VaeOptions, WanVae, WanVaeConfig};
-use longcat_weights::{ConfigError, Precision};
+use longcat_vae::{WanVae, WanVaeConfig};
+use longcat_weights::ConfigError;
 
 use super::observer::{Follower, StepHook};
 use super::predict::Model;
 use super::products::{check_attention, check_products};
 use super::request::check_size;
-use super::{Observer, Sampling, StepEvent};
+use super::{Observer, PipelineOptions, Sampling, StepEvent};
 use crate::adapters::Adapters;
 use crate::checkpoint::Checkpoint;
 use crate::defaults::VideoDefaults;
-use crate::frames::PixelFrames;
 use crate::latents::Latents;
-use crate::memory::{ClipSizes, DeviceRates, MemoryLimit, ModelSizes, TransformerPlan};
-use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
+use crate::memory::{DeviceRates, ModelSizes, TransformerPlan};
 use crate::scheduler::{FlowMatchScheduler, Schedule};
 use crate::{CheckpointParts, VideoError, VideoSize};
-
-/// How a pipeline treats its components.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PipelineOptions {
-    /// Dtype in which transformer and text encoder compute (bf16 on CUDA, f16 or f32 on wgpu, f32 on CPU).
-    pub dtype: DType,
-    /// How the matrices of transformer and text encoder are kept on the device.
-    pub precision: Precision,
-    /// In which numbers those of the transformer are multiplied that are packed so that they can be.
-    pub products: Products,
-    /// In which numbers the transformer's self-attention is computed.
-    pub attention: AttentionNumbers,
-    /// Dtype of the VAE.
-    pub vae_dtype: DType,
-    /// Keep the text encoder on the device after prompts are encoded.
-    pub keep_text_encoder: bool,
-    /// Keep the transformer on the device while frames are encoded or decoded.
-    pub keep_transformer: bool,
-    /// Encode and decode large pictures tile by tile: less memory, a slightly different result. Without it
-    /// they are where they would not fit otherwise.
-    pub tiling: Option<Tiling>,
-    /// How much memory of the device may be taken. Models and work that do not fit pass through it
-    /// piece by piece ([`MemoryPlan`](crate::MemoryPlan)).
-    pub memory: MemoryLimit,
-    /// Blocks of the transformer that stay on the device, where it is not for the plan to choose.
-    pub resident_blocks: Option<usize>,
-}
-
-impl Default for PipelineOptions {
-    /// fp32; the text encoder leaves the device after use, the transformer stays.
-    fn default() -> Self {
-        Self {
-            dtype: DType::F32,
-            precision: Precision::default(),
-            products: Products::default(),
-            attention: AttentionNumbers::default(),
-            vae_dtype: DType::F32,
-            keep_text_encoder: false,
-            keep_transformer: true,
-            tiling: None,
-            memory: MemoryLimit::Unlimited,
-            resident_blocks: None,
-        }
-    }
-}
 
 /// The models of one checkpoint on a device, the transformer on more if asked
 /// ([`Pipeline::denoise_on`]).
@@ -79,7 +31,7 @@ impl Default for PipelineOptions {
 #[derive(Debug)]
 pub struct Pipeline<B: KernelBackend> {
     pub(super) checkpoint: Checkpoint,
-    options: PipelineOptions,
+    pub(super) options: PipelineOptions,
     /// The first one runs everything, the others take part in denoising.
     pub(super) devices: Vec<B::Device>,
     transformer_config: DitConfig,
@@ -91,7 +43,7 @@ pub struct Pipeline<B: KernelBackend> {
     pub(super) text_layers: usize,
     /// A replica for each device, or none while it is not loaded.
     pub(super) transformers: Vec<LongCatTransformer<B>>,
-    vae: Option<WanVae<B>>,
+    pub(super) vae: Option<WanVae<B>>,
     step_hook: Option<StepHook<B>>,
     /// Bytes of the models, once they were asked for: headers of weights are read for them.
     pub(super) sizes: OnceLock<ModelSizes>,
@@ -363,139 +315,5 @@ impl<B: KernelBackend> Pipeline<B> {
     ) -> Result<T, VideoError> {
         let device = [self.device().clone()];
         guard::<B, _, _>(&device, stage, || work(self))
-    }
-
-    /// Normalised latents of a clip `[1, 3, F, H, W]` in [-1, 1], for each sample of a batch.
-    pub(crate) fn encode_condition(
-        &mut self,
-        clip: Tensor<B, 5>,
-        batch: usize,
-        draw: LatentDraw,
-        first_draw: u32,
-        noise: &mut dyn NoiseSource,
-        observer: &mut dyn Observer,
-    ) -> Result<Tensor<B, 5>, VideoError> {
-        observer.stage("encode");
-        let [samples, _, frames, height, width] = clip.dims();
-        let clip_sizes = ClipSizes {
-            samples,
-            frames,
-            size: [height, width],
-            whole: true,
-        };
-        let tiling = self.make_room_for_vae(&clip_sizes, "encoding frames")?;
-        self.guarded(Stage::EncodingFrames, |pipeline| {
-            let device = pipeline.device().clone();
-            let options = in_tiles(tiling);
-            let vae = pipeline.vae()?;
-            let encoded = vae
-                .encode_with(clip, &options, &mut follow(observer))
-                .map_err(cancelled)?;
-            let latents = match draw {
-                LatentDraw::Mode => encoded.mean.repeat_dim(0, batch),
-                LatentDraw::Sample => {
-                    let mut shape = encoded.mean.dims();
-                    shape[0] = batch;
-                    let purpose = NoisePurpose::Posterior(first_draw);
-                    let noise = noise_tensor(noise, purpose, shape, &device);
-                    encoded.sample(noise)
-                }
-            };
-            Ok(vae.normalize(latents).cast(DType::F32))
-        })
-    }
-
-    /// The videos of a batch from normalised latents `[B, C, T, H, W]`.
-    ///
-    /// # Errors
-    /// [`VideoError::Vae`], [`VideoError::Device`].
-    pub fn decode(
-        &mut self,
-        latents: Tensor<B, 5>,
-        observer: &mut dyn Observer,
-    ) -> Result<Vec<PixelFrames>, VideoError> {
-        self.guarded(Stage::Decoding, |pipeline| {
-            PixelFrames::from_tensor(pipeline.decode_pixels(latents, observer)?)
-        })
-    }
-
-    /// Pixels `[B, 3, F, H, W]` in [-1, 1] from normalised latents `[B, C, T, H, W]`.
-    ///
-    /// # Errors
-    /// [`VideoError::Vae`], [`VideoError::Device`].
-    pub fn decode_pixels(
-        &mut self,
-        latents: Tensor<B, 5>,
-        observer: &mut dyn Observer,
-    ) -> Result<Tensor<B, 5>, VideoError> {
-        let options = self.begin_decoding(&latents, true, observer)?;
-        self.guarded(Stage::Decoding, |pipeline| {
-            let latents = latents.cast(pipeline.options.vae_dtype);
-            let vae = pipeline.vae()?;
-            vae.decode_with(latents, &options, &mut follow(observer))
-                .map_err(cancelled)
-        })
-    }
-
-    /// Makes room for decoding latents `[B, C, T, H, W]`; `whole` if all their frames are to be on the
-    /// device at once.
-    pub(super) fn begin_decoding(
-        &mut self,
-        latents: &Tensor<B, 5>,
-        whole: bool,
-        observer: &mut dyn Observer,
-    ) -> Result<VaeOptions, VideoError> {
-        observer.stage("decode");
-        let [samples, _, frames, height, width] = latents.dims();
-        let factor = self.vae_config.scale_factor_spatial;
-        let clip = ClipSizes {
-            samples,
-            frames: self.vae_config.frames(frames),
-            size: [height * factor, width * factor],
-            whole,
-        };
-        Ok(in_tiles(self.make_room_for_vae(&clip, "decoding")?))
-    }
-
-    /// The VAE, loaded when first asked for.
-    ///
-    /// # Errors
-    /// [`VideoError::Vae`].
-    pub fn vae(&mut self) -> Result<&WanVae<B>, VideoError> {
-        if self.vae.is_none() {
-            self.vae = Some(
-                self.checkpoint
-                    .load_vae(self.options.vae_dtype, self.device())?,
-            );
-        }
-        match &self.vae {
-            Some(vae) => Ok(vae),
-            None => unreachable!("it was just loaded"),
-        }
-    }
-}
-
-fn in_tiles(tiling: Option<Tiling>) -> VaeOptions {
-    VaeOptions {
-        tiling,
-        ..VaeOptions::default()
-    }
-}
-
-/// Hands the VAE's progress to an observer, and its wish to stop to the VAE.
-fn follow(observer: &mut dyn Observer) -> impl FnMut(ChunkProgress) -> ControlFlow<()> {
-    |progress| {
-        observer.progress(progress.done, progress.total);
-        match observer.cancelled() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
-    }
-}
-
-fn cancelled(error: VaeError) -> VideoError {
-    match error {
-        VaeError::Cancelled => VideoError::Cancelled,
-        error => VideoError::Vae(error),
     }
 }
