@@ -245,3 +245,88 @@ impl<'a> Room<'a> {
         chosen.map_err(|error| self.config.problem("memory", format!("{error}; {help}")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use burn::tensor::DType;
+    use longcat_dit::DitConfig;
+    use longcat_text::Umt5Config;
+    use longcat_vae::WanVaeConfig;
+
+    use super::*;
+
+    /// Plans of the released model within so many GiB.
+    fn within<T>(gib: u64, plan: impl FnOnce(&Room<'_>) -> T) -> T {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("run.toml");
+        let text =
+            "output = 'run'\ndata = { path = 'clips', sizes = ['832x480'], frames = [33] }\n";
+        std::fs::write(&file, format!("memory = '{gib}GiB'\n{text}")).unwrap();
+        let config = read_config(&file).unwrap();
+        let text = Umt5Config {
+            vocab_size: 256_384,
+            d_model: 4096,
+            d_kv: 64,
+            d_ff: 10_240,
+            num_layers: 24,
+            num_heads: 64,
+            relative_attention_num_buckets: 32,
+            relative_attention_max_distance: 128,
+            layer_norm_epsilon: 1e-6,
+        };
+        let own = DeviceSizes {
+            context: 800_000_000,
+            convolutions: 1 << 30,
+        };
+        let kept = KeptWeights::default();
+        let (transformer, vae) = (DitConfig::default(), WanVaeConfig::default());
+        let dtypes = (DType::BF16, DType::F32);
+        let mut models = ModelSizes::new((&transformer, None, &vae), dtypes, &kept, own);
+        models.text = TextSizes::new(&text, DType::F32, &kept);
+        plan(&Room {
+            config: &config,
+            models,
+            budget: config.memory.within(None),
+        })
+    }
+
+    #[test]
+    fn pictures_pass_through_the_encoder_together_where_they_fit() {
+        let picture = Bucket {
+            size: "512x512".parse().unwrap(),
+            frames: 1,
+        };
+        // 11.6 GB each in f32, beside 2.4 GB.
+        for (gib, at_once, tile) in [
+            (200, 16, None),
+            (40, 3, None),
+            (24, 2, None),
+            (16, 1, None),
+            (12, 1, Some([384; 2])),
+        ] {
+            let plan = within(gib, |room| room.clips(&picture, 16)).unwrap();
+            let found = plan.vae.tiling.map(|tiling| tiling.tile);
+            assert_eq!((plan.at_once, found), (at_once, tile), "{gib}: {plan:?}");
+            assert!(plan.vae.peak <= gib << 30);
+        }
+    }
+
+    #[test]
+    fn captions_and_steps_keep_to_a_limit() {
+        // 22.8 GB of weights in f32.
+        let text = |gib| within(gib, |room| room.text(512)).unwrap();
+        assert_eq!(text(24).resident, 24);
+        let streamed = text(16);
+        assert!((10..18).contains(&streamed.resident), "{streamed:?}");
+        assert!(streamed.peak <= 16 << 30);
+        // 6 blocks were seen to stay within 22.9 GiB.
+        let step = within(24, |room| room.training()).unwrap().unwrap();
+        assert_eq!((step.resident, step.depth), (6, 48));
+        let error = within(16, |room| room.training()).unwrap_err().to_string();
+        for part in ["memory", "a training step", "data.frames"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
