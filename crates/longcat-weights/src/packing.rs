@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::tensor::DType;
 use longcat_kernels::{KernelBackend, PackedLayout, PackedWeight};
 
-use crate::stored::{Quantization, Quantized, StoredPart, StoredTensor, quantize};
+use crate::stored::{Quantization, Quantized, StoredPart, StoredTensor, quantize_stored};
 use crate::{Precision, WeightFiles, WeightsError};
 
 /// How a matrix is packed on its device.
@@ -155,7 +155,7 @@ fn quantized(stored: &StoredTensor<'_>, to: Quantization) -> Result<Quantized, u
     let [rows, columns] = *stored.shape.as_slice() else {
         unreachable!("only matrices are packed");
     };
-    Ok(quantize(&stored.values()?, [rows, columns], to))
+    quantize_stored(stored, [rows, columns], to)
 }
 
 impl WeightFiles {

@@ -45,23 +45,29 @@ const fn value(pattern: u32, exponent_bits: u32, mantissa_bits: u32) -> f32 {
 }
 
 /// The nearest fp8 e4m3, of two equally near the even one; beyond the largest that, and NaN for NaN.
+///
+/// Without branches and in every loop's own crate, so that loops over it are ones of vector instructions.
+#[inline]
 pub fn to_e4m3(x: f32) -> u8 {
-    /// The smallest number with a leading one, and one over the distance of those below it.
+    /// The smallest number with a leading one.
     const SMALLEST_NORMAL: f32 = 0.015_625;
-    const PER_UNIT: f32 = 512.0;
-    let sign = (x.to_bits() >> 24) as u8 & 0x80;
-    if x.is_nan() {
-        return sign | 0x7f;
-    }
-    let x = x.abs().min(LARGEST_E4M3);
-    if x < SMALLEST_NORMAL {
-        // Eight of them is the smallest normal number, whose pattern that is.
-        return sign | (x * PER_UNIT).round_ties_even() as u8;
-    }
-    let bits = x.to_bits();
+    /// Added to smaller numbers it leaves them in its low bits, rounded to their unit of 2^-9.
+    const SUBNORMAL: f32 = 16_384.0;
+    let magnitude = x.to_bits() & 0x7fff_ffff;
+    let bits = magnitude.min(LARGEST_E4M3.to_bits());
     // 20 of 23 bits go; a carry into the exponent is what it should be.
     let rounded = bits + 0x7_ffff + ((bits >> 20) & 1);
-    sign | ((rounded >> 20) - ((127 - 7) << 3)) as u8
+    let normal = (rounded >> 20).wrapping_sub((127 - 7) << 3);
+    // Eight units are the smallest normal number, whose pattern that is.
+    let subnormal = (f32::from_bits(bits) + SUBNORMAL).to_bits() - SUBNORMAL.to_bits();
+    let small = bits < SMALLEST_NORMAL.to_bits();
+    let pattern = if small { subnormal } else { normal };
+    let pattern = if magnitude > f32::INFINITY.to_bits() {
+        0x7f
+    } else {
+        pattern
+    };
+    (((x.to_bits() >> 24) & 0x80) | pattern) as u8
 }
 
 #[cfg(test)]

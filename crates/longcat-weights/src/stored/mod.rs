@@ -11,6 +11,7 @@ use burn::tensor::DType;
 use longcat_kernels::PackedKind;
 use safetensors::Dtype;
 
+pub(crate) use quantize::quantize_stored;
 pub use quantize::{Quantization, Quantized, quantize};
 
 /// How a file stores the values of a tensor.

@@ -68,6 +68,26 @@ impl StoredTensor<'_> {
         Ok(out)
     }
 
+    /// The values from `start` on that fill `values`, which no part has in blocks. Gives the number of the
+    /// first that is not finite.
+    pub(crate) fn values_at(&self, start: usize, values: &mut [f32]) -> Option<usize> {
+        let (mut at, mut rest, mut first) = (start, values, 0);
+        for part in &self.parts {
+            let end = first + part.elements;
+            let count = end.saturating_sub(at).min(rest.len());
+            let (now, later) = rest.split_at_mut(count);
+            for run in now.chunks_mut(RUN) {
+                let length = run.len();
+                if let Some(bad) = part.values_run(at - first, run) {
+                    return Some(first + bad);
+                }
+                at += length;
+            }
+            (rest, first) = (later, end);
+        }
+        None
+    }
+
     /// Whether all values are finite, without keeping any.
     ///
     /// # Errors

@@ -2,26 +2,20 @@
 
 use half::f16;
 use longcat_kernels::PackedKind;
-use rayon::prelude::*;
 
 /// Values that share a scale.
 const GROUP: usize = 32;
-/// Blocks that are worth a task of their own.
-const TASK: usize = 64;
-
-/// All blocks of a weight by `pack`, which takes the values of one and fills its bytes.
-pub(super) fn all(
+/// The blocks of a row by `pack`, which takes the values of one and fills its bytes.
+pub(super) fn row(
     values: &[f32],
     kind: PackedKind,
-    pack: impl Fn(&[f32], &mut [u8]) + Sync,
-) -> Vec<u8> {
-    let mut bytes = vec![0; values.len() / kind.elements() * kind.bytes()];
-    bytes
-        .par_chunks_exact_mut(kind.bytes())
-        .zip(values.par_chunks_exact(kind.elements()))
-        .with_min_len(TASK)
-        .for_each(|(block, values)| pack(values, block));
-    bytes
+    bytes: &mut [u8],
+    pack: impl Fn(&[f32], &mut [u8]),
+) {
+    let blocks = bytes.chunks_exact_mut(kind.bytes());
+    for (block, values) in blocks.zip(values.chunks_exact(kind.elements())) {
+        pack(values, block);
+    }
 }
 
 /// Writes a scale, and gives the number that it is read as.
