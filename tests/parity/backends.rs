@@ -12,7 +12,7 @@ use longcat_video::{
     KernelBackend, Pipeline, PipelineOptions, Sampling, SeededNoise, Silent, TextToVideoRequest,
 };
 
-/// A video of the built-in model in 16 guided steps.
+/// A video of the built-in model in six guided steps.
 fn video<B: KernelBackend>(dtype: DType, device: &B::Device) -> RenderedClip {
     let checkpoint = builtin_checkpoint().unwrap();
     let options = PipelineOptions {
@@ -22,7 +22,7 @@ fn video<B: KernelBackend>(dtype: DType, device: &B::Device) -> RenderedClip {
     let mut pipeline = Pipeline::<B>::open(&checkpoint, options, device).unwrap();
     let request = TextToVideoRequest {
         sampling: Sampling {
-            steps: 16,
+            steps: 6,
             ..Sampling::standard()
         },
         ..TextToVideoRequest::new("a green star moves up on a black background")
