@@ -1,6 +1,7 @@
 //! The command line.
 
 mod batch;
+mod habits;
 mod hub;
 mod lora;
 mod models;
@@ -36,8 +37,9 @@ pub struct Cli {
 impl Cli {
     /// The arguments of the process; ends it where they are wrong.
     pub fn read() -> Self {
-        let matches = Self::parser().get_matches();
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+        let read = Self::parser().try_get_matches();
+        let read = read.and_then(|matches| Self::from_arg_matches(&matches));
+        read.unwrap_or_else(|error| habits::with_habits(error).exit())
     }
 
     /// What [`Self::read`] asks: a plan writes nothing, and needs no name of a file for it.

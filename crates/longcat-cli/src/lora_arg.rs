@@ -22,6 +22,8 @@ pub enum ParseLoraError {
     NoNumber(String),
     #[error("{0}: the strength comes before where and when, as in PATH=0.8@attn@steps.0-50%")]
     StrengthLast(String),
+    #[error("the strength comes after =, as in {0}={1}")]
+    Colon(String, String),
     #[error("{0:?} has no path in front of it")]
     NoPath(String),
     #[error(transparent)]
@@ -86,6 +88,13 @@ impl FromStr for LoraArg {
                 return Self::with_settings(&text[..cut], &text[cut..]);
             }
         }
+        // As ComfyUI's users write it.
+        if let Some((path, strength)) = text.rsplit_once(':')
+            && strength.parse::<f64>().is_ok()
+            && Path::new(path).exists()
+        {
+            return Err(ParseLoraError::Colon(path.into(), strength.into()));
+        }
         let cut = cut_missing(text, name);
         Self::with_settings(&text[..cut], &text[cut..])
     }
@@ -118,6 +127,12 @@ mod tests {
     fn adapters_take_a_strength_after_the_last_equals_sign() {
         let parsed = |text: &str| text.parse::<LoraArg>().map(|l| (l.path, l.strength));
         assert_eq!(parsed("a.safetensors"), Ok(("a.safetensors".into(), 1.0)));
+        let colon = ParseLoraError::Colon("Cargo.toml".into(), "0.8".into());
+        assert_eq!(parsed("Cargo.toml:0.8"), Err(colon));
+        assert_eq!(
+            parsed("C:\\a.safetensors"),
+            Ok(("C:\\a.safetensors".into(), 1.0))
+        );
         assert_eq!(parsed("r=8/a=0.5"), Ok(("r=8/a".into(), 0.5)));
         assert_eq!(parsed("r=8=0.5"), Ok(("r=8".into(), 0.5)));
         assert_eq!(parsed("run=3/"), Ok(("run=3/".into(), 1.0)));

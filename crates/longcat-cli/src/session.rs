@@ -4,7 +4,7 @@ mod job;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use longcat_builtin::builtin_checkpoint;
 use longcat_cli::{device_or_best, note, warn_of_kernels};
 use longcat_runtime::{DeviceSpec, DynPipeline, RuntimeOptions, open_pipeline};
@@ -67,6 +67,11 @@ struct AskedAdapters {
 /// built-in checkpoint.
 pub fn checkpoint_dir(model: Option<&Path>) -> Result<PathBuf> {
     match model {
+        Some(file) if file.is_file() => bail!(
+            "--model: {} is a file, where a folder or a name is needed; --dit takes the file of a transformer, \
+             and --lora that of an adapter",
+            file.display()
+        ),
         Some(model) => Ok(longcat_hub::find_model(model)?),
         None => builtin_checkpoint().context("unpacking the built-in model"),
     }

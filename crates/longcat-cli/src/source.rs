@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use longcat_video::media::{ReadOptions, VideoReader, frames_to_the_last, read_last, read_video};
+use anyhow::{Result, anyhow, bail};
+use longcat_video::media::{
+    ReadOptions, VideoReader, frames_to_the_last, is_picture, read_last, read_video,
+};
 use longcat_video::{PixelFrames, RefineCondition, VideoSize};
 
 use crate::output::Writer;
@@ -11,6 +13,32 @@ use crate::shape::cropped_for;
 
 /// Rates this near are one: some files keep durations in hundredths of a second.
 const CLOSE: f64 = 0.02;
+
+/// Refuses what is not there where the prompt is: they are in the wrong order.
+pub fn check_order(first: &Path, prompt: &str) -> Result<()> {
+    if !first.exists() && Path::new(prompt).exists() {
+        bail!(
+            "{} is not there, and {prompt} is: the file comes first, and the prompt after it",
+            first.display()
+        );
+    }
+    Ok(())
+}
+
+/// The picture that a video begins with.
+pub fn picture(path: &Path, prompt: &str) -> Result<PixelFrames> {
+    check_order(path, prompt)?;
+    PixelFrames::read_image(path).map_err(|error| {
+        let video = || VideoReader::open(path, &ReadOptions::default()).is_ok();
+        match path.is_file() && !is_picture(path) && video() {
+            true => anyhow!(
+                "{} is a video; `longcat continue` goes on with one",
+                path.display()
+            ),
+            false => error.into(),
+        }
+    })
+}
 
 /// A video file, or a folder of pictures. It is read when frames are asked for, and only as far.
 pub struct Source {

@@ -30,7 +30,7 @@ pub struct Sampler {
     )]
     pub negative: String,
     /// Seed of the noise.
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true, value_parser = seed)]
     pub seed: u64,
     /// Refine the result with the checkpoint's refinement_lora.
     #[arg(long)]
@@ -224,10 +224,16 @@ pub struct Refine {
     #[arg(long, value_name = "easy[=THRESHOLD]")]
     pub cache: Option<EasyCache>,
     /// Seed of the noise.
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true, value_parser = seed)]
     pub seed: u64,
     #[command(flatten)]
     pub model: Model,
     #[command(flatten)]
     pub output: Output,
+}
+
+/// Elsewhere -1 draws a seed.
+fn seed(text: &str) -> Result<u64, String> {
+    let told = "expected a whole number from 0 on; each makes another video, and the same video every time";
+    text.parse().map_err(|_| told.into())
 }

@@ -13,7 +13,7 @@ use crate::output::{check_output, latents_only};
 use crate::prompt::prompt;
 use crate::session::{Asked, Job, Session, sampling};
 use crate::shape::{check_shape, cropped_for};
-use crate::source::Source;
+use crate::source::{self, Source};
 
 pub fn text_to_video(args: &TextToVideo, task: Task) -> Result<()> {
     Given::text_to_video(args, task)?.alone(task)
@@ -81,7 +81,7 @@ impl<'a> Given<'a> {
     pub fn image_to_video(args: &'a ImageToVideo, task: Task) -> Result<Self> {
         check(&args.sampler, &args.output, task)?;
         let prompt = prompt(&args.prompt)?;
-        let image = PixelFrames::read_image(&args.image).context("image")?;
+        let image = source::picture(&args.image, &args.prompt).context("image")?;
         let (image, shape) = match args.size {
             Some(size) => (cropped_for(size, image), None),
             None => {
@@ -109,6 +109,7 @@ impl<'a> Given<'a> {
         if args.with_source && latents_only(&args.output.file) {
             bail!("--with-source needs a video output; latents are of the new frames");
         }
+        source::check_order(&args.video, &args.prompt).context("video")?;
         let source = Source::open(&args.video, args.size).context("video")?;
         let shape = match args.size {
             Some(_) => None,

@@ -13,7 +13,7 @@ use crate::commands::plan::{self, Task};
 use crate::output::{check_output, latents_only};
 use crate::prompt::prompt;
 use crate::session::{Asked, Session};
-use crate::source::Source;
+use crate::source::{Source, check_order};
 
 pub fn run(args: &Refine, task: Task) -> Result<()> {
     let given = Given::new(args, task)?;
@@ -36,6 +36,7 @@ impl<'a> Given<'a> {
         if latents_only(&args.output.file) {
             anyhow::bail!("refining ends at a video; name one, and use --save-latents for latents");
         }
+        check_order(&args.video, &args.prompt).context("video")?;
         Ok(Self {
             args,
             prompt: prompt(&args.prompt)?,

@@ -221,6 +221,18 @@ fn bad_requests_are_refused_by_name_and_leave_nothing() {
         (2, base(&["-o", "a.mp4", "--frames", "16"]), "17"),
         (2, base(&["-o", "a.mp4", "--steps", "0"]), "steps"),
         (2, base(&["-o", "a.mp4", "--device", "tpu"]), "tpu"),
+        (2, base(&["-o", "a.mp4", "--seed", "-1"]), "from 0 on"),
+        (2, base(&["-o", "a.mp4", "--memory", "16"]), "12GiB"),
+        (
+            1,
+            base(&["-o", "a.mp4", "--model", "there.mp4"]),
+            "--dit takes",
+        ),
+        (
+            1,
+            vec!["i2v", "a ring", "there.mp4", "-o", "a.mp4"],
+            "the file comes first",
+        ),
         (1, base(&["-o", "a.mp4", "--model", "nowhere"]), "nowhere"),
         (
             1,

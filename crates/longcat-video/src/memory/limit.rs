@@ -62,6 +62,7 @@ impl FromStr for MemoryLimit {
             "gib" => 1_073_741_824.0,
             "mb" => 1e6,
             "gb" => 1e9,
+            "" => return Err(ParseMemoryError::Number(text.into())),
             _ => return Err(ParseMemoryError::Unit(unit.trim().into())),
         };
         let bytes = (number * factor).round();
