@@ -2,7 +2,7 @@
 
 use burn::module::Param;
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Tensor, TensorPrimitive};
 use longcat_kernels::KernelBackend;
 
 use crate::terms::Terms;
@@ -31,15 +31,16 @@ pub(crate) fn branch<B: KernelBackend>(
         };
         options.dtype.unwrap_or(stored)
     };
-    let factor = |matrix: &Matrix| {
-        let dtype = dtype_of(matrix);
-        let data = matrix.to_tensor_data().convert_dtype(dtype);
-        Tensor::<B, 2>::from_data(data, (&device, dtype))
+    let factor = |matrix: &Matrix| upload::<B>(matrix, dtype_of(matrix), &device);
+    let down = match blocks {
+        [] => None,
+        [block] => Some(factor(&block.down)),
+        _ => {
+            let rows: Vec<Matrix> = blocks.iter().map(|b| b.down.clone()).collect();
+            Some(factor(&Matrix::stack(&rows)))
+        }
     };
-    let down = (!blocks.is_empty()).then(|| {
-        let rows: Vec<Matrix> = blocks.iter().map(|b| b.down.clone()).collect();
-        Param::from_tensor(factor(&Matrix::stack(&rows)))
-    });
+    let down = down.map(Param::from_tensor);
     let blocks = blocks.iter().map(|block| LoraBlock {
         up: Param::from_tensor(factor(&block.up)),
         start: block.part * block.up.rows(),
@@ -65,6 +66,19 @@ pub(crate) fn branch<B: KernelBackend>(
         enabled: true,
         merged: false,
     })
+}
+
+/// A matrix in `dtype` on a device, sent as weights are.
+fn upload<B: KernelBackend>(matrix: &Matrix, dtype: DType, device: &B::Device) -> Tensor<B, 2> {
+    let row = match matrix.dtype() == dtype {
+        true => B::float_from_bytes(matrix.bytes(), dtype, device),
+        false => {
+            let data = matrix.to_tensor_data().convert_dtype(dtype);
+            B::float_from_bytes(&data.bytes, dtype, device)
+        }
+    };
+    let row = Tensor::<B, 1>::from_primitive(TensorPrimitive::Float(row));
+    row.reshape([matrix.rows(), matrix.cols()])
 }
 
 /// The layer of a vector named as a tensor, and what an adapter adds to it.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use rayon::prelude::*;
+
 use super::Format;
 use super::keys::Role;
 use super::kinds::Place;
@@ -64,32 +66,35 @@ impl Adapter {
 }
 
 impl Source {
-    /// Reads all layers, and says which could not be read.
+    /// Reads all layers, on all processors, and says which could not be read.
     pub(crate) fn read(&self, table: &TargetTable) -> (Adapter, Vec<LoraError>) {
         let mut adapter = Adapter::new(self.path());
         adapter.metadata = self.files.metadata().clone();
         let hints = layout::take_hints(&mut adapter.metadata);
         adapter.metadata.remove(super::config::HEADER_KEY);
 
+        let targets: Vec<_> = self.by_target().into_iter().collect();
+        let changes = targets.par_iter().map(|(target, parts)| {
+            self.changes(target, parts, table.parts(target), hints.get(target))
+        });
+        let changes: Vec<Result<Changes, LoraError>> = changes.collect();
         let mut problems = Vec::new();
-        for (target, parts) in self.by_target() {
-            let result = self
-                .changes(&target, &parts, table.parts(&target), hints.get(&target))
-                .and_then(|changes| {
-                    for block in &changes.blocks {
-                        adapter.name_factors(&target, block.part, factor_keys(&parts, block.part));
-                    }
-                    let mut patches = Vec::new();
-                    for (patch, key) in changes.patches {
-                        adapter.name_patch(&target, &patch, key);
-                        patches.push(patch);
-                    }
-                    adapter.insert_patches(&target, patches)?;
-                    match changes.blocks.is_empty() {
-                        true => Ok(()),
-                        false => adapter.insert(&target, changes.blocks),
-                    }
-                });
+        for ((target, parts), changes) in targets.iter().zip(changes) {
+            let result = changes.and_then(|changes| {
+                for block in &changes.blocks {
+                    adapter.name_factors(target, block.part, factor_keys(parts, block.part));
+                }
+                let mut patches = Vec::new();
+                for (patch, key) in changes.patches {
+                    adapter.name_patch(target, &patch, key);
+                    patches.push(patch);
+                }
+                adapter.insert_patches(target, patches)?;
+                match changes.blocks.is_empty() {
+                    true => Ok(()),
+                    false => adapter.insert(target, changes.blocks),
+                }
+            });
             problems.extend(result.err());
         }
         adapter.warnings = self.warnings();
