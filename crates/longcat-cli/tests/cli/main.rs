@@ -4,6 +4,8 @@
 mod adapters;
 mod batch;
 #[cfg(unix)]
+mod device_loss;
+#[cfg(unix)]
 mod hub;
 mod long;
 mod lora;
