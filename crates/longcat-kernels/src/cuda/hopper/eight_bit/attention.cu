@@ -212,7 +212,7 @@ INLINE void consume(const Parameters &p, uint shared, uint ring, uint barriers, 
         exponentiate(s, scale, rows);
         pack_all(probabilities, s);
 
-        // Steps of the window so far; 0 begins one.
+        // Steps of the window so far, and whether the products to come add to those before.
         int since = 1;
         int more = 0;
         for (int step = 1; step < steps; step++) {
