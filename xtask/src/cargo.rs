@@ -1,6 +1,7 @@
 //! Cargo's own commands, as this project calls them.
 
 use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -29,17 +30,14 @@ fn finish(mut command: Command, what: &str) -> Result<()> {
     Ok(())
 }
 
+/// What lints are told.
+const LINTS: &[&str] = &["-D", "warnings"];
+
 /// All lints, with every backend.
 pub fn lints() -> Result<()> {
-    let everything = [
-        "--workspace",
-        "--all-targets",
-        "--all-features",
-        "--",
-        "-D",
-        "warnings",
-    ];
-    run("clippy", &everything)
+    let mut args = vec!["--workspace", "--all-targets", "--all-features", "--"];
+    args.extend(LINTS);
+    run("clippy", &args)
 }
 
 /// A program with one backend and no other compiles.
@@ -88,10 +86,28 @@ pub fn tests(rest: &[OsString]) -> Result<()> {
 }
 
 /// Documents of all crates, warnings being errors.
+///
+/// They are made from the crates as the lints have compiled them, which Cargo takes for others unless the compiler
+/// and its arguments are those of `cargo clippy`.
 pub fn documents() -> Result<()> {
     let mut command = cargo("doc", &["--workspace", "--all-features", "--no-deps"]);
-    command.env("RUSTDOCFLAGS", "-D warnings");
+    let separator = "__CLIPPY_HACKERY__";
+    let lints: String = LINTS.iter().flat_map(|lint| [*lint, separator]).collect();
+    command
+        .env("RUSTC_WORKSPACE_WRAPPER", clippy_driver()?)
+        .env("CLIPPY_ARGS", lints)
+        .env("RUSTDOCFLAGS", "-D warnings");
     finish(command, "doc")
+}
+
+/// Where `cargo clippy` has its compiler.
+fn clippy_driver() -> Result<PathBuf> {
+    let output = Command::new("rustc")
+        .args(["--print", "sysroot"])
+        .output()
+        .context("starting rustc")?;
+    let sysroot = String::from_utf8(output.stdout).context("reading rustc --print sysroot")?;
+    Ok(Path::new(sysroot.trim()).join("bin/clippy-driver"))
 }
 
 /// Packs the published crates. They are not compiled from their packages, which would compile all
