@@ -26,6 +26,12 @@ pub fn read_image(path: &Path) -> Result<RgbImage, MediaError> {
         .with_guessed_format()
         .map_err(MediaError::io(path))?;
     let format = reader.format();
+    if format.is_none() {
+        return Err(MediaError::unreadable(
+            path,
+            "no picture that is known here; convert it to PNG or JPEG",
+        ));
+    }
     let mut decoder = reader.into_decoder().map_err(damaged)?;
     // The decoder keeps to the limits by itself, but for the picture that it is asked for.
     let mut limits = Limits::default();

@@ -19,7 +19,7 @@ pub struct Sampler {
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
     /// Guidance scale; 4, or 1 with --distill.
-    #[arg(long, value_name = "G")]
+    #[arg(long, value_name = "G", allow_negative_numbers = true)]
     pub guidance: Option<f64>,
     /// Negative prompt: what the video should not show; needs guidance above 1.
     #[arg(

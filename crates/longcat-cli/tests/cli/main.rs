@@ -224,6 +224,7 @@ fn bad_requests_are_refused_by_name_and_leave_nothing() {
         (2, base(&["-o", "a.mp4", "--steps", "0"]), "steps"),
         (2, base(&["-o", "a.mp4", "--device", "tpu"]), "tpu"),
         (2, base(&["-o", "a.mp4", "--seed", "-1"]), "from 0 on"),
+        (2, base(&["-o", "a.mp4", "--guidance", "-1"]), "below 0"),
         (2, base(&["-o", "a.mp4", "--memory", "16"]), "12GiB"),
         (
             1,

@@ -83,6 +83,12 @@ impl Sampling {
                 format!("{} is not a finite number", self.guidance),
             ));
         }
+        if self.guidance < 0.0 {
+            return Err(VideoError::invalid(
+                "guidance",
+                format!("{} is below 0; without guidance it is 1", self.guidance),
+            ));
+        }
         if self.max_sequence_length == 0 {
             return Err(VideoError::invalid(
                 "max sequence length",
