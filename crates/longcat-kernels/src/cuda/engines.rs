@@ -1,7 +1,7 @@
 //! Code that is not cubecl's, on cubecl's devices: one engine per device, used on its thread.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::cuda::CudaRuntime;
@@ -20,10 +20,13 @@ pub(crate) trait Engine: Send + Sized + 'static {
     fn open(index: usize) -> Result<Self, String>;
 }
 
+/// By device index, or why there is none. Each has a lock of its own, which is held while its device takes work:
+/// that of a device that has much to do waits, and what a group of devices does together waits for all of them.
+type ByDevice<E> = BTreeMap<usize, Result<Arc<Mutex<E>>, String>>;
+
 /// The engines of one kind.
 pub(crate) struct Engines<E> {
-    /// By device index, or why there is none.
-    by_device: Mutex<BTreeMap<usize, Result<E, String>>>,
+    by_device: Mutex<ByDevice<E>>,
     /// Why work that was accepted did not run. Its output holds garbage, so the next call panics.
     failure: Mutex<Option<String>>,
     /// What failed then, in words.
@@ -66,10 +69,12 @@ impl<E: Engine> Engines<E> {
         known: impl FnOnce(&E) -> Option<bool>,
         prepare: impl FnOnce(&mut E) -> bool + Send + 'static,
     ) -> bool {
-        match self.engines().get(&index) {
+        let engine = self.engines().get(&index).cloned();
+        match engine {
             Some(Err(_)) => return false,
             Some(Ok(engine)) => {
-                if let Some(known) = known(engine) {
+                let known = known(&lock(&engine));
+                if let Some(known) = known {
                     return known;
                 }
             }
@@ -78,11 +83,12 @@ impl<E: Engine> Engines<E> {
         // On the thread that owns the device, where its context is current.
         device_thread(index)
             .submit_blocking(move |_| {
-                self.engines()
-                    .entry(index)
-                    .or_insert_with(|| E::open(index))
-                    .as_mut()
-                    .is_ok_and(prepare)
+                let open = || E::open(index).map(|engine| Arc::new(Mutex::new(engine)));
+                let engine = self.engines().entry(index).or_insert_with(open).clone();
+                engine.is_ok_and(|engine| {
+                    let mut engine = lock(&engine);
+                    prepare(&mut engine)
+                })
             })
             .unwrap_or(false)
     }
@@ -189,21 +195,28 @@ impl<E: Engine> Engines<E> {
         if !users.is_empty() {
             theirs::note(server, index, users.into_iter().chain([stream]));
         }
-        match self.engines().get(&index) {
-            Some(Ok(engine)) => work(engine, &addresses),
-            _ => Err(format!("device {index} has no engine")),
+        match self.engine(index) {
+            Some(engine) => {
+                let engine = lock(&engine);
+                work(&engine, &addresses)
+            }
+            None => Err(format!("device {index} has no engine")),
         }
     }
 
     /// What `look` makes of a device's engine, if it has one.
     pub(crate) fn with<T>(&self, index: usize, look: impl FnOnce(&E) -> T) -> Option<T> {
-        match self.engines().get(&index) {
-            Some(Ok(engine)) => Some(look(engine)),
-            _ => None,
-        }
+        let engine = self.engine(index)?;
+        let engine = lock(&engine);
+        Some(look(&engine))
     }
 
-    fn engines(&self) -> MutexGuard<'_, BTreeMap<usize, Result<E, String>>> {
+    fn engine(&self, index: usize) -> Option<Arc<Mutex<E>>> {
+        let engines = self.engines();
+        engines.get(&index)?.as_ref().ok().cloned()
+    }
+
+    fn engines(&self) -> MutexGuard<'_, ByDevice<E>> {
         lock(&self.by_device)
     }
 }
