@@ -255,9 +255,19 @@ pub fn open_pipeline(
     parts: impl Into<CheckpointParts>,
     options: &RuntimeOptions,
 ) -> Result<Box<dyn DynPipeline>, RuntimeError> {
+    open(devices, parts.into(), options)
+}
+
+/// Not generic, so that pipelines are compiled here and not in every program that opens one.
+#[inline(never)]
+fn open(
+    devices: &DeviceList,
+    parts: CheckpointParts,
+    options: &RuntimeOptions,
+) -> Result<Box<dyn DynPipeline>, RuntimeError> {
     let task = Open {
         devices,
-        parts: parts.into(),
+        parts,
         asked: options.dtype,
         options: options.on(devices.first()),
     };
