@@ -4,6 +4,9 @@
 //! minutes for nothing.
 #![allow(clippy::unwrap_used)]
 
+// Generic code that the runtime has compiled is not compiled again here: Burn's kernels for wgpu above all.
+use longcat_runtime as _;
+
 #[cfg(feature = "cpu")]
 mod conv;
 mod docs;
