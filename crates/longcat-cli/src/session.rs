@@ -181,15 +181,15 @@ impl Session {
         times.begin("open");
         let devices = device_or_best(place.device.clone());
         longcat_runtime::set_cublas_enabled(!place.no_cublas);
-        if matches!(devices.first(), DeviceSpec::Cuda(_)) {
-            let problems = [
-                longcat_runtime::cublas_problem(),
-                longcat_runtime::cudnn_problem(),
-            ];
-            for problem in problems.into_iter().flatten() {
-                note!("warning: {problem}");
-            }
-        }
+        // Large libraries, which are opened while the device starts.
+        let libraries = matches!(devices.first(), DeviceSpec::Cuda(_)).then(|| {
+            std::thread::spawn(|| {
+                [
+                    longcat_runtime::cublas_problem(),
+                    longcat_runtime::cudnn_problem(),
+                ]
+            })
+        });
         let options = RuntimeOptions {
             dtype: place.dtype.map(Into::into),
             precision: place.precision.into(),
@@ -202,6 +202,10 @@ impl Session {
         };
         let parts = place.weights.with(place.model.as_deref())?;
         let pipeline = open_pipeline(&devices, parts, &options)?;
+        let problems = libraries.and_then(|libraries| libraries.join().ok());
+        for problem in problems.into_iter().flatten().flatten() {
+            note!("warning: {problem}");
+        }
         let interrupt = longcat_cli::interrupt()?;
         let base = Settings {
             model: match place.model.as_ref().or(place.weights.dit.as_ref()) {
