@@ -11,9 +11,9 @@
 //   are, since tiles of values have their tokens in that order.
 // - The matrix units sum products of 8-bit floats with fewer bits than f32 has, and e4m3 reaches down
 //   to 2^-9 only. So every WINDOW steps their sums are added to those of all steps before, which are
-//   kept in f32 in shared memory, and probabilities are relative to a reference of their window, near the
-//   maximum of its first step, unless a later one is far above it. A single token of great weight spoils no
-//   other window than its own.
+//   kept in f32 in shared memory, and probabilities are relative to the maximum of the first step of
+//   their window, unless a later one is far above it. A single token of great weight spoils no other
+//   window than its own.
 // - Softmax waits for both products: the tensor cores then work for other warpgroups.
 //
 // Compiled at run time behind halves.cuh, common.cuh and parts.cuh, with these macros:
@@ -235,7 +235,8 @@ INLINE void consume(const Parameters &p, uint shared, uint ring, uint barriers, 
             float fade[2];
             if (opens) {
                 last = close_window(rows);
-                open_window(rows, high);
+                rows.reference[0] = quad_max(high[0]);
+                rows.reference[1] = quad_max(high[1]);
             } else {
                 raised = __any_sync(0xffffffff, high[0] > rows.reference[0] + LAZY_EXPONENT ||
                                                     high[1] > rows.reference[1] + LAZY_EXPONENT);

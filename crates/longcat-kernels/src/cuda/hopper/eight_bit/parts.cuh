@@ -43,8 +43,6 @@ constexpr float MAGIC = 12582912.0f;
 // reference by the other before it is raised. e4m3 ends at 2^8.8.
 constexpr float TOP_EXPONENT = 6.0f;
 constexpr float LAZY_EXPONENT = 2.8f;
-// A window keeps the reference of the one before, unless its first maximum is farther below than this.
-constexpr float KEPT_EXPONENT = 4.0f;
 // Maximum of a row that has seen no key; finite, so that differences are numbers.
 constexpr float NO_MAXIMUM = -1.0e30f;
 
@@ -278,14 +276,4 @@ INLINE Weights close_window(Rows &rows) {
         rows.sum[r] = 0.0f;
     }
     return w;
-}
-
-// References of a window whose first step has these maxima.
-INLINE void open_window(Rows &rows, const float (&high)[2]) {
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        const float maximum = quad_max(high[r]);
-        const float before = rows.reference[r];
-        rows.reference[r] = maximum < before - KEPT_EXPONENT ? maximum : fmaxf(maximum, before);
-    }
 }
