@@ -1,10 +1,15 @@
 //! Blocks of GGUF that share scales.
 
+use std::array::from_fn;
+
 use half::f16;
 use longcat_kernels::PackedKind;
+use wide::f32x8;
 
 /// Values that share a scale.
 const GROUP: usize = 32;
+/// Groups of a block of Q4_K, which are searched side by side.
+const LANES: usize = 8;
 /// The blocks of a row by `pack`, which takes the values of one and fills its bytes.
 pub(super) fn row(
     values: &[f32],
@@ -60,10 +65,9 @@ pub(super) fn q4_0(values: &[f32], block: &mut [u8]) {
 /// six bits times one scale of the block each.
 pub(super) fn q4_k(values: &[f32], block: &mut [u8]) {
     let (groups, _) = values.as_chunks::<GROUP>();
-    let mut fits = [(0.0, 0.0); 8];
-    for (fit, group) in fits.iter_mut().zip(groups) {
-        *fit = best_fit(group);
-    }
+    let (groups, _) = groups.as_chunks::<LANES>();
+    let groups = &groups[0];
+    let fits = best_fits(groups);
     let largest = |of: fn(&(f32, f32)) -> f32| fits.iter().map(of).fold(0.0, f32::max);
     let (scale, minimum) = (largest(|fit| fit.0), largest(|fit| fit.1));
     let six_bits = |x: f32, largest: f32| {
@@ -85,9 +89,14 @@ pub(super) fn q4_k(values: &[f32], block: &mut [u8]) {
             if scale == 0.0 {
                 continue;
             }
-            for (q, x) in quants.iter_mut().zip(&groups[group]) {
-                let level = ((x + minimum) / scale).round_ties_even().clamp(0.0, 15.0);
-                *q |= (level as u8) << (4 * half);
+            let (values, _) = groups[group].as_chunks::<LANES>();
+            let (quants, _) = quants.as_chunks_mut::<LANES>();
+            let (scale, minimum) = (f32x8::splat(scale), f32x8::splat(minimum));
+            for (quants, x) in quants.iter_mut().zip(values) {
+                let levels = onto_whole((f32x8::from(*x) + minimum) / scale).to_array();
+                for (q, level) in quants.iter_mut().zip(levels) {
+                    *q |= (level.to_bits() as u8 & 15) << (4 * half);
+                }
             }
         }
     }
@@ -104,88 +113,77 @@ fn put_levels(packed: &mut [u8], levels: &[[u8; 2]; 8]) {
     }
 }
 
-/// Scale and minimum of a group of Q4_K, neither below 0: the best of 21 tries, each of which rounds with
-/// a scale near that of the range and then solves for the scale and minimum that fit the rounded values
-/// best. Errors weigh more where values are large (ggml's `make_qkx2_quants`).
-fn best_fit(x: &[f32; GROUP]) -> (f32, f32) {
-    let largest = x
-        .iter()
-        .fold(f32::MIN, |most, x| if *x > most { *x } else { most });
-    let mut lowest = x
-        .iter()
-        .fold(0.0, |least: f32, x| if *x < least { *x } else { least });
-    if largest == lowest {
-        return (0.0, -lowest);
+/// Scales and minima of the eight groups of Q4_K, none below 0: of each the best of 21 tries, each of which
+/// rounds with a scale near that of the range and then solves for the scale and minimum that fit the rounded
+/// values best. Errors weigh more where values are large (ggml's `make_qkx2_quants`).
+///
+/// A lane is a group, so that eight of them are searched by the same instructions.
+fn best_fits(groups: &[[f32; GROUP]; LANES]) -> [(f32, f32); LANES] {
+    let x: [f32x8; GROUP] = from_fn(|i| from_fn(|lane| groups[lane][i]).into());
+    let (mut largest, mut lowest) = (f32x8::splat(f32::MIN), f32x8::ZERO);
+    let mut squares = f32x8::ZERO;
+    for x in x {
+        largest = largest.fast_max(x);
+        lowest = lowest.fast_min(x);
+        squares += x * x;
     }
-    let size = (sums(|i| [x[i] * x[i]])[0] / GROUP as f32).sqrt();
+    let even = largest.simd_eq(lowest);
+    let size = (squares / f32x8::splat(GROUP as f32)).sqrt();
     let weights = x.map(|x| size + x.abs());
-    let [sum_w, sum_x] = sums(|i| [weights[i], weights[i] * x[i]]);
-    let error = |scale: f32, lowest: f32, levels: &[f32; GROUP]| {
-        let [sum] = sums(|i| {
-            let off = scale * levels[i] + lowest - x[i];
-            [weights[i] * (off * off)]
-        });
+    let (mut sum_w, mut sum_x) = (f32x8::ZERO, f32x8::ZERO);
+    for (w, x) in weights.iter().zip(x) {
+        sum_w += *w;
+        sum_x += *w * x;
+    }
+    let fifteen = f32x8::splat(15.0);
+    let error = |scale: f32x8, lowest: f32x8, levels: &[f32x8; GROUP]| {
+        let mut sum = f32x8::ZERO;
+        for ((x, w), level) in x.iter().zip(weights).zip(levels) {
+            let off = scale * *level + lowest - *x;
+            sum += w * (off * off);
+        }
         sum
     };
 
-    let mut scale = (largest - lowest) / 15.0;
-    let mut least = error(
-        scale,
-        lowest,
-        &rounded(x, 15.0 / (largest - lowest), lowest),
-    );
+    // All values alike are their minimum.
+    let mut scale = even.select(f32x8::ZERO, (largest - lowest) / fifteen);
+    let per_unit = fifteen / (largest - lowest);
+    let mut levels = x.map(|x| onto_whole(per_unit * (x - lowest)) - WHOLE);
+    let mut least = even.select(f32x8::ZERO, error(scale, lowest, &levels));
     for step in 0..=20 {
-        let per_unit = (-1.0 + 0.1 * step as f32 + 15.0) / (largest - lowest);
-        let levels = rounded(x, per_unit, lowest);
-        let [sum_l, sum_l2, sum_xl] = sums(|i| {
-            let weighted = weights[i] * levels[i];
-            [weighted, weighted * levels[i], weighted * x[i]]
-        });
+        let steps = f32x8::splat(-1.0 + 0.1 * step as f32 + 15.0);
+        let per_unit = steps / (largest - lowest);
+        let [mut sum_l, mut sum_l2, mut sum_xl] = [f32x8::ZERO; 3];
+        for ((level, x), w) in levels.iter_mut().zip(x).zip(weights) {
+            *level = onto_whole(per_unit * (x - lowest)) - WHOLE;
+            let weighted = w * *level;
+            sum_l += weighted;
+            sum_l2 += weighted * *level;
+            sum_xl += weighted * x;
+        }
         let determinant = sum_w * sum_l2 - sum_l * sum_l;
-        if determinant.is_nan() || determinant <= 0.0 {
-            continue;
-        }
-        let mut new_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant;
-        let mut new_lowest = (sum_l2 * sum_x - sum_l * sum_xl) / determinant;
-        if new_lowest > 0.0 {
-            new_lowest = 0.0;
-            new_scale = sum_xl / sum_l2;
-        }
+        let free = (sum_l2 * sum_x - sum_l * sum_xl) / determinant;
+        // No minimum is below 0: the best scale without one.
+        let bound = free.simd_gt(f32x8::ZERO);
+        let new_lowest = bound.select(f32x8::ZERO, free);
+        let new_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant;
+        let new_scale = bound.select(sum_xl / sum_l2, new_scale);
         let new_error = error(new_scale, new_lowest, &levels);
-        if new_error < least {
-            (least, scale, lowest) = (new_error, new_scale, new_lowest);
-        }
+        let better = new_error.simd_lt(least) & determinant.simd_gt(f32x8::ZERO);
+        least = better.select(new_error, least);
+        scale = better.select(new_scale, scale);
+        lowest = better.select(new_lowest, lowest);
     }
-    (scale, -lowest)
+    let (scale, lowest) = (scale.to_array(), lowest.to_array());
+    from_fn(|lane| (scale[lane], -lowest[lane]))
 }
 
-/// `(x − lowest) · per_unit` to whole numbers from 0 to 15, of two equally near the even one.
-fn rounded(x: &[f32; GROUP], per_unit: f32, lowest: f32) -> [f32; GROUP] {
-    /// Numbers above it have no fraction. Instructions for rounding are not on every processor.
-    const WHOLE: f32 = 12_582_912.0;
-    let mut levels = [0.0; GROUP];
-    for (level, x) in levels.iter_mut().zip(x) {
-        let place = per_unit * (x - lowest);
-        // As instructions compare; of what is no number 0.
-        let place = if place > 0.0 { place } else { 0.0 };
-        let place = if place < 15.0 { place } else { 15.0 };
-        *level = (place + WHOLE) - WHOLE;
-    }
-    levels
-}
+/// Numbers of its size have no fraction: what is added to it is rounded, of two equally near to the even one.
+/// Instructions for rounding are not on every processor.
+const WHOLE: f32x8 = f32x8::splat(12_582_912.0);
 
-/// Sums of terms over a group, eight at a time, so that additions need not wait for one another.
+/// [`WHOLE`] and the nearest whole numbers from 0 to 15, which its last bits are.
 #[inline(always)]
-fn sums<const N: usize>(terms: impl Fn(usize) -> [f32; N]) -> [f32; N] {
-    const LANES: usize = 8;
-    let mut lanes = [[0.0; LANES]; N];
-    for start in (0..GROUP).step_by(LANES) {
-        for lane in 0..LANES {
-            let terms = terms(start + lane);
-            for (sums, term) in lanes.iter_mut().zip(terms) {
-                sums[lane] += term;
-            }
-        }
-    }
-    lanes.map(|lanes| lanes.iter().sum())
+fn onto_whole(places: f32x8) -> f32x8 {
+    places.fast_max(f32x8::ZERO).fast_min(f32x8::splat(15.0)) + WHOLE
 }

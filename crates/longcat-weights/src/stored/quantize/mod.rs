@@ -25,8 +25,8 @@ pub enum Quantization {
     Q8_0,
     /// GGUF's Q4_0, the same bits as by the `gguf` package.
     Q4_0,
-    /// GGUF's Q4_K by the search of ggml's reference. Its sums are added in another order, so that of two
-    /// scales that are about as good the other one may be taken.
+    /// GGUF's Q4_K by the search of ggml's reference. Programs of ggml may round its sums otherwise, so that of
+    /// two scales that are about as good they may take the other one.
     Q4_K,
 }
 
