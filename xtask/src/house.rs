@@ -25,6 +25,7 @@ const FLOORS: &[&[&str]] = &[
         "longcat-media",
         "longcat-hub",
         "longcat-builtin",
+        "longcat-shapes",
     ],
     &["longcat-partial"],
 ];

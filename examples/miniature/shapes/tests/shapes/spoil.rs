@@ -1,6 +1,6 @@
 //! Ways to spoil a clip as a VAE or a small model does.
 
-use longcat_miniature::RenderedClip;
+use longcat_shapes::RenderedClip;
 
 /// Applies `change` to every frame `[H, W, 3]`.
 fn each_frame(clip: &RenderedClip, mut change: impl FnMut(&[u8]) -> Vec<u8>) -> RenderedClip {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use longcat_miniature::{
+use longcat_shapes::{
     Background, Colour, DatasetOptions, JUDGED_PROMPTS, Motion, Raster, RenderedClip, Sample,
     Shape, ShapesDataset, Size, Split, caption, is_held_out, prompts, psnr,
 };

@@ -1,7 +1,7 @@
 //! The judge is right about what is drawn, also when it is spoilt, and is not talked into anything.
 
 use crate::spoil::{blurred, coarse, noisy};
-use longcat_miniature::{
+use longcat_shapes::{
     Agreement, Background, Colour, DatasetOptions, Motion, Raster, RenderedClip, Sample, Shape,
     ShapesDataset, Split, judge,
 };
@@ -101,7 +101,7 @@ fn a_wrong_label_is_rejected() {
     let other = |all: usize, index: usize, i: usize| (index + 1 + i % (all - 1)) % all;
     for (i, sample) in samples.iter().enumerate() {
         let verdict = judge(&sample.render(&Raster::default()));
-        let wrong = |change: &dyn Fn(&mut longcat_miniature::ExpectedObject)| -> Agreement {
+        let wrong = |change: &dyn Fn(&mut longcat_shapes::ExpectedObject)| -> Agreement {
             let mut expected = sample.expected.clone();
             change(&mut expected.objects[0]);
             verdict.agrees(&expected)
