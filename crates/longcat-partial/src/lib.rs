@@ -8,7 +8,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::UNIX_EPOCH;
 
 const ENDING: &str = ".partial";
 /// Bytes of the name that the temporary one has: with what is added a longer one would be too long for file
@@ -26,9 +28,14 @@ pub struct Partial {
 
 impl Partial {
     /// What will be called `target`. Nothing is made yet. The name is one that no other call has, of this process
-    /// or another of this machine.
+    /// or another, also of another machine.
     pub fn new(target: &Path) -> Self {
-        static MADE: AtomicUsize = AtomicUsize::new(0);
+        /// From the time on, in nanoseconds: in containers all processes have the same few numbers, and a folder
+        /// would be filled up that one of them left which was killed.
+        static MADE: LazyLock<AtomicU64> = LazyLock::new(|| {
+            let now = UNIX_EPOCH.elapsed().unwrap_or_default();
+            AtomicU64::new(now.as_nanos() as u64)
+        });
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}{number}{ENDING}", start_of(target, process::id()));
         Self {
