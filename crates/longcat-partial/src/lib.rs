@@ -86,9 +86,11 @@ pub fn sweep(target: &Path, process: u32) {
     });
 }
 
-/// Removes all that is not finished in a folder in which nobody else writes at the time.
-pub fn sweep_folder(folder: &Path) {
-    remove_those(folder, |_| true);
+/// Removes what is not finished in a folder of all whose names begin with `start`. Nobody else may be writing
+/// such files there.
+pub fn sweep_folder(folder: &Path, start: &str) {
+    let start = format!(".{start}");
+    remove_those(folder, |name| name.starts_with(&start));
 }
 
 /// Whether this is the name of something that is not finished.
@@ -209,7 +211,10 @@ mod tests {
         let mut stay: Vec<&str> = others.iter().chain(&foreign).copied().collect();
         stay.sort_unstable();
         assert_eq!(names(dir.path()), stay);
-        sweep_folder(dir.path());
+        sweep_folder(dir.path(), "b.");
+        stay.retain(|name| !name.starts_with(".b."));
+        assert_eq!(names(dir.path()), stay);
+        sweep_folder(dir.path(), "");
         let mut stay: Vec<&str> = foreign.iter().copied().chain(["a.mp4"]).collect();
         stay.sort_unstable();
         assert_eq!(names(dir.path()), stay);

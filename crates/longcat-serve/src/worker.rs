@@ -68,7 +68,7 @@ fn make(
     let files = app.data.files(&video.id);
     app.hub.tell(&video.id, What::Status);
     // What an earlier run of the job was writing when its server ended.
-    longcat_partial::sweep_folder(files.folder());
+    longcat_partial::sweep_folder(files.folder(), "");
     let begun = Instant::now();
     let made = catch_unwind(AssertUnwindSafe(|| {
         let adapters = app.library.order(&video.settings.adapters);

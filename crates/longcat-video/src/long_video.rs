@@ -11,6 +11,8 @@ use crate::frames::{PixelFrames, write_clips};
 use crate::{VideoError, VideoSize};
 
 const SETTINGS: &str = "settings.txt";
+/// What names of segments begin with.
+const SEGMENT: &str = "segment-";
 /// First line of the settings. Another number where segments of before cannot be gone on with.
 const HEADING: &str = "segments of a long video, format 2";
 const KEY: &str = "frames";
@@ -49,8 +51,8 @@ impl SegmentFolder {
             }
             Err(error) => return Err(VideoError::io(file, error)),
         }
-        // What a run was writing that was killed.
-        longcat_partial::sweep_folder(dir);
+        // What a run was writing that was killed. Others may write other files in the folder.
+        longcat_partial::sweep_folder(dir, SEGMENT);
         Ok(Self {
             dir: dir.to_path_buf(),
             settings: lines,
@@ -72,7 +74,7 @@ impl SegmentFolder {
     }
 
     fn file(&self, index: usize) -> PathBuf {
-        self.dir.join(format!("segment-{index:04}.safetensors"))
+        self.dir.join(format!("{SEGMENT}{index:04}.safetensors"))
     }
 
     /// Whether a segment is finished. Files appear under their name only when they are whole.
