@@ -13,16 +13,21 @@ use anyhow::Error;
 pub fn take_over(prepare: impl FnOnce(&mut Command)) -> Error {
     use std::os::unix::process::CommandExt;
 
-    let failed = std::env::current_exe().map_or_else(
-        |error| error,
-        |program| {
-            let mut command = Command::new(program);
-            command.args(std::env::args_os().skip(1));
-            prepare(&mut command);
-            command.exec()
-        },
-    );
-    Error::new(failed).context("starting anew after the device failed")
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => {
+            return Error::new(error)
+                .context("finding this program, to go on after the device failed");
+        }
+    };
+    let mut command = Command::new(&program);
+    command.args(std::env::args_os().skip(1));
+    prepare(&mut command);
+    let failed = Error::new(command.exec());
+    failed.context(format!(
+        "starting {} anew after the device failed",
+        program.display()
+    ))
 }
 
 /// Says that there are no such processes here.
