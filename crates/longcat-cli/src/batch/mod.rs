@@ -12,10 +12,11 @@ mod work;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use longcat_cli::{note, printable, say};
+use longcat_cli::{interrupt, note, printable, say};
 use longcat_video::{Observer, VideoError};
 use serde_json::Value;
 
@@ -108,10 +109,15 @@ pub fn run(args: &Batch) -> Result<()> {
         count.made += made.made;
         count.there += made.there;
         count.failed += made.failed;
-        if matches!(
+        // Where a device failed this may break, too, which changes nothing of what became of the lines.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(session)));
+        let cancelled = matches!(
             ended.as_ref().err().and_then(|error| error.downcast_ref()),
             Some(VideoError::Cancelled)
-        ) {
+        );
+        let failed = matches!(ended, Ok(Ended::DeviceFailed));
+        // A new process would not know of a Ctrl-C that came while the device failed.
+        if cancelled || (failed && interrupt()?.load(Ordering::SeqCst)) {
             bail!(
                 "stopped after {}; the same command goes on",
                 in_words(count.made)
@@ -120,8 +126,6 @@ pub fn run(args: &Batch) -> Result<()> {
         if ended? == Ended::DeviceFailed {
             // A process that lives holds lines only while it makes them.
             drop(claims);
-            // What breaks while it goes is the device's.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(session)));
             let next = Before {
                 begun: results.begun(),
                 made: count.made,
