@@ -27,7 +27,7 @@ static OPENED: Mutex<BTreeMap<Id, Option<Arc<Staging>>>> = Mutex::new(BTreeMap::
 /// Opens a wgpu device, so that weights are uploaded to it by several threads at once.
 ///
 /// Call it before anything runs on the device; later calls change nothing. Without it, and where the
-/// environment variable `LONGCAT_NO_STAGING` is `1`, everything works as well, and loading is slower. Devices
+/// environment variable `LONGCAT_NO_STAGING` is set, everything works as well, and loading is slower. Devices
 /// that were made of a setup of your own are for [`adopt_wgpu_device`].
 pub fn open_wgpu_device(device: &WgpuDevice) {
     if matches!(device, WgpuDevice::Existing(_)) || is_switched_off() {
@@ -61,7 +61,7 @@ fn id_of(device: &WgpuDevice) -> Id {
 }
 
 fn is_switched_off() -> bool {
-    std::env::var_os("LONGCAT_NO_STAGING").is_some_and(|value| value == "1")
+    std::env::var_os("LONGCAT_NO_STAGING").is_some()
 }
 
 fn lock() -> MutexGuard<'static, BTreeMap<Id, Option<Arc<Staging>>>> {
