@@ -114,15 +114,9 @@ INLINE ulong describe_values(uint address) {
 #define U8(x, i)                                                                               \
     "+r"(x[i]), "+r"(x[i + 1]), "+r"(x[i + 2]), "+r"(x[i + 3]), "+r"(x[i + 4]), "+r"(x[i + 5]), \
         "+r"(x[i + 6]), "+r"(x[i + 7])
-#define R96 R88 "," R8(88, 89, 90, 91, 92, 93, 94, 95)
-#define R112 R96 "," R8(96, 97, 98, 99, 100, 101, 102, 103) "," R8(104, 105, 106, 107, 108, 109, 110, 111)
 #define U32(x, i) U8(x, i), U8(x, i + 8), U8(x, i + 16), U8(x, i + 24)
 #define U48(x) U32(x, 0), U8(x, 32), U8(x, 40)
 #define U64(x) U32(x, 0), U32(x, 32)
-#define U80(x) U64(x), U8(x, 64), U8(x, 72)
-#define U96(x) U64(x), U32(x, 64)
-#define U112(x) U96(x), U8(x, 96), U8(x, 104)
-#define U32_(x) U32(x, 0)
 
 // acc[64, n] += a[64, 32] · b[32, n] in integers, both in shared memory, rows along the sum.
 #define INTEGER_PRODUCT(n, r, u, a0, a1)                                                     \
@@ -132,12 +126,8 @@ INLINE ulong describe_values(uint address) {
                      : u(acc)                                                                \
                      : "l"(a), "l"(b));                                                      \
     }
-INTEGER_PRODUCT(64, R32, U32_, 32, 33)
 INTEGER_PRODUCT(96, R48, U48, 48, 49)
 INTEGER_PRODUCT(128, R64, U64, 64, 65)
-INTEGER_PRODUCT(160, R80, U80, 80, 81)
-INTEGER_PRODUCT(192, R96, U96, 96, 97)
-INTEGER_PRODUCT(224, R112, U112, 112, 113)
 
 // acc[64, 128] (+)= a[64, 32] · b[32, 128] in e4m3, `a` in registers; `more` is 0 if acc starts at
 // zero.
