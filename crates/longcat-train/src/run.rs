@@ -129,6 +129,8 @@ fn uninterrupted<B: KernelBackend>(
     if let (Mode::Lora, Some(file)) = (config.mode, &config.lora.start_from) {
         Adapter::read(file, lora_targets())?;
     }
+    // As is a limit that no step keeps to.
+    Room::now::<B>(config, &checkpoint, device)?.training()?;
     let data = TrainingData::prepare::<B>(config, device, ranks, observer, interrupt)?;
     let texts = data.encode_texts::<B>(config, device, ranks, observer, interrupt)?;
     let info = RunInfo {

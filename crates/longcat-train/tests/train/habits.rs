@@ -64,6 +64,16 @@ impl Workshop {
 }
 
 #[test]
+fn a_limit_that_no_step_keeps_to_is_refused_before_clips_are_encoded() {
+    let shop = Workshop::new();
+    let error = shop.error(&shop.config("run", 1, "memory = '0.001MB'"));
+    for part in ["memory", "a training step"] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert_eq!((shop.cached("latents"), shop.cached("text")), (0, 0));
+}
+
+#[test]
 fn equal_clips_are_encoded_once() {
     let shop = Workshop::new();
     fs::copy(shop.path("clips/a.png"), shop.path("clips/c.png")).unwrap();
