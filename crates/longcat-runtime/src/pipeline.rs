@@ -289,7 +289,7 @@ impl DeviceTask for Open<'_> {
         let mut options = self.options;
         match (self.asked, B::supports_dtype(&device, options.dtype)) {
             (_, true) => {}
-            (None, false) => options.dtype = DType::F32,
+            (None, false) => (options.dtype, options.vae_dtype) = (DType::F32, DType::F32),
             (Some(dtype), false) => {
                 return Err(RuntimeError::Dtype {
                     devices: self.devices.clone(),
