@@ -160,12 +160,12 @@ mod tests {
             .unwrap();
         runtime.block_on(async {
             let (mut reader, writer) = duplex(10);
-            let mut writer = Patient::new(writer, Duration::from_millis(200));
+            let mut writer = Patient::new(writer, Duration::from_secs(1));
             let read = async {
                 let mut bytes = [0; 10];
                 // Longer than the patience in all, but not at once.
                 for _ in 0..6 {
-                    sleep(Duration::from_millis(50)).await;
+                    sleep(Duration::from_millis(200)).await;
                     reader.read_exact(&mut bytes).await.unwrap();
                 }
                 bytes
