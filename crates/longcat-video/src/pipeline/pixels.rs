@@ -11,6 +11,7 @@ use crate::VideoError;
 use crate::frames::PixelFrames;
 use crate::memory::ClipSizes;
 use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
+
 impl<B: KernelBackend> Pipeline<B> {
     /// Normalised latents of a clip `[1, 3, F, H, W]` in [-1, 1], for each sample of a batch.
     pub(crate) fn encode_condition(
