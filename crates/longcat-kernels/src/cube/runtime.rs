@@ -11,7 +11,7 @@ use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 /// - Compiled kernels and tuning results are kept below `folder`, and tuning takes little effort,
 ///   where the user's own `cubecl.toml` or `burn.toml` says nothing else about the cache. Kernels are
 ///   found again by what they are called, not by their code: name a folder that no other version of
-///   the program uses.
+///   the program uses. Kernels in CUDA C++ are kept there in any case.
 /// - In builds for CUDA every size of tensor gets memory of just that size, where those files leave
 ///   `memory.persistent_memory` as it is. The usual pools of pages of up to a quarter of the device
 ///   took a third more. Models work on few sizes, and what a phase leaves is given back after it.
@@ -35,5 +35,7 @@ pub fn set_up_gpu_runtime(folder: &Path) {
     {
         config.memory.persistent_memory = PersistentMemory::Enforced;
     }
+    #[cfg(feature = "cuda")]
+    crate::cuda::program_cache::keep_in(folder);
     *stored = Some(config.into());
 }

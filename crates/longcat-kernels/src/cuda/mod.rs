@@ -11,6 +11,7 @@ pub(crate) mod page_lock;
 pub(crate) mod peers;
 pub(crate) mod prefetch;
 pub(crate) mod program;
+pub(crate) mod program_cache;
 pub(crate) mod ranks;
 mod staging;
 mod stream;

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use cudarc::driver::{result as driver, sys};
 use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 
+use super::program_cache;
 use super::stream::{lock, say};
 
 /// The first kernel that was not compiled and in whose place another one serves.
@@ -24,13 +25,30 @@ pub fn kernel_problem() -> Option<String> {
 }
 
 /// Compiles a source, which includes nothing, so that no CUDA headers are needed, and loads its kernel `name`
-/// into the current context, where it stays for the life of the process.
+/// into the current context, where it stays for the life of the process. What an earlier run compiled is taken
+/// from disk.
 pub(crate) fn load(
     source: &str,
     name: &CStr,
     options: &[String],
 ) -> Result<sys::CUfunction, String> {
+    let folder = program_cache::folder();
+    let file = folder.map(|f| program_cache::file(f, source, name.to_bytes(), options));
+    let kept = file.as_deref().and_then(program_cache::read);
+    // One that the driver does not take, of another device perhaps, is compiled anew.
+    if let Some(function) = kept.and_then(|code| function(&code, name).ok()) {
+        return Ok(function);
+    }
     let code = compile(source, name, options)?;
+    let function = function(&code, name)?;
+    if let Some(file) = file {
+        program_cache::write(&file, &code);
+    }
+    Ok(function)
+}
+
+/// The kernel `name` of machine code, in the current context.
+fn function(code: &[u8], name: &CStr) -> Result<sys::CUfunction, String> {
     // SAFETY: machine code as NVRTC wrote it, which the driver copies; the module is never unloaded.
     unsafe {
         let module =
