@@ -8,10 +8,10 @@ use burn::module::AutodiffModule;
 use burn::tensor::{DType, Tensor, TensorData};
 use longcat_dit::{LongCatTransformer, TextCondition};
 use longcat_kernels::{KernelBackend, Stage, guard, wait};
-use longcat_vae::VaeOptions;
+use longcat_vae::{VaeError, VaeOptions};
 use longcat_video::{
     Checkpoint, FlowMatchScheduler, NoisePurpose, NoiseSource, PixelFrames, Schedule, ScheduleMode,
-    SeededNoise, Tiling, cfg_zero,
+    SeededNoise, Tiling, VideoError, cfg_zero,
 };
 
 use crate::config::{SampleConfig, TrainConfig};
@@ -86,8 +86,15 @@ impl Sampler {
         };
         for (i, latents) in clips.into_iter().enumerate() {
             let decode = || {
-                let going_on = &mut |_| ControlFlow::Continue(());
-                PixelFrames::from_tensor(vae.decode_with(latents, &options, going_on)?)
+                let mut going_on = |_| match stop(interrupt) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(_) => ControlFlow::Break(()),
+                };
+                match vae.decode_with(latents, &options, &mut going_on) {
+                    Err(VaeError::Cancelled) => Err(TrainError::Interrupted),
+                    Err(error) => Err(VideoError::from(error).into()),
+                    Ok(pixels) => Ok(PixelFrames::from_tensor(pixels)?),
+                }
             };
             for frames in guard::<B::InnerBackend, _, _>(&devices, Stage::Sampling, decode)? {
                 let path = folder.join(format!("{i:02}.{}", self.config.format));
