@@ -45,7 +45,8 @@ pub enum AttentionNumbers {
     /// In eight bits where a device has kernels for it and they take the call (Hopper, heads of 128 channels
     /// in bf16 or f16, at least 1024 keys), else in floats. Scores are products of int8 queries and keys,
     /// whose mean is taken off and which are rotated so that no channel stands out; results are products of
-    /// probabilities and values in e4m3, summed in f32. Without gradients: autodiff computes in floats.
+    /// probabilities and values in e4m3, summed in f32. Without gradients: autodiff computes in floats. After
+    /// SageAttention 1 and 2 (arXiv:2410.02367, arXiv:2411.10958) and FlashAttention-3 (arXiv:2407.08608).
     Fp8,
 }
 
