@@ -26,7 +26,7 @@ pub fn read_image(path: &Path) -> Result<RgbImage, MediaError> {
         .with_guessed_format()
         .map_err(MediaError::io(path))?;
     let format = reader.format();
-    if format.is_none() {
+    if !format.is_some_and(|format| format.reading_enabled()) {
         return Err(MediaError::unreadable(
             path,
             "no picture that is known here; convert it to PNG or JPEG",

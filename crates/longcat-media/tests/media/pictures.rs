@@ -13,9 +13,12 @@ fn pictures_are_known_limited_and_whole() {
         .save(at("a.jpg"))
         .unwrap();
     read_image(&at("a.jpg")).unwrap();
-    fs::write(at("phone.heic"), b"\0\0\0\x18ftypheic").unwrap();
-    let message = read_image(&at("phone.heic")).unwrap_err().to_string();
-    assert!(message.contains("convert it to PNG"), "{message}");
+    for name in ["phone.heic", "page.avif"] {
+        let brand = &name[name.len() - 4..];
+        fs::write(at(name), format!("\0\0\0\x18ftyp{brand}")).unwrap();
+        let message = read_image(&at(name)).unwrap_err().to_string();
+        assert!(message.contains("convert it to PNG"), "{message}");
+    }
     let file = fs::read(at("a.jpg")).unwrap();
     for end in [file.len() * 6 / 10, file.len() - 1] {
         fs::write(at("cut.jpg"), &file[..end]).unwrap();
