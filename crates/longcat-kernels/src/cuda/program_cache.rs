@@ -5,6 +5,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use longcat_partial::Partial;
+
 /// Where programs are kept, once it was said.
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();
 
@@ -41,13 +43,10 @@ pub(super) fn write(file: &Path, code: &[u8]) {
     let mut kept = hash(&code).to_le_bytes().to_vec();
     kept.extend_from_slice(code);
     // Under its own name when it is whole, as others may read meanwhile.
-    let part = file.with_extension(format!("{}.part", std::process::id()));
-    let written = fs::create_dir_all(folder)
-        .and_then(|()| fs::write(&part, kept))
-        .and_then(|()| fs::rename(&part, file));
-    if written.is_err() {
-        let _ = fs::remove_file(&part);
-    }
+    let partial = Partial::new(file);
+    let _ = fs::create_dir_all(folder)
+        .and_then(|()| fs::write(partial.path(), kept))
+        .and_then(|()| partial.finish());
 }
 
 /// The same in every run of a build.
