@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use longcat_partial::Partial;
+use longcat_partial::{Partial, is_partial};
 use longcat_video::{Checkpoint, Requantized};
 
 /// What packing merged matrices again changed.
@@ -47,8 +47,9 @@ impl Staged {
                 continue;
             };
             let to = self.path().join(name);
-            // Files of the transformer's own directory are there already.
-            if path != transformer && !to.exists() {
+            // Files of the transformer's own directory are there already, and this directory may lie in the
+            // checkpoint's.
+            if path != transformer && !to.exists() && !is_partial(name) {
                 link(&path, &to)?;
             }
         }
