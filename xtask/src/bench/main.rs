@@ -151,7 +151,7 @@ struct Dit {
     #[arg(long, value_name = "DEVICES", value_parser = DeviceList::in_roles, conflicts_with = "device")]
     share: Option<DeviceList>,
     /// Groups of heads that devices exchange, in place of as many as pay.
-    #[arg(long, requires = "share")]
+    #[arg(long, requires = "share", conflicts_with = "guided")]
     groups: Option<usize>,
     /// Two samples, as under guidance; of devices that share, half take each.
     #[arg(long)]
