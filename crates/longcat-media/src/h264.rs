@@ -6,9 +6,11 @@ use openh264::encoder::{
     RateControlMode, VuiConfig,
 };
 use openh264::formats::YUVSlices;
+use openh264_sys2::{ENCODER_OPTION_SVC_ENCODE_PARAM_EXT, SEncParamExt};
 
 use crate::VideoSize;
 use crate::colour::{ColourSpace, Matrix};
+use crate::planar::Planar;
 
 /// What the encoder is told to write into the stream, and the pictures are converted to.
 pub(crate) const WRITTEN: ColourSpace = ColourSpace::sdr(Matrix::Bt709, false);
@@ -18,10 +20,30 @@ const IDR: u8 = 5;
 const SPS: u8 = 7;
 const PPS: u8 = 8;
 
-/// Frames from key frame to key frame. Between them the encoder rounds a coefficient down that lacks a
-/// sixth of a step, which rounding to whole samples alone can make of one that is exact: each time that a
-/// video is written some are lost anew, and with them what later frames take from these.
-pub(crate) const KEY_FRAME_PERIOD: usize = 3;
+/// Frames from key frame to key frame where files are to be small.
+const KEY_FRAME_PERIOD: usize = 3;
+/// Up to this quantiser the stream is made to be written again: see [`repeatable`].
+const MOST_REPEATABLE: u8 = 20;
+
+/// Whether what was read from a stream comes out of the encoder as it was, but for few coefficients. That
+/// takes key frames alone, as OpenH264 drops single coefficients of those between, anew each time, and no
+/// deblocking, which hides the blocks of coarse quantisers and changes what others keep.
+fn repeatable(quantiser: u8) -> bool {
+    quantiser <= MOST_REPEATABLE
+}
+
+/// The quantiser of a quality from 0 to 100.
+fn quantiser(quality: u8) -> u8 {
+    42 - (u32::from(quality.min(100)) * 36 / 100) as u8
+}
+
+/// Frames from key frame to key frame at a quality.
+pub(crate) fn key_frame_period(quality: u8) -> usize {
+    match repeatable(quantiser(quality)) {
+        true => 1,
+        false => KEY_FRAME_PERIOD,
+    }
+}
 
 /// One encoded picture.
 pub(crate) struct Picture {
@@ -42,13 +64,15 @@ pub(crate) struct ParameterSets {
 pub(crate) struct H264Encoder {
     encoder: Encoder,
     parameters: Option<ParameterSets>,
+    /// Whether the deblocking filter must still be turned off.
+    filters: bool,
 }
 
 impl H264Encoder {
     pub(crate) fn new(fps: f64, quality: u8) -> Result<Self, String> {
-        // From 15 down, which is quality 75, the deblocking filter changes nothing, so that what was read
-        // from such a stream can come out of the encoder as it was.
-        let quantiser = 42 - (u32::from(quality.min(100)) * 36 / 100) as u8;
+        let repeatable = repeatable(quantiser(quality));
+        let period = key_frame_period(quality);
+        let quantiser = quantiser(quality);
         let config = EncoderConfig::new()
             .profile(Profile::Baseline)
             .max_frame_rate(FrameRate::from_hz(fps as f32))
@@ -57,8 +81,10 @@ impl H264Encoder {
             .qp(QpRange::new(quantiser, quantiser))
             .skip_frames(false)
             .adaptive_quantization(false)
-            .background_detection(false)
-            .intra_frame_period(IntraFramePeriod::from_num_frames(KEY_FRAME_PERIOD as u32))
+            // Its change makes OpenH264 take other settings up, see `turn_filter_off`.
+            .background_detection(repeatable)
+            .intra_frame_period(IntraFramePeriod::from_num_frames(period as u32))
+            .num_threads(1)
             // Key frames come where they are expected alone, see `GroupEncoder`.
             .scene_change_detect(false)
             .vui(VuiConfig::bt709());
@@ -67,7 +93,35 @@ impl H264Encoder {
         Ok(Self {
             encoder,
             parameters: None,
+            filters: repeatable,
         })
+    }
+
+    /// OpenH264 can do without its filter, but the crate around it has no such setting. It can be changed once
+    /// the encoder has begun, which it does with a picture: a grey one, that goes nowhere.
+    fn turn_filter_off(&mut self, size: VideoSize) -> Result<(), String> {
+        let grey = vec![128; Planar::YUV420.bytes(size)];
+        self.encoder
+            .encode(&slices(&grey, size))
+            .map_err(|e| e.to_string())?;
+        let mut settings = SEncParamExt::default();
+        // SAFETY: the encoder has begun, and this option is read and written as such a structure.
+        let code = unsafe {
+            let api = self.encoder.raw_api();
+            let option = ENCODER_OPTION_SVC_ENCODE_PARAM_EXT;
+            match api.get_option(option, (&raw mut settings).cast()) {
+                0 => {
+                    settings.iLoopFilterDisableIdc = 1;
+                    settings.bEnableBackgroundDetection = false;
+                    api.set_option(option, (&raw mut settings).cast())
+                }
+                code => code,
+            }
+        };
+        match code {
+            0 => Ok(()),
+            code => Err(format!("OpenH264 does not take its settings (code {code})")),
+        }
     }
 
     /// Parameter sets of the stream, known after the first picture.
@@ -82,13 +136,14 @@ impl H264Encoder {
         size: VideoSize,
         key: bool,
     ) -> Result<Picture, String> {
+        if self.filters {
+            self.turn_filter_off(size)?;
+            self.filters = false;
+        }
         if key {
             self.encoder.force_intra_frame();
         }
-        let VideoSize { width, height } = size;
-        let (y, chroma) = planes.split_at(width * height);
-        let (u, v) = chroma.split_at(chroma.len() / 2);
-        let source = YUVSlices::new((y, u, v), (width, height), (width, width / 2, width / 2));
+        let source = slices(planes, size);
         let stream = self.encoder.encode(&source).map_err(|e| e.to_string())?;
         if matches!(stream.frame_type(), FrameType::Skip | FrameType::Invalid) {
             return Err("the encoder dropped a frame".into());
@@ -121,6 +176,14 @@ impl H264Encoder {
         }
         Ok(picture)
     }
+}
+
+/// Planes of 4:2:0, one after another, as the encoder takes them.
+fn slices(planes: &[u8], size: VideoSize) -> YUVSlices<'_> {
+    let VideoSize { width, height } = size;
+    let (y, chroma) = planes.split_at(width * height);
+    let (u, v) = chroma.split_at(chroma.len() / 2);
+    YUVSlices::new((y, u, v), (width, height), (width, width / 2, width / 2))
 }
 
 /// NAL units of a stream in which start codes (`00 00 01`) separate them.
@@ -180,7 +243,6 @@ pub(crate) fn append_unit(unit: &[u8], out: &mut Vec<u8>) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::planar::Planar;
     use crate::sps::{Signal, Sps};
 
     #[test]

@@ -6,11 +6,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use crate::VideoSpec;
-use crate::h264::{H264Encoder, KEY_FRAME_PERIOD, ParameterSets, Picture, WRITTEN};
+use crate::h264::{H264Encoder, ParameterSets, Picture, WRITTEN, key_frame_period};
 use crate::planar::Planar;
 
-/// Frames of a group: enough that they are worth a thread's while, and an even number of key frames.
-const GROUP_FRAMES: usize = 2 * KEY_FRAME_PERIOD;
+/// Frames of a group: enough that they are worth a thread's while, and an even number of key frames of any
+/// period.
+const GROUP_FRAMES: usize = 6;
 /// Bytes of frames that may wait to be encoded.
 const MOST_WAITING: usize = 384 << 20;
 /// The number of encoders decides which pictures follow each other in one: it is the same on all machines,
@@ -20,8 +21,8 @@ const MOST_ENCODERS: usize = 7;
 /// Encodes frames of one size in groups, each in a thread of its own.
 ///
 /// H.264 has it that key frames that follow each other differ in a number (`idr_pic_id`), which an encoder
-/// counts up. Encoders take the groups in turn; as a group has two key frames, all begin with an even number and
-/// end with an odd one.
+/// counts up. Encoders take the groups in turn; as a group has an even number of key frames, all begin with an even
+/// number and end with an odd one, or all the other way round.
 pub(crate) struct GroupEncoder {
     spec: VideoSpec,
     quality: u8,
@@ -128,11 +129,12 @@ impl GroupEncoder {
         let (encoded, groups) = channel();
         let size = self.spec.size;
         let mut encoder = H264Encoder::new(self.spec.fps, self.quality)?;
+        let period = key_frame_period(self.quality);
         let work = move || {
             for frames in to_encode {
                 let pictures = frames.iter().enumerate().map(|(index, frame)| {
                     let planes = Planar::YUV420.planes(frame, size, WRITTEN);
-                    encoder.encode(&planes, size, index % KEY_FRAME_PERIOD == 0)
+                    encoder.encode(&planes, size, index % period == 0)
                 });
                 let pictures = pictures.collect::<Result<Vec<_>, _>>();
                 let group = pictures.map(|pictures| Group {
@@ -173,22 +175,21 @@ mod tests {
     #[test]
     fn every_period_begins_with_a_key_frame() {
         let size = VideoSize::new(32, 16);
-        let mut encoder = GroupEncoder::new(VideoSpec { size, fps: 15.0 }, 75).unwrap();
-        // More groups than encoders, and one that is not full.
-        let count = 20 * GROUP_FRAMES + 4;
-        let mut pictures = Vec::new();
-        for frame in frames(size, count) {
-            pictures.extend(encoder.push(&frame).unwrap());
+        for (quality, period) in [(75, 1), (50, 3)] {
+            let spec = VideoSpec { size, fps: 15.0 };
+            let mut encoder = GroupEncoder::new(spec, quality).unwrap();
+            // More groups than encoders, and one that is not full.
+            let count = 20 * GROUP_FRAMES + 4;
+            let mut pictures = Vec::new();
+            for frame in frames(size, count) {
+                pictures.extend(encoder.push(&frame).unwrap());
+            }
+            pictures.extend(encoder.finish().unwrap());
+            assert_eq!(pictures.len(), count);
+            let keys: Vec<usize> = (0..count).filter(|&i| pictures[i].keyframe).collect();
+            let expected: Vec<usize> = (0..count).step_by(period).collect();
+            assert_eq!(keys, expected);
         }
-        pictures.extend(encoder.finish().unwrap());
-        assert_eq!(pictures.len(), count);
-        let keys = pictures
-            .iter()
-            .enumerate()
-            .filter(|(_, picture)| picture.keyframe);
-        let keys: Vec<usize> = keys.map(|(index, _)| index).collect();
-        let expected: Vec<usize> = (0..count).step_by(KEY_FRAME_PERIOD).collect();
-        assert_eq!(keys, expected);
     }
 
     #[test]

@@ -5,6 +5,11 @@ use crate::chroma::{Fit, Siting, Tap};
 use crate::colour::{ColourSpace, Primaries, Transfer, to_byte};
 use crate::light::Light;
 
+/// How far a channel that is at its end goes beyond it in the planes, in steps of RGB. Readers cut that off,
+/// and with it what the encoder errs by; at the end itself, errors to one side alone would be cut off, and
+/// colours retreat from it each time that a video is written.
+const BEYOND_THE_END: f32 = 1.25;
+
 /// How the planes of a frame lie in its bytes: luma, then both planes of chroma, rows without
 /// padding. Samples of more than 8 bits have two bytes, the lower one first.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -84,7 +89,17 @@ impl Planar {
         let mut out = Vec::with_capacity(self.bytes(size));
         let (mut blue, mut red) = (Vec::with_capacity(pixels), Vec::with_capacity(pixels));
         for pixel in rgb.chunks_exact(3) {
-            let [r, g, b] = [pixel[0], pixel[1], pixel[2]].map(|c| f32::from(c) / 255.0);
+            let pixel = [pixel[0], pixel[1], pixel[2]];
+            // Black and white keep the levels of the standards.
+            let beyond = match pixel {
+                [r, g, b] if r == g && g == b => 0.0,
+                _ => BEYOND_THE_END,
+            };
+            let [r, g, b] = pixel.map(|c| match c {
+                0 => -beyond / 255.0,
+                255 => 1.0 + beyond / 255.0,
+                c => f32::from(c) / 255.0,
+            });
             let luma = levels.kr * r + (1.0 - levels.kr - levels.kb) * g + levels.kb * b;
             out.push(to_byte(levels.black + levels.luma * luma));
             blue.push((b - luma) / (2.0 * (1.0 - levels.kb)));
@@ -185,12 +200,24 @@ mod tests {
         // 8-bit values of 100 % colour bars.
         assert_eq!(planes_of([255, 255, 255], BT709), [235, 128, 128]);
         assert_eq!(planes_of([0, 0, 0], BT709), [16, 128, 128]);
-        assert_eq!(planes_of([255, 0, 0], BT709), [63, 102, 240]);
-        assert_eq!(planes_of([0, 255, 0], BT709), [173, 42, 26]);
-        assert_eq!(planes_of([0, 0, 255], BT709), [32, 240, 118]);
-        assert_eq!(planes_of([255, 0, 0], bt601), [81, 90, 240]);
-        assert_eq!(planes_of([0, 255, 0], bt601), [145, 54, 34]);
-        assert_eq!(planes_of([0, 0, 255], bt601), [41, 240, 110]);
+        let colours = [
+            ([255, 0, 0], BT709, [63, 102, 240]),
+            ([0, 255, 0], BT709, [173, 42, 26]),
+            ([0, 0, 255], BT709, [32, 240, 118]),
+            ([255, 0, 0], bt601, [81, 90, 240]),
+            ([0, 255, 0], bt601, [145, 54, 34]),
+            ([0, 0, 255], bt601, [41, 240, 110]),
+        ];
+        for (rgb, space, standard) in colours {
+            // One step more saturated, which is cut off again.
+            let planes = planes_of(rgb, space);
+            let apart = planes.iter().zip(standard).map(|(a, b)| a.abs_diff(b));
+            assert!(apart.max() <= Some(1), "{rgb:?}: {planes:?} {standard:?}");
+            let frame = [planes[0]; 4].into_iter().chain([planes[1], planes[2]]);
+            let frame: Vec<u8> = frame.collect();
+            let back = Planar::YUV420.rgb(&frame, VideoSize::new(2, 2), space);
+            assert_eq!(back, rgb.repeat(4), "{planes:?}");
+        }
         let full = ColourSpace::sdr(Matrix::Bt709, true);
         assert_eq!(planes_of([255, 255, 255], full), [255, 128, 128]);
     }

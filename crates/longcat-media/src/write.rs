@@ -22,9 +22,9 @@ pub struct VideoSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WriteOptions {
     /// For mp4: 0 (smallest) to 100 (best). The H.264 quantiser falls linearly from 42 to 6, as
-    /// everywhere in the file; the default of 75 gives 15, at which the loss is hard to see. Nineteen
-    /// more rounds of reading and writing lose 0.2 to 1.3 dB of most content, and up to 2.5 dB where
-    /// full colours run into one another. The other formats have nothing to choose.
+    /// everywhere in the file; the default of 70 gives 17, at which the loss is hard to see. From 62 up
+    /// every picture is a key frame, and nineteen more rounds of reading and writing lose less than 1 dB
+    /// of most content at 70. The other formats have nothing to choose.
     pub quality: u8,
     /// A text that is kept in the file, such as a prompt with its settings;
     /// [`read_metadata`](crate::read_metadata) gives it back.
@@ -34,7 +34,7 @@ pub struct WriteOptions {
 impl Default for WriteOptions {
     fn default() -> Self {
         Self {
-            quality: 75,
+            quality: 70,
             metadata: None,
         }
     }

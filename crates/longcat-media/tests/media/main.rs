@@ -193,19 +193,20 @@ fn top_boxes(file: &[u8]) -> Vec<String> {
 #[test]
 fn the_index_of_an_mp4_comes_before_the_pictures() {
     let dir = tempfile::tempdir().unwrap();
-    let video = clip(32, 32, 40, 15.0);
-    let file = fs::read(write(dir.path(), "clip.mp4", &video)).unwrap();
-    let boxes = top_boxes(&file);
-    let position = |name| boxes.iter().position(|b| b == name).unwrap();
-    assert_eq!(boxes[0], "ftyp");
-    assert!(position("moov") < position("mdat"), "{boxes:?}");
-    for part in [
-        &b"avc1"[..],
-        b"avcC",
-        b"colrnclx\0\x01\0\x01\0\x01\0",
-        b"stss",
-    ] {
-        assert!(file.windows(part.len()).any(|w| w == part), "no {part:?}");
+    let path = dir.path().join("clip.mp4");
+    for quality in [70, 50] {
+        write_video(&path, &clip(32, 32, 40, 15.0), &options(quality)).unwrap();
+        let file = fs::read(&path).unwrap();
+        let boxes = top_boxes(&file);
+        let position = |name| boxes.iter().position(|b| b == name).unwrap();
+        assert_eq!(boxes[0], "ftyp");
+        assert!(position("moov") < position("mdat"), "{boxes:?}");
+        let has = |part: &[u8]| file.windows(part.len()).any(|w| w == part);
+        for part in [&b"avc1"[..], b"avcC", b"colrnclx\0\x01\0\x01\0\x01\0"] {
+            assert!(has(part), "no {part:?}");
+        }
+        // Without a list of key frames all are.
+        assert_eq!(has(b"stss"), quality == 50);
     }
 }
 

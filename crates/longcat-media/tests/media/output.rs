@@ -235,23 +235,25 @@ fn key_frames_in_a_row_have_different_numbers() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("clip.mp4");
     // More groups of frames than encoders.
-    let (period, frames) = (3, 124);
-    let path = write(dir.path(), "clip.mp4", &clip(32, 16, frames, 15.0));
-    let path = path.to_str().unwrap();
-    let trace = Command::new("ffmpeg")
-        .args(["-hide_banner", "-i", path, "-c", "copy"])
-        .args(["-bsf:v", "trace_headers", "-f", "null", "-"])
-        .output()
-        .unwrap();
-    let trace = String::from_utf8(trace.stderr).unwrap();
-    let lines = trace.lines().filter(|line| line.contains(" idr_pic_id "));
-    let numbers: Vec<&str> = lines
-        .map(|line| line.rsplit(' ').next().unwrap_or_default())
-        .collect();
-    assert_eq!(numbers.len(), frames.div_ceil(period) as usize, "{trace}");
-    assert!(
-        numbers.windows(2).all(|pair| pair[0] != pair[1]),
-        "{numbers:?}"
-    );
+    let frames = 124;
+    for (quality, period) in [(70, 1), (50, 3)] {
+        write_video(&path, &clip(32, 16, frames, 15.0), &options(quality)).unwrap();
+        let trace = Command::new("ffmpeg")
+            .args(["-hide_banner", "-i", path.to_str().unwrap(), "-c", "copy"])
+            .args(["-bsf:v", "trace_headers", "-f", "null", "-"])
+            .output()
+            .unwrap();
+        let trace = String::from_utf8(trace.stderr).unwrap();
+        let lines = trace.lines().filter(|line| line.contains(" idr_pic_id "));
+        let numbers: Vec<&str> = lines
+            .map(|line| line.rsplit(' ').next().unwrap_or_default())
+            .collect();
+        assert_eq!(numbers.len(), frames.div_ceil(period) as usize, "{trace}");
+        assert!(
+            numbers.windows(2).all(|pair| pair[0] != pair[1]),
+            "{numbers:?}"
+        );
+    }
 }

@@ -70,9 +70,8 @@ fn clouds(x: f64, y: f64, coarse: f64, channel: i64) -> f64 {
     sum
 }
 
-/// What an encoder finds easy and hard, and colours that lie on the border of what can be shown; with each
-/// the decibels that it may lose after the first round.
-fn clips(frames: u32) -> [(&'static str, f64, VideoFrames); 7] {
+/// What an encoder finds easy and hard, and colours that lie on the border of what can be shown.
+fn clips(frames: u32) -> [(&'static str, VideoFrames); 7] {
     let texture = |x, y| [0, 1, 2].map(|channel| 120.0 + 60.0 * clouds(x, y, 16.0, channel));
     const FULL: [[f64; 3]; 6] = [
         [255.0, 0.0, 0.0],
@@ -83,16 +82,14 @@ fn clips(frames: u32) -> [(&'static str, f64, VideoFrames); 7] {
         [0.0, 255.0, 255.0],
     ];
     [
-        ("blobs", 1.0, blobs(frames)),
-        ("disc", 1.5, clip(96, 64, frames, 15.0)),
+        ("blobs", blobs(frames)),
+        ("disc", clip(96, 64, frames, 15.0)),
         (
             "texture",
-            0.6,
             painted(frames, |[x, y, t]| texture(x + 1.3 * t, y + 0.6 * t)),
         ),
         (
             "grain",
-            0.6,
             painted(frames, |[x, y, t]| {
                 let moved = texture(x + 1.3 * t, y + 0.6 * t);
                 let place = (x + 96.0 * y) as i64;
@@ -101,7 +98,6 @@ fn clips(frames: u32) -> [(&'static str, f64, VideoFrames); 7] {
         ),
         (
             "stripes",
-            0.4,
             painted(frames, |[x, y, t]| {
                 let wave = |scale: f64| 110.0 * ((x * scale + y * 0.4 + t) * 0.6).sin();
                 [128.0 + wave(0.8), 128.0 + wave(1.1), 128.0 + wave(1.4)]
@@ -109,7 +105,6 @@ fn clips(frames: u32) -> [(&'static str, f64, VideoFrames); 7] {
         ),
         (
             "full colours that run into one another",
-            2.6,
             painted(frames, |[x, y, t]| {
                 let place = (x + 0.5 * y + 2.0 * t) / 24.0;
                 let (one, two) = (place as usize % 6, (place as usize + 1) % 6);
@@ -119,7 +114,6 @@ fn clips(frames: u32) -> [(&'static str, f64, VideoFrames); 7] {
         ),
         (
             "full colours side by side",
-            1.2,
             painted(frames, |[x, y, t]| {
                 FULL[((x + y / 4.0 + 2.0 * t) / 16.0) as usize % 6]
             }),
@@ -141,10 +135,10 @@ fn rounds(video: &VideoFrames) -> (f64, f64) {
 
 #[test]
 fn twenty_rounds_of_writing_and_reading_lose_little_more_than_the_first() {
-    for (name, most, video) in clips(9) {
+    for (name, video) in clips(9) {
         let (first, lost) = rounds(&video);
         println!("{name}: {first:.2} dB, after twenty rounds {lost:.2} dB less");
         // Colour that blurs a little would lose 15 dB.
-        assert!(lost < most, "{name}: {first} dB, {lost} less at the end");
+        assert!(lost < 1.0, "{name}: {first} dB, {lost} less at the end");
     }
 }
