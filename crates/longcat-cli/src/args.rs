@@ -9,6 +9,7 @@ mod precision;
 mod serve;
 mod videos;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -37,9 +38,10 @@ pub struct Cli {
 impl Cli {
     /// The arguments of the process; ends it where they are wrong.
     pub fn read() -> Self {
-        let read = Self::parser().try_get_matches();
+        let args: Vec<OsString> = std::env::args_os().collect();
+        let read = Self::parser().try_get_matches_from(&args);
         let read = read.and_then(|matches| Self::from_arg_matches(&matches));
-        read.unwrap_or_else(|error| habits::with_habits(error).exit())
+        read.unwrap_or_else(|error| habits::with_habits(error, &Self::parser(), &args).exit())
     }
 
     /// What [`Self::read`] asks: a plan writes nothing, and needs no name of a file for it.

@@ -1,7 +1,9 @@
 //! Options of other programs, and what says the same here.
 
-use clap::Error;
+use std::ffi::OsString;
+
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Command, Error};
 
 const PROMPT: &str = "the prompt stands by itself: longcat t2v \"a red circle\" -o circle.mp4";
 const IMAGE: &str =
@@ -152,19 +154,46 @@ fn here(option: &str) -> Option<&'static str> {
     row.map(|(_, words)| *words)
 }
 
-/// An error of reading arguments; of an option that another program has it says what this one calls it.
-pub fn with_habits(mut error: Error) -> Error {
+/// An error of reading arguments; of an option that another program has it says what this one calls it, where the
+/// command that was given takes that.
+pub fn with_habits(mut error: Error, parser: &Command, args: &[OsString]) -> Error {
     let option = match (error.kind(), error.get(ContextKind::InvalidArg)) {
         (ErrorKind::UnknownArgument, Some(ContextValue::String(option))) => option,
         _ => return error,
     };
-    if let Some(words) = here(option) {
+    let command = given(parser, args);
+    let words = here(option).and_then(|words| {
+        let known = [words, TRAINING];
+        known.into_iter().find(|words| takes(command, words))
+    });
+    if let Some(words) = words {
         // What is spelt alike is not what is meant.
         error.remove(ContextKind::SuggestedArg);
         let tip = ContextValue::StyledStrs(vec![words.into()]);
         error.insert(ContextKind::Suggested, tip);
     }
     error
+}
+
+/// The command that arguments begin with, after the name of the program.
+fn given<'a>(parser: &'a Command, args: &[OsString]) -> &'a Command {
+    let mut command = parser;
+    for arg in args.iter().skip(1) {
+        match command.find_subcommand(arg) {
+            Some(inner) => command = inner,
+            None => break,
+        }
+    }
+    command
+}
+
+/// Whether a command takes the option that words begin with, if they do.
+fn takes(command: &Command, words: &str) -> bool {
+    let Some(option) = words.strip_prefix("--") else {
+        return true;
+    };
+    let name = option.split(' ').next();
+    command.get_arguments().any(|arg| arg.get_long() == name)
 }
 
 #[cfg(test)]
@@ -176,8 +205,9 @@ mod tests {
     fn options_of_other_programs_lead_to_ours() {
         let said = |args: &str| {
             let args = format!("longcat {args}");
-            let read = Cli::parser().try_get_matches_from(args.split(' '));
-            read.map_err(|error| with_habits(error).to_string())
+            let args: Vec<OsString> = args.split(' ').map(Into::into).collect();
+            let read = Cli::parser().try_get_matches_from(&args);
+            read.map_err(|error| with_habits(error, &Cli::parser(), &args).to_string())
                 .err()
                 .unwrap_or_default()
         };
@@ -200,6 +230,7 @@ mod tests {
                 "tip: the picture stands by itself",
             ),
             ("train-lora --dataset clips", "tip: --config FILE"),
+            ("train-lora --offload_model", "tip: --config FILE"),
         ] {
             let said = said(args);
             assert!(said.contains(words), "{said}");
@@ -208,6 +239,9 @@ mod tests {
                 "{said}"
             );
         }
+        // What the command does not take is no help.
+        let refine = said("refine a.mp4 cat -o b.mp4 --guidance_scale 3");
+        assert!(!refine.contains("--guidance G"), "{refine}");
         // Those of a command that has an option of this name are read as that.
         assert!(said("t2v cat -o a.mp4 --sedd 3").contains("'--seed'"));
         assert_eq!(said("t2v cat -o a.mp4 --seed 3"), "");
