@@ -24,7 +24,7 @@ pub struct WriteOptions {
     /// For mp4: 0 (smallest) to 100 (best). The H.264 quantiser falls linearly from 42 to 6, as
     /// everywhere in the file; the default of 70 gives 17, at which the loss is hard to see. From 62 up
     /// every picture is a key frame, and nineteen more rounds of reading and writing lose less than 1 dB
-    /// of most content at 70. The other formats have nothing to choose.
+    /// at 70, but for full colours with hard edges. The other formats have nothing to choose.
     pub quality: u8,
     /// A text that is kept in the file, such as a prompt with its settings;
     /// [`read_metadata`](crate::read_metadata) gives it back.
