@@ -36,9 +36,9 @@ const MAX_HEAD_DIM: usize = 256;
 
 /// Whether matrix instructions with a known layout may be used.
 static MMA: LazyLock<bool> = LazyLock::new(|| std::env::var_os("LONGCAT_NO_MMA").is_none());
-/// Whether cooperative matrices may be used.
+/// Whether cooperative matrices may be used: only when asked for, since no device has run that kernel yet.
 static COOPERATIVE: LazyLock<bool> =
-    LazyLock::new(|| std::env::var_os("LONGCAT_NO_COOPERATIVE").is_none());
+    LazyLock::new(|| std::env::var_os("LONGCAT_COOPERATIVE").is_some());
 
 /// A list of blocks as the kernels read it, or the absence of one.
 pub(crate) struct List<R: CubeRuntime> {
