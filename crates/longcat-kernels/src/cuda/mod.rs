@@ -18,3 +18,13 @@ mod stream;
 mod theirs;
 pub(crate) mod transfers;
 pub(crate) mod upload;
+
+use std::any::Any;
+
+/// What is of CUDA's runtime as what it is of the runtime that a generic function was called for, and back; `None`
+/// where that is another one.
+fn cast<Given: 'static, Wanted: 'static>(value: Given) -> Option<Wanted> {
+    (&mut Some(value) as &mut dyn Any)
+        .downcast_mut::<Option<Wanted>>()?
+        .take()
+}

@@ -15,6 +15,7 @@ use cubecl::Runtime;
 use cubecl::cuda::{CudaDevice, CudaRuntime};
 use cudarc::driver::result as driver;
 
+use crate::cuda::cast;
 use crate::cuda::engines::{Engine, Engines};
 use crate::cuda::page_lock;
 use crate::cuda::staging::{self, Job};
@@ -131,11 +132,7 @@ pub(crate) fn try_begin<R: CubeRuntime>(
 ) -> Option<(Vec<CubeTensor<R>>, UploadTicket)> {
     let device = (device as &dyn Any).downcast_ref::<CudaDevice>()?;
     let (rows, ticket) = begin(rows, device)?;
-    let mut rows = Some(rows);
-    let rows = (&mut rows as &mut dyn Any)
-        .downcast_mut::<Option<Vec<CubeTensor<R>>>>()?
-        .take()?;
-    Some((rows, ticket))
+    Some((cast(rows)?, ticket))
 }
 
 fn begin(rows: &[HostRow], device: &CudaDevice) -> Option<(Vec<Cuda>, UploadTicket)> {

@@ -16,6 +16,7 @@ use cubecl::cuda::CudaRuntime;
 use cudarc::nccl::result::{self as nccl, NcclError};
 use cudarc::nccl::sys;
 
+use crate::cuda::cast;
 use crate::cuda::engines::Engines;
 use crate::cuda::stream::{OrderedStream, device_thread, say};
 use crate::cuda::transfers::nccl_problem;
@@ -169,10 +170,7 @@ pub(crate) fn try_sum<R: CubeRuntime>(
                 .map_err(|err| words("ncclAllReduce", &err))
         })
     });
-    let mut sums = Some(sums);
-    (&mut sums as &mut dyn Any)
-        .downcast_mut::<Option<CubeTensor<R>>>()?
-        .take()
+    cast(sums)
 }
 
 fn words(what: &str, error: &NcclError) -> String {

@@ -19,6 +19,7 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::cuda::CudaRuntime;
 use cudarc::cublaslt::sys;
 
+use crate::cuda::cast;
 use crate::cuda::engines::Engines;
 use crate::cuda::library::CudaLibrary;
 use engine::{Addresses, Batch, Engine, Problem};
@@ -107,10 +108,7 @@ pub(crate) fn try_linear<R: CubeRuntime>(
         Some(bias) => Some((bias as &dyn Any).downcast_ref::<Cuda>()?),
         None => None,
     };
-    let mut y = Some(linear(x, weight, bias)?);
-    (&mut y as &mut dyn Any)
-        .downcast_mut::<Option<CubeTensor<R>>>()?
-        .take()
+    cast(linear(x, weight, bias)?)
 }
 
 fn linear(x: &Cuda, weight: &Cuda, bias: Option<&Cuda>) -> Option<Cuda> {
@@ -253,10 +251,7 @@ pub(crate) fn try_matmul_nt<R: CubeRuntime>(
     }
     let q = (q as &dyn Any).downcast_ref::<Cuda>()?;
     let k = (k as &dyn Any).downcast_ref::<Cuda>()?;
-    let mut scores = Some(products_of_heads(q, k)?);
-    (&mut scores as &mut dyn Any)
-        .downcast_mut::<Option<CubeTensor<R>>>()?
-        .take()
+    cast(products_of_heads(q, k)?)
 }
 
 fn products_of_heads(q: &Cuda, k: &Cuda) -> Option<Cuda> {

@@ -17,6 +17,7 @@ use cubecl::cuda::CudaRuntime;
 use cudarc::cudnn::sys;
 
 use crate::cube::{conv, launch::like};
+use crate::cuda::cast;
 use crate::cuda::engines::Engines;
 use crate::cuda::library::CudaLibrary;
 use crate::{Conv3dOptions, PatchGrid};
@@ -72,10 +73,7 @@ pub(crate) fn try_conv3d<R: CubeRuntime>(
     }
     let x = (x as &dyn Any).downcast_ref::<Cuda>()?;
     let weight = (weight as &dyn Any).downcast_ref::<Cuda>()?;
-    let mut y = Some(conv3d(x, weight, options)?);
-    (&mut y as &mut dyn Any)
-        .downcast_mut::<Option<CubeTensor<R>>>()?
-        .take()
+    cast(conv3d(x, weight, options)?)
 }
 
 fn conv3d(x: &Cuda, weight: &Cuda, options: &Conv3dOptions) -> Option<Cuda> {

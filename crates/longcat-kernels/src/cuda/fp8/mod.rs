@@ -17,6 +17,7 @@ use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::cuda::CudaRuntime;
 
+use crate::cuda::cast;
 use crate::cuda::cublas;
 use crate::cuda::engines::Engines;
 use engine::{Engine, Heads, Norm, Outputs};
@@ -163,10 +164,7 @@ fn of_runtime<R: CubeRuntime, const N: usize>(
     let cuda: Option<Vec<&Cuda>> = tensors
         .map(|&tensor| (tensor as &dyn Any).downcast_ref::<Cuda>())
         .collect();
-    let mut made = Some(make(cuda?.try_into().ok()?)?);
-    (&mut made as &mut dyn Any)
-        .downcast_mut::<Option<Written<R>>>()?
-        .take()
+    cast(make(cuda?.try_into().ok()?)?)
 }
 
 /// The rows of `x` `[.., width]`, once the program for them is ready.

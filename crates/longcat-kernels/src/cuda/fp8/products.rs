@@ -10,6 +10,7 @@ use super::engine::Engine;
 use super::variant::{Kind, Program};
 use super::{Cuda, ENGINES, MULTIPLE, empty, is_ready, prepared, quantize_plain, readable};
 use crate::cube::attention::{FP8_PRODUCTS, FP8_SCALED_AFTER};
+use crate::cuda::cast;
 use crate::cuda::cublas::Fp8Product;
 use crate::{PackedKind, PackedLayout};
 
@@ -38,7 +39,7 @@ pub(crate) fn try_linear<R: CubeRuntime>(
     let planned = weight.plan(count, x.dtype, bias)?;
     let x = quantize_plain(x, rows);
     let shape = leading.iter().copied().chain([layout.shape[0]]);
-    of_runtime(planned.multiply([&x.words, &x.scales], shape.collect()))
+    cast(planned.multiply([&x.words, &x.scales], shape.collect()))
 }
 
 /// The same for rows that are in fp8 already: words and scales of `x` `[rows, in]`, to `[rows, out]` in
@@ -62,7 +63,7 @@ pub(crate) fn try_linear_quantized<R: CubeRuntime>(
     }
     let planned = weight.plan(rows, dtype, of_cuda(bias)?)?;
     let shape = Shape::new([rows, layout.shape[0]]);
-    of_runtime(planned.multiply([&x.words, &x.scale], shape))
+    cast(planned.multiply([&x.words, &x.scale], shape))
 }
 
 /// A matrix in e4m3 with a scale for each row.
@@ -179,12 +180,4 @@ fn of_cuda<R: CubeRuntime>(bias: Option<&CubeTensor<R>>) -> Option<Option<&Cuda>
         Some(bias) => (bias as &dyn Any).downcast_ref::<Cuda>().map(Some),
         None => Some(None),
     }
-}
-
-/// The tensor, which the runtime is known to be that of.
-fn of_runtime<R: CubeRuntime>(y: Cuda) -> Option<CubeTensor<R>> {
-    let mut y = Some(y);
-    (&mut y as &mut dyn Any)
-        .downcast_mut::<Option<CubeTensor<R>>>()?
-        .take()
 }

@@ -15,6 +15,7 @@ use super::engine::{Engine, tensor_map, wide};
 use super::variant::{BackwardVariant, HEAD_DIM, Pass, Program};
 use super::{ENABLED, ENGINES, MAX_GRID, empty, is_ready, strides, with_distinct_rows};
 use crate::cube::attention::{BACKWARD_HOPPER, Backward, List};
+use crate::cuda::cast;
 
 type Gradients<R> = (CubeTensor<R>, CubeTensor<R>, CubeTensor<R>);
 
@@ -30,10 +31,7 @@ pub(crate) fn try_backward<R: CubeRuntime>(
         return None;
     }
     let tensors = (tensors as &dyn Any).downcast_ref::<Backward<CudaRuntime>>()?;
-    let mut gradients = Some(backward(tensors)?);
-    (&mut gradients as &mut dyn Any)
-        .downcast_mut::<Option<Gradients<R>>>()?
-        .take()
+    cast(backward(tensors)?)
 }
 
 fn backward(tensors: &Backward<CudaRuntime>) -> Option<Gradients<CudaRuntime>> {

@@ -21,6 +21,7 @@ use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::cuda::CudaRuntime;
 
+use crate::cuda::cast;
 use crate::cuda::engines::Engines;
 
 use crate::cube::attention::{FORWARD_HOPPER, List, with_readable_rows};
@@ -58,10 +59,7 @@ pub(crate) fn try_forward<R: CubeRuntime>(
     let k = (k as &dyn Any).downcast_ref::<Cuda>()?;
     let v = (v as &dyn Any).downcast_ref::<Cuda>()?;
     let list = (list as &dyn Any).downcast_ref::<List<CudaRuntime>>()?;
-    let mut attended = Some(forward(q, k, v, list, scale)?);
-    (&mut attended as &mut dyn Any)
-        .downcast_mut::<Option<(CubeTensor<R>, CubeTensor<R>)>>()?
-        .take()
+    cast(forward(q, k, v, list, scale)?)
 }
 
 fn forward(

@@ -21,6 +21,7 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::cuda::{CudaDevice, CudaRuntime};
 use cudarc::driver::{result as driver, sys};
 
+use crate::cuda::cast;
 use crate::cuda::engines::{Engine, Engines};
 use crate::cuda::stream::{OrderedStream, device_thread, say};
 use crate::cuda::theirs;
@@ -135,10 +136,7 @@ where
 
 /// A tensor whose device is a CUDA device.
 fn on_cuda<R: CubeRuntime>(x: CubeTensor<R>) -> Cuda {
-    let mut x = Some(x);
-    let x = (&mut x as &mut dyn Any).downcast_mut::<Option<Cuda>>();
-    x.and_then(Option::take)
-        .expect("copies are asked for with CUDA devices")
+    cast(x).expect("copies are asked for with CUDA devices")
 }
 
 /// Begins copies of parts of `sources` to `rows` of these shapes.

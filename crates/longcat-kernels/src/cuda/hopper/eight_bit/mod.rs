@@ -18,6 +18,7 @@ use super::engine::{Engine, wide};
 use super::variant::{HEAD_DIM, Program};
 use super::{Cuda, ENABLED, ENGINES, MAX_GRID, STEP, empty, is_ready, strides, with_distinct_rows};
 use crate::cube::attention::{FORWARD_FP8, List};
+use crate::cuda::cast;
 pub(super) use variant::{EightBit, Inputs};
 use variant::{Input, UNIT};
 
@@ -51,10 +52,7 @@ pub(crate) fn try_forward<R: CubeRuntime>(
     let k = (k as &dyn Any).downcast_ref::<Cuda>()?;
     let v = (v as &dyn Any).downcast_ref::<Cuda>()?;
     let list = (list as &dyn Any).downcast_ref::<List<CudaRuntime>>()?;
-    let mut attended = Some(forward(q, k, v, list, scale)?);
-    (&mut attended as &mut dyn Any)
-        .downcast_mut::<Option<CubeTensor<R>>>()?
-        .take()
+    cast(forward(q, k, v, list, scale)?)
 }
 
 /// Whether a dtype is f16 rather than bf16; `None` if it is neither.
