@@ -13,7 +13,7 @@ use cudarc::driver::{result as driver, sys};
 
 use super::engine::{Engine, tensor_map, wide};
 use super::variant::{BackwardVariant, HEAD_DIM, Pass, Program};
-use super::{ENABLED, ENGINES, MAX_GRID, empty, is_ready, strides, with_distinct_rows};
+use super::{ENABLED, ENGINES, empty, fits, half_of, is_ready, strides, with_distinct_rows};
 use crate::cube::attention::{BACKWARD_HOPPER, Backward, List};
 use crate::cuda::cast;
 
@@ -44,25 +44,15 @@ fn backward(tensors: &Backward<CudaRuntime>) -> Option<Gradients<CudaRuntime>> {
         d_out,
         scale,
     } = tensors;
-    let half = match q.dtype {
-        DType::BF16 => false,
-        DType::F16 => true,
-        _ => return None,
-    };
-    let [batch, heads, queries, head_dim] = q.meta.shape().dims::<4>();
+    let half = half_of(q.dtype)?;
+    let [batch, heads, queries, _] = q.meta.shape().dims::<4>();
     let keys = k.meta.shape()[2];
-    let counted = |count: usize| (1..=i32::MAX as usize / 2).contains(&count);
-    let taken = head_dim == HEAD_DIM
+    let taken = fits(q.meta.shape().dims(), keys, *scale)
         && v.meta.shape()[3] == HEAD_DIM
         && [k, v, out, d_out]
             .iter()
             .all(|tensor| tensor.dtype == q.dtype)
-        && lse.dtype == DType::F32
-        && *scale > 0.0
-        && (1..=MAX_GRID).contains(&batch)
-        && (1..=MAX_GRID).contains(&heads)
-        && counted(queries)
-        && counted(keys);
+        && lse.dtype == DType::F32;
     let programs = Pass::ALL.map(|pass| Program::Backward(BackwardVariant { half, pass }));
     if !taken || !is_ready(q.device.index, &programs) {
         return None;

@@ -69,21 +69,11 @@ fn forward(
     list: &List<CudaRuntime>,
     scale: f64,
 ) -> Option<(Cuda, Cuda)> {
-    let half = match q.dtype {
-        DType::BF16 => false,
-        DType::F16 => true,
-        _ => return None,
-    };
-    let [batch, heads, queries, head_dim] = q.meta.shape().dims::<4>();
+    let half = half_of(q.dtype)?;
+    let [batch, heads, queries, _] = q.meta.shape().dims::<4>();
     let keys = k.meta.shape()[2];
     let blocks = [list.block_q, list.block_k];
-    let counted = |count: usize| (1..=i32::MAX as usize / 2).contains(&count);
-    let taken = head_dim == HEAD_DIM
-        && scale > 0.0
-        && (1..=MAX_GRID).contains(&batch)
-        && (1..=MAX_GRID).contains(&heads)
-        && counted(queries)
-        && counted(keys)
+    let taken = fits(q.meta.shape().dims(), keys, scale)
         && (!list.sparse || blocks.iter().all(|block| block.is_multiple_of(STEP)));
     let variant = Variant {
         half,
@@ -96,10 +86,7 @@ fn forward(
     let [q, k, v] = [q, k, v].map(|tensor| with_distinct_rows(tensor.clone()));
     let out = empty(&q, q.meta.shape().clone(), q.dtype);
     let lse = empty(&q, Shape::from([batch, heads, queries]), DType::F32);
-    let indices = match list.indices.meta.strides().last() {
-        Some(1) => list.indices.clone(),
-        _ => into_contiguous(list.indices.clone()),
-    };
+    let indices = indices_in_rows(list);
     let call = Call {
         variant,
         batch,
@@ -145,6 +132,34 @@ fn forward(
     );
     FORWARD_HOPPER.fetch_add(1, Ordering::Relaxed);
     Some((out, lse))
+}
+
+/// Whether a dtype is f16 rather than bf16; `None` if it is neither.
+fn half_of(dtype: DType) -> Option<bool> {
+    match dtype {
+        DType::BF16 => Some(false),
+        DType::F16 => Some(true),
+        _ => None,
+    }
+}
+
+/// Whether the kernels take queries `[batch, heads, queries, head size]`, so many keys and this scale.
+fn fits([batch, heads, queries, head_dim]: [usize; 4], keys: usize, scale: f64) -> bool {
+    let counted = |count: usize| (1..=i32::MAX as usize / 2).contains(&count);
+    head_dim == HEAD_DIM
+        && scale > 0.0
+        && (1..=MAX_GRID).contains(&batch)
+        && (1..=MAX_GRID).contains(&heads)
+        && counted(queries)
+        && counted(keys)
+}
+
+/// The indices of a list, one beside the other.
+fn indices_in_rows(list: &List<CudaRuntime>) -> Cuda {
+    match list.indices.meta.strides().last() {
+        Some(1) => list.indices.clone(),
+        _ => into_contiguous(list.indices.clone()),
+    }
 }
 
 /// The copy engine reads rows that start at multiples of 16 bytes, and no dimension twice.

@@ -9,14 +9,16 @@ use std::ptr;
 use std::sync::atomic::Ordering;
 
 use burn_backend::{DType, Shape};
-use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::cuda::CudaRuntime;
 use cudarc::driver::result as driver;
 
 use super::engine::{Engine, wide};
 use super::variant::{HEAD_DIM, Program};
-use super::{Cuda, ENABLED, ENGINES, MAX_GRID, STEP, empty, is_ready, strides, with_distinct_rows};
+use super::{
+    Cuda, ENABLED, ENGINES, STEP, empty, fits, half_of, indices_in_rows, is_ready, strides,
+    with_distinct_rows,
+};
 use crate::cube::attention::{FORWARD_FP8, List};
 use crate::cuda::cast;
 pub(super) use variant::{EightBit, Inputs};
@@ -55,15 +57,6 @@ pub(crate) fn try_forward<R: CubeRuntime>(
     cast(forward(q, k, v, list, scale)?)
 }
 
-/// Whether a dtype is f16 rather than bf16; `None` if it is neither.
-fn half_of(dtype: DType) -> Option<bool> {
-    match dtype {
-        DType::BF16 => Some(false),
-        DType::F16 => Some(true),
-        _ => None,
-    }
-}
-
 fn programs(half: bool, sparse: bool) -> [Program; 4] {
     let [sums, tables, tiles] = Input::ALL.map(|kernel| Program::Inputs(Inputs { half, kernel }));
     let attention = Program::EightBit(EightBit { half, sparse });
@@ -72,16 +65,11 @@ fn programs(half: bool, sparse: bool) -> [Program; 4] {
 
 fn forward(q: &Cuda, k: &Cuda, v: &Cuda, list: &List<CudaRuntime>, scale: f64) -> Option<Cuda> {
     let half = half_of(q.dtype)?;
-    let [batch, heads, queries, head_dim] = q.meta.shape().dims::<4>();
+    let [batch, heads, queries, _] = q.meta.shape().dims::<4>();
     let keys = k.meta.shape()[2];
     let blocks = [list.block_q, list.block_k];
-    let most = i32::MAX as usize / 2;
-    let taken = head_dim == HEAD_DIM
-        && scale > 0.0
-        && (1..=MAX_GRID).contains(&batch)
-        && (1..=MAX_GRID).contains(&heads)
-        && (1..=most).contains(&queries)
-        && (LEAST_KEYS..=most).contains(&keys)
+    let taken = fits(q.meta.shape().dims(), keys, scale)
+        && keys >= LEAST_KEYS
         && (!list.sparse || blocks.iter().all(|block| block.is_multiple_of(STEP)));
     let variant = EightBit {
         half,
@@ -92,10 +80,7 @@ fn forward(q: &Cuda, k: &Cuda, v: &Cuda, list: &List<CudaRuntime>, scale: f64) -
     }
 
     let [q, k, v] = [q, k, v].map(|tensor| with_distinct_rows(tensor.clone()));
-    let indices = match list.indices.meta.strides().last() {
-        Some(1) => list.indices.clone(),
-        _ => into_contiguous(list.indices.clone()),
-    };
+    let indices = indices_in_rows(list);
     let call = Call {
         variant,
         batch,
