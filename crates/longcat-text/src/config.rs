@@ -68,6 +68,23 @@ const DEFAULTS: &str = r#"{
     "torchscript": false, "typical_p": 1.0, "use_bfloat16": false
 }"#;
 
+impl Default for Umt5Config {
+    /// UMT5-XXL, which the released checkpoint has.
+    fn default() -> Self {
+        Self {
+            vocab_size: 256_384,
+            d_model: 4096,
+            d_kv: 64,
+            d_ff: 10_240,
+            num_layers: 24,
+            num_heads: 64,
+            relative_attention_num_buckets: 32,
+            relative_attention_max_distance: 128,
+            layer_norm_epsilon: 1e-6,
+        }
+    }
+}
+
 impl Umt5Config {
     /// Reads the official `text_encoder/config.json`.
     ///

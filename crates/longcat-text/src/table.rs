@@ -136,17 +136,7 @@ mod tests {
 
     #[test]
     fn the_table_of_the_release_is_divided_where_buffers_have_2_gib() {
-        let config = Umt5Config {
-            vocab_size: 256_384,
-            d_model: 4096,
-            d_kv: 64,
-            d_ff: 10_240,
-            num_layers: 24,
-            num_heads: 64,
-            relative_attention_num_buckets: 32,
-            relative_attention_max_distance: 128,
-            layer_norm_epsilon: 1e-6,
-        };
+        let config = Umt5Config::default();
         let limit = (2 << 30) - 1;
         assert_eq!(rows_within(&config, DType::F32, limit), 131_071);
         assert_eq!(rows_within(&config, DType::F16, limit), 256_384);

@@ -265,17 +265,7 @@ mod tests {
             "output = 'run'\ndata = { path = 'clips', sizes = ['832x480'], frames = [33] }\n";
         std::fs::write(&file, format!("memory = '{gib}GiB'\n{text}")).unwrap();
         let config = read_config(&file).unwrap();
-        let text = Umt5Config {
-            vocab_size: 256_384,
-            d_model: 4096,
-            d_kv: 64,
-            d_ff: 10_240,
-            num_layers: 24,
-            num_heads: 64,
-            relative_attention_num_buckets: 32,
-            relative_attention_max_distance: 128,
-            layer_norm_epsilon: 1e-6,
-        };
+        let text = Umt5Config::default();
         let own = DeviceSizes {
             context: 800_000_000,
             convolutions: 1 << 30,

@@ -38,15 +38,8 @@ impl Bench for Text {
         report: Report<'_>,
     ) -> Result<(), BenchError> {
         let config = Umt5Config {
-            vocab_size: 256_384,
-            d_model: 4096,
-            d_kv: 64,
-            d_ff: 10_240,
             num_layers: self.depth,
-            num_heads: 64,
-            relative_attention_num_buckets: 32,
-            relative_attention_max_distance: 128,
-            layer_norm_epsilon: 1e-6,
+            ..Umt5Config::default()
         };
         let encoder = Umt5Encoder::<B>::new(&config, &device);
         let encoder = cast_module(encoder, self.timing.dtype(), None);

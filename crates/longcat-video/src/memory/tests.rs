@@ -26,17 +26,7 @@ fn released() -> DitConfig {
 }
 
 fn models(precision: Precision) -> ModelSizes {
-    let text = Umt5Config {
-        vocab_size: 256_384,
-        d_model: 4096,
-        d_kv: 64,
-        d_ff: 10_240,
-        num_layers: 24,
-        num_heads: 64,
-        relative_attention_num_buckets: 32,
-        relative_attention_max_distance: 128,
-        layer_norm_epsilon: 1e-6,
-    };
+    let text = Umt5Config::default();
     let device = DeviceSizes {
         context: 800_000_000,
         convolutions: 1 << 30,
