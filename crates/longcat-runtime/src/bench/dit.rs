@@ -62,13 +62,16 @@ impl Bench for Dit {
         if let Some(list) = &self.share {
             devices.extend(list.others::<B>(&device)?);
         }
+        let attention = self.attention::<B>(&device)?;
+        for other in &devices[1..] {
+            self.attention::<B>(other)?;
+        }
         let replicas = devices.iter().map(|device| {
             // The same weights on all.
             B::seed(device, 0);
             self.model::<B>(device)
         });
         let mut replicas = replicas.collect::<Result<Vec<_>, BenchError>>()?;
-        let attention = self.attention::<B>(&device)?;
         for model in &mut replicas {
             model.set_attention(attention);
         }

@@ -12,7 +12,7 @@ use longcat_weights::ConfigError;
 
 use super::observer::{Follower, StepHook};
 use super::predict::Model;
-use super::products::{check_attention, check_products};
+use super::products::{check_attention, check_products, check_shares};
 use super::request::check_size;
 use super::{Observer, PipelineOptions, Sampling, StepEvent};
 use crate::adapters::Adapters;
@@ -147,7 +147,8 @@ impl<B: KernelBackend> Pipeline<B> {
     /// frames, and of the attention heads where tokens attend to each other.
     ///
     /// # Errors
-    /// [`VideoError::Dit`] if the attention heads cannot be dealt out to that many devices.
+    /// [`VideoError::Dit`] if the attention heads cannot be dealt out to that many devices,
+    /// [`VideoError::Invalid`] if one of them does not compute in the numbers that the options ask for.
     pub fn denoise_on(&mut self, others: &[B::Device]) -> Result<(), VideoError> {
         let (devices, heads) = (1 + others.len(), self.transformer_config.num_heads);
         if !heads.is_multiple_of(devices) {
@@ -156,6 +157,9 @@ impl<B: KernelBackend> Pipeline<B> {
                 what: "attention heads evenly",
                 count: heads,
             }));
+        }
+        for device in others {
+            check_shares::<B>(&self.options, device)?;
         }
         self.devices.truncate(1);
         self.devices.extend_from_slice(others);

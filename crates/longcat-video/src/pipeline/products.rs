@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use burn::prelude::DeviceOps;
 use burn::tensor::{DType, Tensor};
 use longcat_dit::{DitConfig, LongCatTransformer, TextCondition};
 use longcat_kernels::{AttentionNumbers, KernelBackend, Products, Stage};
@@ -29,11 +30,7 @@ pub(super) fn check_products<B: KernelBackend>(
     if options.products == Products::Dense {
         return Ok(());
     }
-    if !B::has_fp8_products(device) {
-        let reason = "this device does not multiply in fp8, which takes an NVIDIA GPU of compute capability \
-                      8.9 or higher and cuBLASLt (the CPU can, no faster); leave --products out";
-        return Err(VideoError::invalid("products", reason));
-    }
+    check_multiplies::<B>(device)?;
     let stored = match options.precision {
         Precision::Fp8 => return Ok(()),
         Precision::Stored => checkpoint.transformer_weights()?,
@@ -82,14 +79,61 @@ pub(super) fn check_attention<B: KernelBackend>(
              --attention out",
             config.head_dim()
         )
-    } else if !B::has_fp8_attention(device, options.dtype) {
-        "this device does not attend in fp8, which takes an NVIDIA GPU of compute capability 9.0 (Hopper) and \
-         NVRTC, without LONGCAT_NO_HOPPER; leave --attention out"
-            .to_string()
     } else {
-        return Ok(());
+        return check_attends::<B>(options.dtype, device);
     };
     Err(VideoError::invalid("attention", reason))
+}
+
+/// Whether a device that shares the work computes in the numbers that the first one does: it would take floats
+/// without a word, and its share would be another model's.
+///
+/// # Errors
+/// [`VideoError::Invalid`] names the device and says what is needed.
+pub(super) fn check_shares<B: KernelBackend>(
+    options: &PipelineOptions,
+    device: &B::Device,
+) -> Result<(), VideoError> {
+    if options.products == Products::Fp8 {
+        check_multiplies::<B>(device)?;
+    }
+    match options.attention {
+        AttentionNumbers::Floats => Ok(()),
+        AttentionNumbers::Fp8 => check_attends::<B>(options.dtype, device),
+    }
+}
+
+fn check_multiplies<B: KernelBackend>(device: &B::Device) -> Result<(), VideoError> {
+    if B::has_fp8_products(device) {
+        return Ok(());
+    }
+    let reason = format!(
+        "{} does not multiply in fp8, which takes an NVIDIA GPU of compute capability 8.9 or higher and \
+         cuBLASLt (the CPU can, no faster); leave --products out",
+        named::<B>(device)
+    );
+    Err(VideoError::invalid("products", reason))
+}
+
+fn check_attends<B: KernelBackend>(dtype: DType, device: &B::Device) -> Result<(), VideoError> {
+    if B::has_fp8_attention(device, dtype) {
+        return Ok(());
+    }
+    let reason = format!(
+        "{} does not attend in fp8, which takes an NVIDIA GPU of compute capability 9.0 (Hopper) and NVRTC, \
+         without LONGCAT_NO_HOPPER; leave --attention out",
+        named::<B>(device)
+    );
+    Err(VideoError::invalid("attention", reason))
+}
+
+/// A device in a message: by model and number where it has a model, as CUDA devices do, of which there may be
+/// several.
+fn named<B: KernelBackend>(device: &B::Device) -> String {
+    match B::model(device) {
+        Some(model) => format!("device {} ({model})", device.to_id().index_id),
+        None => "this device".into(),
+    }
 }
 
 impl<B: KernelBackend> Pipeline<B> {
