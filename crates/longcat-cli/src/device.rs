@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::sync::Once;
 
-use longcat_runtime::{DeviceSpec, best_device, kernel_problem};
+use longcat_runtime::{DeviceSpec, best_device, kernel_problem, peers_problem};
 
 use crate::note;
 
@@ -16,10 +16,12 @@ pub fn device_or_best<D: From<DeviceSpec> + Display>(asked: Option<D>) -> D {
     })
 }
 
-/// Warns, once, if the device did its work with slower kernels than it could.
-pub fn warn_of_kernels() {
-    static TOLD: Once = Once::new();
-    if let Some(problem) = kernel_problem() {
-        TOLD.call_once(|| note!("warning: {problem}"));
+/// Warns, once of each, of what devices did in a slower way than they could.
+pub fn warn_of_slower_ways() {
+    static TOLD: [Once; 2] = [const { Once::new() }; 2];
+    for (told, problem) in TOLD.iter().zip([kernel_problem(), peers_problem()]) {
+        if let Some(problem) = problem {
+            told.call_once(|| note!("warning: {problem}"));
+        }
     }
 }

@@ -7,7 +7,7 @@ mod launch;
 mod lines;
 mod train_lora;
 
-pub use device::{device_or_best, warn_of_kernels};
+pub use device::{device_or_best, warn_of_slower_ways};
 pub use interrupt::interrupt;
 pub use lines::{note_line, say_line};
 pub use longcat_weights::printable;

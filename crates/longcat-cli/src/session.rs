@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use longcat_builtin::builtin_checkpoint;
-use longcat_cli::{device_or_best, note, warn_of_kernels};
+use longcat_cli::{device_or_best, note, warn_of_slower_ways};
 use longcat_runtime::{DeviceSpec, DynPipeline, RuntimeOptions, open_pipeline};
 use longcat_video::{
     AttentionNumbers, EasyCache, Latents, PixelFrames, Precision, Products, RefineRequest,
@@ -306,7 +306,7 @@ impl Session {
     /// Tells of the result: a video, or latents alone.
     pub fn report(&mut self, video: Option<Written>, settings: Option<&Settings>) -> Result<()> {
         self.bar.finish();
-        warn_of_kernels();
+        warn_of_slower_ways();
         let report = Report {
             output: &self.output,
             latents: self.save_latents.as_deref(),

@@ -14,7 +14,7 @@ use longcat_train::{Bar, Quiet, RankError, RankPlace, Ranks, TrainObserver};
 use longcat_video::{TextPlan, VaePlan, in_words};
 use serde_json::json;
 
-use crate::{device_or_best, interrupt, launch, note, say, warn_of_kernels};
+use crate::{device_or_best, interrupt, launch, note, say, warn_of_slower_ways};
 
 /// How long this process may take to end by itself when another rank has failed: a device that waits for
 /// that one may do so for ever.
@@ -170,7 +170,7 @@ impl TrainLora {
         if !speaks {
             return Ok(());
         }
-        warn_of_kernels();
+        warn_of_slower_ways();
         if self.json {
             let result = json!({
                 "step": outcome.step,

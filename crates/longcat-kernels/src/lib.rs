@@ -68,6 +68,7 @@ pub use cuda::{
     cublas::{CublasStatus, cublas_status, set_cublas_enabled},
     cudnn::cudnn_problem,
     memory::{CudaMemory, cuda_device_count, cuda_device_starts, cuda_memory},
+    peers::peers_problem,
     program::kernel_problem,
     transfers::nccl_problem,
 };

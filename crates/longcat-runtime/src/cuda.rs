@@ -46,6 +46,17 @@ pub fn kernel_problem() -> Option<String> {
     None
 }
 
+/// Why CUDA devices that share work do not copy to each other's memory though they should, as far as that is known
+/// by now: it is tried when they first exchange something.
+pub fn peers_problem() -> Option<String> {
+    #[cfg(feature = "cuda")]
+    {
+        longcat_kernels::peers_problem()
+    }
+    #[cfg(not(feature = "cuda"))]
+    None
+}
+
 /// Why CUDA devices cannot share work, if they cannot.
 pub(crate) fn nccl_problem() -> Option<String> {
     #[cfg(feature = "cuda")]

@@ -48,7 +48,7 @@ mod options;
 mod pipeline;
 mod train;
 
-pub use cuda::{cublas_problem, cudnn_problem, kernel_problem, set_cublas_enabled};
+pub use cuda::{cublas_problem, cudnn_problem, kernel_problem, peers_problem, set_cublas_enabled};
 pub use device::{DeviceSpec, ParseDeviceError};
 pub use device_list::{DeviceList, ParseDeviceListError};
 pub use devices::{DeviceInfo, best_device, device_of_rank, devices};

@@ -28,6 +28,8 @@ use crate::cuda::theirs;
 use crate::{AwaitCopies, BeginCopies, PartCopies, PartCopy};
 use reach::{End, reaches};
 
+pub use reach::peers_problem;
+
 type Cuda = CubeTensor<CudaRuntime>;
 
 static ENGINES: Engines<Copies> =

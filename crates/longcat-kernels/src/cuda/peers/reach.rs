@@ -13,6 +13,9 @@ use crate::cuda::stream::{device_thread, lock, say};
 /// Whether the first device of a pair writes to the memory of the second.
 static REACH: Mutex<BTreeMap<(usize, usize), bool>> = Mutex::new(BTreeMap::new());
 
+/// The first pair that should have and did not, in words.
+static FAILED: Mutex<Option<String>> = Mutex::new(None);
+
 /// Bytes that are sent to see whether they arrive.
 const TRIAL: usize = 1 << 20;
 /// The value of each.
@@ -25,30 +28,50 @@ pub(super) struct End {
     pub(super) at: Destination,
 }
 
+/// Why GPUs do not copy to each other's memory though the driver says that they can, as far as that is known by
+/// now: it is tried when they first exchange tensors.
+pub fn peers_problem() -> Option<String> {
+    lock(&FAILED).clone()
+}
+
 /// Whether one device writes to the memory of another, or its own. The first time it is let and tried: there are
-/// hosts on which the driver says so and what was sent does not arrive.
+/// hosts on which the driver says so and what was sent does not arrive. The answer holds for the process.
 pub(super) fn reaches(from: End, to: End) -> bool {
     let pair = (from.index, to.index);
     if let Some(known) = lock(&REACH).get(&pair) {
         return *known;
     }
-    let open = move || {
+    let open = move || -> Result<bool, String> {
         from.at.enter()?;
-        if from.index != to.index {
-            allow(from, to)?;
+        if from.index != to.index && !allow(from, to)? {
+            return Ok(false);
         }
         let tried = attempt(from.at, to.at);
         // As this thread had it.
-        from.at.enter().and(tried)
+        from.at.enter().and(tried)?;
+        Ok(true)
     };
     let answer = device_thread(from.index).submit_blocking(move |_| open());
-    let opened = matches!(answer, Ok(Ok(())));
+    let answer = answer.unwrap_or_else(|err| Err(say("device thread", err)));
+    let opened = answer.unwrap_or_else(|reason| {
+        let words = || {
+            format!(
+                "copies from cuda:{} to cuda:{} do not work ({reason}): until this program is started anew GPUs \
+                 exchange tensors through NCCL, which their work waits for; LONGCAT_NO_PEERS=1 takes that way \
+                 without a trial",
+                pair.0, pair.1
+            )
+        };
+        lock(&FAILED).get_or_insert_with(words);
+        false
+    });
     lock(&REACH).insert(pair, opened);
     opened
 }
 
-/// Lets one device write to the memory of another; its context is current.
-fn allow(from: End, to: End) -> Result<(), String> {
+/// Lets one device write to the memory of another, if there is a way from one to the other; the context of the
+/// first is current.
+fn allow(from: End, to: End) -> Result<bool, String> {
     let device =
         |end: End| driver::device::get(end.index as i32).map_err(|err| say("cuDeviceGet", err));
     let (own, other) = (device(from)?, device(to)?);
@@ -58,7 +81,7 @@ fn allow(from: End, to: End) -> Result<(), String> {
         .result()
         .map_err(|err| say("cuDeviceCanAccessPeer", err))?;
     if can == 0 {
-        return Err(format!("cuda:{own} does not reach cuda:{other}"));
+        return Ok(false);
     }
     // SAFETY: a context of this process, which is never released.
     let enabled = unsafe { sys::cuCtxEnablePeerAccess(to.at.context, 0) };
@@ -81,8 +104,9 @@ fn allow(from: End, to: End) -> Result<(), String> {
             .map_err(|err| say("cuDeviceGetMemPool", err))?;
         sys::cuMemPoolSetAccess(pool, (&raw const access).cast(), 1)
             .result()
-            .map_err(|err| say("cuMemPoolSetAccess", err))
+            .map_err(|err| say("cuMemPoolSetAccess", err))?;
     }
+    Ok(true)
 }
 
 /// `CUmemAccessDesc`, whose fields have other names in other versions of CUDA.
