@@ -10,7 +10,7 @@ mod reach;
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
-use std::mem;
+use std::mem::ManuallyDrop;
 use std::ptr;
 use std::sync::Arc;
 
@@ -168,6 +168,12 @@ fn begin(
             addresses[target] = address;
         }
     }
+    // From here on a panic leaves copies that are queued, and no events that tell of their end.
+    let mut kept = BTreeMap::<usize, Held>::new();
+    for tensor in sources.iter().chain(&rows) {
+        let held = kept.entry(tensor.device.index).or_default();
+        held.0.push(tensor.clone());
+    }
     let queued = Arc::new(queued);
     let mut ends = Vec::with_capacity(devices.len());
     for &device in &devices {
@@ -194,10 +200,6 @@ fn begin(
                 Event::after(stream)
             })
         }));
-    }
-    let mut kept = BTreeMap::<usize, Vec<Cuda>>::new();
-    for tensor in sources.into_iter().chain(rows) {
-        kept.entry(tensor.device.index).or_default().push(tensor);
     }
     let pending = Pending {
         ends: Arc::new(ends),
@@ -293,22 +295,36 @@ impl BoxCopy {
     }
 }
 
+/// Tensors of one device that copies read or write. Nobody else may get their memory before the copies are done,
+/// and cubecl gives that of a freed tensor to the next one without waiting for other devices. So they are leaked
+/// unless they are released: a panic between queueing copies and holding the device back for them frees nothing that
+/// is still read or written.
+#[derive(Default)]
+struct Held(ManuallyDrop<Vec<Cuda>>);
+
+impl Held {
+    /// Frees them, on the thread of a device that holds back for the copies whatever it is given from now on.
+    fn release(self) {
+        drop(ManuallyDrop::into_inner(self.0));
+    }
+}
+
 /// Copies that are not awaited yet.
 struct Pending {
     ends: Arc<Vec<Event>>,
-    /// Their tensors by device, whose memory nobody else may get before they are done.
-    kept: BTreeMap<usize, Vec<Cuda>>,
+    /// Their tensors by device.
+    kept: BTreeMap<usize, Held>,
 }
 
 impl Pending {
     fn finish(mut self) {
-        for (device, tensors) in mem::take(&mut self.kept) {
+        // What is still there after a panic is left to `drop`.
+        while let Some((device, held)) = self.kept.pop_first() {
             let ends = self.ends.clone();
             ENGINES.submit_to(device, [], move |engine, []| {
-                let held = engine.hold(&ends);
-                // Nothing is given this memory before what is queued from now on.
-                drop(tensors);
-                held
+                engine.hold(&ends)?;
+                held.release();
+                Ok(())
             });
         }
     }
@@ -317,11 +333,13 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         // Begun for nothing, after an error perhaps, which is told elsewhere.
-        for (device, tensors) in mem::take(&mut self.kept) {
+        while let Some((device, held)) = self.kept.pop_first() {
             let ends = self.ends.clone();
             device_thread(device).submit(move |_| {
-                let _ = ENGINES.with(device, |engine| engine.hold(&ends));
-                drop(tensors);
+                let holds = ENGINES.with(device, |engine| engine.hold(&ends));
+                if matches!(holds, Some(Ok(()))) {
+                    held.release();
+                }
             });
         }
     }
