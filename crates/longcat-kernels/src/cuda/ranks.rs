@@ -4,9 +4,9 @@ use std::any::Any;
 use std::ffi::{c_char, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, TryLockError, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use burn_backend::DType;
 use burn_cubecl::kernel::into_contiguous;
@@ -18,7 +18,7 @@ use cudarc::nccl::sys;
 
 use crate::cuda::cast;
 use crate::cuda::engines::Engines;
-use crate::cuda::stream::{OrderedStream, device_thread, say};
+use crate::cuda::stream::{OrderedStream, device_thread, lock, say};
 use crate::cuda::transfers::nccl_problem;
 use crate::ranks::{Group, RankGroup};
 
@@ -26,26 +26,45 @@ static ENGINES: Engines<OrderedStream> = Engines::required("summing gradients th
 
 /// How long a rank that is through waits for the others in NCCL.
 const FAREWELL: Duration = Duration::from_secs(10);
+/// How long a call that only queues work may take. One that takes longer waits for a rank that is gone, and nothing
+/// ends it but an abort.
+const CALL: Duration = Duration::from_secs(2);
 
 /// This process in a group.
 struct Communicator {
     index: usize,
     /// Null once the group was left.
     handle: AtomicPtr<sys::ncclComm>,
+    /// Held from reading the handle to the end of a call with it: NCCL takes one call at a time, and frees in an
+    /// abort what another thread's call would go on reading.
+    calls: Mutex<()>,
 }
 
 impl Communicator {
-    /// The handle, which is given back once only.
+    /// The handle, which is given back once only. Waits for a call that has it.
     fn take(&self) -> Option<*mut sys::ncclComm> {
+        // Calls that begin later find none.
         let handle = self.handle.swap(ptr::null_mut(), Ordering::AcqRel);
-        (!handle.is_null()).then_some(handle)
+        if handle.is_null() {
+            return None;
+        }
+        let until = Instant::now() + CALL;
+        while self.is_called() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+        }
+        Some(handle)
+    }
+
+    fn is_called(&self) -> bool {
+        matches!(self.calls.try_lock(), Err(TryLockError::WouldBlock))
     }
 }
 
 impl Group for Communicator {
     fn leave(&self) {
         if let Some(handle) = self.take() {
-            // SAFETY: made by NCCL, and given back here. NCCL lets a thread do this while another is in a call.
+            // SAFETY: made by NCCL, and given back here. No call has it but one that waits for another rank and looks
+            // whether it is aborted.
             let _ = unsafe { nccl::comm_abort(handle) };
         }
     }
@@ -124,6 +143,7 @@ pub(crate) fn join(index: usize, id: &[u8], rank: usize, size: usize) -> Result<
         Ok::<_, String>(Communicator {
             index,
             handle: AtomicPtr::new(handle),
+            calls: Mutex::new(()),
         })
     });
     let joined = joined.map_err(|err| say("device thread", err))?;
@@ -146,11 +166,13 @@ pub(crate) fn try_sum<R: CubeRuntime>(
     let sums = empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, DType::F32);
     let group = group.clone();
     ENGINES.submit([&x, &sums], move |stream, [x, sums]| {
-        let communicator = group.of::<Communicator>();
-        let handle = communicator.map(|c| c.handle.load(Ordering::Acquire));
-        let Some(handle) = handle.filter(|handle| !handle.is_null()) else {
-            return Err("the group of ranks was left".into());
-        };
+        let left = || "the group of ranks was left".to_string();
+        let communicator = group.of::<Communicator>().ok_or_else(left)?;
+        let _call = lock(&communicator.calls);
+        let handle = communicator.handle.load(Ordering::Acquire);
+        if handle.is_null() {
+            return Err(left());
+        }
         stream.run(|queue| {
             // SAFETY: the communicator was made for this device, whose context is current; both
             // buffers hold so many numbers and live until what is queued here is done.
