@@ -2,7 +2,7 @@
 //!
 //! - [`LongCatTransformer`]: the network; [`DitConfig`]: its official `dit/config.json`;
 //! - [`TextCondition`], [`KvCache`]: what a forward pass is conditioned on;
-//! - [`ParallelTransformer`], [`TeamedTransformer`]: the network on several devices at once;
+//! - [`ParallelTransformer`]: the network on several devices at once;
 //! - [`canonical_names`] maps official keys to module paths, [`lora_targets`] describes the layers
 //!   that adapters attach to.
 //!
@@ -70,7 +70,7 @@ pub use longcat_kernels::streamed_blocks;
 pub use names::{
     canonical_names, from_fastvideo, internal_names, lora_targets, official_tensors, packable,
 };
-pub use parallel::{ParallelTransformer, TeamedTransformer};
+pub use parallel::ParallelTransformer;
 pub use pieces::TokenPieces;
 pub use products::Fp8Layers;
 pub use rope::RopeTables;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use burn::tensor::Tensor;
 use longcat_kernels::{Gathering, KernelBackend, PartCopy};
 
-use super::{ParallelTransformer, deal};
+use super::{Team, deal};
 use crate::attention::Heads;
 
 /// Groups that a device's heads are exchanged in, at most.
@@ -15,10 +15,10 @@ const MOST_GROUPS: usize = 4;
 /// in four).
 const GROUP_QUERIES: usize = 1 << 18;
 
-impl<B: KernelBackend> ParallelTransformer<'_, B> {
+impl<B: KernelBackend> Team<'_, B> {
     /// Groups of a device's heads, for so many queries of each.
     pub(super) fn groups(&self, queries: usize) -> Vec<Range<usize>> {
-        let by_size = || match self.devices.len() > 1 && B::copies_aside(&self.devices).is_some() {
+        let by_size = || match self.devices.len() > 1 && B::copies_aside(self.devices).is_some() {
             true => (self.heads * queries / GROUP_QUERIES).min(MOST_GROUPS),
             // Nothing is exchanged while devices attend.
             false => 1,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use burn::tensor::Tensor;
 use longcat_kernels::{KernelBackend, transfer};
 
-use super::{ParallelTransformer, deal};
+use super::{Team, deal};
 use crate::attention::{Extent, Heads, KeysValues, attend_all, attend_cached};
 use crate::block::Attending;
 use crate::{
@@ -38,7 +38,7 @@ struct Cached<'a, B: KernelBackend> {
 
 /// A forward pass between two blocks.
 pub(super) struct Pass<'a, B: KernelBackend> {
-    model: &'a ParallelTransformer<'a, B>,
+    model: &'a Team<'a, B>,
     turns: Vec<BlocksInTurn<'a, B>>,
     shares: Vec<Share<B>>,
     conditions: Vec<Cached<'a, B>>,
@@ -52,7 +52,7 @@ pub(super) struct Pass<'a, B: KernelBackend> {
     cached: usize,
 }
 
-impl<B: KernelBackend> ParallelTransformer<'_, B> {
+impl<B: KernelBackend> Team<'_, B> {
     /// Sends each device its frames. What is sent from a device waits for all that was queued there: passes that
     /// are made beside each other send all inputs first.
     pub(super) fn send(
@@ -77,7 +77,7 @@ impl<B: KernelBackend> ParallelTransformer<'_, B> {
             });
         }
         let shares = deal(frames, self.devices.len()).into_iter();
-        let inputs = shares.zip(&self.devices).map(|(frames, device)| {
+        let inputs = shares.zip(self.devices).map(|(frames, device)| {
             let latents = latents.clone().narrow(2, frames.start, frames.len());
             let timesteps = timesteps.clone().narrow(1, frames.start, frames.len());
             Input {
@@ -94,7 +94,7 @@ impl<B: KernelBackend> ParallelTransformer<'_, B> {
 impl<'a, B: KernelBackend> Pass<'a, B> {
     /// Everything before the first block. There is a cache for each device, or none.
     pub(super) fn begin(
-        model: &'a ParallelTransformer<'a, B>,
+        model: &'a Team<'a, B>,
         inputs: Vec<Input<B>>,
         num_cond: usize,
         caches: &'a [KvCache<B>],
@@ -154,7 +154,7 @@ impl<'a, B: KernelBackend> Pass<'a, B> {
         let begun =
             begun.map(|((_, block), share)| block.begin(share.tokens.clone(), &share.context));
         let (heads, attending): (Vec<Heads<B>>, Vec<Attending<B>>) = begun.unzip();
-        let layers = self.conditions.iter().zip(&self.model.devices).zip(&blocks);
+        let layers = self.conditions.iter().zip(self.model.devices).zip(&blocks);
         let layers = layers.map(|((condition, device), (index, _))| {
             let (samples, tokens) = (self.samples, self.cached);
             condition.cache.layer_for(*index, device, samples, tokens)

@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hasher};
 
 use burn::tensor::{DType, Tensor};
-use longcat_dit::{LongCatTransformer, ParallelTransformer, TeamedTransformer};
+use longcat_dit::{LongCatTransformer, ParallelTransformer};
 use longcat_kernels::{AttentionNumbers, KernelBackend, Products};
 use longcat_train::{LoraConfig, attach_adapter};
 use serde_json::{Value, json};
@@ -83,12 +83,9 @@ impl Bench for Dit {
         let alone = || replicas[0].forward(latents.clone(), timesteps.clone(), &text, 0);
         let forward = || match replicas.len() {
             1 => alone(),
-            _ if self.guided => {
-                let teams = TeamedTransformer::new(&replicas, &devices, samples)?;
-                teams.forward(latents.clone(), timesteps.clone(), &text, 0)
-            }
             _ => {
-                let shared = ParallelTransformer::new(&replicas, &devices)?;
+                // Under guidance half of the devices take each sample.
+                let shared = ParallelTransformer::in_teams(&replicas, &devices, samples)?;
                 let shared = match self.groups {
                     Some(groups) => shared.with_groups(groups),
                     None => shared,

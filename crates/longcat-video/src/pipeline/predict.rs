@@ -1,9 +1,7 @@
 //! The transformer's prediction, with guidance, on one device or several.
 
 use burn::tensor::{DType, Tensor};
-use longcat_dit::{
-    KvCache, LongCatTransformer, ParallelTransformer, TeamedTransformer, TextCondition,
-};
+use longcat_dit::{KvCache, LongCatTransformer, ParallelTransformer, TextCondition};
 use longcat_kernels::{KernelBackend, transfer};
 
 use crate::VideoError;
@@ -15,17 +13,6 @@ pub(crate) struct Model<'a, B: KernelBackend> {
     pub devices: &'a [B::Device],
     /// Adapters that act in some steps only.
     pub timed: &'a [TimedLora],
-}
-
-/// How several devices share a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Division {
-    /// There is one device.
-    None,
-    /// Half of the devices take the pass with the negative prompt, the others that with the prompt.
-    Passes,
-    /// Each takes a share of the frames, and in self-attention of the heads.
-    Frames,
 }
 
 /// What a prediction is made from, besides latents and timestep.
@@ -47,17 +34,18 @@ pub(crate) fn passes_apart(devices: usize, guided: bool) -> usize {
 }
 
 impl<B: KernelBackend> Model<'_, B> {
-    fn division(&self, guided: bool) -> Division {
-        match (self.devices.len(), passes_apart(self.devices.len(), guided)) {
-            (1, _) => Division::None,
-            (_, 1) => Division::Frames,
-            _ => Division::Passes,
-        }
+    fn passes_apart(&self, guided: bool) -> usize {
+        passes_apart(self.devices.len(), guided)
     }
 
-    /// The devices by passes.
-    fn teams(&self) -> Result<TeamedTransformer<'_, B>, VideoError> {
-        Ok(TeamedTransformer::new(self.replicas, self.devices, 2)?)
+    /// All devices. Each takes a share of the frames of its passes, and in self-attention of the heads.
+    fn shared(&self, guided: bool) -> Result<ParallelTransformer<'_, B>, VideoError> {
+        let teams = self.passes_apart(guided);
+        Ok(ParallelTransformer::in_teams(
+            self.replicas,
+            self.devices,
+            teams,
+        )?)
     }
 
     /// What the transformer says of latents `[B, C, T, H, W]`; under guidance `[2 B, ..]`, that of
@@ -80,25 +68,16 @@ impl<B: KernelBackend> Model<'_, B> {
             false => latents.clone(),
         };
         let timesteps = timesteps(&latents, num_cond, timestep);
-        Ok(match self.division(conditions.guided) {
-            Division::None => match caches.first() {
-                Some(cache) => self.replicas[0].forward_cached(latents, timesteps, text, cache)?,
-                None => self.replicas[0].forward(latents, timesteps, text, num_cond)?,
-            },
-            Division::Passes => {
-                let teams = self.teams()?;
-                match caches.is_empty() {
-                    true => teams.forward(latents, timesteps, text, num_cond)?,
-                    false => teams.forward_cached(latents, timesteps, text, caches)?,
-                }
-            }
-            Division::Frames => {
-                let parallel = ParallelTransformer::new(self.replicas, self.devices)?;
-                match caches.is_empty() {
-                    true => parallel.forward(latents, timesteps, text, num_cond)?,
-                    false => parallel.forward_cached(latents, timesteps, text, caches)?,
-                }
-            }
+        if let [replica] = self.replicas {
+            return Ok(match caches.first() {
+                Some(cache) => replica.forward_cached(latents, timesteps, text, cache)?,
+                None => replica.forward(latents, timesteps, text, num_cond)?,
+            });
+        }
+        let shared = self.shared(conditions.guided)?;
+        Ok(match caches.is_empty() {
+            true => shared.forward(latents, timesteps, text, num_cond)?,
+            false => shared.forward_cached(latents, timesteps, text, caches)?,
         })
     }
 
@@ -129,7 +108,7 @@ impl<B: KernelBackend> Model<'_, B> {
         let cached = !conditions.caches.is_empty();
         let few = latents.dims()[2] < self.devices.len();
         // Otherwise all devices share the frames.
-        if self.division(true) == Division::Passes && (cached || few) {
+        if self.passes_apart(true) > 1 && (cached || few) {
             // On its own devices, which have the keys and values of this pass.
             let team = self.devices.len() / 2;
             let own = pass * team..(pass + 1) * team;
@@ -156,20 +135,17 @@ impl<B: KernelBackend> Model<'_, B> {
         guided: bool,
         offload: bool,
     ) -> Result<Vec<KvCache<B>>, VideoError> {
-        // One prompt needs one copy of the condition, whatever the guidance.
+        let apart = self.passes_apart(guided) > 1;
+        // One prompt needs one copy of the condition, whatever the guidance, and so do devices of one pass.
         let passes = match latents.dims()[0] {
-            1 => latents.clone(),
-            _ if guided => Tensor::cat(vec![latents.clone(), latents.clone()], 0),
-            _ => latents.clone(),
+            1 => latents,
+            _ if guided && !apart => Tensor::cat(vec![latents.clone(), latents], 0),
+            _ => latents,
         };
-        match self.division(guided) {
-            Division::None => Ok(vec![self.replicas[0].cache_condition(passes, offload)?]),
-            Division::Passes => Ok(self.teams()?.cache_condition(&latents, offload)?),
-            Division::Frames => {
-                let parallel = ParallelTransformer::new(self.replicas, self.devices)?;
-                Ok(parallel.cache_condition(passes, offload)?)
-            }
-        }
+        Ok(match self.replicas {
+            [replica] => vec![replica.cache_condition(passes, offload)?],
+            _ => self.shared(guided)?.cache_condition(passes, offload)?,
+        })
     }
 }
 
