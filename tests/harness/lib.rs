@@ -16,11 +16,15 @@ mod pipelines;
 mod scheduler;
 mod text;
 mod vae;
+#[cfg(feature = "wgpu")]
+mod wgpu_device;
 
 use burn::tensor::DType;
 use longcat_kernels::KernelBackend;
 
 pub use case::{Case, Golden};
+#[cfg(feature = "wgpu")]
+pub use wgpu_device::own_wgpu_device;
 
 /// Runs all cases of some kinds on a device and fails with a list of all differences.
 ///

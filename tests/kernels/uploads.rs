@@ -3,45 +3,16 @@
 use std::thread;
 
 use burn::tensor::{DType, Distribution, Tensor, TensorPrimitive};
-use burn_wgpu::graphics::{AutoGraphicsApi, GraphicsApi};
-use burn_wgpu::{RuntimeOptions, Wgpu, WgpuDevice, WgpuSetup, init_device};
+use burn_wgpu::{Wgpu, WgpuDevice};
 use longcat_kernels::{KernelDevice, adopt_wgpu_device};
-use wgpu::{
-    DeviceDescriptor, ExperimentalFeatures, Features, Instance, InstanceDescriptor, MemoryHints,
-    RequestAdapterOptions, Trace,
-};
+use longcat_tests::own_wgpu_device;
 
 /// Below what goes through shared memory, one buffer's worth and a rest, and more than all its buffers.
 const ELEMENTS: [usize; 3] = [1000, (1 << 20) + 77, 18_000_001];
 
 /// A device of its own, whose queue is known.
 fn adopted() -> WgpuDevice {
-    let backend = AutoGraphicsApi::backend();
-    let instance = Instance::new(InstanceDescriptor {
-        backends: backend.into(),
-        ..InstanceDescriptor::new_without_display_handle()
-    });
-    let adapter = instance.request_adapter(&RequestAdapterOptions::default());
-    let adapter = burn::tensor::try_read_sync(adapter).unwrap().unwrap();
-    let features = adapter.features();
-    let asked = adapter.request_device(&DeviceDescriptor {
-        label: None,
-        required_features: features.difference(Features::MAPPABLE_PRIMARY_BUFFERS),
-        required_limits: adapter.limits(),
-        memory_hints: MemoryHints::MemoryUsage,
-        trace: Trace::Off,
-        // SAFETY: as cubecl asks for its devices.
-        experimental_features: unsafe { ExperimentalFeatures::enabled() },
-    });
-    let (device, queue) = burn::tensor::try_read_sync(asked).unwrap().unwrap();
-    let setup = WgpuSetup {
-        instance,
-        adapter,
-        device,
-        queue,
-        backend,
-    };
-    let device = init_device(setup.clone(), RuntimeOptions::default());
+    let (device, setup) = own_wgpu_device(None);
     adopt_wgpu_device(&device, &setup);
     device
 }

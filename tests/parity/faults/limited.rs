@@ -1,54 +1,19 @@
 //! A Vulkan device with less room than it has.
 
 use burn::tensor::{DType, Tensor};
-use burn_wgpu::graphics::{AutoGraphicsApi, GraphicsApi};
-use burn_wgpu::{RuntimeOptions, Wgpu, WgpuDevice, WgpuSetup, init_device};
+use burn_wgpu::{Wgpu, WgpuDevice};
 use longcat_kernels::{KernelDevice, guard, watch_device_threads};
+use longcat_tests::own_wgpu_device;
 use longcat_text::{TextError, Umt5Encoder};
 use longcat_video::{DeviceError, Stage};
 use longcat_weights::{NameMap, WeightFiles, WeightsError, collect_module};
-use wgpu::{
-    DeviceDescriptor, ExperimentalFeatures, Features, Instance, InstanceDescriptor, Limits,
-    MemoryHints, PowerPreference, RequestAdapterOptions, Trace,
-};
 
 use super::checkpoint;
 
 /// A device of its own whose buffers have at most so many bytes.
 fn limited(bytes: u64) -> WgpuDevice {
     watch_device_threads();
-    let backend = AutoGraphicsApi::backend();
-    let instance = Instance::new(InstanceDescriptor {
-        backends: backend.into(),
-        ..InstanceDescriptor::new_without_display_handle()
-    });
-    let adapter = burn::tensor::try_read_sync(instance.request_adapter(&RequestAdapterOptions {
-        power_preference: PowerPreference::HighPerformance,
-        ..RequestAdapterOptions::default()
-    }));
-    let adapter = adapter.unwrap().unwrap();
-    let features = adapter.features();
-    let asked = adapter.request_device(&DeviceDescriptor {
-        label: None,
-        required_features: features.difference(Features::MAPPABLE_PRIMARY_BUFFERS),
-        required_limits: Limits {
-            max_storage_buffer_binding_size: bytes,
-            ..adapter.limits()
-        },
-        memory_hints: MemoryHints::MemoryUsage,
-        trace: Trace::Off,
-        // SAFETY: as cubecl asks for its devices.
-        experimental_features: unsafe { ExperimentalFeatures::enabled() },
-    });
-    let (device, queue) = burn::tensor::try_read_sync(asked).unwrap().unwrap();
-    let setup = WgpuSetup {
-        instance,
-        adapter,
-        device,
-        queue,
-        backend,
-    };
-    init_device(setup, RuntimeOptions::default())
+    own_wgpu_device(Some(bytes)).0
 }
 
 fn zeros(bytes: u64, device: &WgpuDevice) -> Tensor<Wgpu, 1> {
