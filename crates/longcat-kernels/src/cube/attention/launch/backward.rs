@@ -102,6 +102,34 @@ struct Operands<R: CubeRuntime> {
     address: AddressType,
 }
 
+/// Launches a kernel that makes gradients, with what all of them take, on a grid of cubes of this size.
+macro_rules! launch {
+    ($operands:expr, $kernel:ident($plan:expr, $list:expr, $grid:expr, $tile:expr) => $($out:expr),+) => {{
+        let (cubes, dim) = $grid;
+        $kernel::launch_unchecked::<R>(
+            &$operands.q.client,
+            cubes,
+            dim,
+            $operands.address,
+            $operands.q.clone().into_tensor_arg(),
+            $operands.k.clone().into_tensor_arg(),
+            $operands.v.clone().into_tensor_arg(),
+            $operands.d_out.clone().into_tensor_arg(),
+            $operands.lse.clone().into_tensor_arg(),
+            $operands.delta.clone().into_tensor_arg(),
+            $list.indices.into_tensor_arg(),
+            $list.counts.into_tensor_arg(),
+            $list.key_valid.into_tensor_arg(),
+            $($out.clone().into_tensor_arg(),)+
+            $operands.scale,
+            $list.block_q as u32,
+            $list.block_k as u32,
+            $tile,
+            $plan.dtype,
+        )
+    }};
+}
+
 impl<R: CubeRuntime> Operands<R> {
     fn row_products(&self, out: CubeTensor<R>, plan: &Plan) {
         // SAFETY: rows past the end are skipped.
@@ -122,30 +150,10 @@ impl<R: CubeRuntime> Operands<R> {
 
     fn queries_mma(&self, plan: &Plan, list: List<R>, tile: BackwardTile) -> CubeTensor<R> {
         let dq = empty_like(&self.q);
+        let cubes = plan.cubes(plan.queries, list.block_q, tile.rows());
+        let grid = (cubes, CubeDim::new_1d(tile.units() as u32));
         // SAFETY: rows and blocks past the end are clamped or skipped, and every loop ends.
-        unsafe {
-            backward_queries_mma::launch_unchecked::<R>(
-                &self.q.client,
-                plan.cubes(plan.queries, list.block_q, tile.rows()),
-                CubeDim::new_1d(tile.units() as u32),
-                self.address,
-                self.q.clone().into_tensor_arg(),
-                self.k.clone().into_tensor_arg(),
-                self.v.clone().into_tensor_arg(),
-                self.d_out.clone().into_tensor_arg(),
-                self.lse.clone().into_tensor_arg(),
-                self.delta.clone().into_tensor_arg(),
-                list.indices.into_tensor_arg(),
-                list.counts.into_tensor_arg(),
-                list.key_valid.into_tensor_arg(),
-                dq.clone().into_tensor_arg(),
-                self.scale,
-                list.block_q as u32,
-                list.block_k as u32,
-                tile,
-                plan.dtype,
-            );
-        }
+        unsafe { launch!(self, backward_queries_mma(plan, list, grid, tile) => dq) }
         dq
     }
 
@@ -156,92 +164,30 @@ impl<R: CubeRuntime> Operands<R> {
         tile: BackwardTile,
     ) -> (CubeTensor<R>, CubeTensor<R>) {
         let (dk, dv) = (empty_like(&self.k), empty_like(&self.v));
+        let cubes = plan.cubes(plan.keys, list.block_k, tile.rows());
+        let grid = (cubes, CubeDim::new_1d(tile.units() as u32));
         // SAFETY: rows and blocks past the end are clamped or skipped, and every loop ends.
-        unsafe {
-            backward_keys_mma::launch_unchecked::<R>(
-                &self.q.client,
-                plan.cubes(plan.keys, list.block_k, tile.rows()),
-                CubeDim::new_1d(tile.units() as u32),
-                self.address,
-                self.q.clone().into_tensor_arg(),
-                self.k.clone().into_tensor_arg(),
-                self.v.clone().into_tensor_arg(),
-                self.d_out.clone().into_tensor_arg(),
-                self.lse.clone().into_tensor_arg(),
-                self.delta.clone().into_tensor_arg(),
-                list.indices.into_tensor_arg(),
-                list.counts.into_tensor_arg(),
-                list.key_valid.into_tensor_arg(),
-                dk.clone().into_tensor_arg(),
-                dv.clone().into_tensor_arg(),
-                self.scale,
-                list.block_q as u32,
-                list.block_k as u32,
-                tile,
-                plan.dtype,
-            );
-        }
+        unsafe { launch!(self, backward_keys_mma(plan, list, grid, tile) => dk, dv) }
         (dk, dv)
     }
 
     fn queries_plain(&self, plan: &Plan, list: List<R>) -> CubeTensor<R> {
         let dq = empty_like(&self.q);
         let tile = plan.plain_tile(list.sparse);
+        let cubes = plan.cubes(plan.queries, list.block_q, tile.side);
+        let grid = (cubes, CubeDim::new_2d(tile.side as u32, tile.side as u32));
         // SAFETY: rows and blocks past the end are skipped, and every loop ends.
-        unsafe {
-            backward_queries_plain::launch_unchecked::<R>(
-                &self.q.client,
-                plan.cubes(plan.queries, list.block_q, tile.side),
-                CubeDim::new_2d(tile.side as u32, tile.side as u32),
-                self.address,
-                self.q.clone().into_tensor_arg(),
-                self.k.clone().into_tensor_arg(),
-                self.v.clone().into_tensor_arg(),
-                self.d_out.clone().into_tensor_arg(),
-                self.lse.clone().into_tensor_arg(),
-                self.delta.clone().into_tensor_arg(),
-                list.indices.into_tensor_arg(),
-                list.counts.into_tensor_arg(),
-                list.key_valid.into_tensor_arg(),
-                dq.clone().into_tensor_arg(),
-                self.scale,
-                list.block_q as u32,
-                list.block_k as u32,
-                tile,
-                plan.dtype,
-            );
-        }
+        unsafe { launch!(self, backward_queries_plain(plan, list, grid, tile) => dq) }
         dq
     }
 
     fn keys_plain(&self, plan: &Plan, list: List<R>) -> (CubeTensor<R>, CubeTensor<R>) {
         let (dk, dv) = (empty_like(&self.k), empty_like(&self.v));
         let tile = plan.plain_tile(list.sparse);
+        let cubes = plan.cubes(plan.keys, list.block_k, tile.side);
+        let grid = (cubes, CubeDim::new_2d(tile.side as u32, tile.side as u32));
         // SAFETY: rows and blocks past the end are skipped, and every loop ends.
-        unsafe {
-            backward_keys_plain::launch_unchecked::<R>(
-                &self.q.client,
-                plan.cubes(plan.keys, list.block_k, tile.side),
-                CubeDim::new_2d(tile.side as u32, tile.side as u32),
-                self.address,
-                self.q.clone().into_tensor_arg(),
-                self.k.clone().into_tensor_arg(),
-                self.v.clone().into_tensor_arg(),
-                self.d_out.clone().into_tensor_arg(),
-                self.lse.clone().into_tensor_arg(),
-                self.delta.clone().into_tensor_arg(),
-                list.indices.into_tensor_arg(),
-                list.counts.into_tensor_arg(),
-                list.key_valid.into_tensor_arg(),
-                dk.clone().into_tensor_arg(),
-                dv.clone().into_tensor_arg(),
-                self.scale,
-                list.block_q as u32,
-                list.block_k as u32,
-                tile,
-                plan.dtype,
-            );
-        }
+        unsafe { launch!(self, backward_keys_plain(plan, list, grid, tile) => dk, dv) }
         (dk, dv)
     }
 }

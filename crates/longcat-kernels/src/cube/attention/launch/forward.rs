@@ -44,72 +44,44 @@ pub(in crate::cube::attention) fn forward<R: CubeRuntime>(
         (None, None) => plan.side,
     };
     let cubes = plan.cubes(plan.queries, list.block_q, rows);
+    // What all kernels take.
+    macro_rules! launch {
+        ($kernel:ident, $dim:expr, $tile:expr) => {
+            $kernel::launch_unchecked::<R>(
+                &client,
+                cubes,
+                $dim,
+                address,
+                q.into_tensor_arg(),
+                k.into_tensor_arg(),
+                v.into_tensor_arg(),
+                list.indices.into_tensor_arg(),
+                list.counts.into_tensor_arg(),
+                list.key_valid.into_tensor_arg(),
+                out.clone().into_tensor_arg(),
+                lse.clone().into_tensor_arg(),
+                scale as f32,
+                list.block_q as u32,
+                list.block_k as u32,
+                $tile,
+                plan.dtype,
+            )
+        };
+    }
     // SAFETY: rows and blocks past the end are clamped or skipped, and every loop ends.
     unsafe {
         if let Some(tile) = tile {
             FORWARD_MMA.fetch_add(1, Ordering::Relaxed);
-            forward_mma::launch_unchecked::<R>(
-                &client,
-                cubes,
-                CubeDim::new_1d(tile.units() as u32),
-                address,
-                q.into_tensor_arg(),
-                k.into_tensor_arg(),
-                v.into_tensor_arg(),
-                list.indices.into_tensor_arg(),
-                list.counts.into_tensor_arg(),
-                list.key_valid.into_tensor_arg(),
-                out.clone().into_tensor_arg(),
-                lse.clone().into_tensor_arg(),
-                scale as f32,
-                list.block_q as u32,
-                list.block_k as u32,
-                tile,
-                plan.dtype,
-            );
+            launch!(forward_mma, CubeDim::new_1d(tile.units() as u32), tile);
         } else if let Some(tile) = cooperative {
             FORWARD_COOPERATIVE.fetch_add(1, Ordering::Relaxed);
-            forward_cooperative::launch_unchecked::<R>(
-                &client,
-                cubes,
-                CubeDim::new_1d(tile.units() as u32),
-                address,
-                q.into_tensor_arg(),
-                k.into_tensor_arg(),
-                v.into_tensor_arg(),
-                list.indices.into_tensor_arg(),
-                list.counts.into_tensor_arg(),
-                list.key_valid.into_tensor_arg(),
-                out.clone().into_tensor_arg(),
-                lse.clone().into_tensor_arg(),
-                scale as f32,
-                list.block_q as u32,
-                list.block_k as u32,
-                tile,
-                plan.dtype,
-            );
+            let dim = CubeDim::new_1d(tile.units() as u32);
+            launch!(forward_cooperative, dim, tile);
         } else {
             FORWARD_PLAIN.fetch_add(1, Ordering::Relaxed);
             let tile = plan.plain_tile(list.sparse);
-            forward_plain::launch_unchecked::<R>(
-                &client,
-                cubes,
-                CubeDim::new_2d(tile.side as u32, tile.side as u32),
-                address,
-                q.into_tensor_arg(),
-                k.into_tensor_arg(),
-                v.into_tensor_arg(),
-                list.indices.into_tensor_arg(),
-                list.counts.into_tensor_arg(),
-                list.key_valid.into_tensor_arg(),
-                out.clone().into_tensor_arg(),
-                lse.clone().into_tensor_arg(),
-                scale as f32,
-                list.block_q as u32,
-                list.block_k as u32,
-                tile,
-                plan.dtype,
-            );
+            let dim = CubeDim::new_2d(tile.side as u32, tile.side as u32);
+            launch!(forward_plain, dim, tile);
         }
     }
     Some((out, lse))
