@@ -26,14 +26,21 @@ impl TokenPieces {
         Self { most: Some(most) }
     }
 
-    /// Tokens of the largest piece of a clip of `frames` latent frames of `space` tokens each; those of all
-    /// samples where there are no pieces.
-    pub fn largest(self, samples: usize, frames: usize, space: usize) -> usize {
+    /// Tokens of the pieces of clips of `frames` latent frames of `space` tokens each, every number once and the
+    /// largest first; those of all samples where there are no pieces.
+    pub fn sizes(self, samples: usize, frames: usize, space: usize) -> Vec<usize> {
+        let all = samples * frames * space;
         match self.most {
-            Some(most) if samples * frames * space > most => {
-                frames_each(most, frames, space) * space
+            Some(most) if all > most => {
+                let each = frames_each(most, frames, space);
+                let mut sizes = vec![each * space];
+                let last = frames % each;
+                if last > 0 {
+                    sizes.push(last * space);
+                }
+                sizes
             }
-            _ => samples * frames * space,
+            _ => vec![all],
         }
     }
 }
@@ -163,7 +170,10 @@ mod tests {
         assert_eq!(frames, expected.concat());
         assert_eq!(found[4].tokens, 8 * 1560..16 * 1560);
         assert_eq!(found[4].rows, 32 * 1560..40 * 1560);
-        assert_eq!(TokenPieces::of(16_384).largest(2, 24, 1560), 8 * 1560);
+        let sizes = |frames| TokenPieces::of(16_384).sizes(2, frames, 1560);
+        assert_eq!(sizes(24), [8 * 1560]);
+        assert_eq!(sizes(23), [8 * 1560, 7 * 1560]);
+        assert_eq!(sizes(5), [2 * 5 * 1560]);
         // After conditions, and never less than a frame.
         let found = pieces(Some(10), 1, [3, 4, 4], 1..3).unwrap();
         let tokens: Vec<_> = found.iter().map(|p| p.tokens.clone()).collect();

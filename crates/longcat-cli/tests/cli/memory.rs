@@ -75,8 +75,8 @@ fn a_plan_needs_no_weights_and_says_what_fits() {
     assert!(text.contains("timed on this device"), "{text}");
     let text = succeed(dir, &with(&["--memory", "unlimited"]));
     assert!(text.contains("48 of 48 blocks stay"), "{text}");
-    let message = fail(dir, 2, &with(&["--memory", "6.5GiB"]));
-    for part in ["6.50 GiB", "frames of this size", "--precision"] {
+    let message = fail(dir, 2, &with(&["--memory", "5.9GiB"]));
+    for part in ["5.90 GiB", "frames of this size", "--precision"] {
         assert!(message.contains(part), "{message}");
     }
     let left: Vec<_> = fs::read_dir(dir).unwrap().collect();
@@ -93,7 +93,7 @@ fn a_limited_run_makes_the_same_latents() {
         "--device",
         "cpu",
         "--frames",
-        "401",
+        "561",
         "--steps",
         "1",
         "--guidance",

@@ -2,6 +2,8 @@
 
 mod fit;
 mod limit;
+#[cfg(test)]
+mod measured;
 mod parts;
 mod plan;
 mod rates;

@@ -104,7 +104,12 @@ impl MemoryPlan {
     ) -> Result<Self, (&'static str, u64)> {
         let asked = &request.asked;
         let text = TextPlan::within(models, request.prompts, asked, limit)?;
-        let transformer = TransformerPlan::within(models, &request.denoise, asked, limit)?;
+        // Frames are encoded after prompts.
+        let encoded = Asked {
+            used_before: asked.used_before || request.encode.is_some(),
+            ..*asked
+        };
+        let transformer = TransformerPlan::within(models, &request.denoise, &encoded, limit)?;
         let clips = request.encode.iter().chain([&request.decode]);
         let clips = clips.map(|clip| vae(models, clip, asked.tiling));
         let clips = clips.fold(0, u64::max);
@@ -129,7 +134,7 @@ impl MemoryPlan {
             encode: encode.transpose()?,
             decode: choose("decoding", &request.decode)?,
             text: TextPlan {
-                peak: text.peak + held,
+                peak: text.peak + if asked.used_before { held } else { 0 },
                 ..text
             },
             transformer: TransformerPlan {
@@ -149,15 +154,19 @@ impl MemoryPlan {
     }
 }
 
-/// What is there in every stage.
-fn base(models: &ModelSizes) -> u64 {
-    models.device.context + models.vae.weights
+/// What is there beside text encoder and transformer: of the VAE nothing before it was used.
+fn base(models: &ModelSizes, asked: &Asked) -> u64 {
+    let vae = match asked.used_before {
+        true => models.vae.weights,
+        false => 0,
+    };
+    models.device.context + vae
 }
 
 /// What a stage of the VAE takes.
 fn vae(models: &ModelSizes, clip: &ClipSizes, tiling: Option<Tiling>) -> u64 {
     let step = models.vae.step(clip, tiling.map(|tiling| tiling.tile));
-    base(models) + models.device.convolutions + step
+    models.device.context + models.vae.weights + models.device.convolutions + step
 }
 
 impl TextPlan {
@@ -183,7 +192,7 @@ impl TextPlan {
         limit: u64,
     ) -> Result<Self, (&'static str, u64)> {
         let sizes = &models.text;
-        let rest = base(models) + sizes.fixed + sizes.unpacked + sizes.step(prompts);
+        let rest = base(models, asked) + sizes.fixed + sizes.unpacked + sizes.step(prompts);
         let chosen = match asked.resident_layers {
             Some(asked) => Some(asked.min(sizes.layers.count())),
             None => sizes.layers.most_resident(limit.saturating_sub(rest)),
@@ -250,7 +259,7 @@ impl TransformerPlan {
                 false => sizes.cache(denoise),
                 true => CACHE_RING * sizes.cache_layer(denoise),
             };
-            let rest = base(models)
+            let rest = base(models, asked)
                 + sizes.fixed
                 + sizes.unpacked
                 + denoise.adapters

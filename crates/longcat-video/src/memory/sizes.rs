@@ -104,9 +104,10 @@ pub struct VaeSizes {
 const VAE_WEIGHTS: u64 = 13_770;
 
 /// Elements that the VAE holds for each pixel and channel of its base width, features remembered from
-/// the frames before and those under way: decoding 480×832 in bf16 took 11.7 GB of an H100 and tiles of
-/// 256×256 took 4.4 GB, weights, libraries and results included.
-const VAE_ELEMENTS: u64 = 115;
+/// the frames before and those under way, workspaces of libraries included: of the peaks of an H200 while
+/// decoding in bf16, 38,923 MiB at 480×832 and 50.2 GiB at 704×1280, 9.5 and 21.3 GiB were neither weights nor
+/// its context.
+const VAE_ELEMENTS: u64 = 128;
 
 impl ModelSizes {
     /// Sizes of models in these dtypes, with their matrices kept so. An unknown text encoder counts as nothing.

@@ -25,7 +25,7 @@ fn released() -> DitConfig {
     }
 }
 
-fn models(precision: Precision) -> ModelSizes {
+pub(super) fn models(precision: Precision) -> ModelSizes {
     let text = Umt5Config::default();
     let device = DeviceSizes {
         context: 800_000_000,
@@ -41,7 +41,7 @@ fn models(precision: Precision) -> ModelSizes {
 }
 
 /// Text to video at 480p with an adapter, without guidance.
-fn generating() -> RequestSizes {
+pub(super) fn generating() -> RequestSizes {
     RequestSizes {
         prompts: [1, 512],
         encode: None,
@@ -50,6 +50,7 @@ fn generating() -> RequestSizes {
             samples: 1,
             frames: 24,
             grid: [30, 52],
+            conditions: 0,
             cached: 0,
             cached_samples: 0,
             text: 512,
@@ -73,7 +74,7 @@ fn generating() -> RequestSizes {
 }
 
 /// Refining it to 704×1280 and 186 frames.
-fn refining() -> RequestSizes {
+pub(super) fn refining() -> RequestSizes {
     let mut request = generating();
     request.denoise.frames = 48;
     request.denoise.grid = [44, 80];
@@ -143,11 +144,32 @@ fn a_step_holds_tokens_and_pieces() {
     let step = sizes.step(&request, whole);
     assert!((least..least + unit / 2).contains(&step), "{step}");
     let pieces = TokenPieces::of(16_384);
-    // Three pieces of eight frames.
+    // Three pieces of eight frames, whose queries, keys and values together are as large as all tokens.
     let rows = 8 * 1560;
-    let least = unit * 5 + rows * 2 * (7 * 4096 + 3 * 11_008 + 4 * 4096);
+    let least = unit * 5 + rows * 2 * (3 * 4096 + 3 * 11_008 + 4 * 4096);
     let step = sizes.step(&request, pieces);
     assert!((least..least + unit / 2).contains(&step), "{step}");
+    // With a frame less the last piece has seven, for which pools keep memory of its own.
+    let uneven = DenoiseSizes {
+        frames: 23,
+        ..request
+    };
+    let rows = (8 + 7) * 1560;
+    let unit_of_23 = unit / 24 * 23;
+    let least = unit_of_23 * 5 + rows * 2 * (6 * 4096 + 3 * 11_008 + 4 * 4096);
+    let step_of_23 = sizes.step(&uneven, pieces);
+    assert!(
+        (least..least + unit / 2).contains(&step_of_23),
+        "{step_of_23}"
+    );
+    // A picture in front attends to itself, the others to all; cross-attention is theirs, in pieces of 8 and 7.
+    let conditioned = DenoiseSizes {
+        conditions: 1,
+        ..request
+    };
+    let frame = unit / 24;
+    let apart = (2 * 23 + 4) * frame + 3 * 7 * frame;
+    assert_eq!(sizes.step(&conditioned, pieces), step + apart);
     // Queries, keys, values and what was attended to, on their way between devices.
     let shared = DenoiseSizes {
         exchanged: true,

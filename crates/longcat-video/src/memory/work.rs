@@ -41,6 +41,9 @@ pub struct Asked {
     pub resident_blocks: Option<usize>,
     /// Layers of the text encoder that stay on the device.
     pub resident_layers: Option<usize>,
+    /// Whether transformer and VAE were used before prompts are encoded, as in every run of a process but its
+    /// first: they may be on the device by then.
+    pub used_before: bool,
 }
 
 /// Videos that pass through the VAE.
@@ -65,6 +68,8 @@ pub struct DenoiseSizes {
     pub frames: usize,
     /// Height and width in tokens.
     pub grid: [usize; 2],
+    /// Of these the leading ones that are conditions, and attend to each other only.
+    pub conditions: usize,
     /// Latent frames whose keys and values are cached.
     pub cached: usize,
     /// Videos whose conditions are cached.
@@ -98,7 +103,7 @@ const WHOLE: u64 = 5;
 /// them.
 const EXCHANGED: u64 = 4;
 /// Tensors of the size of a piece of the tokens.
-const PIECE: u64 = 4;
+const PIECE: u64 = 3;
 /// Copies of latents in f32 that a step holds: what it begins and ends with, predictions, noise.
 const LATENTS: u64 = 8;
 
@@ -113,30 +118,34 @@ impl TransformerSizes {
         } = *request;
         let space = request.space();
         let tokens = request.tokens() as u64;
-        let piece = pieces.largest(samples, frames, space) as u64;
         let row = self.width as u64 * self.element;
-        // In pieces or not, queries, keys and values come out of one product.
-        let mut bytes = WHOLE * tokens * row + 3 * piece * row;
+        let sizes = pieces.sizes(samples, frames, space);
+        let mut bytes = self.pass(tokens, &sizes);
         if request.exchanged {
             bytes += EXCHANGED * tokens * row;
         }
-        if piece < tokens {
-            bytes += PIECE * piece * row;
-        }
-        bytes += 3 * piece * self.hidden as u64 * self.element;
-        if self.rounded {
-            bytes += piece * (self.width + self.hidden) as u64;
-        }
+        let cached = (samples * request.cached * space) as u64;
         if self.eight_bit_heads {
-            let cached = (samples * request.cached * space) as u64;
             bytes += (3 * tokens + 2 * cached) * self.width as u64;
         }
         // The last layer is f32: its input, and the same normalised.
-        bytes += 2 * piece * self.width as u64 * 4;
-        // Keys and values behind cached ones, and these before that.
-        let cached = (samples * request.cached * space) as u64;
+        bytes += 2 * sizes.iter().sum::<usize>() as u64 * self.width as u64 * 4;
         if cached > 0 {
+            // Keys and values behind cached ones, and these before that; the pass that makes them.
             bytes += 2 * (tokens + cached) * row + 2 * cached * row;
+            let [samples, frames] = [request.cached_samples, request.cached];
+            let clean = (samples * frames * space) as u64;
+            bytes += self.pass(clean, &pieces.sizes(samples, frames, space));
+        }
+        if request.conditions > 0 {
+            // Queries of the others and what they attend to; the same of conditions, with keys and values.
+            let conditions = (samples * request.conditions * space) as u64;
+            let others = tokens.saturating_sub(conditions);
+            bytes += (2 * others + 4 * conditions) * row;
+            // Cross-attention is for the others only, in pieces of their own.
+            let own = pieces.sizes(samples, frames.saturating_sub(request.conditions), space);
+            let own = own.iter().filter(|size| !sizes.contains(size));
+            bytes += PIECE * own.sum::<usize>() as u64 * row;
         }
         if let (true, Some([queries, keys])) = (request.sparse, self.sparse_blocks) {
             let of = |tokens: usize, block: usize| (frames * space + tokens).div_ceil(block.max(1));
@@ -147,6 +156,28 @@ impl TransformerSizes {
         let angles = ((frames + request.cached) * space * (self.width / self.heads)) as u64 * 4;
         let text = (samples * request.text) as u64 * row * 6;
         bytes + angles + text + LATENTS * tokens * self.patch as u64 * 4
+    }
+
+    /// What blocks hold of so many tokens, in pieces of these sizes.
+    fn pass(&self, tokens: u64, pieces: &[usize]) -> u64 {
+        let row = self.width as u64 * self.element;
+        let of_piece = |piece: &usize| {
+            let piece = *piece as u64;
+            let mut bytes = 3 * piece * self.hidden as u64 * self.element;
+            // In pieces or not, queries, keys and values come out of one product. Where it has the size of all
+            // tokens it is one of those: what they attend to is not there yet.
+            if 3 * piece != tokens {
+                bytes += 3 * piece * row;
+            }
+            if piece < tokens {
+                bytes += PIECE * piece * row;
+            }
+            if self.rounded {
+                bytes += piece * (self.width + self.hidden) as u64;
+            }
+            bytes
+        };
+        WHOLE * tokens * row + pieces.iter().map(of_piece).sum::<u64>()
     }
 
     /// Cached keys and values of all blocks.

@@ -137,6 +137,12 @@ impl<B: KernelBackend> Pipeline<B> {
             whole,
         };
         let prompts = run.videos * if run.guided { 2 } else { 1 };
+        let asked = self.asked();
+        // Later segments, and what is refined after it was made.
+        let follows = matches!(
+            request,
+            VideoRequest::RefinementOf { .. } | VideoRequest::RefinementOfLongVideo(_)
+        );
         Ok(RequestSizes {
             prompts: [prompts, run.tokens],
             encode: encoded.map(|frames| clip(frames, true)),
@@ -150,7 +156,8 @@ impl<B: KernelBackend> Pipeline<B> {
             segments,
             asked: Asked {
                 offload_kv_cache: offload,
-                ..self.asked()
+                used_before: asked.used_before || follows || segments > 1,
+                ..asked
             },
         })
     }
@@ -181,6 +188,7 @@ impl<B: KernelBackend> Pipeline<B> {
             samples: samples / passes,
             frames: (frames - cached).div_ceil(sharing),
             grid: [height / patch_height, width / patch_width],
+            conditions: planned.num_cond - cached,
             cached,
             cached_samples: run.videos,
             text: run.tokens,
@@ -200,6 +208,7 @@ impl<B: KernelBackend> Pipeline<B> {
             offload_kv_cache: false,
             resident_blocks: options.resident_blocks,
             resident_layers: None,
+            used_before: self.vae.is_some() || !self.transformers.is_empty(),
         }
     }
 
