@@ -10,16 +10,18 @@ use longcat_text::TextEncoder;
 use longcat_vae::{WanVae, WanVaeConfig};
 use longcat_weights::ConfigError;
 
+use super::denoise::{CleanFrames, Denoise};
 use super::observer::{Follower, StepHook};
-use super::predict::Model;
+use super::predict::{Conditions, Model};
 use super::products::{check_attention, check_products, check_shares};
 use super::request::check_size;
-use super::{Observer, PipelineOptions, Sampling, StepEvent};
+use super::{EasyCache, Observer, PipelineOptions, Sampling, StepEvent};
 use crate::adapters::Adapters;
 use crate::checkpoint::Checkpoint;
 use crate::defaults::VideoDefaults;
 use crate::latents::Latents;
 use crate::memory::{DeviceRates, ModelSizes, TransformerPlan};
+use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
 use crate::scheduler::{FlowMatchScheduler, Schedule};
 use crate::{CheckpointParts, VideoError, VideoSize};
 
@@ -74,6 +76,20 @@ pub struct Generated<B: KernelBackend> {
 pub(crate) struct EncodedText<B: KernelBackend> {
     pub condition: TextCondition<B>,
     pub guidance: Option<f64>,
+}
+
+/// What denoising begins with, before the transformer is there.
+pub(crate) struct Denoising<B: KernelBackend> {
+    pub text: EncodedText<B>,
+    pub schedule: Schedule,
+    /// Noise `[B, C, T, H, W]`, behind clean conditions if these are among the latents.
+    pub latents: Tensor<B, 5>,
+    /// Leading latents that are clean conditions.
+    pub num_cond: usize,
+    /// Clean frames in front, which are not among the latents.
+    pub clean: Option<CleanFrames<B>>,
+    /// When passes are left out, if they may be.
+    pub cache: Option<EasyCache>,
 }
 
 impl<B: KernelBackend> Pipeline<B> {
@@ -274,12 +290,24 @@ impl<B: KernelBackend> Pipeline<B> {
         })
     }
 
+    /// The noise that so many videos of this latent size (frames, height, width) are made of.
+    pub(crate) fn initial_noise(
+        &self,
+        videos: usize,
+        [frames, height, width]: [usize; 3],
+        noise: &mut dyn NoiseSource,
+    ) -> Tensor<B, 5> {
+        let channels = self.transformer_config().in_channels;
+        let shape = [videos, channels, frames, height, width];
+        noise_tensor(noise, NoisePurpose::Initial, shape, self.device())
+    }
+
     /// Runs the transformer and hands the final latents to the observer.
     pub(crate) fn denoise(
         &mut self,
+        run: Denoising<B>,
         observer: &mut dyn Observer,
-        run: impl FnOnce(&Model<'_, B>, &mut Follower<'_, B>) -> Result<Tensor<B, 5>, VideoError>,
-    ) -> Result<Tensor<B, 5>, VideoError> {
+    ) -> Result<Generated<B>, VideoError> {
         observer.stage("transformer");
         self.transformers()?;
         if let Some(off) = self.requantized.take() {
@@ -296,9 +324,32 @@ impl<B: KernelBackend> Pipeline<B> {
             observer: &mut *observer,
             hook: self.step_hook.as_mut(),
         };
-        let latents = run(&model, &mut follower)?;
+        let Denoising { text, schedule, .. } = run;
+        let front = run.clean.as_ref().map(|clean| clean.latents.clone());
+        let made = Denoise {
+            model: &model,
+            guidance: text.guidance,
+            schedule: &schedule,
+            conditions: Conditions {
+                text: &text.condition,
+                guided: text.guidance.is_some(),
+                num_cond: run.num_cond,
+                caches: &[],
+            },
+            clean: run.clean,
+            cache: run.cache,
+        }
+        .run(run.latents, &mut follower)?;
+        let latents = match front {
+            Some(front) => Tensor::cat(vec![front, made], 2),
+            None => made,
+        };
         observer.latents(&self.read_latents(latents.clone())?)?;
-        Ok(latents)
+        Ok(Generated {
+            latents,
+            text: text.condition,
+            schedule,
+        })
     }
 
     /// Latents on the host.

@@ -4,14 +4,14 @@ use burn::tensor::Tensor;
 use longcat_kernels::KernelBackend;
 use longcat_vae::LatentDraw;
 
-use super::denoise::{CleanFrames, Denoise};
+use super::base::Denoising;
+use super::denoise::CleanFrames;
 use super::memory::Run;
 use super::plan::{Planned, check_prompts};
-use super::predict::Conditions;
 use super::request::latent_frames;
 use super::{Generated, Observer, Pipeline, Sampling, VideoPlan, VideoRequest};
 use crate::frames::PixelFrames;
-use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
+use crate::noise::NoiseSource;
 use crate::scheduler::ScheduleMode;
 use crate::{VideoError, VideoSize};
 
@@ -145,7 +145,7 @@ impl<B: KernelBackend> Pipeline<B> {
         let VideoPlan {
             size, cond_frames, ..
         } = planned.plan;
-        let (num_cond, [frames, height, width]) = (planned.num_cond, planned.latents);
+        let (num_cond, frames) = (planned.num_cond, planned.latents[0]);
         let text = self.encode_for(
             &request.prompts,
             &request.negative_prompt,
@@ -159,53 +159,28 @@ impl<B: KernelBackend> Pipeline<B> {
             .resized(size)
             .to_tensor(self.device());
         let cond = self.encode_condition(clip, batch, request.latent_draw, 0, noise, observer)?;
-        let shape = [
-            batch,
-            self.transformer_config().in_channels,
-            frames,
-            height,
-            width,
-        ];
-        let fresh = noise_tensor(noise, NoisePurpose::Initial, shape, self.device()).narrow(
-            2,
-            num_cond,
-            frames - num_cond,
-        );
+        let fresh = self.initial_noise(batch, planned.latents, noise);
+        let fresh = fresh.narrow(2, num_cond, frames - num_cond);
         let run = Run::new(batch, &request.sampling, request.kv_cache);
         let memory = self.make_room_for_denoising(&planned, &run, request.offload_kv_cache)?;
-        let schedule = planned.schedule;
-        let latents = self.denoise(observer, |model, observer| {
-            let clean = request.kv_cache.then(|| CleanFrames {
-                latents: cond.clone(),
+        let (latents, num_cond, clean) = if request.kv_cache {
+            let clean = CleanFrames {
+                latents: cond,
                 offload: memory.offload_kv_cache,
-            });
-            let run = Denoise {
-                model,
-                guidance: text.guidance,
-                schedule: &schedule,
-                conditions: Conditions {
-                    text: &text.condition,
-                    guided: text.guidance.is_some(),
-                    num_cond: match clean {
-                        Some(_) => 0,
-                        None => num_cond,
-                    },
-                    caches: &[],
-                },
-                clean,
-                cache: request.sampling.cache,
             };
-            if !request.kv_cache {
-                return run.run(Tensor::cat(vec![cond, fresh], 2), observer);
-            }
-            let made = run.run(fresh, observer)?;
-            Ok(Tensor::cat(vec![cond, made], 2))
-        })?;
-        Ok(Generated {
+            (fresh, 0, Some(clean))
+        } else {
+            (Tensor::cat(vec![cond, fresh], 2), num_cond, None)
+        };
+        let run = Denoising {
+            text,
+            schedule: planned.schedule,
             latents,
-            text: text.condition,
-            schedule,
-        })
+            num_cond,
+            clean,
+            cache: request.sampling.cache,
+        };
+        self.denoise(run, observer)
     }
 }
 

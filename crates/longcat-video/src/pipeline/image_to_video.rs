@@ -4,14 +4,13 @@ use burn::tensor::Tensor;
 use longcat_kernels::KernelBackend;
 use longcat_vae::LatentDraw;
 
-use super::denoise::Denoise;
+use super::base::Denoising;
 use super::memory::Run;
 use super::plan::{Planned, check_prompts};
-use super::predict::Conditions;
 use super::request::latent_frames;
 use super::{Generated, Observer, Pipeline, Sampling, VideoPlan, VideoRequest};
 use crate::frames::PixelFrames;
-use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
+use crate::noise::NoiseSource;
 use crate::{VideoError, VideoSize};
 
 /// What image-to-video needs.
@@ -98,7 +97,7 @@ impl<B: KernelBackend> Pipeline<B> {
     ) -> Result<Generated<B>, VideoError> {
         let planned = self.plan_image_to_video(request)?;
         self.memory_plan(VideoRequest::ImageToVideo(request))?;
-        let (size, [frames, height, width]) = (planned.plan.size, planned.latents);
+        let (size, frames) = (planned.plan.size, planned.latents[0]);
         let text = self.encode_for(
             &request.prompts,
             &request.negative_prompt,
@@ -108,38 +107,18 @@ impl<B: KernelBackend> Pipeline<B> {
         let batch = request.prompts.len();
         let clip = request.image.resized(size).to_tensor(self.device());
         let cond = self.encode_condition(clip, batch, request.latent_draw, 0, noise, observer)?;
-        let shape = [
-            batch,
-            self.transformer_config().in_channels,
-            frames,
-            height,
-            width,
-        ];
-        let latents = noise_tensor(noise, NoisePurpose::Initial, shape, self.device());
+        let latents = self.initial_noise(batch, planned.latents, noise);
         let latents = Tensor::cat(vec![cond, latents.narrow(2, 1, frames - 1)], 2);
         let run = Run::new(batch, &request.sampling, false);
         self.make_room_for_denoising(&planned, &run, false)?;
-        let schedule = planned.schedule;
-        let latents = self.denoise(observer, |model, observer| {
-            Denoise {
-                model,
-                guidance: text.guidance,
-                schedule: &schedule,
-                conditions: Conditions {
-                    text: &text.condition,
-                    guided: text.guidance.is_some(),
-                    num_cond: 1,
-                    caches: &[],
-                },
-                clean: None,
-                cache: request.sampling.cache,
-            }
-            .run(latents, observer)
-        })?;
-        Ok(Generated {
+        let run = Denoising {
+            text,
+            schedule: planned.schedule,
             latents,
-            text: text.condition,
-            schedule,
-        })
+            num_cond: 1,
+            clean: None,
+            cache: request.sampling.cache,
+        };
+        self.denoise(run, observer)
     }
 }

@@ -5,10 +5,9 @@ use burn::tensor::backend::Backend;
 use longcat_kernels::{KernelBackend, Stage};
 use longcat_vae::LatentDraw;
 
-use super::denoise::Denoise;
+use super::base::{Denoising, EncodedText};
 use super::memory::Run;
 use super::plan::Planned;
-use super::predict::Conditions;
 use super::request::check_size;
 use super::{EasyCache, Generated, Observer, Pipeline, Sampling, VideoPlan, VideoRequest};
 use crate::frames::{PixelFrames, resample};
@@ -243,29 +242,19 @@ impl<B: KernelBackend> Pipeline<B> {
             latents = Tensor::cat(vec![cond, rest], 2);
         }
         self.make_room_for_denoising(&planned, &run, false)?;
-        let schedule = planned.schedule;
-        let latents = self.denoise(observer, |model, observer| {
-            Denoise {
-                model,
+        let run = Denoising {
+            text: EncodedText {
+                condition: text,
                 guidance: None,
-                schedule: &schedule,
-                conditions: Conditions {
-                    text: &text,
-                    guided: false,
-                    num_cond: padding.cond_latents,
-                    caches: &[],
-                },
-                clean: None,
-                cache: request.cache,
-            }
-            .run(latents, observer)
-        })?;
-        Ok(Refined {
-            generated: Generated {
-                latents,
-                text,
-                schedule,
             },
+            schedule: planned.schedule,
+            latents,
+            num_cond: padding.cond_latents,
+            clean: None,
+            cache: request.cache,
+        };
+        Ok(Refined {
+            generated: self.denoise(run, observer)?,
             first_frame: padding.front,
             frames,
         })

@@ -2,13 +2,12 @@
 
 use longcat_kernels::KernelBackend;
 
-use super::denoise::Denoise;
+use super::base::Denoising;
 use super::memory::Run;
 use super::plan::{Planned, check_prompts};
-use super::predict::Conditions;
 use super::request::latent_frames;
 use super::{Generated, Observer, Pipeline, Sampling, VideoPlan, VideoRequest};
-use crate::noise::{NoisePurpose, NoiseSource, noise_tensor};
+use crate::noise::NoiseSource;
 use crate::{VideoError, VideoSize};
 
 /// What text-to-video needs.
@@ -86,44 +85,24 @@ impl<B: KernelBackend> Pipeline<B> {
     ) -> Result<Generated<B>, VideoError> {
         let planned = self.plan_text_to_video(request)?;
         self.memory_plan(VideoRequest::TextToVideo(request))?;
-        let [frames, height, width] = planned.latents;
         let text = self.encode_for(
             &request.prompts,
             &request.negative_prompt,
             &request.sampling,
             observer,
         )?;
-        let shape = [
-            request.prompts.len(),
-            self.transformer_config().in_channels,
-            frames,
-            height,
-            width,
-        ];
-        let latents = noise_tensor(noise, NoisePurpose::Initial, shape, self.device());
-        let run = Run::new(request.prompts.len(), &request.sampling, false);
+        let videos = request.prompts.len();
+        let latents = self.initial_noise(videos, planned.latents, noise);
+        let run = Run::new(videos, &request.sampling, false);
         self.make_room_for_denoising(&planned, &run, false)?;
-        let schedule = planned.schedule;
-        let latents = self.denoise(observer, |model, observer| {
-            Denoise {
-                model,
-                guidance: text.guidance,
-                schedule: &schedule,
-                conditions: Conditions {
-                    text: &text.condition,
-                    guided: text.guidance.is_some(),
-                    num_cond: 0,
-                    caches: &[],
-                },
-                clean: None,
-                cache: request.sampling.cache,
-            }
-            .run(latents, observer)
-        })?;
-        Ok(Generated {
+        let run = Denoising {
+            text,
+            schedule: planned.schedule,
             latents,
-            text: text.condition,
-            schedule,
-        })
+            num_cond: 0,
+            clean: None,
+            cache: request.sampling.cache,
+        };
+        self.denoise(run, observer)
     }
 }
