@@ -1,6 +1,7 @@
 //! Looking for values that are not finite.
 
 use burn::tensor::DType;
+use rayon::prelude::*;
 
 /// Index of the first NaN or infinity in little-endian floats, by their exponent bits.
 pub(crate) fn first_not_finite(bytes: &[u8], dtype: DType) -> Option<usize> {
@@ -14,13 +15,13 @@ pub(crate) fn first_not_finite(bytes: &[u8], dtype: DType) -> Option<usize> {
 }
 
 /// Index of the first element that `matches`. Looks at runs without stopping inside, so that the
-/// loop is one of vector instructions: this pass over a checkpoint is bound by memory.
-fn first<const N: usize>(bytes: &[u8], matches: impl Fn([u8; N]) -> bool) -> Option<usize> {
+/// loop is one of vector instructions: this pass over a checkpoint is bound by memory, and idle threads share it.
+fn first<const N: usize>(bytes: &[u8], matches: impl Fn([u8; N]) -> bool + Sync) -> Option<usize> {
     const RUN: usize = 4096;
     let (elements, _) = bytes.as_chunks::<N>();
     let run = elements
-        .chunks(RUN)
-        .position(|run| run.iter().fold(false, |any, x| any | matches(*x)))?;
+        .par_chunks(RUN)
+        .position_first(|run| run.iter().fold(false, |any, x| any | matches(*x)))?;
     let start = run * RUN;
     let offset = elements[start..].iter().position(|x| matches(*x))?;
     Some(start + offset)

@@ -1,8 +1,9 @@
-//! Uploads to CUDA devices from page-locked memory, by the threads that ask for them.
+//! Uploads to CUDA devices from page-locked memory, by the threads that ask for them and idle ones.
 //!
 //! cubecl 0.10 copies what it uploads on the caller's thread and sends the copy from pageable memory,
 //! which the driver copies once more, on the one thread that owns the device. Here every thread
-//! writes to a page-locked buffer while the device still reads from its other one.
+//! writes to a page-locked buffer while the device still reads from its other one. Large rows go by shares, which
+//! threads without a row of their own take.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -16,11 +17,14 @@ use cubecl::cuda::CudaDevice;
 use cubecl::server::{Binding, ComputeServer};
 use cubecl::stream_id::StreamId;
 use cudarc::driver::{result as driver, sys};
+use rayon::prelude::*;
 
 use crate::cuda::stream::{OrderedStream, device_thread, lock, say};
 
 /// A page-locked buffer: large enough to hide the cost of a call, small enough to stay in the cache.
 pub(super) const BUFFER_BYTES: usize = 4 << 20;
+/// What a thread sends of a larger row, so that the threads share the largest matrices, too.
+const SHARE_BYTES: usize = 4 * BUFFER_BYTES;
 /// Below this, cubecl's own copy is as quick.
 const LEAST_BYTES: usize = 256 << 10;
 
@@ -80,15 +84,18 @@ fn send(index: usize, binding: Binding, bytes: &[u8]) -> Result<(), String> {
         })
         .map_err(|err| say("device thread", err))?
         .map_err(|err| say("buffer", err))?;
-    let free = lock(&LANES).get_mut(&index).and_then(Vec::pop);
-    let lane = match free {
-        Some(lane) => lane,
-        None => Lane::open(index)?,
-    };
-    // A lane that failed is not used again.
-    lane.send(address, bytes)?;
-    lock(&LANES).entry(index).or_default().push(lane);
-    Ok(())
+    let shares = bytes.par_chunks(SHARE_BYTES).enumerate();
+    shares.try_for_each(|(i, share)| {
+        let free = lock(&LANES).get_mut(&index).and_then(Vec::pop);
+        let lane = match free {
+            Some(lane) => lane,
+            None => Lane::open(index)?,
+        };
+        // A lane that failed is not used again.
+        lane.send(address + (i * SHARE_BYTES) as u64, share)?;
+        lock(&LANES).entry(index).or_default().push(lane);
+        Ok(())
+    })
 }
 
 impl Lane {
