@@ -12,7 +12,7 @@ use super::network::Network;
 use super::packing::{add_outliers, pack, relative_error, set_products};
 use super::timing::{Times, sync};
 use super::{Bench, BenchError, Report, measure};
-use crate::DeviceList;
+use crate::{DeviceList, peers_problem};
 
 /// A forward pass of the transformer.
 #[derive(Debug, Clone)]
@@ -103,6 +103,10 @@ impl Bench for Dit {
             let found = forward()?;
             result["checksum"] = checksum(&found).into();
             result["relative_error"] = relative_error(found, &alone()?).into();
+            // Otherwise NCCL would be measured in its place without a word.
+            if let Some(problem) = peers_problem() {
+                result["problem"] = problem.into();
+            }
         }
         report(result);
         Ok(())
