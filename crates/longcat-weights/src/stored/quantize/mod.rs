@@ -2,6 +2,7 @@
 
 mod blocks;
 mod eight_bit;
+mod q4_k;
 
 use longcat_kernels::{PackedKind, PackedLayout};
 use rayon::prelude::*;
@@ -189,7 +190,7 @@ fn pack_row(values: &[f32], to: Quantization, of_all: Option<f32>, bytes: &mut [
         }
         Quantization::Q8_0 => blocks::row(values, kind, bytes, blocks::q8_0),
         Quantization::Q4_0 => blocks::row(values, kind, bytes, blocks::q4_0),
-        Quantization::Q4_K => blocks::row(values, kind, bytes, blocks::q4_k),
+        Quantization::Q4_K => q4_k::row(values, bytes),
     }
     1.0
 }
