@@ -3,6 +3,8 @@
 use half::f16;
 use longcat_kernels::PackedKind;
 
+use super::eight_bit::magnitude;
+
 /// Values that share a scale.
 const GROUP: usize = 32;
 
@@ -30,14 +32,18 @@ fn inverse(scale: f32) -> f32 {
     if scale == 0.0 { 0.0 } else { 1.0 / scale }
 }
 
+/// The number before 0.5. Added to one below 2^22 it leaves, without its fraction, the nearest whole number, of two
+/// equally near the one further from 0. Instructions for rounding are not on every processor.
+const ALMOST_HALF: f32 = 0.499_999_97;
+
 /// The scale makes the largest value 127; of two whole numbers equally near the one further from 0.
 pub(super) fn q8_0(values: &[f32], block: &mut [u8]) {
-    let largest = values.iter().fold(0.0, |most: f32, x| most.max(x.abs()));
-    let scale = largest / 127.0;
+    let scale = magnitude(values) / 127.0;
     put_half(block, scale);
     let inverse = inverse(scale);
     for (q, x) in block[2..].iter_mut().zip(values) {
-        *q = (x * inverse).round() as i8 as u8;
+        let place = x * inverse;
+        *q = (place + ALMOST_HALF.copysign(place)) as i8 as u8;
     }
 }
 
