@@ -7,7 +7,7 @@ use burn::tensor::backend::Backend;
 
 /// How many tokens a block works on at a time where each is by itself; `None` is all of them.
 ///
-/// Pieces are whole latent frames of one sample, as equal as they go, and at least one frame. Results
+/// Pieces are whole latent frames of one sample, equal where that takes few more, and at least one frame. Results
 /// are the same numbers wherever a row of a matrix product does not depend on the number of rows. On
 /// CUDA the library chooses its kernel by that number, also among thousands of rows: runs that are to
 /// give the same bits need the same pieces.
@@ -56,9 +56,15 @@ pub(crate) struct Piece {
 }
 
 /// Frames of all pieces but the last.
+///
+/// Memory of each size is kept for that size: a last piece of another one takes half as much again or more. Up to
+/// twice as many pieces are taken for all to be equal.
 fn frames_each(most: usize, frames: usize, space: usize) -> usize {
     let most = (most / space.max(1)).clamp(1, frames.max(1));
-    frames.div_ceil(frames.div_ceil(most).max(1)).max(1)
+    let fewest = frames.div_ceil(most).max(1);
+    let mut counts = fewest..=2 * fewest;
+    let count = counts.find(|count| frames.is_multiple_of(*count));
+    frames.div_ceil(count.unwrap_or(fewest)).max(1)
 }
 
 /// The frames `chosen` of every sample in pieces of at most `most` tokens, on a grid of `grid` tokens;
@@ -173,6 +179,8 @@ mod tests {
         let sizes = |frames| TokenPieces::of(16_384).sizes(2, frames, 1560);
         assert_eq!(sizes(24), [8 * 1560]);
         assert_eq!(sizes(23), [8 * 1560, 7 * 1560]);
+        // Three equal pieces rather than one of eight and one of seven.
+        assert_eq!(sizes(15), [5 * 1560]);
         assert_eq!(sizes(5), [2 * 5 * 1560]);
         // After conditions, and never less than a frame.
         let found = pieces(Some(10), 1, [3, 4, 4], 1..3).unwrap();
