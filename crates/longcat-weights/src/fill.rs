@@ -46,6 +46,17 @@ enum Sent<B: Backend> {
     Made(Weight<B>),
 }
 
+impl<B: Backend> Source<'_, B> {
+    /// Its bytes on the device.
+    fn bytes(&self, files: &WeightFiles) -> usize {
+        let stored = self.packing.zip(files.stored(self.key).ok());
+        match stored {
+            Some((packing, stored)) => packing.bytes(&stored),
+            None => files.loaded_bytes(self.key, self.dtype),
+        }
+    }
+}
+
 impl<B: KernelBackend> Source<'_, B> {
     /// Gives the tensor to the device.
     fn send(&self, files: &WeightFiles) -> Result<Sent<B>, WeightsError> {
@@ -189,7 +200,7 @@ fn runs<B: Backend>(files: &WeightFiles, sources: &[Source<'_, B>]) -> Vec<Range
     let mut runs = Vec::new();
     let (mut start, mut bytes) = (0, 0);
     for (i, source) in sources.iter().enumerate() {
-        bytes += files.loaded_bytes(source.key, source.dtype);
+        bytes += source.bytes(files);
         if bytes >= RUN_BYTES || i + 1 == sources.len() {
             runs.push(start..i + 1);
             (start, bytes) = (i + 1, 0);

@@ -49,6 +49,14 @@ impl Packing {
         }
     }
 
+    /// Bytes of the packed matrix without scales beside it.
+    pub(crate) fn bytes(self, stored: &StoredTensor<'_>) -> usize {
+        match (self, stored.shape.as_slice()) {
+            (Self::As(to), &[rows, columns]) => to.layout([rows, columns]).bytes(),
+            _ => stored.parts.iter().map(|part| part.bytes.len()).sum(),
+        }
+    }
+
     /// The matrix in parts of its rows, each packed in one way.
     ///
     /// # Errors
