@@ -93,3 +93,21 @@ fn what_other_runs_left_is_counted() {
     assert_eq!(encoded.text.peak, first.text.peak);
     assert_eq!(encoded.transformer.peak, later.transformer.peak);
 }
+
+#[test]
+fn what_other_runs_left_leaves_where_it_must() {
+    let models = models(Precision::Stored);
+    let mut request = generating();
+    let fits = |request: &RequestSizes, budget| MemoryPlan::choose(&models, request, Some(budget));
+    // One stage after another.
+    let mut least = 0;
+    let first = loop {
+        match fits(&request, least) {
+            Ok(plan) => break plan,
+            Err(error) => least = error.needed,
+        }
+    };
+    request.asked.used_before = true;
+    assert_eq!(fits(&request, least), Ok(first));
+    assert!(fits(&request, least - 1).is_err());
+}

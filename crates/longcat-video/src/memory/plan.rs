@@ -90,9 +90,18 @@ impl MemoryPlan {
         request: &RequestSizes,
         budget: Option<u64>,
     ) -> Result<Self, DoesNotFit> {
-        let chosen = Self::within(models, request, budget.unwrap_or(u64::MAX));
+        let limit = budget.unwrap_or(u64::MAX);
+        let chosen = Self::within(models, request, limit).or_else(|needed| {
+            if !request.asked.used_before {
+                return Err(needed);
+            }
+            // What is there leaves.
+            let mut first = *request;
+            first.asked.used_before = false;
+            Self::within(models, &first, limit)
+        });
         chosen
-            .map_err(|needed| DoesNotFit::new(models, request, budget.unwrap_or(u64::MAX), needed))
+            .map_err(|needed| DoesNotFit::new(models, request, limit, needed))
             .map(|plan| Self { budget, ..plan })
     }
 

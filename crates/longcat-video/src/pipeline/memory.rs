@@ -11,8 +11,8 @@ use super::refine::RefineShape;
 use super::{Pipeline, Sampling, VideoRequest};
 use crate::VideoError;
 use crate::memory::{
-    Asked, ClipSizes, DenoiseSizes, DeviceSizes, KeptWeights, MemoryPlan, ModelSizes, RequestSizes,
-    TextPlan, TransformerPlan, VaePlan,
+    Asked, ClipSizes, DenoiseSizes, DeviceSizes, DoesNotFit, KeptWeights, MemoryPlan, ModelSizes,
+    RequestSizes, TextPlan, TransformerPlan, VaePlan,
 };
 
 /// What a run is, besides its plan.
@@ -247,7 +247,9 @@ impl<B: KernelBackend> Pipeline<B> {
     /// encoder stay on the device.
     pub(super) fn make_room_for_text(&mut self, prompts: [usize; 2]) -> Result<usize, VideoError> {
         let models = self.model_sizes();
-        let plan = TextPlan::choose(&models, prompts, &self.asked(), self.budget)?;
+        let plan = self.choose(self.asked(), |asked, budget| {
+            TextPlan::choose(&models, prompts, asked, budget)
+        })?;
         if plan.resident < self.text_layers {
             self.text_encoder = None;
         }
@@ -275,7 +277,9 @@ impl<B: KernelBackend> Pipeline<B> {
             adapters: self.adapters.bytes(false, models.transformer.element),
             ..self.denoise_sizes(planned, run)
         };
-        let plan = TransformerPlan::choose(&models, &sizes, &asked, self.budget)?;
+        let plan = self.choose(asked, |asked, budget| {
+            TransformerPlan::choose(&models, &sizes, asked, budget)
+        })?;
         if plan.resident < self.resident {
             self.drop_transformers();
         }
@@ -307,6 +311,26 @@ impl<B: KernelBackend> Pipeline<B> {
         self.clean_up();
         let (kept, budget) = (kept(self), (stage, self.budget));
         Ok(VaePlan::choose(&models, clip, tiling, kept, budget)?.tiling)
+    }
+
+    /// A plan of what is asked; where nothing fits, one without the models that are on the device, which leave.
+    fn choose<T>(
+        &mut self,
+        asked: Asked,
+        plan: impl Fn(&Asked, Option<u64>) -> Result<T, DoesNotFit>,
+    ) -> Result<T, VideoError> {
+        match plan(&asked, self.budget) {
+            Err(_) if asked.used_before => {
+                self.vae = None;
+                self.drop_transformers();
+                let asked = Asked {
+                    used_before: false,
+                    ..asked
+                };
+                Ok(plan(&asked, self.budget)?)
+            }
+            chosen => Ok(chosen?),
+        }
     }
 
     fn fits(&self, bytes: u64) -> bool {
