@@ -115,12 +115,13 @@ fn weight<B: KernelBackend>(kind: PackedKind) -> PackedWeight<B> {
     PackedWeight::from_bytes(&bytes, Some(&scale), layout, &device)
 }
 
-/// Products are those of the numbers that unpacking gives in the same dtype. One kind of each size of blocks,
-/// since each case compiles a kernel; [`check_numbers`] tries all kinds.
-pub fn check_values<B: KernelBackend>(dtypes: &[DType]) {
+/// Products of few rows, which some backends compute without unpacking, and of more: those of the numbers that
+/// unpacking gives in the same dtype. One kind of each size of blocks, since each case compiles a kernel and what
+/// decodes a kind is shared with unpacking, which [`check_numbers`] tries on all.
+pub fn check_few_rows<B: KernelBackend>(dtypes: &[DType]) {
     let golden = Golden::read();
     let device = B::Device::default();
-    let mut counts = [1, 2, 5, 16, 3, 17].into_iter().cycle();
+    let mut counts = [1, 2, 5, 4, 3, 17].into_iter().cycle();
     for kind in [PackedKind::Fp8E4m3, PackedKind::Q8_0, PackedKind::Q4_K] {
         let (bytes, values) = golden.of(kind);
         // Several rows, as those of fp8 with NaN tell nothing.
@@ -133,6 +134,8 @@ pub fn check_values<B: KernelBackend>(dtypes: &[DType]) {
             let scale = group.map(|_| numbers(layout.scales(), 3));
             let weight = PackedWeight::<B>::from_bytes(&bytes, scale.as_deref(), layout, &device);
             let (x, bias) = (numbers(rows * d_in, 10), numbers(d_out, 11));
+            // Of more rows the product is another one, of floats.
+            let dtypes = if rows > 4 { &dtypes[..1] } else { dtypes };
             for &dtype in dtypes {
                 let x = tensor::<B, 2>(&x, [rows, d_in]).cast(dtype);
                 let bias = tensor::<B, 1>(&bias, [d_out]).cast(dtype);

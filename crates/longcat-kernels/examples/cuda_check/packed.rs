@@ -1,10 +1,13 @@
-//! Packed weights of every kind against what the host unpacks, bit by bit, and how long unpacking takes.
+//! Packed weights of every kind against what the host unpacks, bit by bit; products of few rows against those of
+//! unpacked weights; and how long both take.
 
 use std::time::Instant;
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Distribution, Tensor};
 use longcat_kernels::packed::unpack;
-use longcat_kernels::{PackedKind, PackedLayout, PackedWeight, unpack_weight, wait};
+use longcat_kernels::{
+    PackedKind, PackedLayout, PackedWeight, linear, linear_packed, unpack_weight, wait,
+};
 
 use crate::random::Random;
 use crate::{Device, Gpu};
@@ -30,7 +33,48 @@ pub fn run(device: &Device) -> bool {
         }
         time(kind, device);
     }
+    for kind in [
+        PackedKind::Fp8E4m3,
+        PackedKind::Int8,
+        PackedKind::Q8_0,
+        PackedKind::Q4_K,
+    ] {
+        for rows in [1, 2, 4] {
+            ok &= few_rows(kind, rows, device);
+        }
+    }
     ok
+}
+
+/// Products that read the packed weight beside those of an unpacked one.
+fn few_rows(kind: PackedKind, rows: usize, device: &Device) -> bool {
+    let layout = PackedLayout::new(kind, LARGE);
+    let bytes = bytes(&layout, &mut Random(28));
+    let weight = PackedWeight::<Gpu>::from_bytes(&bytes, Some(&[1e-3]), layout, device);
+    let x = Tensor::<Gpu, 2>::random([rows, LARGE[1]], Distribution::Default, device);
+    let x = x.cast(DType::BF16);
+    let packed = || linear_packed(x.clone(), &weight, None);
+    let unpacked = || linear(x.clone(), unpack_weight(&weight, DType::BF16), None);
+    let milliseconds = |work: &dyn Fn() -> Tensor<Gpu, 2>| {
+        let run = || {
+            (0..ROUNDS).for_each(|_| drop(work()));
+            wait::<Gpu>(device);
+        };
+        run();
+        let started = Instant::now();
+        run();
+        started.elapsed().as_secs_f64() / ROUNDS as f64 * 1e3
+    };
+    let [found, expected] = [packed(), unpacked()].map(|y| y.cast(DType::F32));
+    let size = expected.clone().abs().max().into_scalar();
+    let off = (found - expected).abs().max().into_scalar() / size;
+    println!(
+        "packed {kind:?} {LARGE:?}, {rows} rows: {:.3} ms, unpacked first {:.3} ms; off by {off:.1e}",
+        milliseconds(&packed),
+        milliseconds(&unpacked),
+    );
+    // Sums of either order, rounded to bf16.
+    off < 1e-2
 }
 
 fn check(layout: &PackedLayout, scaled: bool, device: &Device) -> bool {

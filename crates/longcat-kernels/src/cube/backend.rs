@@ -242,12 +242,12 @@ where
         packed::words_of_floats(row)
     }
 
-    #[cfg(feature = "cuda")]
     fn linear_packed_forward(
         x: FloatTensor<Self>,
         weight: PackedTensors<Self>,
         bias: Option<FloatTensor<Self>>,
     ) -> FloatTensor<Self> {
+        #[cfg(feature = "cuda")]
         if let (Products::Fp8, Some(scale)) = (weight.products, &weight.scale) {
             let parts = (&weight.words, scale);
             let y = fp8::try_linear(&x, parts, &weight.layout, bias.as_ref());
@@ -255,7 +255,9 @@ where
                 return y;
             }
         }
-        portable::linear_packed_forward::<Self>(x, weight, bias)
+        let (words, scale) = (&weight.words, weight.scale.as_ref());
+        packed::linear_of_few_rows(&x, words, scale, &weight.layout, bias.as_ref())
+            .unwrap_or_else(|| portable::linear_packed_forward::<Self>(x, weight, bias))
     }
 
     #[cfg(feature = "cuda")]

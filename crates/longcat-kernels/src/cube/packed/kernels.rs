@@ -1,4 +1,4 @@
-//! The kernel that unpacks weights, for all kinds of packed weights.
+//! Decoding packed weights of all kinds, and the kernel that unpacks them.
 //!
 //! Values are made as on the host (`crate::packed`): products of a scale, its factor and a whole number of
 //! few bits are exact in f32, so that it changes nothing if a compiler fuses them with the difference that
@@ -6,7 +6,7 @@
 
 use cubecl::prelude::*;
 
-use crate::PackedKind;
+use crate::{PackedKind, PackedLayout};
 
 /// How scales of the tensor are applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,7 +19,18 @@ pub(super) enum Scaling {
     OfValues,
 }
 
-/// A unit writes one vector of numbers, whose values are in one run of a block that shares its scales.
+impl Scaling {
+    /// For vectors of so many values of a weight with scales, if it has some.
+    pub(super) fn of(scaled: Option<&PackedLayout>, vector: usize) -> Self {
+        match scaled {
+            None => Self::Without,
+            Some(layout) if layout.group.is_multiple_of(vector) => Self::OfVectors,
+            Some(_) => Self::OfValues,
+        }
+    }
+}
+
+/// A unit writes one vector of numbers.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(super) fn unpack<F: Float, N: Size>(
     words: &Array<u32>,
@@ -34,9 +45,23 @@ pub(super) fn unpack<F: Float, N: Size>(
     if ABSOLUTE_POS >= vectors {
         terminate!();
     }
+    let first = ABSOLUTE_POS * N::value();
+    let values = decoded::<N>(words, scale, first, group, kind, scaling);
+    out[ABSOLUTE_POS] = Vector::<F, N>::cast_from(values);
+}
+
+/// The values from the one numbered `first` on, all in one run of a block that shares its scales.
+#[cube]
+pub(super) fn decoded<N: Size>(
+    words: &Array<u32>,
+    scale: &Array<f32>,
+    first: usize,
+    group: usize,
+    #[comptime] kind: PackedKind,
+    #[comptime] scaling: Scaling,
+) -> Vector<f32, N> {
     let size = N::value();
     let elements = comptime!(kind.elements());
-    let first = ABSOLUTE_POS * size;
     let block = first / elements * comptime!(kind.bytes());
     let place = first % elements;
     let (factor, minimum) = scales(words, block, place, kind);
@@ -63,7 +88,7 @@ pub(super) fn unpack<F: Float, N: Size>(
     if comptime!(matches!(scaling, Scaling::OfVectors)) {
         values *= Vector::<f32, N>::new(scale[first / group]);
     }
-    out[ABSOLUTE_POS] = Vector::<F, N>::cast_from(values);
+    values
 }
 
 /// Whether something is added to the products, or in blocks of 256 taken off.

@@ -1,5 +1,6 @@
-//! Unpacking weights on any cubecl runtime.
+//! Packed weights on any cubecl runtime.
 
+mod few_rows;
 mod kernels;
 
 use burn_backend::{DType, Shape};
@@ -10,10 +11,24 @@ use cubecl::prelude::*;
 
 use crate::PackedLayout;
 use crate::cube::launch::{UNITS, count_cubes, like_in, supported, vector_sizes};
+pub(crate) use few_rows::linear_of_few_rows;
 use kernels::Scaling;
 
 /// Values that share a scale in blocks of every kind.
 const RUN: usize = 16;
+
+/// Whether words and scales are as many as a layout has.
+fn holds<R: CubeRuntime>(
+    words: &CubeTensor<R>,
+    scale: Option<&CubeTensor<R>>,
+    layout: &PackedLayout,
+) -> bool {
+    let fits = |x: &CubeTensor<R>, dtype: DType, count: usize| {
+        x.dtype == dtype && x.meta.num_elements() >= count
+    };
+    let scaled = scale.is_none_or(|scale| fits(scale, DType::F32, layout.scales()));
+    scaled && fits(words, DType::I32, layout.words())
+}
 
 /// See `KernelBackend::unpack_weight_forward`; `None` for dtypes that the kernel does not write.
 pub(crate) fn unpack_weight_forward<R: CubeRuntime>(
@@ -23,21 +38,13 @@ pub(crate) fn unpack_weight_forward<R: CubeRuntime>(
     dtype: DType,
 ) -> Option<CubeTensor<R>> {
     let out = like_in(words, Shape::new(layout.shape), dtype);
-    let fits = |x: &CubeTensor<R>, dtype: DType, count: usize| {
-        x.dtype == dtype && x.meta.num_elements() >= count
-    };
-    let scaled = scale.is_none_or(|scale| fits(scale, DType::F32, layout.scales()));
-    if !supported(&out) || !fits(words, DType::I32, layout.words()) || !scaled {
+    if !supported(&out) || !holds(words, scale, layout) {
         return None;
     }
     let elements = layout.elements();
     let vector = vector_sizes(&out)
         .find(|vector| elements.is_multiple_of(*vector) && RUN.is_multiple_of(*vector))?;
-    let scaling = match scale {
-        None => Scaling::Without,
-        Some(_) if layout.group.is_multiple_of(vector) => Scaling::OfVectors,
-        Some(_) => Scaling::OfValues,
-    };
+    let scaling = Scaling::of(scale.map(|_| layout), vector);
     let words = into_contiguous(words.clone());
     let scale = match scale {
         Some(scale) => into_contiguous(scale.clone()),
