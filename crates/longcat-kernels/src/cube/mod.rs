@@ -6,6 +6,7 @@
 pub(crate) mod attention;
 mod backend;
 pub(crate) mod conv;
+mod cooperative;
 pub(crate) mod launch;
 mod norm;
 mod packed;

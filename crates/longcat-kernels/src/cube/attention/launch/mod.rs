@@ -36,9 +36,9 @@ const MAX_HEAD_DIM: usize = 256;
 
 /// Whether matrix instructions with a known layout may be used.
 static MMA: LazyLock<bool> = LazyLock::new(|| std::env::var_os("LONGCAT_NO_MMA").is_none());
-/// Whether cooperative matrices may be used: only when asked for, since no device has run that kernel yet.
+/// Whether cooperative matrices may be used.
 static COOPERATIVE: LazyLock<bool> =
-    LazyLock::new(|| std::env::var_os("LONGCAT_COOPERATIVE").is_some());
+    LazyLock::new(|| std::env::var_os("LONGCAT_NO_COOPERATIVE").is_none());
 
 /// A list of blocks as the kernels read it, or the absence of one.
 pub(crate) struct List<R: CubeRuntime> {
@@ -216,7 +216,7 @@ impl Plan {
         (tile.shared_elements() <= self.shared_elements).then_some(tile)
     }
 
-    /// Of four planes, which fill a multiprocessor with three cubes of 31 KB.
+    /// Of four planes, which fill a multiprocessor with three cubes of 32 KB.
     fn cooperative_tile<R: CubeRuntime>(&self, list: &List<R>) -> Option<CooperativeTile> {
         if !self.cooperative || self.mma {
             return None;
