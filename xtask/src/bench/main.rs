@@ -176,6 +176,9 @@ struct Linear {
     /// With fp8: products in fp8 in the place of other packed weights.
     #[arg(long, value_enum, default_value = "dense")]
     products: Products,
+    /// Without packed weights.
+    #[arg(long)]
+    no_packed: bool,
     #[command(flatten)]
     timing: Timing,
 }
@@ -286,6 +289,7 @@ impl Bench {
                 rows: args.rows,
                 calls: args.calls,
                 fp8: args.products == Products::Fp8,
+                packed: !args.no_packed,
                 timing: args.timing.into(),
             }
             .run(&mut print),

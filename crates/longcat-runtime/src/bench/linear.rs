@@ -1,6 +1,6 @@
 //! The linear layers of the released transformer.
 
-use burn::tensor::{Distribution, Tensor};
+use burn::tensor::{DType, Distribution, Tensor};
 use longcat_kernels::{
     KernelBackend, PackedKind, PackedLayout, PackedWeight, Products, layer_norm,
     layer_norm_quantized, linear, linear_packed, merge_heads, quantize_heads, quantize_rows,
@@ -16,6 +16,10 @@ const SHAPES: [(usize, usize); 4] = [(4096, 12288), (4096, 4096), (4096, 11008),
 
 /// Heads of the released transformer.
 const HEADS: usize = 32;
+
+/// Rows that are compared with products in f32, at the beginning and at the end; as many as every device
+/// multiplies without tuning.
+const COMPARED: usize = 64;
 
 /// Packed weights that are timed beside dense ones.
 const PACKED: [PackedKind; 4] = [
@@ -34,13 +38,15 @@ pub struct Linear {
     pub calls: usize,
     /// Products in fp8 in the place of other packed weights.
     pub fp8: bool,
+    /// Packed weights, too.
+    pub packed: bool,
     /// How often, and where.
     pub timing: Timing,
 }
 
 impl Linear {
-    /// Measures the linear layers of the released transformer: with and without bias, and with packed
-    /// weights, whose unpacking is also told by itself.
+    /// Measures the linear layers of the released transformer: with and without bias, how far some rows are
+    /// from products in f32, and with packed weights, whose unpacking is also told by itself.
     ///
     /// # Errors
     /// [`BenchError`] for settings that cannot work, and when the device fails.
@@ -63,6 +69,7 @@ impl Bench for Linear {
             let weight = Tensor::<B, 2>::random([out, inner], uniform, &device).cast(dtype);
             let bias = Tensor::<B, 1>::random([out], uniform, &device).cast(dtype);
             for (kind, bias) in [("bias", Some(bias)), ("plain", None)] {
+                let errors = self.errors(&x, &weight, bias.as_ref());
                 let times = self.timing.time::<B>(&device, || {
                     for _ in 0..self.calls {
                         linear(x.clone(), weight.clone(), bias.clone());
@@ -75,6 +82,7 @@ impl Bench for Linear {
                     "operation": "linear", "device": self.timing.device.to_string(),
                     "rows": rows, "in": inner, "out": out, "kind": kind,
                     "milliseconds": milliseconds, "tflops": operations / milliseconds / 1e9,
+                    "relative_errors": errors,
                 });
                 report(result);
             }
@@ -82,7 +90,7 @@ impl Bench for Linear {
                 self.measure_fp8(&x, &weight, report)?;
                 continue;
             }
-            for kind in PACKED {
+            for kind in PACKED.into_iter().filter(|_| self.packed) {
                 self.measure_packed(&x, packed::<B>(kind, [out, inner], &device), report)?;
             }
         }
@@ -94,6 +102,24 @@ impl Bench for Linear {
 }
 
 impl Linear {
+    /// How far the first rows of a layer and the last are from products in f32, relative to their size.
+    fn errors<B: KernelBackend>(
+        &self,
+        x: &Tensor<B, 2>,
+        weight: &Tensor<B, 2>,
+        bias: Option<&Tensor<B, 1>>,
+    ) -> [f64; 2] {
+        let count = COMPARED.min(self.rows);
+        let y = linear(x.clone(), weight.clone(), bias.cloned());
+        let weight = weight.clone().cast(DType::F32);
+        let bias = bias.map(|bias| bias.clone().cast(DType::F32));
+        [0, self.rows - count].map(|first| {
+            let rows = |x: &Tensor<B, 2>| x.clone().narrow(0, first, count).cast(DType::F32);
+            let expected = linear(rows(x), weight.clone(), bias.clone());
+            packing::relative_error(rows(&y), &expected)
+        })
+    }
+
     /// A product in fp8, and by itself the rounding of its input.
     fn measure_fp8<B: KernelBackend>(
         &self,
