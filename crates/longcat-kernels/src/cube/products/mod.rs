@@ -2,8 +2,8 @@
 //!
 //! Burn tunes a product among fourteen kernels for matrix units, each of which is compiled and run thirteen
 //! times, one after another. Half of them are for instructions that Vulkan does not have. Products of f32 fall to
-//! four kernels without, which are unrolled to as many as 18,000 lines of SPIR-V: drivers compile them longer
-//! than the few rows of a modulation take in a whole video.
+//! four kernels without, which are unrolled to as many as 18,000 lines of SPIR-V: drivers compile them for longer
+//! than they take in a whole video, so that one is taken untried, and none of them for the few rows of a modulation.
 
 mod cooperative;
 
@@ -22,8 +22,9 @@ use cubecl::tune::{LocalTuner, Tunable, TunableSet, TuneGroup, local_tuner};
 use cubek::matmul::components::tile::TileMatmulKind;
 use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
 use cubek::matmul::launch::{MatmulAutotuneKey, Strategy, launch_ref};
-use cubek::matmul::routines::BlueprintStrategy;
 use cubek::matmul::routines::simple::SimpleArgs;
+use cubek::matmul::routines::simple_unit::SimpleUnitSelectionArgs;
+use cubek::matmul::routines::{BlueprintStrategy, TileSizeSelection};
 use cubek::std::InputBinding;
 
 use super::cooperative::config;
@@ -61,12 +62,23 @@ pub(super) fn try_linear<R: CubeRuntime, F: FloatElement, I: IntElement, BT: Boo
     let rows = shape.num_elements() / inner.max(1);
     let columns = weight.meta.shape()[0];
     let least = rows.min(columns).min(inner);
-    let few_rows = x.dtype == DType::F32 && rows <= MOST_FEW_ROWS && least > 0;
-    if !*FEW || !x.client.properties().features.matmul.mma.is_empty() {
+    let matmul = &x.client.properties().features.matmul;
+    if !*FEW || !matmul.mma.is_empty() || least == 0 {
         return None;
     }
-    let for_matrices = least >= LEAST && inner.is_multiple_of(16) && has_matrices(x);
-    if !few_rows && !for_matrices {
+    let storage: StorageType = match x.dtype {
+        DType::F16 | DType::BF16 | DType::F32 => x.dtype.into(),
+        _ => return None,
+    };
+    let by_matrices = matmul.cmma.iter().any(|of| of.a_type == storage);
+    let untried = match x.dtype {
+        DType::F32 if rows <= MOST_FEW_ROWS => Some(Strategy::Naive),
+        DType::F32 if by_matrices => return None,
+        DType::F32 => Some(without_matrices()),
+        _ => None,
+    };
+    let for_matrices = matmul.cmma.contains(&config(storage));
+    if untried.is_none() && !(for_matrices && least >= LEAST && inner.is_multiple_of(16)) {
         return None;
     }
     let rows = Cube::<R, F, I, BT>::float_reshape(x.clone(), Shape::new([rows, inner]));
@@ -74,23 +86,13 @@ pub(super) fn try_linear<R: CubeRuntime, F: FloatElement, I: IntElement, BT: Boo
     let bias =
         bias.map(|bias| Cube::<R, F, I, BT>::float_reshape(bias.clone(), Shape::new([1, columns])));
     let operands = (rows, columns_of, bias);
-    let y = match few_rows {
-        true => by_strategy(&Strategy::Naive, operands).ok()?,
-        false => product(operands),
+    let y = match untried {
+        Some(strategy) => by_strategy(&strategy, operands).ok()?,
+        None => product(operands),
     };
     let last = shape.num_dims() - 1;
     shape[last] = columns;
     Some(Cube::<R, F, I, BT>::float_reshape(y, shape))
-}
-
-/// Whether these are two-byte floats on a device that has cooperative matrices for them.
-fn has_matrices<R: CubeRuntime>(x: &CubeTensor<R>) -> bool {
-    let storage: StorageType = match x.dtype {
-        DType::F16 | DType::BF16 => x.dtype.into(),
-        _ => return false,
-    };
-    let matmul = &x.client.properties().features.matmul;
-    matmul.cmma.contains(&config(storage))
 }
 
 /// A kernel that may serve.
@@ -142,6 +144,13 @@ fn candidates() -> [Candidate; 4] {
         own("own_128x128_8_planes", (2, 4), (4, 2), 1),
         Candidate::Burn,
     ]
+}
+
+/// The quickest of Burn's in f32 on an H200.
+fn without_matrices() -> Strategy {
+    Strategy::SimpleUnit(BlueprintStrategy::Inferred(SimpleUnitSelectionArgs {
+        tile_size: TileSizeSelection::MaxTileSize,
+    }))
 }
 
 fn simple() -> Strategy {
