@@ -13,9 +13,14 @@ use super::mma::{MASKED, padded};
 use super::plain::block_tile;
 use crate::cube::cooperative::{SIDE, left, right_of_columns, right_of_rows, zeros};
 
+/// Eight two-byte numbers, which are copied at once. Matrices are loaded from memory of this type too: what a
+/// driver knows of its alignment lets it take wide loads.
+type Words = Vector<u32, Const<4>>;
 /// Four values that are read at once.
 type Quad<E> = Vector<E, Const<4>>;
 
+/// Two-byte numbers in `Words`.
+const WORD: usize = 8;
 /// The largest factor, as a power of two, by which probabilities may exceed 1 before the running
 /// maximum is moved.
 const LAZY_EXPONENT: f32 = 8.0;
@@ -28,7 +33,7 @@ const NO_MAXIMUM: f32 = -1.0e30;
 pub(super) struct CooperativeTile {
     /// Elements per row, a multiple of 16.
     pub head_dim: usize,
-    /// Planes of a cube, a divisor of an eighth of `keys`.
+    /// Planes of a cube, at most an eighth of `keys`.
     pub planes: usize,
     /// Keys per step, a multiple of 16; divides the key block of a list.
     pub keys: usize,
@@ -68,9 +73,9 @@ impl CooperativeTile {
 /// `y` the head, `z` the batch entry. Planes have 32 units.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(super) fn forward_cooperative<E: Float>(
-    q: &Tensor<Quad<E>>,
-    k: &Tensor<Quad<E>>,
-    v: &Tensor<Quad<E>>,
+    q: &Tensor<Words>,
+    k: &Tensor<Words>,
+    v: &Tensor<Words>,
     indices: &Tensor<i32>,
     counts: &Tensor<i32>,
     key_valid: &Tensor<i32>,
@@ -85,9 +90,10 @@ pub(super) fn forward_cooperative<E: Float>(
     let head_dim = comptime!(tile.head_dim);
     let units = comptime!(tile.units());
     let width = comptime!(tile.keys);
-    let row_elements = comptime!(padded(tile.head_dim) as u32);
-    let pitch = comptime!((padded(tile.head_dim) / 4) as u32);
-    let values_start = comptime!((tile.keys * padded(tile.head_dim) / 4) as u32);
+    // Between two rows: as cubecl counts it, in numbers of the type that memory has, and in words.
+    let row_numbers = comptime!((padded(tile.head_dim) / 2) as u32);
+    let pitch = comptime!((padded(tile.head_dim) / WORD) as u32);
+    let values_start = comptime!((tile.keys * padded(tile.head_dim) / WORD) as u32);
     let score_pitch = comptime!(tile.score_pitch() as u32);
     let score_quads = comptime!((tile.score_pitch() / 4) as u32);
     let weight_pitch = comptime!(tile.weight_pitch() as u32);
@@ -126,9 +132,9 @@ pub(super) fn forward_cooperative<E: Float>(
     let k_base = batch * k.stride(0) + head * k.stride(1);
     let v_base = batch * v.stride(0) + head * v.stride(1);
 
-    // Keys and values of a step; before the first, the queries. CUDA loads matrices from multiples of 32 bytes.
-    let mut rows = SharedMemory::<Quad<E>>::new_aligned(
-        comptime!(2 * tile.keys * padded(tile.head_dim) / 4),
+    // Keys and values of a step; before the first, the queries.
+    let mut rows = SharedMemory::<Words>::new_aligned(
+        comptime!(2 * tile.keys * padded(tile.head_dim) / WORD),
         32usize,
     );
     let mut scores = SharedMemory::<Quad<f32>>::new_aligned(
@@ -141,7 +147,7 @@ pub(super) fn forward_cooperative<E: Float>(
     );
     let mut votes = SharedMemory::<u32>::new(comptime!(tile.planes));
 
-    let first = fetch_rows::<E>(
+    let first = fetch_rows(
         q,
         q_base,
         q.stride(2),
@@ -151,7 +157,7 @@ pub(super) fn forward_cooperative<E: Float>(
         head_dim,
         units,
     );
-    put_rows::<E>(
+    put_rows(
         &first,
         &mut rows,
         0u32,
@@ -164,8 +170,8 @@ pub(super) fn forward_cooperative<E: Float>(
     #[unroll]
     for depth in 0..depth_tiles {
         let query = left::<E>();
-        let at = (plane_row * pitch + comptime!((depth * SIDE / 4) as u32)) as usize;
-        cmma::load::<E, Quad<E>>(&query, &rows.slice(at, at + 4), row_elements);
+        let at = (plane_row * pitch + comptime!((depth * SIDE / WORD) as u32)) as usize;
+        cmma::load::<E, Words>(&query, &rows.slice(at, at + 2), row_numbers);
         queries.push(query);
     }
     sync_cube();
@@ -181,7 +187,7 @@ pub(super) fn forward_cooperative<E: Float>(
             tile.sparse,
         );
         valid = real;
-        let first = fetch_rows::<E>(
+        let first = fetch_rows(
             k,
             k_base,
             k.stride(2),
@@ -191,8 +197,8 @@ pub(super) fn forward_cooperative<E: Float>(
             head_dim,
             units,
         );
-        put_rows::<E>(&first, &mut rows, 0u32, width, head_dim, units);
-        let first = fetch_rows::<E>(
+        put_rows(&first, &mut rows, 0u32, width, head_dim, units);
+        let first = fetch_rows(
             v,
             v_base,
             v.stride(2),
@@ -202,7 +208,7 @@ pub(super) fn forward_cooperative<E: Float>(
             head_dim,
             units,
         );
-        put_rows::<E>(&first, &mut rows, values_start, width, head_dim, units);
+        put_rows(&first, &mut rows, values_start, width, head_dim, units);
     }
     sync_cube();
 
@@ -223,7 +229,7 @@ pub(super) fn forward_cooperative<E: Float>(
         let next = (step + 1).min(steps - 1);
         let (next_start, next_valid) =
             key_step(indices, key_valid, &walk, next, width, tile.sparse);
-        let next_keys = fetch_rows::<E>(
+        let next_keys = fetch_rows(
             k,
             k_base,
             k.stride(2),
@@ -240,8 +246,8 @@ pub(super) fn forward_cooperative<E: Float>(
             for depth in 0..depth_tiles {
                 let key = right_of_rows::<E>();
                 let at =
-                    comptime!(n * SIDE * padded(tile.head_dim) / 4 + depth * SIDE / 4).runtime();
-                cmma::load::<E, Quad<E>>(&key, &rows.slice(at, at + 4), row_elements);
+                    comptime!((n * SIDE * padded(tile.head_dim) + depth * SIDE) / WORD).runtime();
+                cmma::load::<E, Words>(&key, &rows.slice(at, at + 2), row_numbers);
                 cmma::execute::<E, E, f32, f32>(queries.index(depth), &key, &score, &score);
             }
             let at = plane_scores + comptime!(n * SIDE / 4);
@@ -253,8 +259,8 @@ pub(super) fn forward_cooperative<E: Float>(
             );
         }
         sync_cube();
-        put_rows::<E>(&next_keys, &mut rows, 0u32, width, head_dim, units);
-        let next_values = fetch_rows::<E>(
+        put_rows(&next_keys, &mut rows, 0u32, width, head_dim, units);
+        let next_values = fetch_rows(
             v,
             v_base,
             v.stride(2),
@@ -348,15 +354,15 @@ pub(super) fn forward_cooperative<E: Float>(
             for n in 0..depth_tiles {
                 let value = right_of_columns::<E>();
                 let at = comptime!(
-                    (tile.keys + depth * SIDE) * padded(tile.head_dim) / 4 + n * SIDE / 4
+                    ((tile.keys + depth * SIDE) * padded(tile.head_dim) + n * SIDE) / WORD
                 )
                 .runtime();
-                cmma::load::<E, Quad<E>>(&value, &rows.slice(at, at + 4), row_elements);
+                cmma::load::<E, Words>(&value, &rows.slice(at, at + 2), row_numbers);
                 cmma::execute::<E, E, f32, f32>(&weight, &value, acc.index(n), acc.index(n));
             }
         }
         sync_cube();
-        put_rows::<E>(
+        put_rows(
             &next_values,
             &mut rows,
             values_start,
@@ -397,13 +403,13 @@ pub(super) fn forward_cooperative<E: Float>(
     }
 }
 
-/// Reads `rows` rows of `head_dim` elements, four at a time, each unit its share.
+/// Reads `rows` rows of `head_dim` elements, each unit its share.
 ///
 /// `base` and `row_stride` are in elements; row `i` is read from `first + i`, or from `last` where
 /// that lies beyond it.
 #[cube]
-fn fetch_rows<E: Float>(
-    source: &Tensor<Quad<E>>,
+fn fetch_rows(
+    source: &Tensor<Words>,
     base: usize,
     row_stride: usize,
     first: u32,
@@ -411,35 +417,50 @@ fn fetch_rows<E: Float>(
     #[comptime] rows: usize,
     #[comptime] head_dim: usize,
     #[comptime] units: usize,
-) -> Sequence<Quad<E>> {
-    let mut quads = Sequence::<Quad<E>>::new();
+) -> Sequence<Words> {
+    let total = comptime!(rows * head_dim / WORD);
+    let mut words = Sequence::<Words>::new();
     #[unroll]
-    for pass in 0..comptime!(rows * head_dim / 4 / units) {
-        let quad = UNIT_POS + comptime!((pass * units) as u32);
-        let row = quad / comptime!((head_dim / 4) as u32);
-        let column = quad % comptime!((head_dim / 4) as u32);
-        let from = (base + (first + row).min(last) as usize * row_stride) / 4 + column as usize;
-        quads.push(source[from]);
+    for pass in 0..comptime!(total.div_ceil(units)) {
+        let word = place(comptime!((pass * units) as u32), total, units);
+        let row = word / comptime!((head_dim / WORD) as u32);
+        let column = word % comptime!((head_dim / WORD) as u32);
+        let from = (base + (first + row).min(last) as usize * row_stride) / 8 + column as usize;
+        words.push(source[from]);
     }
-    quads
+    words
 }
 
-/// Writes what [`fetch_rows`] read into shared memory from quad `start` on.
+/// Writes what [`fetch_rows`] read into shared memory from word `start` on.
 #[cube]
-fn put_rows<E: Float>(
-    quads: &Sequence<Quad<E>>,
-    target: &mut SharedMemory<Quad<E>>,
+fn put_rows(
+    words: &Sequence<Words>,
+    target: &mut SharedMemory<Words>,
     start: u32,
     #[comptime] rows: usize,
     #[comptime] head_dim: usize,
     #[comptime] units: usize,
 ) {
+    let total = comptime!(rows * head_dim / WORD);
     #[unroll]
-    for pass in 0..comptime!(rows * head_dim / 4 / units) {
-        let quad = UNIT_POS + comptime!((pass * units) as u32);
-        let row = quad / comptime!((head_dim / 4) as u32);
-        let column = quad % comptime!((head_dim / 4) as u32);
-        let to = start + row * comptime!((padded(head_dim) / 4) as u32) + column;
-        target[to as usize] = quads[pass];
+    for pass in 0..comptime!(total.div_ceil(units)) {
+        let word = place(comptime!((pass * units) as u32), total, units);
+        let row = word / comptime!((head_dim / WORD) as u32);
+        let column = word % comptime!((head_dim / WORD) as u32);
+        let to = start + row * comptime!((padded(head_dim) / WORD) as u32) + column;
+        target[to as usize] = words[pass];
+    }
+}
+
+/// The word of this unit from `first` on, of `total`; beyond the last one the last, which several units then read and
+/// write alike.
+#[cube]
+fn place(#[comptime] first: u32, #[comptime] total: usize, #[comptime] units: usize) -> u32 {
+    let word = UNIT_POS + first;
+    if comptime!(total.is_multiple_of(units)) {
+        word
+    } else {
+        let last = comptime!((total - 1) as u32).runtime();
+        word.min(last)
     }
 }

@@ -148,7 +148,9 @@ fn plan<R: CubeRuntime>(q: &CubeTensor<R>, k: &CubeTensor<R>, scale: f64) -> Opt
     };
     let planes_of_32 = (hardware.plane_size_min, hardware.plane_size_max) == (32, 32);
     let matmul = &properties.features.matmul;
+    // In C++ matrices are not loaded from memory of another type.
     let cooperative = *COOPERATIVE
+        && matmul.mma.is_empty()
         && matmul.cmma.contains(&MmaConfig { n: 16, ..config })
         && properties.features.plane.contains(Plane::Ops)
         && planes_of_32
