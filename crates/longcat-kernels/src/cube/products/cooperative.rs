@@ -67,6 +67,19 @@ impl ProductTile {
     const fn sums(&self) -> usize {
         self.planes.0 * self.planes.1 * SIDE * SUM_PITCH
     }
+    /// Whether the kernel can be cut so: every unit copies as many words as the others.
+    fn is_whole(&self) -> bool {
+        let matrices = self.matrices.0 * self.matrices.1;
+        let units = self.units();
+        let even = |rows: usize| (rows * self.chunks()).is_multiple_of(units);
+        units > 0
+            && matrices > 0
+            && self.depth > 0
+            && self.depth.is_multiple_of(SIDE)
+            && [1, 2].contains(&self.stages)
+            && even(self.rows())
+            && even(self.columns())
+    }
     /// Bytes of shared memory.
     const fn shared_bytes(&self) -> usize {
         16 * self.stages * self.stage_words() + 4 * self.sums()
@@ -83,6 +96,9 @@ pub(super) fn product<R: CubeRuntime>(
 ) -> Option<CubeTensor<R>> {
     let [rows, inner] = x.meta.shape().dims::<2>();
     let columns = columns_of.meta.shape()[1];
+    if !tile.is_whole() {
+        return None;
+    }
     let hardware = &x.client.properties().hardware;
     let fits = (hardware.plane_size_min, hardware.plane_size_max) == (32, 32)
         && tile.units() <= hardware.max_units_per_cube as usize

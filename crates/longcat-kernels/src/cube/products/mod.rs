@@ -39,12 +39,22 @@ const MOST_FEW_ROWS: usize = 64;
 /// Whether Burn's choice among all kernels is not asked for.
 static FEW: LazyLock<bool> = LazyLock::new(|| std::env::var_os("LONGCAT_TUNE_ALL").is_none());
 
-/// The one candidate that is asked for, whatever its time.
+/// The one candidate that is asked for, whatever its time: its name, or six numbers that say how ours is cut.
 static ASKED: LazyLock<Option<Candidate>> = LazyLock::new(|| {
-    let name = std::env::var("LONGCAT_PRODUCT").ok()?;
+    let asked = std::env::var("LONGCAT_PRODUCT").ok()?;
+    let cut: Vec<usize> = asked.split(',').map_while(|n| n.parse().ok()).collect();
+    if let [down, across, rows, columns, depth, stages] = cut[..] {
+        let tile = ProductTile {
+            planes: (down, across),
+            matrices: (rows, columns),
+            depth,
+            stages,
+        };
+        return Some(Candidate::Own("own", tile));
+    }
     candidates()
         .into_iter()
-        .find(|candidate| candidate.name() == name)
+        .find(|candidate| candidate.name() == asked)
 });
 
 type Cube<R, F, I, BT> = CubeBackend<R, F, I, BT>;
