@@ -190,7 +190,7 @@ impl Source {
             });
         }
         let (_, up) = factors.ups.remove(0);
-        self.check_rank(target, layer, Role::Up, &factors.down, &up)?;
+        self.check_rank(target, layer, &factors.down, &up)?;
         Ok(Block {
             part: place.part,
             of: place.of,
@@ -213,7 +213,7 @@ impl Source {
         if let [(0, up)] = ups.as_slice()
             && layer.keys.contains_key(&Role::Up)
         {
-            self.check_rank(target, layer, Role::Up, &down, up)?;
+            self.check_rank(target, layer, &down, up)?;
             let dense = Block {
                 part: 0,
                 of: 1,
@@ -254,21 +254,23 @@ impl Source {
         Ok(blocks.collect())
     }
 
+    /// Whether the only factor of the output side, which may be called a block, has the rank of the input side.
     fn check_rank(
         &self,
         target: &str,
         layer: &Layer,
-        role: Role,
         down: &Matrix,
         up: &Matrix,
     ) -> Result<(), LoraError> {
         if up.cols() == down.rows() {
             return Ok(());
         }
+        let of_output = |role: &Role| matches!(role, Role::Up | Role::UpBlock(_));
+        let mut keys = layer.keys.iter().filter(|(role, _)| of_output(role));
         Err(LoraError::ShapeMismatch {
             path: self.path(),
             target: target.to_string(),
-            key: layer.keys[&role].clone(),
+            key: keys.next().map_or_else(String::new, |(_, key)| key.clone()),
             found: vec![up.rows(), up.cols()],
             expected: format!(
                 "but the rank of its input side is {} (shape {:?})",

@@ -96,6 +96,24 @@ fn header() -> impl Strategy<Value = (String, usize)> {
     })
 }
 
+/// What fuzzing found: the only factor of a part's output side is called a block.
+#[test]
+fn an_output_block_of_another_rank_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("adapter_model.safetensors");
+    let (down, up) = (
+        "blocks.1.self_attn.to_q.lora_A.weight",
+        "blocks.1.self_attn.to_q.lora_up.blocks.0.weight",
+    );
+    let header = serde_json::json!({
+        down: {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+        up: {"dtype": "F32", "shape": [3, 1], "data_offsets": [24, 36]},
+    });
+    std::fs::write(&path, framed(&header.to_string(), 36)).unwrap();
+    let error = Adapter::read(&path, table()).unwrap_err().to_string();
+    assert!(error.contains(up) && error.contains("rank"), "{error}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
