@@ -23,46 +23,29 @@ pub(super) fn config(storage: StorageType) -> MmaConfig {
 /// A left operand, to be loaded.
 #[cube]
 pub(super) fn left<E: Float>() -> cmma::Matrix<E> {
-    // SAFETY: every caller loads it before its use.
-    unsafe {
-        cmma::Matrix::<E>::uninitialized(
-            cmma::MatrixIdent::A,
-            16usize,
-            16usize,
-            16usize,
-            cmma::MatrixLayout::RowMajor,
-        )
-    }
+    operand::<E>(cmma::MatrixIdent::A, cmma::MatrixLayout::RowMajor)
 }
 
 /// A right operand whose columns are rows in memory, to be loaded.
 #[cube]
 pub(super) fn right_of_rows<E: Float>() -> cmma::Matrix<E> {
-    // SAFETY: every caller loads it before its use.
-    unsafe {
-        cmma::Matrix::<E>::uninitialized(
-            cmma::MatrixIdent::B,
-            16usize,
-            16usize,
-            16usize,
-            cmma::MatrixLayout::ColMajor,
-        )
-    }
+    operand::<E>(cmma::MatrixIdent::B, cmma::MatrixLayout::ColMajor)
 }
 
 /// A right operand whose rows are rows in memory, to be loaded.
 #[cube]
 pub(super) fn right_of_columns<E: Float>() -> cmma::Matrix<E> {
-    // SAFETY: every caller loads it before its use.
-    unsafe {
-        cmma::Matrix::<E>::uninitialized(
-            cmma::MatrixIdent::B,
-            16usize,
-            16usize,
-            16usize,
-            cmma::MatrixLayout::RowMajor,
-        )
-    }
+    operand::<E>(cmma::MatrixIdent::B, cmma::MatrixLayout::RowMajor)
+}
+
+/// An operand, to be loaded.
+#[cube]
+fn operand<E: Float>(
+    #[comptime] ident: cmma::MatrixIdent,
+    #[comptime] layout: cmma::MatrixLayout,
+) -> cmma::Matrix<E> {
+    // SAFETY: whoever asks for one loads it before its use.
+    unsafe { cmma::Matrix::<E>::uninitialized(ident, 16usize, 16usize, 16usize, layout) }
 }
 
 /// An accumulator of zeros.
