@@ -10,6 +10,8 @@ mod layouts;
 mod packed;
 mod parallel;
 #[cfg(feature = "cpu")]
+mod prompts;
+#[cfg(feature = "cpu")]
 mod requantized;
 #[cfg(feature = "cpu")]
 mod scopes;

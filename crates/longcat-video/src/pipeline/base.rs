@@ -14,8 +14,9 @@ use super::denoise::{CleanFrames, Denoise};
 use super::observer::{Follower, StepHook};
 use super::predict::{Conditions, Model};
 use super::products::{check_attention, check_products, check_shares};
+use super::prompts::{EncodedPrompts, EncodedText};
 use super::request::check_size;
-use super::{EasyCache, Observer, PipelineOptions, Sampling, StepEvent};
+use super::{EasyCache, Observer, PipelineOptions, StepEvent};
 use crate::adapters::Adapters;
 use crate::checkpoint::Checkpoint;
 use crate::defaults::VideoDefaults;
@@ -43,6 +44,8 @@ pub struct Pipeline<B: KernelBackend> {
     pub(super) text_encoder: Option<TextEncoder<B>>,
     /// Layers that stay on the device in the loaded text encoder.
     pub(super) text_layers: usize,
+    /// What was encoded last.
+    pub(super) prompts: Option<EncodedPrompts<B>>,
     /// A replica for each device, or none while it is not loaded.
     pub(super) transformers: Vec<LongCatTransformer<B>>,
     pub(super) vae: Option<WanVae<B>>,
@@ -70,12 +73,6 @@ pub struct Generated<B: KernelBackend> {
     pub text: TextCondition<B>,
     /// The schedule they were made with.
     pub schedule: Schedule,
-}
-
-/// Encoded prompts and the guidance to apply.
-pub(crate) struct EncodedText<B: KernelBackend> {
-    pub condition: TextCondition<B>,
-    pub guidance: Option<f64>,
 }
 
 /// What denoising begins with, before the transformer is there.
@@ -130,6 +127,7 @@ impl<B: KernelBackend> Pipeline<B> {
             vae_config,
             text_encoder: None,
             text_layers: 0,
+            prompts: None,
             transformers: Vec::new(),
             vae: None,
             step_hook: None,
@@ -231,63 +229,6 @@ impl<B: KernelBackend> Pipeline<B> {
             Some(size) => Ok(size),
             None => self.defaults().size_for(given),
         }
-    }
-
-    /// Encodes prompts; the text encoder leaves the device afterwards unless it is to be kept.
-    ///
-    /// # Errors
-    /// [`VideoError::Text`].
-    pub(crate) fn encode_prompts(
-        &mut self,
-        prompts: &[String],
-        max_length: usize,
-        observer: &mut dyn Observer,
-    ) -> Result<TextCondition<B>, VideoError> {
-        observer.stage("text");
-        let layers = self.make_room_for_text([prompts.len(), max_length])?;
-        let encoder = match self.text_encoder.take() {
-            Some(encoder) => encoder,
-            None => {
-                self.text_layers = layers;
-                guard::<B, _, _>(&self.devices[..1], Stage::LoadingTextEncoder, || {
-                    let load_as = self.load_as(layers);
-                    self.checkpoint.load_text_encoder(load_as, self.device())
-                })?
-            }
-        };
-        let encode = || Ok::<_, VideoError>(encoder.encode_prompts(prompts, max_length)?);
-        let (embeds, mask) = guard::<B, _, _>(&self.devices[..1], Stage::EncodingPrompt, encode)?;
-        if self.options.keep_text_encoder {
-            self.text_encoder = Some(encoder);
-        } else {
-            drop(encoder);
-            self.clean_up();
-        }
-        Ok(TextCondition {
-            embeds: embeds.squeeze_dim(1),
-            mask: Some(mask),
-        })
-    }
-
-    /// Prompts, preceded by the negative prompt of each under guidance.
-    pub(crate) fn encode_for(
-        &mut self,
-        prompts: &[String],
-        negative: &str,
-        sampling: &Sampling,
-        observer: &mut dyn Observer,
-    ) -> Result<EncodedText<B>, VideoError> {
-        let guidance = (sampling.guidance > 1.0).then_some(sampling.guidance);
-        let mut all = Vec::with_capacity(2 * prompts.len());
-        if guidance.is_some() {
-            all.extend(std::iter::repeat_n(negative.to_string(), prompts.len()));
-        }
-        all.extend_from_slice(prompts);
-        let condition = self.encode_prompts(&all, sampling.max_sequence_length, observer)?;
-        Ok(EncodedText {
-            condition,
-            guidance,
-        })
     }
 
     /// The noise that so many videos of this latent size (frames, height, width) are made of.

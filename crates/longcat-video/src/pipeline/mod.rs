@@ -13,6 +13,7 @@ mod pixels;
 mod plan;
 mod predict;
 mod products;
+mod prompts;
 mod rates;
 mod refine;
 mod request;

@@ -5,9 +5,10 @@ use burn::tensor::backend::Backend;
 use longcat_kernels::{KernelBackend, Stage};
 use longcat_vae::LatentDraw;
 
-use super::base::{Denoising, EncodedText};
+use super::base::Denoising;
 use super::memory::Run;
 use super::plan::Planned;
+use super::prompts::EncodedText;
 use super::request::check_size;
 use super::{EasyCache, Generated, Observer, Pipeline, Sampling, VideoPlan, VideoRequest};
 use crate::frames::{PixelFrames, resample};
