@@ -3,13 +3,16 @@
 
 use std::{fs, path::PathBuf, sync::Mutex};
 
-use burn::tensor::{DType, Distribution, Tensor, TensorData, TensorPrimitive, backend::Backend};
+use burn::tensor::{
+    DType, Distribution, Int, Tensor, TensorData, TensorPrimitive, backend::Backend,
+};
 use burn_autodiff::Autodiff;
 use burn_cubecl::{CubeBackend, cubecl::Runtime};
 use burn_flex::Flex;
 use burn_wgpu::WgpuRuntime;
 use longcat_kernels::{
-    BlockRule, BsaParams, EmptySelection, KernelBackend, bsa, cube::launches, linear, portable,
+    BlockList, BlockRule, BsaParams, EmptySelection, KernelBackend, bsa, cube::launches, linear,
+    portable,
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -204,6 +207,59 @@ fn random_shapes_agree_with_the_portable_body() {
             }
         }
         assert!(launches().forward_plain > before.forward_plain);
+    }
+}
+
+/// Heads of the released width, by cooperative matrices where the device has them: rows that fill no tile, maxima that
+/// grow from step to step, lists of blocks.
+#[test]
+fn attention_in_two_bytes_is_right() {
+    let _guard = ONE_AT_A_TIME.lock();
+    let device = Default::default();
+    let client = WgpuRuntime::client(&device);
+    let matrices = &client.properties().features.matmul.cmma;
+    let cooperative = matrices.iter().any(|of| (of.m, of.n, of.k) == (16, 16, 16));
+    for (queries, keys, spread, listed) in [
+        (150, 333, 1.0, false),
+        (70, 200, 4.0, false),
+        (128, 320, 2.0, true),
+    ] {
+        let [q, k, v] = [(queries, spread), (keys, spread), (keys, 1.0)].map(|(tokens, spread)| {
+            let spread = Distribution::Normal(0.0, spread);
+            let shape = [1, 2, tokens, 128];
+            let x = Tensor::<Flex, 4>::random(shape, spread, &Default::default());
+            x.cast(DType::F16).cast(DType::F32)
+        });
+        let scale = 1.0 / 128_f64.sqrt();
+        let before = launches();
+        let on_gpu = |x: &Tensor<Flex, 4>| {
+            raw(Tensor::<Wgpu, 4>::from_data(x.to_data(), &device).cast(DType::F16))
+        };
+        let blocks = listed.then(|| three_of_five_blocks::<Wgpu>(&device));
+        let (got, _) = Wgpu::attention_forward(on_gpu(&q), on_gpu(&k), on_gpu(&v), blocks, scale);
+        let blocks = listed.then(|| three_of_five_blocks::<Flex>(&Default::default()));
+        let (want, _) = portable::attention_forward::<Flex>(raw(q), raw(k), raw(v), blocks, scale);
+        let got = values(float::<Wgpu, 4>(got));
+        let error = error(&got, &values(float::<Flex, 4>(want)));
+        assert!(error < 1.5e-3, "{queries} x {keys}: {error:e}");
+        if cooperative {
+            assert!(launches().forward_cooperative > before.forward_cooperative);
+        }
+    }
+}
+
+/// Two blocks of 64 queries of two heads, which attend to two or three of five blocks of 64 keys.
+fn three_of_five_blocks<B: Backend>(device: &B::Device) -> BlockList<B> {
+    let ints = |values: &[i32]| TensorData::new(values.to_vec(), [values.len()]);
+    let tensor = |values: &[i32]| Tensor::<B, 1, Int>::from_data(ints(values), device);
+    BlockList {
+        indices: tensor(&[0, 2, 4, 1, 3, 0, 2, 3, 0, 0, 1, 4])
+            .reshape([1, 2, 2, 3])
+            .into_primitive(),
+        counts: tensor(&[3, 2, 2, 3]).reshape([1, 2, 2]).into_primitive(),
+        key_valid: Some(tensor(&[64, 64, 10, 64, 33]).into_primitive()),
+        block_q: 64,
+        block_k: 64,
     }
 }
 

@@ -2,11 +2,9 @@
 //! cooperative matrices).
 //!
 //! Scores pass through shared memory, where every unit finds half of a row. The running result stays in
-//! matrices: it passes through shared memory when the maximum of a row has grown by much, which is rare.
-
-// Kernel code: `is_multiple_of` is not part of cubecl's language; the branches of `copy_rows` differ in what is
-// known when the kernel is compiled, which clippy does not see.
-#![allow(clippy::manual_is_multiple_of, clippy::if_same_then_else)]
+//! matrices: it passes through shared memory when the maximum of a row has grown by much, which is rare. The next
+//! step's keys are read before this step's scores, its values before this step's softmax, so that they are there when
+//! shared memory is free for them.
 
 use cubecl::prelude::*;
 
@@ -15,9 +13,14 @@ use super::mma::{MASKED, padded};
 use super::plain::block_tile;
 use crate::cube::cooperative::{SIDE, left, right_of_columns, right_of_rows, zeros};
 
+/// Eight two-byte numbers, which are copied at once. Matrices are loaded from memory of this type too: what a
+/// driver knows of its alignment lets it take wide loads.
+type Words = Vector<u32, Const<4>>;
 /// Four values that are read at once.
 type Quad<E> = Vector<E, Const<4>>;
 
+/// Two-byte numbers in `Words`.
+const WORD: usize = 8;
 /// The largest factor, as a power of two, by which probabilities may exceed 1 before the running
 /// maximum is moved.
 const LAZY_EXPONENT: f32 = 8.0;
@@ -47,11 +50,11 @@ impl CooperativeTile {
     pub const fn units(&self) -> usize {
         self.planes * 32
     }
-    /// Elements between two rows of scores; rows start at multiples of 16 bytes in different banks.
+    /// Elements between two rows of scores; four rows of 32 bytes lie in different banks.
     pub const fn score_pitch(&self) -> usize {
-        self.keys + 4
+        self.keys + 8
     }
-    /// Elements between two rows of probabilities, likewise.
+    /// Elements between two rows of probabilities; eight rows of 16 bytes lie in different banks.
     pub const fn weight_pitch(&self) -> usize {
         self.keys + 8
     }
@@ -70,9 +73,9 @@ impl CooperativeTile {
 /// `y` the head, `z` the batch entry. Planes have 32 units.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(super) fn forward_cooperative<E: Float>(
-    q: &Tensor<Quad<E>>,
-    k: &Tensor<Quad<E>>,
-    v: &Tensor<Quad<E>>,
+    q: &Tensor<Words>,
+    k: &Tensor<Words>,
+    v: &Tensor<Words>,
     indices: &Tensor<i32>,
     counts: &Tensor<i32>,
     key_valid: &Tensor<i32>,
@@ -87,11 +90,14 @@ pub(super) fn forward_cooperative<E: Float>(
     let head_dim = comptime!(tile.head_dim);
     let units = comptime!(tile.units());
     let width = comptime!(tile.keys);
-    let row_elements = comptime!(padded(tile.head_dim) as u32);
-    let pitch = comptime!((padded(tile.head_dim) / 4) as u32);
-    let values_start = comptime!((tile.keys * padded(tile.head_dim) / 4) as u32);
+    // Between two rows: as cubecl counts it, in numbers of the type that memory has, and in words.
+    let row_numbers = comptime!((padded(tile.head_dim) / 2) as u32);
+    let pitch = comptime!((padded(tile.head_dim) / WORD) as u32);
+    let values_start = comptime!((tile.keys * padded(tile.head_dim) / WORD) as u32);
     let score_pitch = comptime!(tile.score_pitch() as u32);
+    let score_quads = comptime!((tile.score_pitch() / 4) as u32);
     let weight_pitch = comptime!(tile.weight_pitch() as u32);
+    let weight_quads = comptime!((tile.weight_pitch() / 4) as u32);
     let depth_tiles = comptime!(tile.head_dim / SIDE);
     let key_tiles = comptime!(tile.keys / SIDE);
 
@@ -126,23 +132,33 @@ pub(super) fn forward_cooperative<E: Float>(
     let k_base = batch * k.stride(0) + head * k.stride(1);
     let v_base = batch * v.stride(0) + head * v.stride(1);
 
-    // Keys and values of a step; before the first, the queries. CUDA loads matrices from multiples of 32 bytes.
-    let mut rows = SharedMemory::<Quad<E>>::new_aligned(
-        comptime!(2 * tile.keys * padded(tile.head_dim) / 4),
+    // Keys and values of a step; before the first, the queries.
+    let mut rows = SharedMemory::<Words>::new_aligned(
+        comptime!(2 * tile.keys * padded(tile.head_dim) / WORD),
         32usize,
     );
-    let mut scores =
-        SharedMemory::<f32>::new_aligned(comptime!(tile.rows() * tile.score_pitch()), 32usize);
-    let mut weights =
-        SharedMemory::<E>::new_aligned(comptime!(tile.rows() * tile.weight_pitch()), 32usize);
+    let mut scores = SharedMemory::<Quad<f32>>::new_aligned(
+        comptime!(tile.rows() * tile.score_pitch() / 4),
+        32usize,
+    );
+    let mut weights = SharedMemory::<Quad<E>>::new_aligned(
+        comptime!(tile.rows() * tile.weight_pitch() / 4),
+        32usize,
+    );
     let mut votes = SharedMemory::<u32>::new(comptime!(tile.planes));
 
-    copy_rows::<E>(
+    let first = fetch_rows(
         q,
         q_base,
         q.stride(2),
         first_query,
         end_query - 1,
+        comptime!(tile.rows()),
+        head_dim,
+        units,
+    );
+    put_rows(
+        &first,
         &mut rows,
         0u32,
         comptime!(tile.rows()),
@@ -154,8 +170,8 @@ pub(super) fn forward_cooperative<E: Float>(
     #[unroll]
     for depth in 0..depth_tiles {
         let query = left::<E>();
-        let at = (plane_row * pitch + comptime!((depth * SIDE / 4) as u32)) as usize;
-        cmma::load::<E, Quad<E>>(&query, &rows.slice(at, at + 4), row_elements);
+        let at = (plane_row * pitch + comptime!((depth * SIDE / WORD) as u32)) as usize;
+        cmma::load::<E, Words>(&query, &rows.slice(at, at + 2), row_numbers);
         queries.push(query);
     }
     sync_cube();
@@ -171,30 +187,28 @@ pub(super) fn forward_cooperative<E: Float>(
             tile.sparse,
         );
         valid = real;
-        copy_rows::<E>(
+        let first = fetch_rows(
             k,
             k_base,
             k.stride(2),
             start,
             keys - 1,
-            &mut rows,
-            0u32,
             width,
             head_dim,
             units,
         );
-        copy_rows::<E>(
+        put_rows(&first, &mut rows, 0u32, width, head_dim, units);
+        let first = fetch_rows(
             v,
             v_base,
             v.stride(2),
             start,
             keys - 1,
-            &mut rows,
-            values_start,
             width,
             head_dim,
             units,
         );
+        put_rows(&first, &mut rows, values_start, width, head_dim, units);
     }
     sync_cube();
 
@@ -207,10 +221,24 @@ pub(super) fn forward_cooperative<E: Float>(
     let mut maximum = f32::new(NO_MAXIMUM);
     let mut sum = f32::new(0.0);
     let lazy = LAZY_EXPONENT / (scale * LOG2_E);
-    let score_row = row * score_pitch;
-    let plane_scores = (plane_row * score_pitch) as usize;
+    let score_row = row * score_quads;
+    let plane_scores = (plane_row * score_quads) as usize;
 
     for step in 0..steps {
+        // After the last step the last is read again, and not used.
+        let next = (step + 1).min(steps - 1);
+        let (next_start, next_valid) =
+            key_step(indices, key_valid, &walk, next, width, tile.sparse);
+        let next_keys = fetch_rows(
+            k,
+            k_base,
+            k.stride(2),
+            next_start,
+            keys - 1,
+            width,
+            head_dim,
+            units,
+        );
         #[unroll]
         for n in 0..key_tiles {
             let score = zeros();
@@ -218,49 +246,46 @@ pub(super) fn forward_cooperative<E: Float>(
             for depth in 0..depth_tiles {
                 let key = right_of_rows::<E>();
                 let at =
-                    comptime!(n * SIDE * padded(tile.head_dim) / 4 + depth * SIDE / 4).runtime();
-                cmma::load::<E, Quad<E>>(&key, &rows.slice(at, at + 4), row_elements);
+                    comptime!((n * SIDE * padded(tile.head_dim) + depth * SIDE) / WORD).runtime();
+                cmma::load::<E, Words>(&key, &rows.slice(at, at + 2), row_numbers);
                 cmma::execute::<E, E, f32, f32>(queries.index(depth), &key, &score, &score);
             }
-            let at = plane_scores + comptime!(n * SIDE);
-            cmma::store::<f32, f32>(
-                &mut scores.slice_mut(at, at + 16),
+            let at = plane_scores + comptime!(n * SIDE / 4);
+            cmma::store::<f32, Quad<f32>>(
+                &mut scores.slice_mut(at, at + 4),
                 &score,
                 score_pitch,
                 cmma::MatrixLayout::RowMajor,
             );
         }
         sync_cube();
-        let current_valid = valid;
-        let mut next_start = 0u32;
-        if step + 1 < steps {
-            let (start, real) = key_step(indices, key_valid, &walk, step + 1, width, tile.sparse);
-            next_start = start;
-            valid = real;
-            copy_rows::<E>(
-                k,
-                k_base,
-                k.stride(2),
-                start,
-                keys - 1,
-                &mut rows,
-                0u32,
-                width,
-                head_dim,
-                units,
-            );
-        }
+        put_rows(&next_keys, &mut rows, 0u32, width, head_dim, units);
+        let next_values = fetch_rows(
+            v,
+            v_base,
+            v.stride(2),
+            next_start,
+            keys - 1,
+            width,
+            head_dim,
+            units,
+        );
 
         let mut mine = Array::<f32>::new(comptime!(tile.keys / 2));
         let mut high = f32::new(MASKED);
         #[unroll]
-        for i in 0..comptime!(tile.keys / 2) {
-            let column = comptime!((2 * i) as u32) + half;
-            let score = scores[(score_row + column) as usize];
-            let score = select(column < current_valid, score, f32::new(MASKED));
-            mine[i] = score;
-            high = high.max(score);
+        for i in 0..comptime!(tile.keys / 8) {
+            let quad = scores[(score_row + half + comptime!((2 * i) as u32)) as usize];
+            #[unroll]
+            for j in 0..4usize {
+                let column = half * 4 + comptime!((8 * i + j) as u32);
+                let score = select(column < valid, quad[j], f32::new(MASKED));
+                let at = comptime!(4 * i + j).runtime();
+                mine[at] = score;
+                high = high.max(score);
+            }
         }
+        valid = next_valid;
         high = high.max(plane_shuffle_xor(high, 1u32));
         let grown = plane_any(high > maximum + lazy);
         if lane == 0 {
@@ -280,22 +305,23 @@ pub(super) fn forward_cooperative<E: Float>(
             sum *= fade;
             #[unroll]
             for n in 0..depth_tiles {
-                cmma::store::<f32, f32>(
-                    &mut scores.slice_mut(plane_scores, plane_scores + 16),
+                cmma::store::<f32, Quad<f32>>(
+                    &mut scores.slice_mut(plane_scores, plane_scores + 4),
                     acc.index(n),
                     score_pitch,
                     cmma::MatrixLayout::RowMajor,
                 );
                 sync_cube();
                 #[unroll]
-                for i in 0..comptime!(SIDE / 2) {
-                    let at = (score_row + comptime!((2 * i) as u32) + half) as usize;
-                    scores[at] *= fade;
+                for i in 0..2usize {
+                    let at = (score_row + half + comptime!((2 * i) as u32)) as usize;
+                    let faded = scores[at] * Quad::<f32>::new(fade);
+                    scores[at] = faded;
                 }
                 sync_cube();
-                cmma::load_with_layout::<f32, f32>(
+                cmma::load_with_layout::<f32, Quad<f32>>(
                     acc.index(n),
-                    &scores.slice(plane_scores, plane_scores + 16),
+                    &scores.slice(plane_scores, plane_scores + 4),
                     score_pitch,
                     cmma::MatrixLayout::RowMajor,
                 );
@@ -303,46 +329,47 @@ pub(super) fn forward_cooperative<E: Float>(
             }
         }
         let shift = maximum * scale;
-        let weight_row = row * weight_pitch + half;
+        let weight_row = row * weight_quads + half;
         #[unroll]
-        for i in 0..comptime!(tile.keys / 2) {
-            let weight = (mine[i] * scale - shift).exp();
-            sum += weight;
-            weights[(weight_row + comptime!((2 * i) as u32)) as usize] = E::cast_from(weight);
+        for i in 0..comptime!(tile.keys / 8) {
+            let mut quad = Quad::<f32>::new(0.0);
+            #[unroll]
+            for j in 0..4usize {
+                let at = comptime!(4 * i + j).runtime();
+                let weight = (mine[at] * scale - shift).exp();
+                sum += weight;
+                quad[j] = weight;
+            }
+            let to = (weight_row + comptime!((2 * i) as u32)) as usize;
+            weights[to] = Quad::<E>::cast_from(quad);
         }
         sync_cube();
 
         #[unroll]
         for depth in 0..key_tiles {
             let weight = left::<E>();
-            let at = (plane_row * weight_pitch + comptime!((depth * SIDE) as u32)) as usize;
-            cmma::load::<E, E>(&weight, &weights.slice(at, at + 16), weight_pitch);
+            let at = (plane_row * weight_quads + comptime!((depth * SIDE / 4) as u32)) as usize;
+            cmma::load::<E, Quad<E>>(&weight, &weights.slice(at, at + 4), weight_pitch);
             #[unroll]
             for n in 0..depth_tiles {
                 let value = right_of_columns::<E>();
                 let at = comptime!(
-                    (tile.keys + depth * SIDE) * padded(tile.head_dim) / 4 + n * SIDE / 4
+                    ((tile.keys + depth * SIDE) * padded(tile.head_dim) + n * SIDE) / WORD
                 )
                 .runtime();
-                cmma::load::<E, Quad<E>>(&value, &rows.slice(at, at + 4), row_elements);
+                cmma::load::<E, Words>(&value, &rows.slice(at, at + 2), row_numbers);
                 cmma::execute::<E, E, f32, f32>(&weight, &value, acc.index(n), acc.index(n));
             }
         }
         sync_cube();
-        if step + 1 < steps {
-            copy_rows::<E>(
-                v,
-                v_base,
-                v.stride(2),
-                next_start,
-                keys - 1,
-                &mut rows,
-                values_start,
-                width,
-                head_dim,
-                units,
-            );
-        }
+        put_rows(
+            &next_values,
+            &mut rows,
+            values_start,
+            width,
+            head_dim,
+            units,
+        );
     }
 
     let total = sum + plane_shuffle_xor(sum, 1u32);
@@ -356,8 +383,8 @@ pub(super) fn forward_cooperative<E: Float>(
     let out_row = (out_base + query as usize * out.stride(2)) / 4;
     #[unroll]
     for n in 0..depth_tiles {
-        cmma::store::<f32, f32>(
-            &mut scores.slice_mut(plane_scores, plane_scores + 16),
+        cmma::store::<f32, Quad<f32>>(
+            &mut scores.slice_mut(plane_scores, plane_scores + 4),
             acc.index(n),
             score_pitch,
             cmma::MatrixLayout::RowMajor,
@@ -366,14 +393,9 @@ pub(super) fn forward_cooperative<E: Float>(
         if query < end_query {
             #[unroll]
             for i in 0..2usize {
-                let column = half * 8 + comptime!((i * 4) as u32);
-                let from = (score_row + column) as usize;
-                let mut quad = Quad::<f32>::new(0.0);
-                #[unroll]
-                for j in 0..4usize {
-                    quad[j] = scores[from + j] * inverse;
-                }
-                let to = out_row + comptime!(n * SIDE / 4) + (column / 4) as usize;
+                let column = half * 2 + comptime!(i as u32);
+                let quad = scores[(score_row + column) as usize] * Quad::<f32>::new(inverse);
+                let to = out_row + comptime!(n * SIDE / 4) + column as usize;
                 out[to] = Quad::<E>::cast_from(quad);
             }
         }
@@ -381,55 +403,64 @@ pub(super) fn forward_cooperative<E: Float>(
     }
 }
 
-/// Copies `rows` rows of `head_dim` elements into shared memory from quad `start` on, four elements at a
-/// time.
+/// Reads `rows` rows of `head_dim` elements, each unit its share.
 ///
 /// `base` and `row_stride` are in elements; row `i` is read from `first + i`, or from `last` where
 /// that lies beyond it.
 #[cube]
-fn copy_rows<E: Float>(
-    source: &Tensor<Quad<E>>,
+fn fetch_rows(
+    source: &Tensor<Words>,
     base: usize,
     row_stride: usize,
     first: u32,
     last: u32,
-    target: &mut SharedMemory<Quad<E>>,
+    #[comptime] rows: usize,
+    #[comptime] head_dim: usize,
+    #[comptime] units: usize,
+) -> Sequence<Words> {
+    let total = comptime!(rows * head_dim / WORD);
+    let mut words = Sequence::<Words>::new();
+    #[unroll]
+    for pass in 0..comptime!(total.div_ceil(units)) {
+        let word = place(comptime!((pass * units) as u32), total, units);
+        let row = word / comptime!((head_dim / WORD) as u32);
+        let column = word % comptime!((head_dim / WORD) as u32);
+        let from = (base + (first + row).min(last) as usize * row_stride) / 8 + column as usize;
+        words.push(source[from]);
+    }
+    words
+}
+
+/// Writes what [`fetch_rows`] read into shared memory from word `start` on.
+#[cube]
+fn put_rows(
+    words: &Sequence<Words>,
+    target: &mut SharedMemory<Words>,
     start: u32,
     #[comptime] rows: usize,
     #[comptime] head_dim: usize,
     #[comptime] units: usize,
 ) {
-    let total = comptime!(rows * head_dim / 4);
+    let total = comptime!(rows * head_dim / WORD);
     #[unroll]
     for pass in 0..comptime!(total.div_ceil(units)) {
-        let unit = UNIT_POS + comptime!((pass * units) as u32);
-        if comptime!(total % units == 0) {
-            copy_quad::<E>(
-                source, base, row_stride, first, last, target, start, unit, head_dim,
-            );
-        } else if unit < comptime!(total as u32) {
-            copy_quad::<E>(
-                source, base, row_stride, first, last, target, start, unit, head_dim,
-            );
-        }
+        let word = place(comptime!((pass * units) as u32), total, units);
+        let row = word / comptime!((head_dim / WORD) as u32);
+        let column = word % comptime!((head_dim / WORD) as u32);
+        let to = start + row * comptime!((padded(head_dim) / WORD) as u32) + column;
+        target[to as usize] = words[pass];
     }
 }
 
+/// The word of this unit from `first` on, of `total`; beyond the last one the last, which several units then read and
+/// write alike.
 #[cube]
-fn copy_quad<E: Float>(
-    source: &Tensor<Quad<E>>,
-    base: usize,
-    row_stride: usize,
-    first: u32,
-    last: u32,
-    target: &mut SharedMemory<Quad<E>>,
-    start: u32,
-    unit: u32,
-    #[comptime] head_dim: usize,
-) {
-    let row = unit / comptime!((head_dim / 4) as u32);
-    let column = unit % comptime!((head_dim / 4) as u32);
-    let from = (base + (first + row).min(last) as usize * row_stride) / 4 + column as usize;
-    let to = start + row * comptime!((padded(head_dim) / 4) as u32) + column;
-    target[to as usize] = source[from];
+fn place(#[comptime] first: u32, #[comptime] total: usize, #[comptime] units: usize) -> u32 {
+    let word = UNIT_POS + first;
+    if comptime!(total.is_multiple_of(units)) {
+        word
+    } else {
+        let last = comptime!((total - 1) as u32).runtime();
+        word.min(last)
+    }
 }

@@ -148,7 +148,9 @@ fn plan<R: CubeRuntime>(q: &CubeTensor<R>, k: &CubeTensor<R>, scale: f64) -> Opt
     };
     let planes_of_32 = (hardware.plane_size_min, hardware.plane_size_max) == (32, 32);
     let matmul = &properties.features.matmul;
+    // In C++ matrices are not loaded from memory of another type.
     let cooperative = *COOPERATIVE
+        && matmul.mma.is_empty()
         && matmul.cmma.contains(&MmaConfig { n: 16, ..config })
         && properties.features.plane.contains(Plane::Ops)
         && planes_of_32
@@ -216,7 +218,7 @@ impl Plan {
         (tile.shared_elements() <= self.shared_elements).then_some(tile)
     }
 
-    /// Of four planes, which fill a multiprocessor with three cubes of 31 KB.
+    /// Of four planes, which fill a multiprocessor with three cubes of 32 KB.
     fn cooperative_tile<R: CubeRuntime>(&self, list: &List<R>) -> Option<CooperativeTile> {
         if !self.cooperative || self.mma {
             return None;
