@@ -19,6 +19,8 @@ mod vae;
 #[cfg(feature = "wgpu")]
 mod wgpu_device;
 
+use std::collections::BTreeSet;
+
 use burn::tensor::DType;
 use longcat_kernels::KernelBackend;
 
@@ -26,25 +28,43 @@ pub use case::{Case, Golden};
 #[cfg(feature = "wgpu")]
 pub use wgpu_device::own_wgpu_device;
 
-/// Runs all cases of some kinds on a device and fails with a list of all differences.
+/// Which cases of a kind run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cases {
+    /// All of them.
+    All,
+    /// The first of each kind.
+    FirstOfKind,
+}
+
+/// Runs the cases of one of the [`GROUPS`] in f32, as [`run_kinds`] does.
+pub fn run_group<B: KernelBackend>(group: &str, device: &B::Device, cases: Cases) {
+    let (_, kinds) = GROUPS.iter().find(|(name, _)| *name == group).unwrap();
+    run_kinds::<B>(kinds, cases, device, DType::F32, None);
+}
+
+/// Runs cases of some kinds on a device and fails with a list of all differences.
 ///
 /// `dtype` is that of the models' weights; `tolerance` replaces that of the cases where it is given
 /// (lower precision than fp32 only).
 pub fn run_kinds<B: KernelBackend>(
     kinds: &[&str],
+    cases: Cases,
     device: &B::Device,
     dtype: DType,
     tolerance: Option<f64>,
 ) {
     let golden = Golden::open();
     let mut failures = Vec::new();
-    let mut ran = 0;
+    let mut ran = BTreeSet::new();
     for mut case in golden
         .cases()
         .into_iter()
         .filter(|c| kinds.contains(&c.kind.as_str()))
     {
-        ran += 1;
+        if !ran.insert(case.kind.clone()) && cases == Cases::FirstOfKind {
+            continue;
+        }
         case.override_tolerance(tolerance);
         // Below fp32 the transformer rounds its timesteps, as the official one does. Where that
         // changes them, what is expected is the answer of the fp32 model (which the cases hold to
@@ -59,7 +79,7 @@ pub fn run_kinds<B: KernelBackend>(
         failures.extend(case.failures());
     }
     assert!(
-        ran > 0,
+        !ran.is_empty(),
         "no case of the kinds {kinds:?} in {}",
         golden.root().display()
     );

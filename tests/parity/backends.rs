@@ -12,7 +12,7 @@ use longcat_video::{
     KernelBackend, Pipeline, PipelineOptions, Sampling, SeededNoise, Silent, TextToVideoRequest,
 };
 
-/// A video of the built-in model in six guided steps.
+/// A short video of the built-in model in three guided steps.
 fn video<B: KernelBackend>(dtype: DType, device: &B::Device) -> RenderedClip {
     let checkpoint = builtin_checkpoint().unwrap();
     let options = PipelineOptions {
@@ -21,8 +21,9 @@ fn video<B: KernelBackend>(dtype: DType, device: &B::Device) -> RenderedClip {
     };
     let mut pipeline = Pipeline::<B>::open(&checkpoint, options, device).unwrap();
     let request = TextToVideoRequest {
+        frames: Some(5),
         sampling: Sampling {
-            steps: 6,
+            steps: 3,
             ..Sampling::standard()
         },
         ..TextToVideoRequest::new("a green star moves up on a black background")
