@@ -9,7 +9,6 @@ use longcat_runtime as _;
 
 #[cfg(feature = "cpu")]
 mod conv;
-mod docs;
 #[cfg(feature = "cpu")]
 mod fused;
 #[cfg(feature = "cpu")]

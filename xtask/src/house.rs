@@ -1,5 +1,5 @@
 //! Rules of the house that no compiler checks: the order of the crates, what is published, how long
-//! a file may be.
+//! a file may be, what the guides quote.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,6 +8,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+
+use crate::quotes;
 
 /// The crates from top to bottom, a row per floor: a crate depends on lower floors only.
 const FLOORS: &[&[&str]] = &[
@@ -38,6 +40,7 @@ pub fn check() -> Result<()> {
     let mut problems = Vec::new();
     arrows(&mut problems)?;
     files(&mut problems)?;
+    quotes::check(&mut problems)?;
     if problems.is_empty() {
         return Ok(());
     }

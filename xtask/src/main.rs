@@ -2,6 +2,7 @@
 
 mod cargo;
 mod house;
+mod quotes;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
