@@ -41,6 +41,8 @@ fn refining_takes_adapters_and_merges_them() {
             "refine",
             "v",
             "a ring",
+            "--steps",
+            "10",
             "--save-latents",
             &latents,
             "-o",

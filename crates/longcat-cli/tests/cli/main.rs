@@ -147,10 +147,8 @@ fn images_and_videos_are_taken_up() {
         "--frames",
         "9",
     ]);
-    succeed(
-        dir.path(),
-        &["refine", "c.gif", "the ring grows", "-o", "r.mp4"],
-    );
+    let refine = "refine c.gif ring --steps 10 -o r.mp4";
+    succeed(dir.path(), &refine.split(' ').collect::<Vec<_>>());
     let args = "continue frames ring -o d.gif --cond-frames 4";
     let args: Vec<&str> = args.split(' ').collect();
     let message = fail(dir.path(), 2, &args);

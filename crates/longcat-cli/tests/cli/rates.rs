@@ -56,7 +56,7 @@ fn refining_keeps_the_length_of_a_video_of_any_rate() {
     let dir = dir.path();
     clip(&dir.join("film.mp4"), 30.0, 10);
     for (output, extra) in [("a.mp4", &[][..]), ("b.mp4", &["--spatial-only"])] {
-        let base = ["refine", "film.mp4", "ring", "-o", output];
+        let base = ["refine", "film.mp4", "ring", "--steps", "10", "-o", output];
         succeed(dir, &[&base[..], extra].concat());
         let made = video(&dir.join(output));
         assert_eq!((made.len(), made.fps().round()), (10, 30.0), "{output}");
@@ -112,7 +112,7 @@ fn a_webp_picture_is_a_picture_and_of_an_animation_the_first_frame_is() {
     assert_eq!(made("moving.webp", "c"), made(first, "d"));
     let refined = |condition: &str, output: &str| {
         let condition = format!("--condition {condition} --cond-frames 1");
-        run(&format!("refine a ring {condition}"), output)
+        run(&format!("refine a ring --steps 10 {condition}"), output)
     };
     assert_eq!(refined("still.webp", "e"), refined("still.png", "f"));
 }

@@ -213,7 +213,7 @@ fn videos_of_the_server_are_those_of_the_command() {
         )
     );
     let both = server.make(&with(
-        json!({"refine": true, "adapters": [{"id": "step.safetensors", "strength": 0.5}]}),
+        json!({"refine": true, "frames": 1, "adapters": [{"id": "step.safetensors", "strength": 0.5}]}),
     ));
     assert_eq!(both["size"], "128x128");
     let id = both["id"].as_str().unwrap();

@@ -55,10 +55,10 @@ fn values(frames: &[PixelFrames]) -> impl Iterator<Item = f64> {
 fn colours_of_the_built_in_vae_are_fitted_to_it() {
     let mut pipeline = pipeline();
     let kept = pipeline.vae_config().latent_colours().unwrap();
-    let fitted = fit_latent_colours(&decoded(&mut pipeline, Split::Train, 24)).unwrap();
+    let fitted = fit_latent_colours(&decoded(&mut pipeline, Split::Train, 12)).unwrap();
 
     // Combinations of shape, colour and motion that the fit has not seen.
-    let others = decoded(&mut pipeline, Split::HeldOut, 8);
+    let others = decoded(&mut pipeline, Split::HeldOut, 4);
     let previews = |colours: &LatentColours| -> Vec<PixelFrames> {
         let latents = others.iter().map(|(latents, _)| latents);
         latents

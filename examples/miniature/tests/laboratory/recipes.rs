@@ -34,7 +34,7 @@ impl Target {
         self.miniature(&[&arguments, more].concat());
     }
 
-    /// Trains a recipe for two steps of two clips, without samples, and checks the losses.
+    /// Trains a recipe for two steps of a clip each, without samples, and checks the losses.
     fn train(&self, recipe: &str) {
         let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
         let text = fs::read_to_string(recipes.join(format!("{recipe}.toml"))).unwrap();
@@ -52,7 +52,7 @@ impl Target {
             section.insert(key.to_string(), Value::Integer(value));
         };
         set("train", "steps", 2);
-        set("train", "batch", 2);
+        set("train", "batch", 1);
         set("optimizer", "warmup_steps", 1);
         if text.contains("[validation]") {
             set("validation", "every", 2);
