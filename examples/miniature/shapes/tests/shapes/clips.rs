@@ -34,7 +34,7 @@ fn drawn_clips_are_recognised() {
 
 #[test]
 fn spoilt_clips_are_recognised() {
-    let samples = samples(101, DatasetOptions::default(), CLIPS);
+    let samples = samples(101, DatasetOptions::default(), 100);
     let raster = Raster::default();
     assert!(right(&samples, &raster, |clip| blurred(&clip, 1.0)) >= 0.95);
     assert!(right(&samples, &raster, |clip| noisy(&clip, 8.0, 1)) >= 0.95);
