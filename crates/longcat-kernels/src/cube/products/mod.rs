@@ -52,9 +52,14 @@ static ASKED: LazyLock<Option<Candidate>> = LazyLock::new(|| {
         };
         return Some(Candidate::Own("own", tile));
     }
-    candidates()
-        .into_iter()
-        .find(|candidate| candidate.name() == asked)
+    let mut known = candidates().into_iter();
+    let found = known.find(|candidate| candidate.name() == asked);
+    assert!(
+        found.is_some(),
+        "LONGCAT_PRODUCT is {asked:?}, which is neither six numbers nor one of {:?}",
+        candidates().map(|candidate| candidate.name())
+    );
+    found
 });
 
 type Cube<R, F, I, BT> = CubeBackend<R, F, I, BT>;
