@@ -5,8 +5,25 @@ use std::collections::BTreeSet;
 
 use longcat_tests::{GROUPS, Golden};
 
-/// One test per group of kinds on one backend.
+/// One test per group of kinds on one backend, of all groups unless some are named.
 macro_rules! parity {
+    ($module:ident, $backend:ty, $device:expr) => {
+        parity!(
+            $module,
+            $backend,
+            $device,
+            [
+                text: All,
+                vae: All,
+                transformer: All,
+                attention: All,
+                lora: All,
+                training: All,
+                scheduler: All,
+                pipelines: All
+            ]
+        );
+    };
     ($module:ident, $backend:ty, $device:expr, [$($group:ident: $cases:ident),*]) => {
         mod $module {
             use longcat_tests::{Cases, run_group};
@@ -22,21 +39,7 @@ macro_rules! parity {
 }
 
 #[cfg(feature = "cpu")]
-parity!(
-    cpu,
-    burn_flex::Flex,
-    burn_flex::FlexDevice,
-    [
-        text: All,
-        vae: All,
-        transformer: All,
-        attention: All,
-        lora: All,
-        training: All,
-        scheduler: All,
-        pipelines: All
-    ]
-);
+parity!(cpu, burn_flex::Flex, burn_flex::FlexDevice);
 
 // Tests of kernels run the cases of attention on wgpu. Of a kind of pipeline the cases differ in what the host does,
 // which those on the CPU show; its operations are those of the other groups.
@@ -57,21 +60,7 @@ parity!(
 );
 
 #[cfg(feature = "cuda")]
-parity!(
-    cuda,
-    burn_cuda::Cuda,
-    burn_cuda::CudaDevice::default(),
-    [
-        text: All,
-        vae: All,
-        transformer: All,
-        attention: All,
-        lora: All,
-        training: All,
-        scheduler: All,
-        pipelines: All
-    ]
-);
+parity!(cuda, burn_cuda::Cuda, burn_cuda::CudaDevice::default());
 
 /// bf16 keeps 8 bits of mantissa: the transformer stays within 3e-2 of the fp32 reference.
 #[cfg(feature = "cuda")]
