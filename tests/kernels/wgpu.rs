@@ -9,7 +9,7 @@ use burn::tensor::{
 use burn_autodiff::Autodiff;
 use burn_cubecl::{CubeBackend, cubecl::Runtime};
 use burn_flex::Flex;
-use burn_wgpu::WgpuRuntime;
+use burn_wgpu::{WgpuDevice, WgpuRuntime};
 use longcat_kernels::{
     BlockList, BlockRule, BsaParams, EmptySelection, KernelBackend, bsa, cube::launches, linear,
     portable,
@@ -210,15 +210,19 @@ fn random_shapes_agree_with_the_portable_body() {
     }
 }
 
+fn has_cooperative_matrices(device: &WgpuDevice) -> bool {
+    let client = WgpuRuntime::client(device);
+    let matrices = &client.properties().features.matmul.cmma;
+    matrices.iter().any(|of| (of.m, of.n, of.k) == (16, 16, 16))
+}
+
 /// Heads of the released width, by cooperative matrices where the device has them: rows that fill no tile, maxima that
 /// grow from step to step, lists of blocks.
 #[test]
 fn attention_in_two_bytes_is_right() {
     let _guard = ONE_AT_A_TIME.lock();
     let device = Default::default();
-    let client = WgpuRuntime::client(&device);
-    let matrices = &client.properties().features.matmul.cmma;
-    let cooperative = matrices.iter().any(|of| (of.m, of.n, of.k) == (16, 16, 16));
+    let cooperative = has_cooperative_matrices(&device);
     for (queries, keys, spread, listed) in [
         (150, 333, 1.0, false),
         (70, 200, 4.0, false),
@@ -303,9 +307,7 @@ fn products_are_right_for_every_inner_dimension() {
 #[test]
 fn products_by_cooperative_matrices_are_right() {
     let device = Default::default();
-    let client = WgpuRuntime::client(&device);
-    let matrices = &client.properties().features.matmul.cmma;
-    if !matrices.iter().any(|of| (of.m, of.n, of.k) == (16, 16, 16)) {
+    if !has_cooperative_matrices(&device) {
         return;
     }
     for (rows, inner, columns) in [(70, 64, 72), (300, 96, 200), (129, 160, 264)] {
