@@ -302,6 +302,25 @@ fn products_are_right_for_every_inner_dimension() {
     }
 }
 
+/// Products of more multiplications than take the kernel for little matrices, of a size that fills no tile.
+#[test]
+fn products_with_much_work_are_right() {
+    let device = Default::default();
+    let numbers = |shape: [usize; 2]| {
+        Tensor::<Flex, 2>::random(shape, Distribution::Normal(0.0, 1.0), &Default::default())
+    };
+    let (x, weight, bias) = (numbers([301, 264]), numbers([265, 264]), numbers([1, 265]));
+    let on_gpu = |x: &Tensor<Flex, 2>| Tensor::<Wgpu, 2>::from_data(x.to_data(), &device);
+    let y = linear(
+        on_gpu(&x),
+        on_gpu(&weight),
+        Some(on_gpu(&bias).reshape([265])),
+    );
+    let want = values(x.matmul(weight.transpose()) + bias);
+    let error = error(&values(y), &want);
+    assert!(error < 1e-5, "{error:e}");
+}
+
 /// Of two-byte floats, with rows and columns that fill no tile. Software Vulkan has no matrices for them, and
 /// Burn's own choice among kernels takes minutes there.
 #[test]

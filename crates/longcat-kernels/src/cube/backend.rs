@@ -474,7 +474,8 @@ where
         if let Some(scores) = crate::cuda::cublas::try_matmul_nt(&q, &k) {
             return scores;
         }
-        portable::matmul_nt_forward::<Self>(q, k)
+        products::try_matmul_nt::<R, F, I, BT>(&q, &k)
+            .unwrap_or_else(|| portable::matmul_nt_forward::<Self>(q, k))
     }
 }
 

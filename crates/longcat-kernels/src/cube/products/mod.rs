@@ -3,7 +3,8 @@
 //! Burn tunes a product among fourteen kernels for matrix units, each of which is compiled and run thirteen
 //! times, one after another. Half of them are for instructions that Vulkan does not have. Products of f32 fall to
 //! four kernels without, which are unrolled to as many as 18,000 lines of SPIR-V: drivers compile them for longer
-//! than they take in a whole video, so that one is taken untried, and none of them for the few rows of a modulation.
+//! than they take in a whole video, so that one is taken untried, and none of them for the few rows of a modulation
+//! or for little matrices.
 
 mod cooperative;
 
@@ -35,6 +36,8 @@ const LEAST: usize = 64;
 /// Rows up to which a product in f32 takes the kernel that is compiled the quickest: those of timesteps and
 /// modulations.
 const MOST_FEW_ROWS: usize = 64;
+/// Multiplications up to which a product takes that kernel whatever its type: a slow device takes a millisecond.
+const MOST_LITTLE_WORK: usize = 1 << 24;
 
 /// Whether Burn's choice among all kernels is not asked for.
 static FEW: LazyLock<bool> = LazyLock::new(|| std::env::var_os("LONGCAT_TUNE_ALL").is_none());
@@ -86,7 +89,9 @@ pub(super) fn try_linear<R: CubeRuntime, F: FloatElement, I: IntElement, BT: Boo
         _ => return None,
     };
     let by_matrices = matmul.cmma.iter().any(|of| of.a_type == storage);
+    let little = is_little(&[rows, columns, inner]);
     let untried = match x.dtype {
+        _ if little => Some(Strategy::Naive),
         DType::F32 if rows <= MOST_FEW_ROWS => Some(Strategy::Naive),
         DType::F32 if by_matrices => return None,
         DType::F32 => Some(without_matrices()),
@@ -108,6 +113,28 @@ pub(super) fn try_linear<R: CubeRuntime, F: FloatElement, I: IntElement, BT: Boo
     let last = shape.num_dims() - 1;
     shape[last] = columns;
     Some(Cube::<R, F, I, BT>::float_reshape(y, shape))
+}
+
+/// `a · bᵀ` of little matrices `[B, H, M, K]` and `[B, H, N, K]`; `None` where Burn is to choose the kernel.
+pub(super) fn try_matmul_nt<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement>(
+    a: &CubeTensor<R>,
+    b: &CubeTensor<R>,
+) -> Option<CubeTensor<R>> {
+    let features = &a.client.properties().features.matmul;
+    let columns = b.meta.shape()[2];
+    let floats = matches!(a.dtype, DType::F16 | DType::BF16 | DType::F32);
+    let sizes = [a.meta.shape().num_elements(), columns];
+    if !*FEW || !features.mma.is_empty() || !floats || !is_little(&sizes) {
+        return None;
+    }
+    let b = Cube::<R, F, I, BT>::float_swap_dims(b.clone(), 2, 3);
+    by_strategy(&Strategy::Naive, (a.clone(), b, None)).ok()
+}
+
+/// Whether so few multiplications, at least one, are fewer than it pays to compile a kernel for.
+fn is_little(sizes: &[usize]) -> bool {
+    let work = sizes.iter().fold(1, |all: usize, n| all.saturating_mul(*n));
+    (1..=MOST_LITTLE_WORK).contains(&work)
 }
 
 /// A kernel that may serve.
