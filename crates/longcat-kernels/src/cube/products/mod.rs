@@ -80,18 +80,14 @@ pub(super) fn try_linear<R: CubeRuntime, F: FloatElement, I: IntElement, BT: Boo
     let rows = shape.num_elements() / inner.max(1);
     let columns = weight.meta.shape()[0];
     let least = rows.min(columns).min(inner);
-    let matmul = &x.client.properties().features.matmul;
-    if !*FEW || !matmul.mma.is_empty() || least == 0 {
+    if least == 0 {
         return None;
     }
-    let storage: StorageType = match x.dtype {
-        DType::F16 | DType::BF16 | DType::F32 => x.dtype.into(),
-        _ => return None,
-    };
+    let storage = chosen_here(x)?;
+    let matmul = &x.client.properties().features.matmul;
     let by_matrices = matmul.cmma.iter().any(|of| of.a_type == storage);
-    let little = is_little(&[rows, columns, inner]);
     let untried = match x.dtype {
-        _ if little => Some(Strategy::Naive),
+        _ if is_little(&[rows, columns, inner]) => Some(Strategy::Naive),
         DType::F32 if rows <= MOST_FEW_ROWS => Some(Strategy::Naive),
         DType::F32 if by_matrices => return None,
         DType::F32 => Some(without_matrices()),
@@ -120,15 +116,23 @@ pub(super) fn try_matmul_nt<R: CubeRuntime, F: FloatElement, I: IntElement, BT: 
     a: &CubeTensor<R>,
     b: &CubeTensor<R>,
 ) -> Option<CubeTensor<R>> {
-    let features = &a.client.properties().features.matmul;
-    let columns = b.meta.shape()[2];
-    let floats = matches!(a.dtype, DType::F16 | DType::BF16 | DType::F32);
-    let sizes = [a.meta.shape().num_elements(), columns];
-    if !*FEW || !features.mma.is_empty() || !floats || !is_little(&sizes) {
+    chosen_here(a)?;
+    if !is_little(&[a.meta.shape().num_elements(), b.meta.shape()[2]]) {
         return None;
     }
     let b = Cube::<R, F, I, BT>::float_swap_dims(b.clone(), 2, 3);
     by_strategy(&Strategy::Naive, (a.clone(), b, None)).ok()
+}
+
+/// What `x` is stored as, if kernels of its products are chosen here.
+fn chosen_here<R: CubeRuntime>(x: &CubeTensor<R>) -> Option<StorageType> {
+    if !*FEW || !x.client.properties().features.matmul.mma.is_empty() {
+        return None;
+    }
+    match x.dtype {
+        DType::F16 | DType::BF16 | DType::F32 => Some(x.dtype.into()),
+        _ => None,
+    }
 }
 
 /// Whether so few multiplications, at least one, are fewer than it pays to compile a kernel for.
