@@ -190,13 +190,37 @@ fn convolution_and_its_gradients() {
 
 #[test]
 fn many_chunks_are_one_convolution() {
-    // 27 · 64 columns of 4 bytes: 4 MiB hold 606 positions, of 2,304.
+    // 27 · 64 columns of 8 bytes: 4 MiB hold 303 positions, of 2,304. In f32 several tasks share the lines, and the
+    // sum of a weight's gradient.
     let same = Conv3dOptions {
         padding: [[0; 2], [1; 2], [1; 2]],
         ..Conv3dOptions::default()
     };
     for dtype in [DType::F32, DType::F64] {
         check::<Autodiff<Flex>>([1, 6, 24, 24, 64], [2, 3, 3, 3], same, dtype);
+        check::<Autodiff<Flex>>([2, 2, 12, 48, 8], [48, 1, 3, 3], same, dtype);
+    }
+}
+
+/// More outputs in a line than are worked on together.
+#[test]
+fn long_lines() {
+    let plain = Conv3dOptions::default();
+    for (width, stride, upsample) in [(300, 1, 1), (520, 2, 1), (150, 1, 2)] {
+        let options = Conv3dOptions {
+            padding: [[0; 2], [1; 2], [1; 2]],
+            stride: [1, 1, stride],
+            upsample: [1, 1, upsample],
+        };
+        check::<Autodiff<Flex>>([1, 2, 3, width, 3], [5, 1, 3, 3], options, DType::F32);
+    }
+    check::<Autodiff<Flex>>([2, 3, 1, 257, 4], [3, 2, 1, 1], plain, DType::F32);
+}
+
+#[test]
+fn lines_with_gaps_between_them() {
+    for (input, kernel, options) in cases() {
+        check_in_memory::<Autodiff<Flex>>(input, kernel, options, DType::F32, true);
     }
 }
 

@@ -362,6 +362,28 @@ pub trait KernelBackend: KernelDevice {
         portable::conv3d_forward::<Self>(x, weight, bias, options)
     }
 
+    /// The gradient of [`conv3d_forward`](Self::conv3d_forward) in its input, of shape `input`
+    /// `[B, T, H, W, C]`, for the gradient `d_out` `[B, T', H', W', O]`. Not differentiable itself.
+    fn conv3d_x_backward(
+        weight: FloatTensor<Self>,
+        d_out: FloatTensor<Self>,
+        input: [usize; 5],
+        options: Conv3dOptions,
+    ) -> FloatTensor<Self> {
+        portable::conv3d_x_backward::<Self>(weight, d_out, input, options)
+    }
+
+    /// The gradient of [`conv3d_forward`](Self::conv3d_forward) in its weight, of shape `weight`
+    /// `[O, C, kt, kh, kw]`, for the gradient `d_out` `[B, T', H', W', O]`. Not differentiable itself.
+    fn conv3d_weight_backward(
+        x: FloatTensor<Self>,
+        d_out: FloatTensor<Self>,
+        weight: [usize; 5],
+        options: Conv3dOptions,
+    ) -> FloatTensor<Self> {
+        portable::conv3d_weight_backward::<Self>(x, d_out, weight, options)
+    }
+
     /// The patches of some lines of a convolution's output: `[lines · W', columns]` for `x`
     /// `[B, T, H, W, C]`, in its dtype, with
     /// `columns = grid.padded_columns(Self::INNER_MULTIPLE)`. Not differentiable.

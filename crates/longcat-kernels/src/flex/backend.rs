@@ -1,15 +1,13 @@
 //! [`KernelBackend`] on the CPU.
 
-use std::ops::Range;
-
 use burn::tensor::{DType, Tensor};
-use burn_backend::tensor::FloatTensor;
+use burn_backend::{TensorMetadata, tensor::FloatTensor};
 use burn_flex::Flex;
 
 use super::heads::{self, Heads};
 use super::{all_f32, attention, attention_backward, conv3d, elementwise, is_f32, linear, norm};
 use crate::portable::{self, from_float, into_float, to_dtype};
-use crate::{BlockList, KernelBackend, KernelDevice, PackedTensors, PatchGrid, Products};
+use crate::{BlockList, Conv3dOptions, KernelBackend, KernelDevice, PackedTensors, Products};
 
 impl KernelDevice for Flex {
     /// About what a core's share of the last-level cache holds.
@@ -68,15 +66,46 @@ impl KernelBackend for Flex {
         }
     }
 
-    fn conv3d_patches(
+    fn conv3d_forward(
         x: FloatTensor<Self>,
-        grid: &PatchGrid,
-        lines: Range<usize>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        options: Conv3dOptions,
     ) -> FloatTensor<Self> {
-        match x.dtype() {
-            DType::F32 => conv3d::conv3d_patches(&x, grid, lines),
-            _ => portable::conv3d_patches::<Self>(x, grid, lines),
+        // One position at a time it is a linear layer.
+        let [_, _, kernel @ ..]: [usize; 5] = weight.shape().dims();
+        let pointwise = kernel == [1; 3] && options == Conv3dOptions::default();
+        if pointwise || ![&x, &weight, &bias].into_iter().all(is_f32) {
+            return portable::conv3d_forward::<Self>(x, weight, bias, options);
         }
+        conv3d::conv3d_forward(&x, &weight, &bias, options)
+    }
+
+    fn conv3d_x_backward(
+        weight: FloatTensor<Self>,
+        d_out: FloatTensor<Self>,
+        input: [usize; 5],
+        options: Conv3dOptions,
+    ) -> FloatTensor<Self> {
+        if !is_f32(&weight) || !is_f32(&d_out) {
+            return portable::conv3d_x_backward::<Self>(weight, d_out, input, options);
+        }
+        let d_x = conv3d::conv3d_enlarged_x_backward(&weight, &d_out, input, options);
+        portable::sum_of_repeats::<Self>(d_x, input, options.upsample)
+    }
+
+    fn conv3d_weight_backward(
+        x: FloatTensor<Self>,
+        d_out: FloatTensor<Self>,
+        weight: [usize; 5],
+        options: Conv3dOptions,
+    ) -> FloatTensor<Self> {
+        if !is_f32(&x) || !is_f32(&d_out) {
+            return portable::conv3d_weight_backward::<Self>(x, d_out, weight, options);
+        }
+        let taps = conv3d::conv3d_weight_backward(&x, &d_out, weight, options);
+        let taps: Tensor<Self, 5> = from_float(taps);
+        into_float(taps.permute([4, 3, 0, 1, 2]))
     }
 
     fn split_heads_forward(

@@ -1,7 +1,7 @@
 //! Kernels for the CPU, beside Burn's own in [`Flex`](burn_flex::Flex).
 //!
 //! Dense attention has a kernel of its own: Burn's runs on one thread and gives no log-sum-exp.
-//! So have, in f32, linear layers, a convolution's patches, the norms, gates and the split into heads.
+//! So have, in f32, linear layers, convolutions, the norms, gates and the split into heads.
 //! Everything else is the portable body.
 
 mod attention;

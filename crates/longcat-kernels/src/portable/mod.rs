@@ -26,8 +26,11 @@ pub use attention_backward::attention_backward;
 pub(crate) use blocks::{list_to_mask, mask_to_list};
 #[cfg(feature = "cuda")]
 pub(crate) use conv3d::add_bias;
-pub use conv3d::{conv3d_forward, conv3d_matrix, conv3d_patches};
-pub(crate) use conv3d::{conv3d_weight_backward, conv3d_x_backward};
+#[cfg(feature = "cpu")]
+pub(crate) use conv3d::sum_of_repeats;
+pub use conv3d::{
+    conv3d_forward, conv3d_matrix, conv3d_patches, conv3d_weight_backward, conv3d_x_backward,
+};
 pub use elementwise::{
     gated_residual_forward, gated_residual_y_backward, silu_mul_backward, silu_mul_forward,
 };

@@ -52,8 +52,8 @@ pub(crate) fn add_bias<B: Backend>(y: FloatTensor<B>, bias: FloatTensor<B>) -> F
     into_float(y + bias.reshape([1, 1, 1, 1, out]))
 }
 
-/// The gradient of [`conv3d`] in `x` of shape `input`, for the gradient `d_out` of the output.
-pub(crate) fn conv3d_x_backward<B: KernelBackend>(
+/// See [`KernelBackend::conv3d_x_backward`].
+pub fn conv3d_x_backward<B: KernelBackend>(
     weight: FloatTensor<B>,
     d_out: FloatTensor<B>,
     input: [usize; 5],
@@ -65,11 +65,20 @@ pub(crate) fn conv3d_x_backward<B: KernelBackend>(
     let channels = input[4];
     let matrix = B::conv3d_matrix(weight, true);
     let d_x = product::<B>(d_out, matrix, channels, None, &grid);
-    let [ut, uh, uw] = options.upsample;
-    if [ut, uh, uw] == [1; 3] {
+    sum_of_repeats::<B>(d_x, input, options.upsample)
+}
+
+/// The gradient in an input of shape `input`, from that in the one whose positions are each repeated `upsample`
+/// times.
+pub(crate) fn sum_of_repeats<B: KernelBackend>(
+    d_x: FloatTensor<B>,
+    input: [usize; 5],
+    upsample: [usize; 3],
+) -> FloatTensor<B> {
+    if upsample == [1; 3] {
         return d_x;
     }
-    let [b, t, h, w, c] = input;
+    let ([b, t, h, w, c], [ut, uh, uw]) = (input, upsample);
     let d_x: Tensor<B, 8> = from_float::<B, 5>(d_x).reshape([b, t, ut, h, uh, w, uw, c]);
     into_float(
         d_x.sum_dim(2)
@@ -79,8 +88,8 @@ pub(crate) fn conv3d_x_backward<B: KernelBackend>(
     )
 }
 
-/// The gradient of [`conv3d`] in a weight of shape `weight`.
-pub(crate) fn conv3d_weight_backward<B: KernelBackend>(
+/// See [`KernelBackend::conv3d_weight_backward`].
+pub fn conv3d_weight_backward<B: KernelBackend>(
     x: FloatTensor<B>,
     d_out: FloatTensor<B>,
     weight: [usize; 5],

@@ -9,7 +9,7 @@ use burn_autodiff::{
 use burn_backend::{TensorMetadata, tensor::FloatTensor};
 
 use super::{Tracked, d_bias, register, step};
-use crate::{Conv3dOptions, KernelBackend, portable};
+use crate::{Conv3dOptions, KernelBackend};
 
 #[derive(Debug)]
 struct Conv3dBackward;
@@ -34,16 +34,14 @@ impl<B: KernelBackend> Backward<B, 3> for Conv3dBackward {
         let state = &ops.state;
         let d_x = state.weight.map(|node| {
             let weight: FloatTensor<B> = checkpointer.retrieve_node_output(node);
-            portable::conv3d_x_backward::<B>(weight, d_out.clone(), state.x_dims, state.options)
+            // Burn's backends have methods of these names, too.
+            let (d_out, input) = (d_out.clone(), state.x_dims);
+            <B as KernelBackend>::conv3d_x_backward(weight, d_out, input, state.options)
         });
         let d_weight = state.x.map(|node| {
             let x: FloatTensor<B> = checkpointer.retrieve_node_output(node);
-            portable::conv3d_weight_backward::<B>(
-                x,
-                d_out.clone(),
-                state.weight_dims,
-                state.options,
-            )
+            let (d_out, weight) = (d_out.clone(), state.weight_dims);
+            <B as KernelBackend>::conv3d_weight_backward(x, d_out, weight, state.options)
         });
         let d_bias = ops.parents[2].is_some().then(|| d_bias::<B>(d_out));
         register::<B, _, 3>(grads, ops, [d_x, d_weight, d_bias]);
