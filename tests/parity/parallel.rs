@@ -8,7 +8,6 @@ use longcat_video::{
     Checkpoint, ContinuationRequest, Generated, KernelBackend, LatentDraw, Pipeline,
     PipelineOptions, PixelFrames, RefineRequest, Sampling, SeededNoise, Silent, TextToVideoRequest,
 };
-use longcat_weights::LoadAs;
 
 /// The built-in model on these devices.
 fn pipeline<B: KernelBackend>(devices: &[B::Device]) -> Pipeline<B> {
@@ -130,10 +129,11 @@ fn shared_refining<B: KernelBackend>(groups: &[Vec<B::Device>]) {
 }
 
 /// Heads that are exchanged in groups, one of which arrives while another is attended to, give the same bits as
-/// all at once: whole clips, with condition frames, with a cache of them, and with block-sparse attention.
-fn groups_give_the_same_bits<B: KernelBackend>(devices: &[B::Device]) {
+/// all at once: whole clips, with condition frames, with a cache of them, and with block-sparse attention. The model
+/// computes in `dtype`, or as its weights are stored.
+fn groups_give_the_same_bits<B: KernelBackend>(devices: &[B::Device], dtype: Option<DType>) {
     let checkpoint = Checkpoint::open(builtin_checkpoint().unwrap()).unwrap();
-    let load = |device| checkpoint.load_transformer(LoadAs::default(), device);
+    let load = |device| checkpoint.load_transformer(dtype, device);
     let replicas = devices.iter().map(load).collect::<Result<Vec<_>, _>>();
     let mut replicas: Vec<LongCatTransformer<B>> = replicas.unwrap();
     let first = &devices[0];
@@ -200,7 +200,7 @@ mod cpu {
 
     #[test]
     fn groups_of_heads_give_the_same_bits() {
-        super::groups_give_the_same_bits::<Flex>(&[FlexDevice; 2]);
+        super::groups_give_the_same_bits::<Flex>(&[FlexDevice; 2], Some(super::DType::F32));
     }
 
     #[test]
@@ -223,7 +223,8 @@ mod cuda {
 
     #[test]
     fn one_gpu_in_two_roles_gives_the_same_bits_by_groups() {
-        super::groups_give_the_same_bits::<Cuda>(&[CudaDevice::new(0), CudaDevice::new(0)]);
+        let devices = [CudaDevice::new(0), CudaDevice::new(0)];
+        super::groups_give_the_same_bits::<Cuda>(&devices, None);
     }
 
     /// Needs two GPUs and NCCL.
