@@ -77,7 +77,7 @@ pub fn dependencies() -> Result<()> {
 
 /// The test command of the README.
 pub fn tests(rest: &[OsString]) -> Result<()> {
-    let mut command = cargo("test", &["--workspace", "--features", "longcat-tests/wgpu"]);
+    let mut command = cargo("test", &["--workspace"]);
     command.args(rest);
     finish(command, "test")
 }
