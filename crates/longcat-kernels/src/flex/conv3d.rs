@@ -144,13 +144,12 @@ fn add_lines(y: &mut [f32], first: usize, lines: &Lines, taps: &Taps) {
     let (width, out, channels) = (grid.output[2], taps.out, grid.input[4]);
     let [taps_t, taps_h, taps_w] = grid.kernel;
     let (columns, step) = (taps_w * channels, grid.stride[2] * channels);
-    let heights = || first_h..first_h + y.len() / (width * out);
+    let heights = first_h..first_h + y.len() / (width * out);
     let seen = |h: usize| (0..taps_h).filter_map(move |tap| grid.place(1, h, tap));
-    let rows = heights().flat_map(seen);
+    let rows = heights.clone().flat_map(seen);
     let (Some(lowest), Some(highest)) = (rows.clone().min(), rows.max()) else {
         return;
     };
-    let heights = heights();
     let mut copies = Vec::new();
     for (tap_t, start) in (0..taps_t).flat_map(|t| (0..width).step_by(TILE).map(move |w| (t, w))) {
         let Some(t) = grid.place(0, o_t, tap_t) else {
