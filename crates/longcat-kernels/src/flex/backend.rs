@@ -72,10 +72,8 @@ impl KernelBackend for Flex {
         bias: FloatTensor<Self>,
         options: Conv3dOptions,
     ) -> FloatTensor<Self> {
-        // One position at a time it is a linear layer.
         let [_, _, kernel @ ..]: [usize; 5] = weight.shape().dims();
-        let pointwise = kernel == [1; 3] && options == Conv3dOptions::default();
-        if pointwise || ![&x, &weight, &bias].into_iter().all(is_f32) {
+        if options.is_linear(kernel) || ![&x, &weight, &bias].into_iter().all(is_f32) {
             return portable::conv3d_forward::<Self>(x, weight, bias, options);
         }
         conv3d::conv3d_forward(&x, &weight, &bias, options)

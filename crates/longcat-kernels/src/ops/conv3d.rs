@@ -29,6 +29,13 @@ impl Default for Conv3dOptions {
     }
 }
 
+impl Conv3dOptions {
+    /// Whether a kernel of these taps sees one position at a time, so that the convolution is a linear layer.
+    pub(crate) fn is_linear(&self, kernel: [usize; 3]) -> bool {
+        kernel == [1; 3] && *self == Self::default()
+    }
+}
+
 /// A convolution (cross-correlation) of `x` `[B, T, H, W, C]` with `weight` `[O, C, kt, kh, kw]`,
 /// plus `bias` `[O]`, to `[B, T', H', W', O]`. All of one float dtype. Differentiable in all three.
 ///

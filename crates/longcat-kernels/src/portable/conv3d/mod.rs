@@ -31,7 +31,7 @@ pub fn conv3d_forward<B: KernelBackend>(
 ) -> FloatTensor<B> {
     let [out, inner, kernel @ ..] = dims::<5>(&weight.shape());
     let (weight, bias): (Tensor<B, 5>, Tensor<B, 1>) = (from_float(weight), from_float(bias));
-    if kernel == [1; 3] && options == Conv3dOptions::default() {
+    if options.is_linear(kernel) {
         let y: Tensor<B, 5> = linear(from_float(x), weight.reshape([out, inner]), Some(bias));
         return into_float(y);
     }
