@@ -3,8 +3,6 @@
 //! What a row of taps sees at neighbouring outputs overlaps in memory, so that lines with the zeros beside them
 //! are a matrix already: nothing is gathered, and lines stay in a core's cache from one row of taps to the next.
 
-use std::ops::Range;
-
 use burn::tensor::TensorData;
 use burn_backend::TensorMetadata;
 use burn_flex::FlexTensor;
@@ -72,7 +70,7 @@ pub(super) fn conv3d_weight_backward(
         .map(|task| {
             let (tap, part) = (task / parts, task % parts);
             let mut sum = vec![0.0; columns * out];
-            let mut seen = vec![0.0; lines.places(0..width) * inner];
+            let mut seen = vec![0.0; lines.places(width) * inner];
             let first = part * lines_of_part;
             for line in first..(first + lines_of_part).min(grid.lines()) {
                 let [batch, o_t, o_h] = grid.line(line);
@@ -82,17 +80,7 @@ pub(super) fn conv3d_weight_backward(
                 let Some((t, h)) = row else { continue };
                 lines.copy([batch, t, h], 0, &mut seen);
                 let d_out = &d_out[line * width * out..][..width * out];
-                assert!((width - 1) * step + columns <= seen.len());
-                // SAFETY: `sum` is `[columns, out]`, `d_out` `[width, out]`, and `seen` has `columns` numbers
-                // at each `step` for all of `width`.
-                unsafe {
-                    add_product(
-                        [out, columns, width],
-                        (sum.as_mut_ptr(), out),
-                        (d_out.as_ptr(), out),
-                        (seen.as_ptr(), [step, 1]),
-                    );
-                }
+                add_product(&mut sum, d_out, &seen, [out, columns, width], [1, step]);
             }
             sum
         })
@@ -156,7 +144,7 @@ fn add_lines(y: &mut [f32], first: usize, lines: &Lines, taps: &Taps) {
             continue;
         };
         let tile = start..(start + TILE).min(width);
-        let pitch = lines.places(tile.clone()) * channels;
+        let pitch = lines.places(tile.len()) * channels;
         copies.resize((highest - lowest + 1) * pitch, 0.0);
         for (row, copy) in (lowest..).zip(copies.chunks_exact_mut(pitch)) {
             lines.copy([batch, t, row], start * grid.stride[2], copy);
@@ -171,47 +159,31 @@ fn add_lines(y: &mut [f32], first: usize, lines: &Lines, taps: &Taps) {
             let y = &mut y[((o_h - first_h) * width + start) * out..][..tile.len() * out];
             let seen = &copies[(row - lowest) * pitch..][..pitch];
             let taps = &taps.values[(tap_t * taps_h + tap_h) * columns * out..][..columns * out];
-            assert!((tile.len() - 1) * step + columns <= pitch);
-            // SAFETY: `y` is `[tile, out]`, `taps` `[columns, out]`, and `seen` has `columns` numbers at each
-            // `step` for all of the tile.
-            unsafe {
-                add_product(
-                    [out, tile.len(), columns],
-                    (y.as_mut_ptr(), out),
-                    (taps.as_ptr(), out),
-                    (seen.as_ptr(), [1, step]),
-                );
-            }
+            add_product(y, taps, seen, [out, tile.len(), columns], [step, 1]);
         }
     }
 }
 
-/// Adds to `y` `[n, m]` the product of `a` `[k, m]` and `b`, whose strides are those of `k` and `n`, over `k`.
-///
-/// # Safety
-/// Behind the pointers are matrices of these sizes; nobody else uses that of `y`.
-unsafe fn add_product(
-    [m, n, k]: [usize; 3],
-    (y, of_y): (*mut f32, usize),
-    (a, of_a): (*const f32, usize),
-    (b, of_b): (*const f32, [usize; 2]),
-) {
-    // SAFETY: by the caller.
+/// Adds to `y` `[n, m]` the product of `a` `[k, m]` and `b` over `k`; `steps` lead through `b` along `n` and `k`.
+fn add_product(y: &mut [f32], a: &[f32], b: &[f32], [m, n, k]: [usize; 3], steps: [usize; 2]) {
+    let last = (n - 1) * steps[0] + (k - 1) * steps[1];
+    assert!(y.len() == n * m && a.len() == k * m && last < b.len());
+    // SAFETY: the slices hold matrices of these sizes, and that of `y` is borrowed alone.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            y,
-            of_y as isize,
+            y.as_mut_ptr(),
+            m as isize,
             1,
             true,
-            a,
-            of_a as isize,
+            a.as_ptr(),
+            m as isize,
             1,
-            b,
-            of_b[1] as isize,
-            of_b[0] as isize,
+            b.as_ptr(),
+            steps[0] as isize,
+            steps[1] as isize,
             1.0,
             1.0,
             false,
@@ -289,7 +261,7 @@ impl<'a> Lines<'a> {
             strides,
             runs: Vec::new(),
         };
-        for place in 0..lines.places(0..grid.output[2]) {
+        for place in 0..lines.places(grid.output[2]) {
             let next = grid.place(2, 0, place);
             match (lines.runs.last_mut(), next) {
                 (Some((count, None)), None) => *count += 1,
@@ -303,8 +275,8 @@ impl<'a> Lines<'a> {
     }
 
     /// Places that a run of outputs sees.
-    fn places(&self, outputs: Range<usize>) -> usize {
-        (outputs.len() - 1) * self.grid.stride[2] + self.grid.kernel[2]
+    fn places(&self, outputs: usize) -> usize {
+        (outputs - 1) * self.grid.stride[2] + self.grid.kernel[2]
     }
 
     /// The places from `first` on of the line at `[B, T, H]`, all channels of each.

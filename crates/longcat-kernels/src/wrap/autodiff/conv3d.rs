@@ -1,4 +1,4 @@
-//! Convolution with gradients for tracked inputs only; patches are gathered again for them.
+//! Convolution with gradients for tracked inputs only.
 
 use burn_autodiff::{
     NodeId,
